@@ -1,0 +1,6 @@
+"""Ways to run the same scan over time: one signature, the same numbers, forward and backward."""
+
+from elm_neuro.backends._projection import project
+from elm_neuro.backends._select import available, resolve, scan, use
+
+__all__ = ["available", "project", "resolve", "scan", "use"]

@@ -1,0 +1,36 @@
+"""The equations: pure functions of tensors, states as named tuples."""
+
+from elm_neuro.functional._alif import ALIFParameters, ALIFState, alif_step, spike
+from elm_neuro.functional._elm import (
+    ELMParameters,
+    ELMState,
+    branch_update,
+    elm_step,
+    memory_proposal,
+    memory_update,
+    scaled_tanh,
+)
+from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
+from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
+
+__all__ = [
+    "ALIFParameters",
+    "ALIFState",
+    "ELMParameters",
+    "ELMState",
+    "alif_step",
+    "bounded_tau",
+    "branch_input",
+    "branch_matrix",
+    "branch_update",
+    "decay",
+    "elm_step",
+    "memory_gain",
+    "memory_proposal",
+    "memory_update",
+    "proto_tau",
+    "routing_index",
+    "scaled_tanh",
+    "spaced_tau",
+    "spike",
+]

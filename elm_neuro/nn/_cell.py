@@ -1,0 +1,198 @@
+"""One time step of the ELM neuron: the shell that owns the parameters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elm_neuro.functional import ELMParameters, ELMState, elm_step
+from elm_neuro.functional._routing import check_routing_index, routing_index
+from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
+from elm_neuro.nn._config import ELMConfig
+
+
+class ELMCell(nn.Module):
+    r"""One time step of an ELM neuron, ``y_t, state = cell(x_t, state)``.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs.
+        generator: source of the random initial weights and routing; torch's global one by default.
+        routing: None, "random", "window", "neuronio" (see :func:`elm_neuro.functional.routing_index`), or an index tensor
+            ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
+        config: the remaining keywords are the fields of :class:`ELMConfig`; :class:`ELM` explains each.
+
+    Shapes: x_t (batch, input_size) or, for a population, also (batch, num_neuron, input_size); y_t (batch, [num_neuron,] output_size);
+    state as in :class:`ELMState`, None for zeros.
+
+    >>> cell = ELMCell(3, 2, num_memory=4)
+    >>> y, state = cell(torch.ones(5, 3))
+    >>> y.shape, state.m.shape
+    (torch.Size([5, 2]), torch.Size([5, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        routing: str | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__()
+        name = "index" if isinstance(routing, Tensor) else routing
+        self.config = ELMConfig(input_size=input_size, output_size=output_size, routing=name, **config)
+        self._register_routing(routing, generator)
+        self._register_timescales()
+        self._register_layers(generator)
+
+    def _register_routing(self, routing: str | Tensor | None, generator: torch.Generator | None) -> None:
+        config = self.config
+        shape = (config.branches, config.num_synapse_per_branch)
+        index: Tensor | None
+        if isinstance(routing, Tensor):
+            index = check_routing_index(routing, config.input_size, shape, config.num_neuron)
+        elif config.routing == "index":
+            raise ValueError(f'routing must be an index tensor of shape {shape}, got only its name, "index"')
+        elif config.num_branch is None:
+            index = None
+        else:
+            draws = config.num_neuron if config.num_neuron and (routing == "random" or config.shuffle_routing) else 1
+            drawn = [routing_index(routing, config.input_size, *shape, shuffle=config.shuffle_routing, generator=generator) for _ in range(draws)]
+            index = torch.stack(drawn) if draws > 1 else drawn[0]
+        self.input_to_synapse_indices: Tensor | None
+        self.register_buffer("input_to_synapse_indices", index)
+        weight = torch.full(self._neurons(*shape), float(config.w_s_init))
+        self._proto_w_s: Tensor
+        self._hold("_proto_w_s", weight, learn=config.learn_w_s)
+
+    def _register_timescales(self) -> None:
+        config = self.config
+        tau_s = torch.tensor(config.tau_s)
+        self.tau_s: Tensor
+        self.register_buffer("tau_s", tau_s)
+        tau_m = spaced_tau(config.num_memory, config.tau_m_init, config.tau_m_spacing)
+        proto = proto_tau(tau_m, config.bounds, dtype=torch.get_default_dtype()).expand(self._neurons(config.num_memory))
+        self._proto_tau_m: Tensor
+        self._hold("_proto_tau_m", proto.clone(), learn=config.learn_tau_m)
+
+    def _register_layers(self, generator: torch.Generator | None) -> None:
+        config = self.config
+        sizes = [config.branches + config.num_memory, *[config.hidden_size] * config.num_mlp_layers, config.num_memory]
+        self.mlp = nn.ModuleList(Affine(*pair, config.num_neuron, generator) for pair in itertools.pairwise(sizes))
+        self.w_y = Affine(config.num_memory, config.output_size, config.num_neuron, generator)
+
+    def _neurons(self, *shape: int) -> tuple[int, ...]:
+        return shape if self.config.num_neuron is None else (self.config.num_neuron, *shape)
+
+    def _hold(self, name: str, tensor: Tensor, *, learn: bool) -> None:
+        if learn:
+            self.register_parameter(name, nn.Parameter(tensor))
+        else:
+            self.register_buffer(name, tensor)
+
+    @property
+    def w_s(self) -> Tensor:
+        """Synaptic weights, rectified, ([num_neuron,] num_branch, num_synapse_per_branch)."""
+        return torch.relu(self._proto_w_s)
+
+    @property
+    def tau_m(self) -> Tensor:
+        """Memory time constants in ms, ([num_neuron,] num_memory)."""
+        return bounded_tau(self._proto_tau_m, self.config.bounds)
+
+    def effective_parameters(self) -> ELMParameters:
+        """What one step works with: weights rectified, time constants as decay factors. Differentiable."""
+        config, tau_m = self.config, self.tau_m
+        return ELMParameters(
+            w_s=self.w_s,
+            routing=self.input_to_synapse_indices,
+            kappa_b=decay(self.tau_s, config.delta_t),
+            kappa_m=decay(tau_m, config.delta_t),
+            gain=memory_gain(tau_m, config.delta_t, lambda_=config.lambda_, variant=config.variant),
+            mlp_weight=tuple(layer.weight for layer in self.mlp),  # type: ignore[misc]  # ModuleList forgets its element type
+            mlp_bias=tuple(layer.bias for layer in self.mlp),  # type: ignore[misc]
+            w_y=self.w_y.weight,
+            b_y=self.w_y.bias,
+            activation=config.activation,
+            branch_activation=config.branch_activation,
+        )
+
+    def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
+        """Zeros, in the parameters' dtype, on their device by default."""
+        like = self._proto_tau_m if device is None else self._proto_tau_m.to(device)
+        return ELMState(
+            like.new_zeros(batch, *self._neurons(self.config.branches)),
+            like.new_zeros(batch, *self._neurons(self.config.num_memory)),
+        )
+
+    def check_state(self, state: ELMState, batch: int) -> ELMState:
+        """`state` where it fits this neuron and a batch of `batch`.
+
+        Raises:
+            TypeError: `state` is not a pair of tensors of the parameters' dtype.
+            ValueError: a tensor has the wrong shape or device.
+        """
+        if not (isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, Tensor) for part in state)):
+            raise TypeError(f"state must be an ELMState of two tensors, got {type(state).__name__}")
+        state = ELMState(*state)
+        sizes = (self.config.branches, self.config.num_memory)
+        for name, part, size in zip(state._fields, state, sizes, strict=True):
+            expected = (batch, *self._neurons(size))
+            if tuple(part.shape) != expected:
+                raise ValueError(f"state.{name} must have shape {expected}, got {tuple(part.shape)}")
+            self.check_tensor(f"state.{name}", part)
+        return state
+
+    def check_tensor(self, name: str, tensor: Tensor) -> None:
+        """Refuse a tensor of another dtype or device than the parameters'."""
+        like = self._proto_tau_m
+        if tensor.device != like.device:
+            raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
+        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
+            raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+
+    def forward(self, x: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
+        config = self.config
+        shared = x.ndim == 2 or config.num_neuron is None
+        expected = ("batch", config.input_size) if shared else ("batch", config.num_neuron, config.input_size)
+        if x.ndim != len(expected) or tuple(x.shape[1:]) != expected[1:]:
+            raise ValueError(f"x must have shape ({', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        self.check_tensor("x", x)
+        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
+        y, state = elm_step(x, state, self.effective_parameters())
+        return (y.flatten(-2) if config.flatten_output and config.num_neuron is not None else y), state
+
+    def extra_repr(self) -> str:
+        return describe(self.config)
+
+
+class Affine(nn.Module):
+    """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as :class:`torch.nn.Linear`."""
+
+    def __init__(self, in_size: int, out_size: int, num_neuron: int | None, generator: torch.Generator | None) -> None:
+        super().__init__()
+        neurons = () if num_neuron is None else (num_neuron,)
+        bound = 1.0 / math.sqrt(in_size)
+        self.weight = nn.Parameter(torch.empty(*neurons, out_size, in_size).uniform_(-bound, bound, generator=generator))
+        self.bias = nn.Parameter(torch.empty(*neurons, out_size).uniform_(-bound, bound, generator=generator))
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, (*self.weight.shape[:-2], self.weight.shape[-1], self.weight.shape[-2])))
+
+
+def describe(config: ELMConfig) -> str:
+    """The fields that differ from their default, after the sizes."""
+    default = ELMConfig(input_size=1, output_size=1)
+    changed = []
+    for name, value in vars(config).items():
+        if name in ("input_size", "output_size") or value == getattr(default, name):
+            continue
+        short = f"<{len(value)} times>" if name == "tau_s" and isinstance(value, tuple) else value
+        changed.append(f"{name}={short}")
+    return ", ".join([str(config.input_size), str(config.output_size), *changed])

@@ -1,0 +1,181 @@
+"""What defines an ELM neuron apart from its weights; what `save_pretrained` writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from elm_neuro.functional._elm import ACTIVATIONS, BRANCH_ACTIVATIONS
+from elm_neuro.functional._routing import ROUTINGS
+
+VARIANTS = ("v1", "v2")
+SPACINGS = ("log", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ELMConfig:
+    """Sizes, time constants and switches of an ELM neuron; times in ms. :class:`elm_neuro.nn.ELM` explains each.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it, the rule and what came.
+
+    >>> ELMConfig(input_size=700, output_size=20).hidden_size
+    200
+    """
+
+    input_size: int
+    output_size: int
+    num_memory: int = 100
+    variant: str = "v1"
+    num_branch: int | None = None
+    num_synapse_per_branch: int = 1
+    routing: str | None = None
+    shuffle_routing: bool = False
+    delta_t: float = 1.0
+    tau_s: float | tuple[float, ...] = 5.0
+    tau_m_init: tuple[float, float] = (1.0, 150.0)
+    tau_m_spacing: str = "log"
+    tau_m_bounds: tuple[float, float] | None = None
+    learn_tau_m: bool = True
+    lambda_: float = 5.0
+    w_s_init: float = 0.5
+    learn_w_s: bool = True
+    num_mlp_layers: int = 1
+    mlp_hidden_size: int | None = None
+    activation: str = "relu"
+    branch_activation: str | None = None
+    num_neuron: int | None = None
+    flatten_output: bool = False
+    batch_first: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "output_size", "num_memory", "num_synapse_per_branch"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("num_branch", "mlp_hidden_size", "num_neuron"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        _integer("num_mlp_layers", self.num_mlp_layers, minimum=0)
+        _one_of("variant", self.variant, VARIANTS)
+        _one_of("tau_m_spacing", self.tau_m_spacing, SPACINGS)
+        _one_of("activation", self.activation, ACTIVATIONS)
+        _one_of("branch_activation", self.branch_activation, (None, *BRANCH_ACTIVATIONS))
+        _one_of("routing", self.routing, (None, *ROUTINGS, "index"))
+        _positive("delta_t", self.delta_t)
+        _positive("lambda_", self.lambda_)
+        if not (_number(self.w_s_init) and self.w_s_init >= 0):
+            raise ValueError(f"w_s_init must be a finite number, not negative (synaptic weights are rectified), got {self.w_s_init!r}")
+        if isinstance(self.tau_s, Iterable):
+            object.__setattr__(self, "tau_s", tuple(float(tau) for tau in self.tau_s))
+            for tau in self.tau_s:
+                _positive("tau_s", tau)
+            if len(self.tau_s) != self.branches:
+                raise ValueError(f"tau_s must be one time or one per branch, {self.branches}, got {len(self.tau_s)}")
+        else:
+            _positive("tau_s", self.tau_s)
+        if self.num_branch is None and (self.num_synapse_per_branch != 1 or self.routing is not None):
+            raise ValueError("num_branch must be given with routing or several synapses per branch, got None")
+        self._check_tau_m()
+
+    def _check_tau_m(self) -> None:
+        for name in ("tau_m_init", "tau_m_bounds"):
+            pair = getattr(self, name)
+            if pair is None:
+                continue
+            pair = tuple(pair) if isinstance(pair, Iterable) else (pair,)
+            if len(pair) != 2 or not all(_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
+                raise ValueError(f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, (float(pair[0]), float(pair[1])))
+        if self.tau_m_init[0] == 0:
+            raise ValueError(f"tau_m_init must be above 0 ms, got {self.tau_m_init}")
+        low, high = self.bounds
+        if not low <= self.tau_m_init[0] <= self.tau_m_init[1] <= high:
+            raise ValueError(f"tau_m_bounds must include tau_m_init {self.tau_m_init}, got {self.tau_m_bounds}")
+        if low == high and self.learn_tau_m:
+            raise ValueError(f"tau_m_bounds must be a range where tau_m is learned, got {self.bounds}; give bounds or learn_tau_m=False")
+
+    @property
+    def branches(self) -> int:
+        """Number of branches; without `num_branch` every input is its own."""
+        return self.input_size if self.num_branch is None else self.num_branch
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the MLP's hidden layers."""
+        return 2 * self.num_memory if self.mlp_hidden_size is None else self.mlp_hidden_size
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bounds of tau_m in ms; the range of its initial values where none are given."""
+        return self.tau_m_init if self.tau_m_bounds is None else self.tau_m_bounds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as JSON holds them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ELMConfig:
+        """Inverse of :meth:`to_dict`.
+
+        >>> config = ELMConfig(input_size=3, output_size=1, tau_m_init=(1, 20))
+        >>> ELMConfig.from_dict(config.to_dict()) == config
+        True
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"config must hold only the fields of ELMConfig, got also {unknown}")
+        if missing := sorted({"input_size", "output_size"} - set(values)):
+            raise ValueError(f"config must hold input_size and output_size, missing {missing}")
+        return cls(**values)
+
+
+def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
+    """Time constants that suit sequences of `num_steps` steps of `delta_t` ms, as keywords for :class:`elm_neuro.nn.ELM`.
+
+    Memory from the time step to the length of the data, log-spaced, free to move in a wider range (advice of table S1 of
+    arXiv:2306.16922); synapses of 5 ms, longer for coarse steps and for long data (150 ms served 16,384 steps, figure S6).
+
+    Args:
+        delta_t: time step in ms.
+        num_steps: number of steps of a typical sequence.
+
+    >>> suggest(delta_t=10.0, num_steps=100)
+    {'delta_t': 10.0, 'tau_s': 10.0, 'tau_m_init': (10.0, 1000.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (1.0, 2000.0), 'lambda_': 5.0}
+    """
+    _positive("delta_t", delta_t)
+    _at_least_one("num_steps", num_steps)
+    duration = delta_t * num_steps
+    return {
+        "delta_t": float(delta_t),
+        "tau_s": max(5.0, float(delta_t), duration / 100),
+        "tau_m_init": (float(delta_t), float(duration)),
+        "tau_m_spacing": "log",
+        "tau_m_bounds": (delta_t / 10, 2.0 * duration),
+        "lambda_": 5.0,
+    }
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _integer(name: str, value: object, *, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def _at_least_one(name: str, value: object) -> None:
+    _integer(name, value, minimum=1)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not _number(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def _one_of(name: str, value: object, allowed: Iterable[str | None]) -> None:
+    if value not in (choices := list(allowed)):
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -1,0 +1,284 @@
+"""The ELM neuron over sequences."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elm_neuro import backends
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update
+from elm_neuro.functional._elm import linear
+from elm_neuro.nn._cell import ELMCell
+from elm_neuro.nn._config import ELMConfig
+
+
+class ELMTraces(NamedTuple):
+    """What happens inside a neuron over a sequence, for figures; time is the second axis."""
+
+    synapse: Tensor  # (batch, time, [num_neuron,] num_branch, num_synapse_per_branch)
+    branch: Tensor  # (batch, time, [num_neuron,] num_branch)
+    memory: Tensor  # (batch, time, [num_neuron,] num_memory)
+    output: Tensor  # (batch, time, [num_neuron,] output_size)
+
+
+class ELM(nn.Module):
+    r"""Expressive Leaky Memory neuron over sequences; every input is its own branch.
+
+    .. math::
+        b_t &= \kappa_b \odot b_{t-1} + \text{relu}(w_s) \odot x_t \\
+        d_t &= 1.7159 \tanh(\tfrac23 \text{MLP}([b_t, \kappa_m \odot m_{t-1}])) \\
+        m_t &= \kappa_m \odot m_{t-1} + \lambda (1 - \kappa_m) \odot d_t \\
+        y_t &= W_y m_t + b_y
+
+    with :math:`\kappa = \exp(-\Delta t / \tau)`. Source: Spieler et al., ICLR 2024, arXiv:2306.16922, with the scaled tanh of the authors' code.
+    Called like ``nn.LSTM(batch_first=True)``: ``y, state = neuron(x, state=None, lengths=None)``.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs.
+        num_memory: number of memory units.
+        variant: "v1", or "v2" whose gain :math:`1 - \exp(-\lambda \Delta t / \tau_m)` replaces :math:`\lambda (1 - \kappa_m)`.
+        delta_t: time step in ms.
+        tau_s: time constant of the synapses in ms: one, or one per branch.
+        tau_m_init: lowest and highest initial time constant of the memory in ms.
+        tau_m_spacing: "log" or "linear", between the two.
+        tau_m_bounds: range in ms that learning cannot leave; the initial range by default.
+        learn_tau_m: train the time constants of the memory.
+        lambda_: gain on the memory's change, dimensionless.
+        w_s_init: initial weight of the synapses.
+        learn_w_s: train the weights of the synapses (the paper's ELM without branches does not).
+        num_mlp_layers: hidden layers of the MLP; 0 makes the integration linear.
+        mlp_hidden_size: their width, ``2 * num_memory`` by default.
+        activation: of the hidden layers, "relu" or "silu".
+        branch_activation: of the branch traces before the MLP: None, "relu", "silu" or "tanh" (the paper's ablation, figure S5).
+        num_neuron: a population of this many neurons, each with its own weights; their axis precedes the last one everywhere.
+        flatten_output: give a population's output as (..., num_neuron * output_size).
+        batch_first: sequences are (batch, time, ...); False for (time, batch, ...). Events are always batch-major.
+        generator: source of the random initial weights; torch's global one by default.
+        backend: "auto" or a name of :func:`elm_neuro.backends.available`; not saved.
+        recompute_every: keep the activations of this many steps only and recompute the others in the backward pass; not saved.
+
+    Shapes:
+        - x (batch, time, input_size), for a population also (batch, time, num_neuron, input_size), or :class:`SpikeEvents`.
+        - state :class:`ELMState`, None for zeros; splitting a sequence and handing the state on changes nothing.
+        - lengths (batch,): number of valid steps; past them y is 0 and the state keeps its value.
+        - y (batch, time, [num_neuron,] output_size).
+
+    Raises:
+        TypeError: wrong dtype of x or state.
+        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere it would wait for the device).
+
+    >>> from elm_neuro import suggest
+    >>> neuron = ELM(700, 20, num_memory=10, **suggest(delta_t=10.0, num_steps=100))
+    >>> y, state = neuron(torch.zeros(8, 100, 700))
+    >>> y.shape
+    torch.Size([8, 100, 20])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int = 100,
+        *,
+        generator: torch.Generator | None = None,
+        backend: str = "auto",
+        recompute_every: int | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        self.recompute_every = recompute_every
+        backends.resolve(backend)
+        if recompute_every is not None and recompute_every < 1:
+            raise ValueError(f"recompute_every must be at least 1, got {recompute_every}")
+        self.cell = ELMCell(input_size, output_size, num_memory=num_memory, generator=generator, **config)
+
+    @staticmethod
+    def from_config(config: ELMConfig, *, routing: Tensor | None = None, backend: str = "auto", recompute_every: int | None = None) -> ELM:
+        """A neuron of this configuration with new weights: a :class:`BranchELM` where the configuration has branches.
+
+        Args:
+            config: its configuration.
+            routing: the index tensor; needed where the configuration's routing is "index".
+            backend: as in the constructor.
+            recompute_every: as in the constructor.
+
+        >>> ELM.from_config(ELMConfig(input_size=4, output_size=1, num_memory=2))
+        ELM(
+          backend='torch'
+          (cell): ELMCell(
+            4, 1, num_memory=2
+            (mlp): ModuleList(
+              (0): Affine(6, 4)
+              (1): Affine(4, 2)
+            )
+            (w_y): Affine(2, 1)
+          )
+        )
+        """
+        kind = ELM if config.num_branch is None else BranchELM
+        values = vars(config) if routing is None else vars(config) | {"routing": routing}
+        return kind(**values, backend=backend, recompute_every=recompute_every)
+
+    @property
+    def config(self) -> ELMConfig:
+        return self.cell.config
+
+    @property
+    def tau_m(self) -> Tensor:
+        """Memory time constants in ms, ([num_neuron,] num_memory)."""
+        return self.cell.tau_m
+
+    @property
+    def w_s(self) -> Tensor:
+        """Synaptic weights, rectified, ([num_neuron,] num_branch, num_synapse_per_branch)."""
+        return self.cell.w_s
+
+    def forward(self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
+        x, state, lengths = self._checked(x, state, lengths)
+        params = self.cell.effective_parameters()
+        y, after = backends.scan(x, params, state, lengths=lengths, recompute_every=self.recompute_every, backend=self.backend)
+        if y.device.type == "cpu" and not torch.compiler.is_compiling():
+            _refuse_nan(self, x, state, after, lengths)
+        if self.config.flatten_output and self.config.num_neuron is not None:
+            y = y.flatten(-2)
+        return (y if self.config.batch_first else y.transpose(0, 1)), after
+
+    def _checked(
+        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
+    ) -> tuple[Tensor | SpikeEvents, ELMState, Tensor | None]:
+        config = self.config
+        if isinstance(x, SpikeEvents):
+            if x.num_channels != config.input_size:
+                raise ValueError(f"x must have {config.input_size} channels, got {x}")
+            if x.device != self.cell.tau_s.device:
+                raise ValueError(f"x must be on {self.cell.tau_s.device} like the parameters, got {x.device}")
+        else:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
+            shared = x.ndim == 3 or config.num_neuron is None
+            order = ("batch", "time") if config.batch_first else ("time", "batch")
+            ending = (config.input_size,) if shared else (config.num_neuron, config.input_size)
+            if x.ndim != 2 + len(ending) or tuple(x.shape[2:]) != ending:
+                raise ValueError(f"x must have shape ({', '.join(map(str, (*order, *ending)))}), got {tuple(x.shape)}")
+            self.cell.check_tensor("x", x)
+            x = x if config.batch_first else x.transpose(0, 1)
+        batch, num_steps = x.shape[:2]
+        state = self.cell.initial_state(batch) if state is None else self.cell.check_state(state, batch)
+        if lengths is not None:
+            lengths = _checked_lengths(lengths, batch, num_steps, self.cell.tau_s.device)
+        return x, state, lengths
+
+    def traces(self, x: Tensor | SpikeEvents, state: ELMState | None = None) -> ELMTraces:
+        """Synapse, branch, memory and output records of a sequence, for figures.
+
+        Args:
+            x: as in the call. Records are (batch, time, ...) in either layout.
+            state: before the first step; the branch traces of a state given here are laid on each branch's first synapse.
+
+        >>> ELM(3, 1, num_memory=2).traces(torch.ones(1, 4, 3)).synapse.shape
+        torch.Size([1, 4, 3, 1])
+        """
+        x, state_, _ = self._checked(x, state, None)
+        params = self.cell.effective_parameters()
+        x = x.to_dense(state_.m.dtype) if isinstance(x, SpikeEvents) else x
+        if params.kappa_m.ndim == 2 and x.ndim == 3:
+            x = x.unsqueeze(2).expand(-1, -1, params.kappa_m.shape[0], -1)
+        w_s = params.w_s.flatten(-2)[..., None]  # every synapse its own branch
+        routing = None if params.routing is None else params.routing.flatten(-2)[..., None]
+        kappa_s = params.kappa_b.unsqueeze(-1) if params.kappa_b.ndim else params.kappa_b
+        synapse, memory = state_.b.new_zeros(*state_.b.shape, params.w_s.shape[-1]), state_.m
+        synapse[..., 0] = state_.b
+        records: list[tuple[Tensor, ...]] = []
+        for x_t in x.unbind(1):
+            arrived = branch_input(x_t, w_s, routing).view(synapse.shape)
+            synapse = kappa_s * synapse + arrived
+            branch = synapse.sum(-1)
+            memory = memory_update(memory, memory_proposal(branch, memory, params), params.kappa_m, params.gain)
+            records.append((synapse, branch, memory, linear(memory, params.w_y, params.b_y)))
+        return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
+
+    def extra_repr(self) -> str:
+        chosen = backends.resolve(self.backend)
+        return f"backend={chosen!r}" + (f", recompute_every={self.recompute_every}" if self.recompute_every else "")
+
+
+class BranchELM(ELM):
+    """ELM neuron whose inputs are routed to synapses that are summed on branches: far fewer weights.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs.
+        num_memory: number of memory units.
+        num_branch: number of branches (45 in the paper; every input should occur 2 to 5 times over all of them).
+        num_synapse_per_branch: synapses on each (100 in the paper; about twice the branches).
+        routing: "neuronio" (default: windows over interleaved excitatory and inhibitory inputs), "window", "random", None (synapse j
+            reads input j), or an index tensor ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
+        shuffle_routing: permute the inputs before routing (the paper's ablation of their order).
+        options: the other keywords of :class:`ELM`.
+
+    >>> neuron = BranchELM(1278, 2, num_memory=20, num_branch=45, num_synapse_per_branch=100)
+    >>> sum(p.numel() for p in neuron.parameters())
+    8022
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int = 20,
+        *,
+        num_branch: int,
+        num_synapse_per_branch: int,
+        routing: str | Tensor | None = "neuronio",
+        **options: Any,
+    ) -> None:
+        branches: dict[str, Any] = {"num_branch": num_branch, "num_synapse_per_branch": num_synapse_per_branch, "routing": routing}
+        super().__init__(input_size, output_size, num_memory, **branches, **options)
+
+
+def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Output at each sample's last valid step.
+
+    Args:
+        y: (batch, time, ...).
+        lengths: number of valid steps, (batch,), each at least 1; all steps by default.
+
+    >>> last_output(torch.arange(6.0).view(2, 3, 1), torch.tensor([1, 3])).flatten()
+    tensor([0., 5.])
+    """
+    if lengths is None:
+        return y[:, -1]
+    if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
+        raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
+    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
+
+
+def _checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
+        raise ValueError(f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}")
+    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
+        raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}")
+    return lengths.to(device=device, dtype=torch.int64)
+
+
+def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState, after: ELMState, lengths: Tensor | None) -> None:
+    """The memory never forgets a NaN, so a look at the state after the last step suffices; only then is the culprit sought."""
+    if not bool(torch.isnan(after.m.detach().sum())):
+        return
+    for name, part in zip(before._fields, before, strict=True):
+        if bool(torch.isnan(part).any()):
+            raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
+    values = x.value if isinstance(x, SpikeEvents) else x
+    if values is not None and bool((~torch.isfinite(values)).any()):
+        where = (~torch.isfinite(values)).nonzero()[0].tolist()
+        raise ValueError(f"x must be finite, got {values[tuple(where)].item()} at index {where} (batch first)")
+    for name, parameter in neuron.named_parameters():
+        if bool(torch.isnan(parameter).any()):
+            count = f"{int(torch.isnan(parameter).sum())} of {parameter.numel()}"
+            raise ValueError(f"parameter {name} must not hold NaN, got {count}: training has diverged")
