@@ -43,6 +43,7 @@ class _FastSigmoidSpike(Function):
 def spike(distance: Tensor) -> Tensor:
     r"""1 where `distance` to the threshold is positive, with the gradient of a fast sigmoid, :math:`1 / (1 + 10 |x|)^2`.
 
+    >>> import torch
     >>> spike(torch.tensor([-1.0, 0.0, 0.5]))
     tensor([0., 0., 1.])
     """

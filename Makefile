@@ -1,0 +1,114 @@
+# elm_neuro: needs make and Python 3.11 or newer (with venv), nothing else. `make help` lists the commands.
+#
+# Everything is installed into .venv with the versions of constraints.txt. An interrupted installation is taken up again by
+# the next command: a stamp inside .venv is written only at the end, and is older than pyproject.toml or constraints.txt
+# when one of them changed.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+# make PYTHON=/path/to/python3.12: the interpreter for .venv. By default the first of these that runs and is new enough;
+# 3.11 comes first because every package of the constraints has a wheel for it that needs no compiler.
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
+
+# make TORCH_INDEX=https://download.pytorch.org/whl/cpu: a further package index, here the CPU builds of torch (on Linux the
+# default ones bring several GB of CUDA).
+TORCH_INDEX ?=
+PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+ALL_STAMP := $(VENV)/.installed-all
+DEMO_STAMP := $(VENV)/.installed-demo
+# The demo is content with what `make test` installed.
+DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench bench-gpu clean
+
+# .venv does not survive a move of the checkout: its scripts hold the old path.
+ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
+.PHONY: $(ALL_STAMP) $(DEMO_STAMP)
+endif
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  variables: PYTHON=/path/to/python3.12       interpreter for .venv (3.11 or newer)"
+	@echo "             TORCH_INDEX=https://download.pytorch.org/whl/cpu   CPU builds of torch, saves several GB on Linux"
+	@echo "             ARGS='...'                       further arguments of elm-neuro demo, pytest or the benchmark"
+	@echo "             JOBS=2                           test processes      UPSTREAM=path   checkout of the authors' code (bench)"
+
+demo: $(DEMO_READY)  ## train a spiking network with an ELM layer on spoken digits and write a report (minutes)
+	$(BIN)/elm-neuro demo $(ARGS)
+
+test: lint  ## linters, types and the tests (under 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+test-all: lint  ## every test, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
+
+lint: $(ALL_STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(ALL_STAMP)  ## sort imports and lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(ALL_STAMP)  ## speed of the neuron against its peers on the CPU
+	$(BIN)/python benchmarks/neuron_speed.py $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
+
+bench-gpu: $(ALL_STAMP)  ## the same on the GPU
+	$(BIN)/python benchmarks/neuron_speed.py --device cuda $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
+
+clean:  ## remove .venv, builds and caches; reports stay
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find elm_neuro adapters export examples benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ALL_STAMP): pyproject.toml constraints.txt
+	@$(create_venv)
+	$(call install,.[all$(comma)dev])
+	@touch $@
+
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	@$(create_venv)
+	$(call install,.[data$(comma)train$(comma)onnx])
+	@touch $@
+
+comma := ,
+
+# A .venv that runs and was made here is kept, so that an interrupted installation goes on where it was.
+define create_venv
+set -e; \
+if [ "$$(cat $(VENV)/.home 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 'import pip' 2>/dev/null; then exit 0; fi; \
+found=; seen=; \
+for python in $(CANDIDATES); do \
+	version=$$("$$python" -c 'import ensurepip, sys, venv; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	seen="$$seen $$python ($$version)"; \
+	if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then found=$$python; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "elm_neuro needs Python 3.11 or newer with its venv module; tried: $(CANDIDATES); these run:$${seen:- none}." >&2; \
+	echo "Install one (Debian, Ubuntu: python3 and python3-venv) or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	exit 1; \
+fi; \
+echo "Setting up $(VENV) with $$found ($$version)"; \
+if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
+	echo "No NVIDIA GPU seen: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu would install the CPU build of torch, which saves several GB."; \
+fi; \
+rm -rf $(VENV); \
+"$$found" -m venv $(VENV); \
+printf '%s' "$(CURDIR)" > $(VENV)/.home
+endef
+
+# norse and spikingjelly bring torchvision and torchaudio, which nothing here needs. Beside a CPU build of torch their import
+# may fail, and with it that of torchmetrics and Lightning: then they are taken out again.
+define install
+$(BIN)/python -m pip --disable-pip-version-check install $(PIP_INDEX) -c constraints.txt -e '$(1)'
+@for name in torchvision torchaudio; do \
+	$(BIN)/python -c "import $$name" >/dev/null 2>&1 || $(BIN)/python -m pip --disable-pip-version-check uninstall -q -y $$name 2>/dev/null; \
+done
+endef

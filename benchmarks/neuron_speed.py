@@ -1,0 +1,193 @@
+"""Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness check.
+
+    python benchmarks/neuron_speed.py [--upstream CHECKOUT] [--device cuda] [--rows N8 E20] [--repeats 7] [--json FILE]
+
+Times are medians of processor time on one thread (of wall time on a GPU). With ``--upstream``, a checkout of the authors' repository
+(github.com/AaronSpieler/elmneuron at 52e68a6), the first column is their TorchScript neuron with the same weights and ratios refer to
+it; without, to ``torch.nn.LSTM`` of the same width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import elm_neuro
+from elm_neuro import ELM, BranchELM, SpikeEvents, backends
+
+
+class Row(NamedTuple):
+    input_size: int
+    num_memory: int
+    batch: int
+    num_steps: int
+    density: float  # of the input spikes; 0 stands for one-hot tokens
+    branched: bool = False
+
+
+ROWS = {
+    "N8": Row(1278, 20, 8, 500, 0.01, branched=True),
+    "N32": Row(1278, 20, 32, 500, 0.01, branched=True),
+    "E20": Row(1278, 20, 8, 500, 0.01),
+    "E100": Row(1278, 100, 8, 500, 0.01),
+    "S500": Row(700, 100, 8, 500, 0.02),
+    "S1000": Row(700, 100, 32, 1000, 0.02),
+    "L1k": Row(16, 150, 32, 1024, 0.0),
+}
+SMOKE = Row(40, 4, 2, 30, 0.05)
+OUTPUT_SIZE = 2
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-3  # float32 against float64 reference, relative to the largest entry
+
+
+def make_neuron(row: Row) -> ELM:
+    options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0)}
+    if row.branched:
+        return BranchELM(row.input_size, OUTPUT_SIZE, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options)
+    return ELM(row.input_size, OUTPUT_SIZE, row.num_memory, **options)
+
+
+def make_input(row: Row) -> Tensor:
+    if row.density == 0:
+        return torch.nn.functional.one_hot(torch.randint(row.input_size, (row.batch, row.num_steps)), row.input_size).float()
+    return (torch.rand(row.batch, row.num_steps, row.input_size) < row.density).float()
+
+
+def load_upstream(checkout: Path) -> type[torch.nn.Module]:
+    if not (checkout / "src/expressive_leaky_memory_neuron.py").is_file():
+        raise SystemExit(f"--upstream must be a checkout of the authors' repository, found no src/expressive_leaky_memory_neuron.py in {checkout}")
+    sys.path.insert(0, str(checkout))
+    sys.modules.setdefault("seaborn", types.ModuleType("seaborn"))  # imported there for figures only
+    from src.expressive_leaky_memory_neuron import ELM as upstream  # type: ignore[import-not-found]
+
+    return upstream
+
+
+def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM) -> torch.nn.Module:
+    config, cell = neuron.config, neuron.cell
+    low, high = config.bounds
+    branches = {} if config.num_branch is None else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
+    twin = upstream(config.input_size, OUTPUT_SIZE, config.num_memory, memory_tau_min=low, memory_tau_max=high, **branches)
+    values = {f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()}
+    values |= {f"w_y.{name}": p for name, p in cell.w_y.named_parameters()}
+    values |= {"_proto_w_s": cell._proto_w_s.flatten(), "_proto_tau_m": cell._proto_tau_m}
+    twin.load_state_dict({name: value.detach() for name, value in values.items()}, strict=False)
+    return twin
+
+
+def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]]) -> None:
+    """Every implementation gives the float64 reference's output; ours also its gradients. Raises otherwise."""
+    few = min(x.shape[1], 100)
+    double = ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference").double().to(x.device)
+    double.load_state_dict(neuron.state_dict())
+    expected, _ = double(x[:, :few].double())
+    for name, run in others.items():
+        error = float((run()[:, :few].double() - expected).abs().max() / expected.abs().max())
+        if not error <= OUTPUT_TOLERANCE:
+            raise SystemExit(f"{name} is off the float64 reference by {error:.1e}: no speed is reported")
+    for given in (x[:, :few], SpikeEvents.from_frames(x[:, :few])):
+        neuron.zero_grad()
+        neuron(given)[0].square().sum().backward()
+        double.zero_grad()
+        double(x[:, :few].double())[0].square().sum().backward()
+        for (name, p), (_, q) in zip(neuron.named_parameters(), double.named_parameters(), strict=True):
+            error = float((p.grad.double() - q.grad).abs().max() / q.grad.abs().max().clamp(min=1e-12))
+            if not error <= GRADIENT_TOLERANCE:
+                raise SystemExit(f"the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported")
+
+
+def measure(runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module], repeats: int, device: str) -> dict[str, list[float]]:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 2):
+        for name, run in runs.items():
+            for model in models:
+                model.zero_grad(set_to_none=True)
+            start = clock()
+            run().square().sum().backward()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if repeat >= 2:  # TorchScript specialises in its first two calls
+                times[name].append(clock() - start)
+    return times
+
+
+def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, repeats: int, device: str) -> dict[str, object]:
+    torch.manual_seed(0)
+    x = make_input(row)
+    neuron = make_neuron(row)
+    lstm = torch.nn.LSTM(row.input_size, row.num_memory, batch_first=True)
+    models: list[torch.nn.Module] = [neuron, lstm]
+    runs: dict[str, Callable[[], Tensor]] = {}
+    if upstream is not None:
+        twin = upstream_twin(upstream, neuron)
+        models.append(twin)
+        runs["upstream"] = lambda: twin(x)
+    for model in models:
+        model.to(device)
+    x, events = x.to(device), SpikeEvents.from_frames(x).to(device)
+    runs |= {"torch": lambda: neuron(x)[0], "torch, events": lambda: neuron(events)[0]}
+    check(neuron, x, runs)
+    runs = {"nn.LSTM": lambda: lstm(x)[0], **runs}
+    times = measure(runs, models, repeats, device)
+    peer = "upstream" if upstream is not None else "nn.LSTM"
+    median = {key: statistics.median(values) for key, values in times.items()}
+    return {
+        "row": name,
+        **row._asdict(),
+        "seconds": times,
+        "median_ms": {key: 1e3 * value for key, value in median.items()},
+        "ratio_to": peer,
+        "ratio": {key: median[peer] / value for key, value in median.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write all times to this file")
+    parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda needs a GPU that torch sees; there is none here")
+    torch.set_num_threads(args.threads)
+    upstream = load_upstream(args.upstream) if args.upstream else None
+    rows = {"smoke": SMOKE} if args.smoke else {name: ROWS[name] for name in args.rows}
+
+    console = Console()
+    device = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    table = Table(title=f"forward + backward, float32, {args.threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)")
+    results = []
+    for name, row in rows.items():
+        result = benchmark(name, row, upstream, args.repeats, args.device)
+        results.append(result)
+        if not table.columns:
+            table.add_column("row")
+            for key in result["median_ms"]:
+                table.add_column(key, justify="right")
+        table.add_row(name, *(f"{ms:.1f} ({result['ratio'][key]:.1f}x)" for key, ms in result["median_ms"].items()))
+        console.print(f"{name}: outputs and gradients agree with the float64 reference; measured")
+    console.print(table)
+    if args.json:
+        settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "device": device, "backends": backends.available()}
+        args.json.write_text(json.dumps({**settings, "threads": args.threads, "rows": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

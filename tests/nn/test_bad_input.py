@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from elm_neuro import ELM, BranchELM, ELMCell, ELMConfig, ELMState, SpikeEvents, suggest
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_memory": 0}, "num_memory must be at least 1, got 0"),
+        ({"num_memory": 2.5}, "num_memory must be an integer, got 2.5"),
+        ({"num_neuron": 0}, "num_neuron must be at least 1, got 0"),
+        ({"mlp_hidden_size": 0}, "mlp_hidden_size must be at least 1, got 0"),
+        ({"num_mlp_layers": -1}, "num_mlp_layers must be at least 0, got -1"),
+        ({"delta_t": 0}, "delta_t must be a finite number above 0, got 0"),
+        ({"delta_t": NAN}, "delta_t must be a finite number above 0, got nan"),
+        ({"tau_s": -5.0}, "tau_s must be a finite number above 0, got -5.0"),
+        ({"tau_s": (1.0, 0.0, 1.0)}, "tau_s must be a finite number above 0, got 0.0"),
+        ({"tau_s": (1.0, 2.0)}, "tau_s must be one time or one per branch, 3, got 2"),
+        ({"lambda_": 0}, "lambda_ must be a finite number above 0, got 0"),
+        ({"w_s_init": -0.5}, "w_s_init must be a finite number, not negative"),
+        ({"tau_m_init": (-1.0, 5.0)}, r"tau_m_init must be two times in ms, \(low, high\) with 0 <= low <= high, got \(-1.0, 5.0\)"),
+        ({"tau_m_init": (0.0, 5.0)}, r"tau_m_init must be above 0 ms, got \(0.0, 5.0\)"),
+        ({"tau_m_init": (9.0, 5.0)}, "tau_m_init must be two times in ms"),
+        ({"tau_m_init": 5.0}, "tau_m_init must be two times in ms"),
+        ({"tau_m_bounds": (10.0, 100.0)}, r"tau_m_bounds must include tau_m_init \(1.0, 150.0\), got \(10.0, 100.0\)"),
+        ({"tau_m_init": (7.0, 7.0)}, "tau_m_bounds must be a range where tau_m is learned"),
+        ({"tau_m_spacing": "cubic"}, r"tau_m_spacing must be one of \['log', 'linear'\], got 'cubic'"),
+        ({"variant": "v3"}, r"variant must be one of \['v1', 'v2'\], got 'v3'"),
+        ({"activation": "gelu"}, r"activation must be one of \['relu', 'silu'\], got 'gelu'"),
+        ({"branch_activation": "step"}, "branch_activation must be one of"),
+        ({"routing": "random"}, "num_branch must be given with routing"),
+        ({"recompute_every": 0}, "recompute_every must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        ELM(3, 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("routing", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), r"routing must have shape \(2, 4\), got \(2, 3\)"),
+        (torch.zeros(2, 4), "routing must hold integers, got torch.float32"),
+        (torch.full((2, 4), 8), r"routing must hold input indices in \[0, 8\) or -1 for an empty slot, got 8 to 8"),
+        (torch.full((2, 4), -2), "routing must hold input indices"),
+        ("nearest", "routing must be one of"),
+        ("index", "routing must be an index tensor"),
+    ],
+)
+def test_routing_that_does_not_fit_is_named(routing: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BranchELM(8, 2, num_branch=2, num_synapse_per_branch=4, routing=routing)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(4, 3), r"x must have shape \(batch, time, 3\), got \(4, 3\)"),
+        (torch.zeros(2, 4, 5), r"x must have shape \(batch, time, 3\), got \(2, 4, 5\)"),
+        (torch.zeros(2, 4, 2, 3), r"x must have shape \(batch, time, 3\), got \(2, 4, 2, 3\)"),
+        (torch.zeros(2, 4, 3, dtype=torch.float64), "x must have dtype torch.float32 like the parameters, got torch.float64"),
+        (torch.zeros(2, 4, 3, dtype=torch.uint8), "x must have dtype torch.float32 like the parameters, got torch.uint8"),
+        (torch.zeros(2, 4, 3, device="meta"), "x must be on cpu like the parameters, got meta"),
+        ([[0.0]], "x must be a tensor or SpikeEvents, got list"),
+        (SpikeEvents.from_frames(torch.ones(2, 4, 5)), "x must have 3 channels, got SpikeEvents"),
+        (torch.tensor([[[0.0, 1.0, NAN]]]), r"x must be finite, got nan at index \[0, 0, 2\]"),
+        (SpikeEvents.from_frames(torch.tensor([[[0.0, 1.0, NAN]]])), r"x must be finite, got nan at index \[1\]"),
+    ],
+)
+def test_input_that_does_not_fit_is_named(x: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        ELM(3, 2, num_memory=4)(x)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (ELMState(torch.zeros(1, 3), torch.zeros(2, 4)), r"state.b must have shape \(2, 3\), got \(1, 3\)"),
+        (ELMState(torch.zeros(2, 3), torch.zeros(2, 5)), r"state.m must have shape \(2, 4\), got \(2, 5\)"),
+        (ELMState(torch.zeros(2, 3).double(), torch.zeros(2, 4)), "state.b must have dtype torch.float32"),
+        (ELMState(torch.zeros(2, 3), torch.zeros(2, 4, device="meta")), "state.m must be on cpu"),
+        (torch.zeros(2, 4), "state must be an ELMState of two tensors, got Tensor"),
+        (ELMState(torch.zeros(2, 3), torch.full((2, 4), NAN)), "state.m must not hold NaN, got 8 of 8"),
+    ],
+)
+def test_states_that_do_not_fit_are_named(state: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        ELM(3, 2, num_memory=4)(torch.zeros(2, 5, 3), state)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (torch.tensor([3, 9]), "lengths must be between 0 and the 5 steps of x, got 3 to 9"),
+        (torch.tensor([-1, 5]), "lengths must be between 0 and the 5 steps of x, got -1 to 5"),
+        (torch.tensor([1.0, 2.0]), "lengths must be integers"),
+        (torch.tensor([1]), r"lengths must be integers of shape \(2,\)"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_named(lengths: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ELM(3, 2)(torch.zeros(2, 5, 3), lengths=lengths)
+
+
+def test_a_diverged_parameter_is_named() -> None:
+    neuron = ELM(3, 2, num_memory=4)
+    with torch.no_grad():
+        neuron.cell.mlp[0].bias[0] = NAN
+    with pytest.raises(ValueError, match=r"parameter cell.mlp.0.bias must not hold NaN, got 1 of 8: training has diverged"):
+        neuron(torch.zeros(2, 5, 3))
+
+
+def test_the_cell_names_what_does_not_fit() -> None:
+    cell = ELMCell(3, 2, num_memory=4, num_neuron=2)
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 3\), got \(2, 4\)"):
+        cell(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 2, 3\), got \(2, 5, 3\)"):
+        cell(torch.zeros(2, 5, 3))
+    with pytest.raises(ValueError, match=r"state.b must have shape \(2, 2, 3\)"):
+        cell(torch.zeros(2, 3), ELMState(torch.zeros(2, 3), torch.zeros(2, 4)))
+
+
+def test_configurations_name_unknown_and_missing_fields() -> None:
+    with pytest.raises(ValueError, match=r"config must hold only the fields of ELMConfig, got also \['hidden'\]"):
+        ELMConfig.from_dict({"input_size": 1, "output_size": 1, "hidden": 3})
+    with pytest.raises(ValueError, match=r"missing \['output_size'\]"):
+        ELMConfig.from_dict({"input_size": 1})
+    with pytest.raises(ValueError, match="delta_t must be a finite number above 0, got 0"):
+        suggest(0, 5)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        suggest(1.0, 0)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elm_neuro import SpikeEvents
+
+
+@st.composite
+def dense(draw: st.DrawFn, *, min_batch: int = 0) -> torch.Tensor:
+    shape = (draw(st.integers(min_batch, 3)), draw(st.integers(0, 9)), draw(st.integers(1, 7)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
+    counts = torch.poisson(torch.full(shape, draw(st.sampled_from([0.0, 0.3, 2.0]))), generator=generator)
+    return counts * (torch.randint(0, 2, shape, generator=generator) * 2 - 1 if draw(st.booleans()) else 1)
+
+
+@given(frames=dense(), dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.int8]))
+def test_frames_survive_the_way_through_events(frames: torch.Tensor, dtype: torch.dtype) -> None:
+    events = SpikeEvents.from_frames(frames.to(dtype))
+    assert torch.equal(events.to_dense(torch.float32), frames)
+    row, channel = frames.reshape(-1, frames.shape[2]).nonzero(as_tuple=True)
+    assert torch.equal(events.rows(), row) and torch.equal(events.channel, channel)
+
+
+def test_negative_zero_is_no_event_and_ones_need_no_values() -> None:
+    events = SpikeEvents.from_frames(torch.tensor([[[-0.0, 1.0, 0.0, 1.0]]]))
+    assert events.num_events == 2 and events.value is None
+    assert SpikeEvents.from_frames(torch.tensor([[[True, False]]])).value is None
+
+
+@given(
+    data=st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 4), st.sampled_from([-1, 1])), max_size=40),
+    window=st.sampled_from([1, 300, 999, 1000, 10_000]),
+    signed=st.booleans(),
+)
+def test_arrays_fall_into_half_open_bins_from_zero(data: list[tuple[int, int, int]], window: int, signed: bool) -> None:
+    t, x, p = (torch.tensor([row[i] for row in data], dtype=torch.int64) for i in range(3))
+    num_steps = 7000 // window + 1
+    expected = np.zeros((num_steps, 5))
+    for time, channel, sign in data:
+        if time // window < num_steps:
+            expected[time // window, channel] += sign if signed else 1
+    events = SpikeEvents.from_arrays(t, x, p if signed else None, delta_t=window, num_steps=num_steps, num_channels=5)
+    np.testing.assert_array_equal(events.to_dense().numpy()[0], expected)
+
+
+@given(parts=st.lists(st.integers(0, 500), min_size=1, max_size=4), width=st.integers(1, 5))
+def test_collating_is_stacking_with_silence_at_the_end(parts: list[int], width: int) -> None:
+    frames = []
+    for seed in parts:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (1 + seed % 2, seed % 8, width)
+        frames.append(torch.poisson(torch.full(shape, 0.8), generator=generator))
+    longest = max(f.shape[1] for f in frames)
+    expected = torch.cat([torch.nn.functional.pad(f, (0, 0, 0, longest - f.shape[1])) for f in frames])
+    assert torch.equal(SpikeEvents.collate([SpikeEvents.from_frames(f) for f in frames]).to_dense(), expected)
+
+
+@given(frames=dense(), start=st.integers(0, 9), length=st.integers(0, 9))
+def test_steps_are_slices_of_the_frames(frames: torch.Tensor, start: int, length: int) -> None:
+    part = SpikeEvents.from_frames(frames).steps(start, start + length)
+    assert torch.equal(part.to_dense(torch.float32), frames[:, start : start + length])
+    part.validate()
+
+
+@given(frames=dense(min_batch=1), seed=st.integers(0, 99))
+def test_dropout_keeps_a_subset_and_scales_it(frames: torch.Tensor, seed: int) -> None:
+    events = SpikeEvents.from_frames(frames)
+    dropped = events.dropout(0.5, generator=torch.Generator().manual_seed(seed)).to_dense()
+    assert torch.equal(dropped, torch.where(dropped != 0, 2 * frames, 0.0))
+    plain = events.dropout(0.5, generator=torch.Generator().manual_seed(seed), scale=False).to_dense()
+    assert torch.equal(2 * plain, dropped)
+
+
+def test_dropout_drops_with_its_probability_and_keeps_the_mean() -> None:
+    events = SpikeEvents.from_frames(torch.ones(10, 100, 100))
+    dropped = events.dropout(0.2, generator=torch.Generator().manual_seed(0))
+    kept = dropped.num_events / events.num_events
+    assert abs(kept - 0.8) < 4 * (0.16 / 100_000) ** 0.5
+    assert abs(float(dropped.to_dense().mean()) - 1.0) < 0.01
+
+
+def test_events_move_cast_and_pickle() -> None:
+    events = SpikeEvents.from_frames(torch.tensor([[[0.0, 2.0]]]))
+    assert events.to("cpu", torch.float64).value.dtype == torch.float64  # type: ignore[union-attr]
+    assert torch.equal(pickle.loads(pickle.dumps(events)).to_dense(), events.to_dense())
+    assert events.to("meta").device.type == "meta"
+    with pytest.raises(TypeError, match=r"dtype must be floating point, got torch\.int64"):
+        events.to(dtype=torch.int64)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_events_pin_and_reach_the_gpu() -> None:
+    events = SpikeEvents.from_frames(torch.tensor([[[0.0, 2.0]]])).pin_memory()
+    assert events.indptr.is_pinned() and events.to("cuda", non_blocking=True).to_dense().is_cuda
+
+
+def _make(**changes: Any) -> SpikeEvents:
+    fields: dict[str, Any] = {"indptr": torch.tensor([0, 1, 2]), "channel": torch.tensor([0, 2]), "value": None, "shape": (1, 2, 3)}
+    return SpikeEvents(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (1, 2)}, "shape must be"),
+        ({"shape": (1, -2, 3)}, "shape must be"),
+        ({"shape": (2, 2, 3)}, r"indptr must have batch \* num_steps \+ 1 = 5 entries, got 3"),
+        ({"indptr": torch.tensor([0, 2, 1])}, "indptr must rise from 0 to the number of events, 2, without falling"),
+        ({"indptr": torch.tensor([1, 1, 2])}, "indptr must rise from 0"),
+        ({"indptr": torch.tensor([0, 1, 3])}, "indptr must rise from 0"),
+        ({"indptr": torch.tensor([0.0, 1.0, 2.0])}, "indptr must have dtype torch.int64, got torch.float32"),
+        ({"channel": torch.tensor([[0, 2]])}, "channel must have one dimension"),
+        ({"channel": torch.tensor([0, 3])}, r"channel must be in \[0, 3\), got 3"),
+        ({"channel": torch.tensor([-1, 2])}, r"channel must be in \[0, 3\), got -1"),
+        ({"value": torch.ones(3)}, r"value must have one entry per event, \(2,\), got \(3,\)"),
+        ({"value": torch.ones(2, dtype=torch.int64)}, "value must be floating point"),
+        ({"value": torch.ones(2, requires_grad=True)}, "value must not require a gradient"),
+        ({"value": torch.ones(2, device="meta")}, "must be on one device"),
+    ],
+)
+def test_tensors_that_are_no_events_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        _make(**changes)
+
+
+def test_other_bad_input_is_named() -> None:
+    one = torch.ones(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="frames must have shape"):
+        SpikeEvents.from_frames(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="delta_t must be positive, got 0"):
+        SpikeEvents.from_arrays(one, one, delta_t=0, num_steps=3, num_channels=3)
+    with pytest.raises(ValueError, match="t must not be negative or NaN, got -1"):
+        SpikeEvents.from_arrays(-one, one, delta_t=1, num_steps=3, num_channels=3)
+    with pytest.raises(ValueError, match=r"x must have shape \(1,\), got \(2,\)"):
+        SpikeEvents.from_arrays(one, torch.ones(2, dtype=torch.int64), delta_t=1, num_steps=3, num_channels=3)
+    with pytest.raises(ValueError, match="samples must hold at least one"):
+        SpikeEvents.collate([])
+    with pytest.raises(ValueError, match=r"samples must have the same number of channels, got \[1, 2\]"):
+        SpikeEvents.collate([SpikeEvents.from_frames(torch.ones(1, 1, n)) for n in (1, 2)])
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\), got 1.0"):
+        _make().dropout(1.0)
