@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": set(),
     "functional": {"events"},
     "backends": {"events", "functional"},
-    "nn": BELOW_NN,
+    "nn": BELOW_NN | {"checkpoints"},  # inside the methods save_pretrained and from_pretrained only
     "datasets": {"events", "functional"},
     "checkpoints": BELOW_NN | {"nn"},
     "elm_neuro": BELOW_NN | {"nn", "checkpoints"},

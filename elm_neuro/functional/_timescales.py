@@ -44,11 +44,10 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
     >>> memory_gain(torch.tensor([10.0]), 1.0, lambda_=5.0, variant="v2")
     tensor([0.3935])
     """
-    rate = -delta_t / tau_m.clamp(min=TAU_FLOOR_MS)
-    if variant == "v1":
-        return -lambda_ * torch.expm1(rate)
+    if variant == "v1":  # from the rounded decay, not by expm1: only so is the steady state exactly lambda in float32
+        return lambda_ * (1.0 - decay(tau_m, delta_t))
     if variant == "v2":
-        return -torch.expm1(lambda_ * rate)
+        return 1.0 - decay(tau_m, lambda_ * delta_t)
     raise ValueError(f'variant must be "v1" or "v2", got {variant!r}')
 
 

@@ -56,6 +56,9 @@ class ELMConfig:
         for name in ("num_branch", "mlp_hidden_size", "num_neuron"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        for name in ("shuffle_routing", "learn_tau_m", "learn_w_s", "flatten_output", "batch_first"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _integer("num_mlp_layers", self.num_mlp_layers, minimum=0)
         _one_of("variant", self.variant, VARIANTS)
         _one_of("tau_m_spacing", self.tau_m_spacing, SPACINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -201,6 +202,19 @@ class ELM(nn.Module):
             memory = memory_update(memory, memory_proposal(branch, memory, params), params.kappa_m, params.gain)
             records.append((synapse, branch, memory, linear(memory, params.w_y, params.b_y)))
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write weights and configuration into a folder: :func:`elm_neuro.checkpoints.save_pretrained`."""
+        from elm_neuro import checkpoints
+
+        checkpoints.save_pretrained(self, directory)
+
+    @staticmethod
+    def from_pretrained(directory_or_hub_id: str | os.PathLike[str], **options: Any) -> ELM:
+        """The neuron that was saved there: :func:`elm_neuro.checkpoints.from_pretrained`."""
+        from elm_neuro import checkpoints
+
+        return checkpoints.from_pretrained(directory_or_hub_id, **options)
 
     def extra_repr(self) -> str:
         chosen = backends.resolve(self.backend)

@@ -22,9 +22,11 @@ def test_gains_follow_their_formulas(tau: float, delta_t: float, lambda_: float)
     )
 
 
-def test_gain_keeps_its_digits_for_long_time_constants_in_float32() -> None:
-    tau = torch.tensor([2e4])
-    assert memory_gain(tau, 1.0, lambda_=5.0, variant="v1").item() == pytest.approx(5.0 * -math.expm1(-1 / 2e4), rel=1e-6)
+@pytest.mark.parametrize("tau", [1.0, 150.0, 2e4])
+def test_memory_driven_by_a_constant_settles_at_lambda_times_it_in_float32(tau: float) -> None:
+    tau_m = torch.tensor([tau])
+    settled = memory_gain(tau_m, 1.0, lambda_=5.0, variant="v1") / (1.0 - decay(tau_m, 1.0))
+    assert settled.item() == pytest.approx(5.0, rel=2e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

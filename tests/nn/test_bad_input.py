@@ -36,6 +36,7 @@ NAN = float("nan")
         ({"activation": "gelu"}, r"activation must be one of \['relu', 'silu'\], got 'gelu'"),
         ({"branch_activation": "step"}, "branch_activation must be one of"),
         ({"routing": "random"}, "num_branch must be given with routing"),
+        ({"learn_w_s": "no"}, "learn_w_s must be True or False, got 'no'"),
         ({"recompute_every": 0}, "recompute_every must be at least 1, got 0"),
     ],
 )

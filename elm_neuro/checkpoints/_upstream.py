@@ -1,0 +1,198 @@
+"""Checkpoints of the authors' repository, github.com/AaronSpieler/elmneuron at 52e68a6. Nothing in them is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elm_neuro.checkpoints._files import INDEX, build, check_tensors, json_object, listing, tensor_shapes
+from elm_neuro.nn import ELM, ELMConfig
+
+CONFIG_FILE = "model_config.json"
+WEIGHTS_FILE = "neuronio_best_model_state.pt"
+
+# NeuronIO's soma target is (min(V, -55 mV) + 67.7 mV) / 10: upstream ``neuronio_data_utils.py`` at 52e68a6.
+SOMA_SCALE_MV = 10.0
+SOMA_BIAS_MV = -67.7
+
+TAU_MIN_MS = 1e-6  # where upstream starts log spacing from a memory_tau_min of 0
+V2_TAU_ROOM_MS = 3e-6  # upstream's v2 keeps memory_tau_max at least this far above memory_tau_min
+
+
+class NeuronIOPrediction(NamedTuple):
+    """What a neuron trained on NeuronIO predicts for each time step."""
+
+    spike_probability: Tensor  # (...), in [0, 1]
+    soma_mv: Tensor  # (...), somatic membrane voltage in mV, spikes cut off at -55 mV in the training data
+
+
+def neuronio_head(y: Tensor) -> NeuronIOPrediction:
+    """Spike probability and somatic voltage from the outputs of a neuron trained on NeuronIO.
+
+    Output 0 is the logit of a spike in the step, output 1 the somatic voltage shifted by 67.7 mV and divided by 10.
+    Source: ``neuronio_data_utils.py`` of the authors' repository at 52e68a6.
+
+    Args:
+        y: outputs, (..., 2).
+
+    Raises:
+        ValueError: `y` does not end in two outputs.
+
+    >>> neuronio_head(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    NeuronIOPrediction(spike_probability=tensor([0.5000, 0.5000]), soma_mv=tensor([-67.7000, -57.7000]))
+    """
+    if y.ndim == 0 or y.shape[-1] != 2:
+        raise ValueError(f"y must have shape (..., 2), spike logit and soma, got {tuple(y.shape)}")
+    return NeuronIOPrediction(torch.sigmoid(y[..., 0]), SOMA_SCALE_MV * y[..., 1] + SOMA_BIAS_MV)
+
+
+def from_upstream(directory: str | os.PathLike[str]) -> ELM:
+    """Read a checkpoint of the authors' repository: ``model_config.json`` and ``neuronio_best_model_state.pt``.
+
+    Both of their neurons are read, v1 (synapses with ``tau_s``) and v2 (branches with ``tau_b``). The time constants of the memory are
+    taken over as they are, infinite logits too; synapses that upstream masks become empty slots.
+
+    Args:
+        directory: folder with the two files, for instance what :func:`fetch_upstream` returns.
+
+    Returns:
+        A :class:`BranchELM`; an :class:`ELM` where upstream has neither branches nor routing.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, is no plain state dict (nothing in it is executed), or does not fit the other.
+    """
+    directory = Path(directory)
+    config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    values, state = json_object(config_file), _upstream_state(weights_file)
+    times = [name for name in ("tau_s", "tau_b") if name in state]
+    if len(times) != 1:
+        raise ValueError(f"{weights_file} must hold tau_s (v1) or tau_b (v2), got {times or sorted(state)}")
+    time = times[0]
+    try:
+        config = _upstream_config(values, time)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config_file}: {error}") from error
+    routed = config.routing is not None
+    if not routed:  # upstream keeps empty entries there
+        state = {name: tensor for name, tensor in state.items() if name not in ("input_to_synapse_indices", "valid_indices_mask") or tensor.numel()}
+
+    branches, synapses = config.branches, config.num_synapse_per_branch
+    ours = tensor_shapes(config, len(state))
+    del ours["cell.tau_s"]
+    names = {name: _upstream_name(name) for name in ours}
+    shapes = {names[name]: shape for name, shape in ours.items()} | {time: (branches * synapses if time == "tau_s" else branches,)}
+    shapes["_proto_w_s"] = (branches * synapses,)
+    if routed:
+        shapes["valid_indices_mask"] = (branches * synapses,)
+        shapes["input_to_synapse_indices"] = (branches * synapses,)
+    check_tensors(state, shapes, None, str(weights_file))
+    if bool(state["_proto_tau_m"].isnan().any()):
+        raise ValueError(f"{weights_file}: _proto_tau_m must hold no NaN, got {state['_proto_tau_m'].tolist()}")
+
+    tensors = {name: state[theirs] for name, theirs in names.items()}
+    tensors["cell._proto_w_s"] = state["_proto_w_s"].view(branches, synapses)
+    tau = _branch_tau(state[time].view(branches, -1), f"{weights_file}: {time}")
+    tensors["cell.tau_s"] = tau
+    if config.num_branch is not None:
+        tensors[INDEX] = _upstream_index(state, weights_file) if routed else torch.arange(branches * synapses)
+        tensors[INDEX] = tensors[INDEX].view(branches, synapses)
+    try:
+        config = ELMConfig.from_dict(config.to_dict() | {"tau_s": tau.tolist()})
+        return build(config, {name: tensor.clone() for name, tensor in tensors.items()}, backend="auto")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{directory}: {error}") from error
+
+
+def _upstream_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
+        raise ValueError(f"{path} must be a whole file with a plain state dict, got one that weights_only refuses: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
+    for name, value in list(state.items()):
+        if value is None and name in ("input_to_synapse_indices", "valid_indices_mask"):
+            state[name] = torch.empty(0)
+        elif not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
+            raise ValueError(f"{path} must hold a plain state dict of dense tensors, got {type(value).__name__} for {name!r}")
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
+    """Constructor arguments of upstream's neuron as a configuration of ours; its tau_s is that of the state dict."""
+    given = dict(values)
+    take = given.pop
+    if missing := sorted({"num_input", "num_output"} - set(given)):
+        raise ValueError(f"the config must hold num_input and num_output, missing {missing}")
+    num_input, num_branch = take("num_input"), take("num_branch", None)
+    low, high = take("memory_tau_min", 1.0), take("memory_tau_max", 1000.0)
+    for name, bound in (("memory_tau_min", low), ("memory_tau_max", high)):
+        if not isinstance(bound, int | float) or isinstance(bound, bool):
+            raise ValueError(f"{name} must be a time in ms, got {bound!r}")
+    if time == "tau_b":
+        high = max(low + V2_TAU_ROOM_MS, high)
+    routing = take("input_to_synapse_routing", None)
+    names = {None: None, "random_routing": "random", "neuronio_routing": "neuronio"}
+    if not isinstance(routing, str | None) or routing not in names:
+        raise ValueError(f"input_to_synapse_routing must be one of {list(names)}, got {routing!r}")
+    learn_tau_m, hidden = take("learn_memory_tau", False), take("mlp_hidden_size", None)
+    if not isinstance(learn_tau_m, bool):
+        raise ValueError(f"learn_memory_tau must be true or false, got {learn_tau_m!r}")
+    synapses = take("num_synapse_per_branch", 1)
+    plain = routing is None and synapses == 1 and num_branch in (None, num_input)
+    take(f"{time}_value", None)  # what the state dict holds counts
+    config = ELMConfig(
+        input_size=num_input,
+        output_size=take("num_output"),
+        num_memory=take("num_memory", 100),
+        variant="v1" if time == "tau_s" else "v2",
+        num_branch=None if plain else num_input if num_branch is None else num_branch,
+        num_synapse_per_branch=synapses,
+        routing=names[routing],
+        delta_t=take("delta_t", 1.0),
+        tau_m_init=(low or TAU_MIN_MS, high),
+        tau_m_bounds=None if low else (low, high),
+        learn_tau_m=learn_tau_m,
+        lambda_=take("lambda_value", 5.0),
+        w_s_init=take("w_s_value", 0.5),
+        num_mlp_layers=take("mlp_num_layers", 1),
+        mlp_hidden_size=hidden or None,  # upstream reads 0 as None
+        activation=take("mlp_activation", "relu"),
+    )
+    if given:
+        raise ValueError(f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(given)}")
+    if routing is None and config.branches * synapses != num_input:
+        raise ValueError(
+            f"num_branch * num_synapse_per_branch must equal num_input without routing, got {config.branches} * {synapses} for {num_input}"
+        )
+    return config
+
+
+def _upstream_name(name: str) -> str:
+    """``cell.mlp.1.weight`` is upstream's ``mlp.network.2.weight``: activations count as layers there."""
+    return re.sub(r"^mlp\.(\d+)", lambda found: f"mlp.network.{2 * int(found[1])}", name.removeprefix("cell."))
+
+
+def _branch_tau(tau: Tensor, name: str) -> Tensor:
+    """The time constant of each branch from those of its synapses, (num_branch, num_synapse); one for all where they are equal."""
+    if bool((tau != tau[:, :1]).any()):
+        branch = int((tau != tau[:, :1]).any(1).nonzero()[0])
+        raise ValueError(f"{name} must be the same for all synapses of a branch, got {sorted(set(tau[branch].tolist()))[:5]} on branch {branch}")
+    return tau[0, 0] if bool((tau == tau[0, 0]).all()) else tau[:, 0]
+
+
+def _upstream_index(state: dict[str, Tensor], path: Path) -> Tensor:
+    mask, index = state["valid_indices_mask"], state["input_to_synapse_indices"].long()
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(f"{path}: valid_indices_mask must hold 0 and 1 only, got {mask.unique().tolist()[:5]}")
+    if bool((index < 0).any()):
+        raise ValueError(f"{path}: input_to_synapse_indices must not be negative, got {int(index.min())}")
+    return index.where(mask.bool(), torch.full_like(index, -1))
