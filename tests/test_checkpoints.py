@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elm_neuro import ELM, BranchELM, SpikeEvents, checkpoints
+from elm_neuro import ELM, BranchELM, SpikeEvents
 from elm_neuro.checkpoints import _fetch, fetch_upstream, from_pretrained, from_upstream, neuronio_head, save_pretrained, write_atomically
 from elm_neuro.functional import routing_index
 from tests.strategies import neurons

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from elm_neuro import ELM, BranchELM, plotting
+
+TAUS = torch.logspace(0.5, 3, 12)
+
+
+def spikes(num_steps: int = 40, channels: int = 16) -> torch.Tensor:
+    return torch.poisson(torch.full((num_steps, channels), 0.2), generator=torch.Generator().manual_seed(0))
+
+
+@functools.cache
+def rasters() -> Figure:
+    titles = ["“zero”\nheard as “zero”", "“fünf”\nheard as “nine”", "“acht”\nheard as “eight”"]
+    return plotting.rasters([spikes()] * 3, [spikes(channels=9)] * 3, delta_t=10.0, titles=titles)
+
+
+@functools.cache
+def workings(neuron: ELM | None = None) -> Figure:
+    neuron = neuron or ELM(16, 5, num_memory=12, delta_t=10.0)
+    return plotting.workings(spikes(), neuron.traces(spikes()[None]), tau_m=neuron.tau_m, delta_t=10.0, answer=3)
+
+
+@functools.cache
+def branch_workings() -> Figure:
+    return workings(BranchELM(16, 5, num_memory=12, num_branch=4, num_synapse_per_branch=4, routing="window", delta_t=10.0))
+
+
+@functools.cache
+def timescales() -> Figure:
+    return plotting.timescales(TAUS, TAUS.flip(0), bounds=(1.0, 1000.0))
+
+
+@functools.cache
+def learning_curves() -> Figure:
+    epoch = np.arange(8)
+    runs = [
+        {"train/accuracy": epoch / 8, "valid/accuracy": epoch / 9, "train/loss": 3 - epoch / 4, "valid/loss": 3 - epoch / 5 + seed}
+        for seed in (0, 0.2)
+    ]
+    return plotting.learning_curves({"LIF + ELM": runs, "LIF only": runs[:1]}, majority=0.05)
+
+
+FIGURES = [rasters, workings, branch_workings, timescales, learning_curves]
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_figures_are_written_as_png_and_pdf(draw: Callable[[], Figure], tmp_path: Path) -> None:
+    png, pdf = plotting.save(draw(), tmp_path / "figure.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png"]
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) -> None:
+    figure = draw()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for legend in figure.legends for text in legend.get_texts()]
+    for axis in figure.axes:
+        texts += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]  # type: ignore[attr-defined]
+        for ruler in (axis.xaxis, axis.yaxis):
+            low, high = sorted(ruler.get_view_interval())
+            texts += [tick.label1 for tick in ruler.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+        legend = axis.get_legend()
+        texts += legend.get_texts() if legend else []
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(boxes) > 8
+    page = figure.bbox
+    assert all(page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1 for box in boxes)
+    assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))]
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_axes_name_what_they_show(draw: Callable[[], Figure]) -> None:
+    labels = [label for axis in draw().axes for label in (axis.get_xlabel(), axis.get_ylabel()) if label]
+    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch"))
+
+
+def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:
+    counts = spikes()
+    figure = plotting.rasters([counts], [counts], delta_t=10.0, titles=["one"])
+    (points,) = figure.axes[0].collections
+    expected = {(10.0 * (step + 0.5), float(channel)) for step, channel in counts.nonzero().tolist()}
+    assert {tuple(point) for point in points.get_offsets().tolist()} == expected
+
+
+def test_workings_show_the_neurons_own_records() -> None:
+    neuron = ELM(16, 5, num_memory=12, delta_t=10.0)
+    traces = neuron.traces(spikes()[None])
+    figure = plotting.workings(spikes(), traces, tau_m=neuron.tau_m, delta_t=10.0, answer=3)
+    assert len(figure.axes) == 5  # input, synapses, memory, outputs, colours: each synapse is its own branch
+    memory = np.sort(np.stack([line.get_ydata() for line in figure.axes[2].lines]).sum(1))
+    np.testing.assert_allclose(memory, np.sort(traces.memory[0].sum(0).detach().double().numpy()), rtol=1e-4, atol=1e-4)
+    thick = max(figure.axes[3].lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(np.asarray(thick.get_ydata()), traces.output[0, :, 3].detach().numpy(), rtol=1e-6)
+
+
+def test_branches_have_their_own_panel_where_they_sum_synapses() -> None:
+    assert len(branch_workings().axes) == 6
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="inputs, hidden and titles must be as many, at least one, got 1, 2 and 1"):
+        plotting.rasters([spikes()], [spikes()] * 2, delta_t=1.0, titles=["one"])
+    neuron = ELM(16, 5, num_memory=12)
+    with pytest.raises(ValueError, match="traces must be of one sample and one neuron"):
+        plotting.workings(spikes(), neuron.traces(torch.stack([spikes()] * 2)), tau_m=neuron.tau_m, delta_t=1.0, answer=0)
+    with pytest.raises(ValueError, match="after must have one time constant per unit, 12, got 3"):
+        plotting.timescales(TAUS, TAUS[:3])
+    with pytest.raises(ValueError, match="histories must hold at least one run of each network"):
+        plotting.learning_curves({"none": []}, majority=0.1)
+    with pytest.raises(OSError, match="No such file or directory"):
+        plotting.save(timescales(), "/nonexistent/figure")
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "message"),
+    [
+        ("elm_neuro.plotting", "matplotlib", 'elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"'),
+        ("elm_neuro.training", "lightning", 'elm_neuro.training needs lightning: pip install "elm-neuro[train]"'),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(module: str, missing: str, message: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
