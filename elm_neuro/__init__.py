@@ -2,8 +2,23 @@
 
 from elm_neuro import backends, checkpoints
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ALIF, ELM, LIF, BranchELM, ELMCell, ELMConfig, ELMState, last_output, suggest
+from elm_neuro.nn import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, ELMConfig, ELMState, SpikingELM, last_output, suggest
 
 __version__ = "0.1.0"
 
-__all__ = ["ALIF", "ELM", "LIF", "BranchELM", "ELMCell", "ELMConfig", "ELMState", "SpikeEvents", "backends", "checkpoints", "last_output", "suggest"]
+__all__ = [
+    "ALIF",
+    "ELM",
+    "LIF",
+    "ALIFCell",
+    "BranchELM",
+    "ELMCell",
+    "ELMConfig",
+    "ELMState",
+    "SpikeEvents",
+    "SpikingELM",
+    "backends",
+    "checkpoints",
+    "last_output",
+    "suggest",
+]

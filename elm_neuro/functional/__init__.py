@@ -1,6 +1,6 @@
 """The equations: pure functions of tensors, states as named tuples."""
 
-from elm_neuro.functional._alif import ALIFParameters, ALIFState, alif_step, spike
+from elm_neuro.functional._alif import ALIFParameters, ALIFState, alif_step
 from elm_neuro.functional._elm import (
     ELMParameters,
     ELMState,
@@ -11,14 +11,21 @@ from elm_neuro.functional._elm import (
     scaled_tanh,
 )
 from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
+from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Surrogate, bernoulli_spike
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
 
 __all__ = [
     "ALIFParameters",
     "ALIFState",
+    "ATan",
+    "Boxcar",
     "ELMParameters",
     "ELMState",
+    "FastSigmoid",
+    "MultiGaussian",
+    "Surrogate",
     "alif_step",
+    "bernoulli_spike",
     "bounded_tau",
     "branch_input",
     "branch_matrix",
@@ -32,5 +39,4 @@ __all__ = [
     "routing_index",
     "scaled_tanh",
     "spaced_tau",
-    "spike",
 ]

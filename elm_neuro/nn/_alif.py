@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro.backends import project
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ALIFParameters, ALIFState, alif_step
+from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
 B_RANGE = (0.001, 1.0)
 
 
-class ALIF(nn.Module):
-    r"""Layer of leaky integrate-and-fire neurons whose threshold rises with every spike.
+class ALIFCell(nn.Module):
+    r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains the arguments.
 
-    :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
+    Shapes: x_t (batch, input_size); spikes (batch, output_size); state as in :class:`ALIFState`, None for zeros.
 
-    Args:
-        input_size: number of inputs.
-        output_size: number of neurons.
-        delta_t: time step in ms.
-        tau_v: initial time constant of the membrane in ms.
-        tau_a: initial time constant of the threshold's adaptation in ms.
-        b_init: initial strength of the adaptation.
-        recurrent: feed the layer's spikes back with the next step, by weights that start at the identity.
-        generator: source of the random initial weights; torch's global one by default.
-
-    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns spikes (batch, time, output_size) and an :class:`ALIFState`.
-
-    >>> spikes, state = ALIF(700, 128)(torch.zeros(2, 50, 700))
+    >>> spikes, state = ALIFCell(3, 2)(torch.zeros(5, 3))
     >>> spikes.shape
-    torch.Size([2, 50, 128])
+    torch.Size([5, 2])
     """
-
-    adaptive = True
 
     def __init__(
         self,
@@ -49,7 +36,12 @@ class ALIF(nn.Module):
         tau_v: float = 10.0,
         tau_a: float = 100.0,
         b_init: float = 0.5,
+        latency: float = 0.0,
+        adaptive: bool = True,
         recurrent: bool = False,
+        surrogate: Surrogate | None = None,
+        detach_reset: bool = True,
+        detach_recurrent: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -59,76 +51,136 @@ class ALIF(nn.Module):
         for name, time in (("delta_t", delta_t), ("tau_v", tau_v), ("tau_a", tau_a)):
             if not (time > 0 and math.isfinite(time)):
                 raise ValueError(f"{name} must be a time above 0 ms, got {time}")
+        if not (latency >= 0 and math.isfinite(latency)):
+            raise ValueError(f"latency must be a time in ms, not negative, got {latency}")
         self.input_size, self.output_size, self.delta_t = input_size, output_size, float(delta_t)
+        self.latency_steps = math.floor(latency / delta_t + 1e-9)
+        self.adaptive = adaptive
+        self.surrogate = FastSigmoid() if surrogate is None else surrogate
+        self.detach_reset, self.detach_recurrent = detach_reset, detach_recurrent
         bound = 1.0 / math.sqrt(input_size)
         self.weight = nn.Parameter(torch.empty(output_size, input_size).uniform_(-bound, bound, generator=generator))
         self.bias = nn.Parameter(torch.zeros(output_size))
         self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
-        self.p: Tensor
-        self.b: Tensor
-        p, b = torch.full((output_size,), math.exp(-delta_t / tau_a)), torch.full((output_size,), float(b_init))
-        if self.adaptive:
-            self.p, self.b = nn.Parameter(p), nn.Parameter(b)
+        self.p = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_a))) if adaptive else None
+        self.b = nn.Parameter(torch.full((output_size,), float(b_init))) if adaptive else None
         self.w_rec = nn.Parameter(torch.eye(output_size)) if recurrent else None
 
     def effective_parameters(self) -> ALIFParameters:
-        """Decays and adaptation strength in their ranges."""
+        """Decays and strength of the adaptation in their ranges. Differentiable."""
         beta = self.beta.clamp(*BETA_RANGE)
-        if not self.adaptive:
-            return ALIFParameters(beta, torch.zeros_like(beta), torch.zeros_like(beta), self.w_rec)
-        return ALIFParameters(beta, self.p.abs().clamp(*P_RANGE), self.b.abs().clamp(*B_RANGE), self.w_rec)
+        b = None if self.b is None else self.b.abs().clamp(*B_RANGE)
+        p = beta if self.p is None else self.p.abs().clamp(*P_RANGE)
+        return ALIFParameters(beta, p, b, self.w_rec, self.surrogate, self.detach_reset, self.detach_recurrent)
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype and on their device."""
         zeros = self.bias.new_zeros(batch, self.output_size)
-        return ALIFState(zeros, zeros, zeros)
+        return ALIFState(zeros, zeros, self.bias.new_zeros(batch, self.latency_steps + 1, self.output_size))
 
-    def forward(self, x: Tensor | SpikeEvents, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
-        if len(x.shape) != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x must have shape (batch, time, {self.input_size}), got {tuple(x.shape)}")
-        state = self.initial_state(x.shape[0]) if state is None else state
-        for name, part in zip(state._fields, state, strict=True):
-            if tuple(part.shape) != (x.shape[0], self.output_size):
-                raise ValueError(f"state.{name} must have shape {(x.shape[0], self.output_size)}, got {tuple(part.shape)}")
-        params = self.effective_parameters()
-        currents = project(x, self.weight) + self.bias
-        spikes = []
-        for current in currents.unbind(1):
-            s, state = alif_step(current, state, params)
-            spikes.append(s)
-        if not spikes:
-            return currents, state
-        return torch.stack(spikes, dim=1), state
+    def check_state(self, state: ALIFState, batch: int) -> ALIFState:
+        """`state` where it fits this layer and a batch of `batch`.
+
+        Raises:
+            TypeError: `state` is not three tensors of the parameters' dtype.
+            ValueError: a tensor has the wrong shape or device.
+        """
+        if not (isinstance(state, tuple) and len(state) == 3 and all(isinstance(part, Tensor) for part in state)):
+            raise TypeError(f"state must be an ALIFState of three tensors, got {type(state).__name__}")
+        state = ALIFState(*state)
+        layer = (batch, self.output_size)
+        for name, part, expected in zip(state._fields, state, (layer, layer, (batch, self.latency_steps + 1, self.output_size)), strict=True):
+            if tuple(part.shape) != expected:
+                raise ValueError(f"state.{name} must have shape {expected}, got {tuple(part.shape)}")
+            self.check_tensor(f"state.{name}", part)
+        return state
+
+    def check_tensor(self, name: str, tensor: Tensor) -> None:
+        """Refuse a tensor of another dtype or device than the parameters'."""
+        like = self.bias
+        if tensor.device != like.device:
+            raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
+        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
+            raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+
+    def forward(self, x: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
+        if x.ndim != 2 or x.shape[1] != self.input_size:
+            raise ValueError(f"x must have shape (batch, {self.input_size}), got {tuple(x.shape)}")
+        self.check_tensor("x", x)
+        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
+        return alif_step(nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype), state, self.effective_parameters())
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.output_size}, delta_t={self.delta_t}" + (", recurrent=True" if self.w_rec is not None else "")
+        flags = [f"{name}=True" for name in ("recurrent",) if self.w_rec is not None] + (["adaptive=False"] if not self.adaptive else [])
+        return ", ".join([str(self.input_size), str(self.output_size), f"delta_t={self.delta_t}", *flags])
 
 
-class LIF(ALIF):
-    """Layer of leaky integrate-and-fire neurons with a fixed threshold of 1: :class:`ALIF` without adaptation (b = 0).
+class ALIF(nn.Module):
+    r"""Layer of leaky integrate-and-fire neurons whose threshold rises with every spike, over sequences.
+
+    :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
 
     Args:
         input_size: number of inputs.
         output_size: number of neurons.
         delta_t: time step in ms.
         tau_v: initial time constant of the membrane in ms.
-        recurrent: feed the layer's spikes back with the next step.
+        tau_a: initial time constant of the threshold's adaptation in ms.
+        b_init: initial strength of the adaptation.
+        latency: refractory period after a spike in ms, cut to whole steps; fed-back spikes arrive one step after it.
+        adaptive: False leaves out the adaptation: :class:`LIF`.
+        recurrent: feed the layer's spikes back, by weights that start at the identity.
+        surrogate: called on the distance to threshold, gives spikes of the same dtype; :class:`FastSigmoid` by default.
+        detach_reset: pass no gradient through the reset.
+        detach_recurrent: pass no gradient through the fed-back spikes.
         generator: source of the random initial weights; torch's global one by default.
 
-    >>> sorted(name for name, _ in LIF(3, 2).named_parameters())
-    ['beta', 'bias', 'weight']
+    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns spikes (batch, time, output_size) and an :class:`ALIFState`.
+
+    >>> spikes, state = ALIF(700, 128)(torch.zeros(2, 50, 700))
+    >>> spikes.shape
+    torch.Size([2, 50, 128])
     """
 
-    adaptive = False
+    def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
+        super().__init__()
+        self.cell = ALIFCell(input_size, output_size, **options)
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int,
-        *,
-        delta_t: float = 1.0,
-        tau_v: float = 10.0,
-        recurrent: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(input_size, output_size, delta_t=delta_t, tau_v=tau_v, recurrent=recurrent, generator=generator)
+    def forward(self, x: Tensor | SpikeEvents, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
+        cell = self.cell
+        if len(x.shape) != 3 or x.shape[2] != cell.input_size:
+            raise ValueError(f"x must have shape (batch, time, {cell.input_size}), got {tuple(x.shape)}")
+        if isinstance(x, Tensor):
+            cell.check_tensor("x", x)
+        state = cell.initial_state(x.shape[0]) if state is None else cell.check_state(state, x.shape[0])
+        params = cell.effective_parameters()
+        currents = project(x, cell.weight).to(cell.bias.dtype) + cell.bias
+        spikes = []
+        for current in currents.unbind(1):
+            s, state = alif_step(current, state, params)
+            spikes.append(s)
+        return (torch.stack(spikes, dim=1) if spikes else currents), state
+
+    @property
+    def input_size(self) -> int:
+        return self.cell.input_size
+
+    @property
+    def output_size(self) -> int:
+        return self.cell.output_size
+
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        return self.cell.delta_t
+
+
+class LIF(ALIF):
+    """Layer of leaky integrate-and-fire neurons with a fixed threshold of 1: :class:`ALIF` without adaptation (b = 0).
+
+    >>> sorted(name for name, _ in LIF(3, 2).named_parameters())
+    ['cell.beta', 'cell.bias', 'cell.weight']
+    """
+
+    def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
+        super().__init__(input_size, output_size, adaptive=False, **options)

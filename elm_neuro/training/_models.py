@@ -141,9 +141,9 @@ class LIFNetwork(nn.Module):
         super().__init__()
         if hidden.output_size != recurrent.input_size:
             raise ValueError(f"recurrent must have input_size {hidden.output_size} to read hidden, got {recurrent.input_size}")
-        if recurrent.w_rec is None:
+        if recurrent.cell.w_rec is None:
             raise ValueError("recurrent must be a layer with recurrent=True, got one without recurrent weights")
-        nn.init.zeros_(recurrent.w_rec)
+        nn.init.zeros_(recurrent.cell.w_rec)
         self.hidden, self.recurrent = hidden, recurrent
         self.readout = LeakyReadout(recurrent.output_size, output_size, delta_t=recurrent.delta_t, tau_v=tau_readout)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from elm_neuro import ALIF, LIF, SpikeEvents
-from elm_neuro.functional import spike
+from elm_neuro.functional import FastSigmoid
 from tests.tolerances import assert_close
 
 
@@ -16,12 +16,12 @@ def test_spikes_are_those_of_a_loop_over_neurons(kind: type[ALIF], recurrent: bo
     layer = kind(5, 4, tau_v=20.0, recurrent=recurrent).double()
     x = torch.poisson(torch.full((1, 60, 5), 0.7, dtype=torch.float64))
     with torch.no_grad():
-        layer.weight.abs_().mul_(2)
-        if layer.w_rec is not None:
-            layer.w_rec.add_(torch.rand(4, 4) * 0.2)
-    weight, bias, beta = (t.detach().numpy() for t in (layer.weight, layer.bias, layer.beta))
-    p, b = (layer.p.detach().numpy(), layer.b.detach().numpy()) if kind is ALIF else (np.zeros(4), np.zeros(4))
-    w_rec = layer.w_rec.detach().numpy() if layer.w_rec is not None else np.zeros((4, 4))
+        layer.cell.weight.abs_().mul_(2)
+        if layer.cell.w_rec is not None:
+            layer.cell.w_rec.add_(torch.rand(4, 4) * 0.2)
+    weight, bias, beta = (t.detach().numpy() for t in (layer.cell.weight, layer.cell.bias, layer.cell.beta))
+    p, b = (layer.cell.p.detach().numpy(), layer.cell.b.detach().numpy()) if kind is ALIF else (np.zeros(4), np.zeros(4))
+    w_rec = layer.cell.w_rec.detach().numpy() if layer.cell.w_rec is not None else np.zeros((4, 4))
     v, a, s = np.zeros(4), np.zeros(4), np.zeros(4)
     expected = np.zeros((60, 4))
     for t in range(60):
@@ -42,7 +42,7 @@ def test_spikes_are_those_of_a_loop_over_neurons(kind: type[ALIF], recurrent: bo
 
 def test_surrogate_gradient_is_that_of_a_fast_sigmoid() -> None:
     x = torch.linspace(-2, 2, 41, dtype=torch.float64, requires_grad=True)
-    spike(x).sum().backward()
+    FastSigmoid()(x).sum().backward()
     assert x.grad is not None
     assert_close(x.grad, 1 / (1 + 10 * x.detach().abs()) ** 2)
 
@@ -76,4 +76,43 @@ def test_bad_input_is_named() -> None:
         LIF(3, 2, tau_v=-1)
     layer = LIF(3, 2)
     with pytest.raises(ValueError, match=r"state.v must have shape \(2, 2\)"):
-        layer(torch.zeros(2, 5, 3), layer.initial_state(1))
+        layer(torch.zeros(2, 5, 3), layer.cell.initial_state(1))
+
+
+@pytest.mark.parametrize("latency", [0, 1, 3])
+def test_a_neuron_is_deaf_during_its_latency_and_hears_its_echo_after_it(latency: int) -> None:
+    torch.manual_seed(0)
+    layer = ALIF(5, 4, tau_v=20.0, recurrent=True, latency=float(latency)).double()
+    x = torch.poisson(torch.full((1, 60, 5), 0.7, dtype=torch.float64))
+    with torch.no_grad():
+        layer.cell.weight.abs_().mul_(2)
+    params = layer.cell.effective_parameters()
+    assert params.b is not None and params.w_rec is not None
+    beta, p, b, w_rec = (t.detach().numpy() for t in (params.beta, params.p, params.b, params.w_rec))
+    current = (x[0] @ layer.cell.weight.mT + layer.cell.bias).detach().numpy()
+    v, a, spikes = np.zeros(4), np.zeros(4), np.zeros((60, 4))
+    for t in range(60):
+        echo = w_rec @ spikes[t - latency - 1] if t > latency else np.zeros(4)
+        for i in range(4):
+            deaf = spikes[max(0, t - latency) : t, i].any()
+            v[i] = beta[i] * v[i] + (0.0 if deaf else current[t, i] + echo[i])
+            spikes[t, i] = float(v[i] > 1.0 + b[i] * a[i])
+            v[i] *= 1.0 - spikes[t, i]
+            a[i] = p[i] * a[i] + spikes[t, i]
+    result, _ = layer(x)
+    assert 0 < spikes.sum() < spikes.size
+    np.testing.assert_array_equal(result[0].detach().numpy(), spikes)
+    first, state = layer(x[:, :13])
+    assert torch.equal(torch.cat([first, layer(x[:, 13:], state)[0]], 1), result)
+
+
+def test_gradients_flow_through_reset_and_recurrence_only_on_request() -> None:
+    def gradient(**options: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = LIF(5, 4, recurrent=True, **options)
+        layer(torch.ones(1, 30, 5) * 2)[0].sum().backward()
+        assert layer.cell.weight.grad is not None
+        return layer.cell.weight.grad
+
+    plain = gradient()
+    assert not torch.equal(plain, gradient(detach_reset=False)) and not torch.equal(plain, gradient(detach_recurrent=False))

@@ -1,0 +1,125 @@
+"""Spikes from a distance to threshold, and the slopes that learning sees in place of the step's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Surrogate = Callable[[Tensor], Tensor]
+
+
+class _Step(Function):
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(distance)
+        ctx.slope = slope
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        return grad[0] * ctx.slope(distance), None
+
+
+class _Bernoulli(Function):
+    @staticmethod
+    def forward(ctx: Any, logit: Tensor, generator: torch.Generator | None) -> Tensor:
+        probability = torch.sigmoid(logit)
+        ctx.save_for_backward(probability)
+        return torch.bernoulli(probability, generator=generator)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (probability,) = ctx.saved_tensors
+        return grad[0] * probability * (1.0 - probability), None
+
+
+def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """1 with probability ``sigmoid(logit)``, else 0; the gradient is that of the probability (straight-through).
+
+    Args:
+        logit: any shape.
+        generator: source of the random numbers; torch's global one by default.
+
+    >>> bernoulli_spike(torch.tensor([-100.0, 100.0]))
+    tensor([0., 1.])
+    """
+    spikes: Tensor = _Bernoulli.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+    return spikes
+
+
+class _SurrogateStep:
+    """A surrogate called on the distance to threshold: 1 where it is positive, in its dtype, with the gradient of :meth:`slope`."""
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        spikes: Tensor = _Step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
+        return spikes
+
+    def slope(self, distance: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FastSigmoid(_SurrogateStep):
+    r"""Slope :math:`1 / (1 + k |x|)^2`. Source: Zenke and Ganguli 2018, arXiv:1705.11146; `scale` 10 as in Blocks.
+
+    >>> FastSigmoid()(torch.tensor([-1.0, 0.0, 0.5]))
+    tensor([0., 0., 1.])
+    """
+
+    scale: float = 10.0
+
+    def slope(self, distance: Tensor) -> Tensor:
+        return 1.0 / (1.0 + self.scale * distance.abs()) ** 2
+
+
+@dataclass(frozen=True)
+class ATan(_SurrogateStep):
+    r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al. 2021, arXiv:2007.05785."""
+
+    alpha: float = 2.0
+
+    def slope(self, distance: Tensor) -> Tensor:
+        return self.alpha / 2.0 / (1.0 + (math.pi / 2.0 * self.alpha * distance) ** 2)
+
+
+@dataclass(frozen=True)
+class Boxcar(_SurrogateStep):
+    """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS 2023)."""
+
+    width: float = 1.0
+    height: float = 0.5
+
+    def slope(self, distance: Tensor) -> Tensor:
+        return self.height * (distance.abs() < self.width / 2.0).to(distance.dtype)
+
+
+@dataclass(frozen=True)
+class MultiGaussian(_SurrogateStep):
+    r"""Slope of one narrow positive and two wide negative Gaussians.
+
+    .. math:: \gamma\,[(1 + h)\,N(x; 0, \sigma) - h\,N(x; \sigma, s\sigma) - h\,N(x; -\sigma, s\sigma)]
+
+    Source: Yin, Corradi, Bohté 2021, arXiv:2103.12593; the defaults are those of Blocks' runs.
+    """
+
+    sigma: float = 0.5
+    h: float = 0.15
+    s: float = 6.0
+    gamma: float = 0.5
+
+    def slope(self, distance: Tensor) -> Tensor:
+        wide = self.s * self.sigma
+        centre = (1.0 + self.h) * _gaussian(distance, 0.0, self.sigma)
+        sides = _gaussian(distance, self.sigma, wide) + _gaussian(distance, -self.sigma, wide)
+        return self.gamma * (centre - self.h * sides)
+
+
+def _gaussian(x: Tensor, mean: float, sigma: float) -> Tensor:
+    return torch.exp(-0.5 * ((x - mean) / sigma) ** 2) / (sigma * math.sqrt(2.0 * math.pi))
