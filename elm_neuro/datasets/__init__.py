@@ -1,8 +1,41 @@
-"""Spike recordings in files and made up: SHD-format data sets and the synthetic spoken digits. Needs the extra ``data``."""
+"""Spike recordings in files and made up: SHD, SHD-Adding, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
 
+from elm_neuro.datasets._adding import SHDAdding
 from elm_neuro.datasets._binned import SHDDataset
+from elm_neuro.datasets._pairs import add_labels, fingerprint, fixed_pairs, rank_speakers, splitmix64, upstream_pairs, upstream_split
+from elm_neuro.datasets._protocols import FixedPairing, UpstreamPairing
+from elm_neuro.datasets._random import sample_key
+from elm_neuro.datasets._rasters import InputDropout, ToRaster
 from elm_neuro.datasets._recordings import SpikeRecordings, split_speakers, unseen_speakers
 from elm_neuro.datasets._shd import read_shd, write_shd
 from elm_neuro.datasets._spoken_digits import SpokenDigits
+from elm_neuro.datasets._transforms import ChannelDrop, ChannelJitter, EventDrop, PoolChannels, TimeJitter, TimeWarp
 
-__all__ = ["SHDDataset", "SpikeRecordings", "SpokenDigits", "read_shd", "split_speakers", "unseen_speakers", "write_shd"]
+__all__ = [
+    "ChannelDrop",
+    "ChannelJitter",
+    "EventDrop",
+    "FixedPairing",
+    "InputDropout",
+    "PoolChannels",
+    "SHDAdding",
+    "SHDDataset",
+    "SpikeRecordings",
+    "SpokenDigits",
+    "TimeJitter",
+    "TimeWarp",
+    "ToRaster",
+    "UpstreamPairing",
+    "add_labels",
+    "fingerprint",
+    "fixed_pairs",
+    "rank_speakers",
+    "read_shd",
+    "sample_key",
+    "split_speakers",
+    "splitmix64",
+    "unseen_speakers",
+    "upstream_pairs",
+    "upstream_split",
+    "write_shd",
+]
