@@ -24,7 +24,7 @@ LIGHTNING = {
     "predict": "class probabilities of a checkpoint for the test samples, as a table",
 }
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
-SMOKE = {"num_epochs": 2, "num_train": 120, "num_test": 60, "num_hidden": 32, "num_memory": 10}
+SMOKE = {"num_epochs": 2, "num_train": 120, "num_test": 60, "num_hidden": 32, "num_memory": 10, "num_pairs": (128, 64, 64)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many parameters, on synthetic "
         "spoken digits (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
     )
-    demo.add_argument("--task", choices=["digits"], default="digits", help="what to learn (default: digits)")
+    demo.add_argument("--task", choices=["digits", "adding"], default="digits", help="name the digit, or add two (default: digits)")
     demo.add_argument("--train-file", metavar="F", help="SHD-format file of training samples, in place of synthetic ones")
     demo.add_argument("--test-file", metavar="F", help="SHD-format file of test samples")
     demo.add_argument("--data-dir", metavar="DIR", help="folder with SHD/shd_train.h5 and SHD/shd_test.h5, or with both files directly")
@@ -180,7 +180,7 @@ def _settings(options: argparse.Namespace, parser: argparse.ArgumentParser) -> D
         parser.error("--test-file needs --train-file")
     if held_out and (test or not train):
         parser.error("--held-out-speakers goes with a --train-file that has no test file beside it")
-    if train and not test and not held_out:
+    if train and not test and not held_out and options.task == "digits":
         parser.error("--train-file needs --test-file, or --held-out-speakers to test on")
     if options.epochs is not None and options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")
@@ -190,9 +190,11 @@ def _settings(options: argparse.Namespace, parser: argparse.ArgumentParser) -> D
         if path and not os.path.isfile(path):
             raise FileNotFoundError(f"{path} must be an SHD-format HDF5 file, but there is no such file")
 
-    from elm_neuro.training._demo import DemoSettings
+    from elm_neuro.training._demo import ADDING_SETTINGS, DemoSettings
 
-    changes: dict[str, Any] = {**(SMOKE if options.smoke else {}), **({} if options.epochs is None else {"num_epochs": options.epochs})}
+    changes: dict[str, Any] = {**(ADDING_SETTINGS if options.task == "adding" else {}), **(SMOKE if options.smoke else {})}
+    if options.epochs is not None:
+        changes["num_epochs"] = options.epochs
     seeds = tuple(dict.fromkeys(options.seeds))
     return DemoSettings(train_file=train, test_file=test, held_out=held_out, seeds=seeds, cache_dir=options.cache_dir, **changes)
 

@@ -5,6 +5,7 @@ Every function returns a matplotlib Figure that belongs to nobody else: no pyplo
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -240,6 +241,95 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
     handles += [Line2D([], [], color=INK, linestyle=":", linewidth=0.9)]
     labels = [*histories, "validation", "training", "majority class"]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
+    return figure
+
+
+@_styled
+def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None) -> Figure:
+    """How often each class is given each answer, as shares of the class; shares of at least a twentieth in numbers.
+
+    Args:
+        counts: samples by class (row) and answer (column), (num_classes, num_classes).
+        names: of the classes; None numbers them.
+
+    Raises:
+        ValueError: `counts` is not square, or there are not as many names.
+    """
+    matrix = _array(counts)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"counts must have shape (num_classes, num_classes), got {matrix.shape}")
+    num = len(matrix)
+    labels = [str(i) for i in range(num)] if names is None else list(names)
+    if len(labels) != num:
+        raise ValueError(f"names must be one per class, {num}, got {len(labels)}")
+    of_class = matrix.sum(1, keepdims=True)
+    share = matrix / np.maximum(of_class, 1)
+    side = min(6.4, 1.6 + 0.26 * num)
+    figure = Figure(figsize=(side + 0.8, side))
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    for row, column in zip(*np.nonzero(share >= 0.05), strict=True):
+        value = share[row, column]
+        colour = "white" if value > 0.55 else INK
+        axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=min(7.0, 120 / num), color=colour)
+    rotation = 90 if max(map(len, labels)) > 2 else 0
+    axis.set_xticks(range(num), labels, rotation=rotation)
+    axis.set_yticks(range(num), labels)
+    axis.tick_params(length=0, labelsize=7)
+    axis.spines[:].set_visible(False)
+    axis.set(xlabel="answer", ylabel="class")
+    bar = figure.colorbar(image, ax=axis, shrink=0.6, pad=0.02, aspect=22, format=PercentFormatter(1.0))
+    bar.set_label("share of the class")
+    bar.outline.set_visible(False)
+    right = np.trace(matrix) / max(matrix.sum(), 1)
+    axis.set_title(f"{100 * right:.1f} % of {int(matrix.sum()):,} samples right")
+    return figure
+
+
+@_styled
+def accuracies(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], *, xlabel: str, majority: float | None = None, log: bool = True
+) -> Figure:
+    """Accuracy of several networks against a setting, one panel a part of the data, as in figure 5 of the paper.
+
+    Args:
+        panels: for each panel, by its title, for each network its points (setting, mean, half width of the interval or NaN), drawn in the
+            order of the setting.
+        xlabel: the setting and its unit.
+        majority: accuracy of the best constant answer.
+        log: whether the setting is drawn on a log axis.
+
+    Raises:
+        ValueError: there is no panel, or a panel without a network.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError(f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in {[*panels]}")
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    figure = Figure(figsize=(max(3.6, 2.3 * len(panels)), 3.1))
+    for axis, letter, (title, lines) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], "abcdefgh", panels.items(), strict=False):
+        for name, points in lines.items():
+            x, mean, half = np.array(sorted(points), dtype=float).T
+            colour = PALETTE[names.index(name) % len(PALETTE)]
+            axis.errorbar(x, mean, yerr=np.nan_to_num(half), color=colour, marker="o", markersize=3.2, linewidth=1.3, elinewidth=0.8, capsize=2)
+        if majority is not None:
+            axis.axhline(majority, color=INK, linewidth=0.9, linestyle=":")
+        axis.set_ylim(0, 1)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if log:
+            axis.set_xscale("log")
+            settings = sorted({point[0] for points in lines.values() for point in points})
+            axis.set_xticks(settings if len(settings) <= 5 else settings[:: math.ceil(len(settings) / 5)])
+            axis.set_xticks([], minor=True)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_xlabel(xlabel)
+        axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        _label(axis, letter, title)
+    figure.axes[0].set_ylabel("accuracy")
+    handles = [Line2D([], [], color=PALETTE[i % len(PALETTE)], marker="o", markersize=3.2) for i in range(len(names))]
+    if majority is not None:
+        handles.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=":"))
+    labels = names if majority is None else [*names, "majority class"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), columnspacing=1.2)
     return figure
 
 

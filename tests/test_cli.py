@@ -24,7 +24,7 @@ from elm_neuro.datasets import SpikeRecordings, write_shd
 from elm_neuro.training import _demo
 from elm_neuro.training._quiet import without_advice
 
-FIGURES = {f"{name}.{kind}" for name in ("rasters", "neuron", "timescales", "learning_curve") for kind in ("png", "pdf")}
+FIGURES = {f"{name}.{kind}" for name in ("rasters", "neuron", "timescales", "learning_curve", "confusion") for kind in ("png", "pdf")}
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +154,38 @@ def test_a_recipe_trains_resumes_tests_and_predicts(
     np.testing.assert_allclose(table[:, 2:].sum(1), 1.0, rtol=1e-4)
 
 
+def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--smoke", "--task", "adding", "--train-file", str(train_file), "--held-out-speakers", "2", "--report", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["data"]["name"] == "sums of two digits of mine.h5"
+    assert metrics["data"]["samples"] == {"train": 128, "valid": 64, "test": 64}
+    assert metrics["data"]["speakers"]["test only"] == [2] and len(metrics["data"]["speakers"]["train"]) == 2
+    assert all(len(metrics["fingerprints"][part]) == 64 for part in ("train", "valid", "test"))
+    (run,) = metrics["networks"]["LIF + ELM"]["runs"]
+    assert run["speakers"] == {"2": {"accuracy": pytest.approx(run["test"]["accuracy"]), "samples": 64}}
+    report = (tmp_path / "report.md").read_text()
+    assert f"The most frequent sum alone scores {100 * metrics['majority']:.1f} %" in report
+    assert FIGURES <= {path.name for path in tmp_path.iterdir()}
+    assert "Test accuracy on sums of two digits of mine.h5" in capsys.readouterr().out
+
+
+def test_a_recipe_of_adding_trains_prints_its_lists_and_reports_each_speaker(
+    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    files = [f"--data.train_file={train_file}", "--data.test_file=null", "--trainer.accelerator=cpu", "--data.num_pairs=[16,8,8]"]
+    small = ["--model.network.hidden_size=4", "--data.binning.bin_ms=50", "--data.batch_size=4", "--trainer.enable_progress_bar=false"]
+    assert main(["fit", "--config", "shd_adding_lstm", *files, *small, "--trainer.max_epochs=2"]) == 0
+    assert "train list of 16 pairs: fingerprint " in caplog.text
+    assert main(["test", "--config", "shd_adding_lstm", *files, *small, "--ckpt_path", "runs/shd_adding_lstm/best.ckpt"]) == 0
+    report = json.loads((tmp_path / "runs" / "shd_adding_lstm" / "test" / "evaluation.json").read_text())
+    best = torch.load(tmp_path / "runs" / "shd_adding_lstm" / "best.ckpt", weights_only=True)
+    assert report["checkpoint"] == "runs/shd_adding_lstm/best.ckpt"
+    assert sum(map(sum, report["confusion"])) == 8
+    assert {"train", "valid"} <= set(best["SHDAddingDataModule"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -161,7 +193,7 @@ def test_a_recipe_trains_resumes_tests_and_predicts(
         (["demo", "--smoke", "--train-file", "text.h5", "--held-out-speakers", "2"], "text.h5 must be a whole HDF5 file in the layout of SHD"),
         (["demo", "--smoke", "--report", "text.h5/report"], "--report must be a folder that can be written, got text.h5/report"),
         (["demo", "--data-dir", "."], "--data-dir must hold shd_train.h5 and shd_test.h5"),
-        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes shd_branch_elm, shd_elm, spoken_digits_mixed, got unknown"),
+        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes shd_adding_branch_elm, "),
         (["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"], "path must name an SHD-format HDF5 file, got SHD/shd_train.h5"),
     ],
 )

@@ -57,7 +57,33 @@ def learning_curves() -> Figure:
     return plotting.learning_curves({"LIF + ELM": runs, "LIF only": runs[:1]}, majority=0.05)
 
 
-FIGURES = [rasters, workings, branch_workings, timescales, learning_curves]
+def points(level: float) -> list[tuple[float, float, float]]:
+    return [(bin_ms, level - 0.002 * bin_ms, 0.03) for bin_ms in (1, 2, 4, 6, 8, 10, 20, 50, 100)]
+
+
+@functools.cache
+def confusion_matrix(num_classes: int = 19) -> Figure:
+    counts = np.random.default_rng(0).integers(0, 20, (num_classes, num_classes)) + 80 * np.eye(num_classes, dtype=int)
+    return plotting.confusion_matrix(counts)
+
+
+@functools.cache
+def named_confusion_matrix() -> Figure:
+    return plotting.confusion_matrix(np.eye(5), names=["null", "eins", "zwei", "sieben", "fünf"])
+
+
+@functools.cache
+def accuracies() -> Figure:
+    lines = {"ELM": points(0.9), "Branch-ELM": points(0.85), "LSTM": points(0.6), "LIF": points(0.3)}
+    return plotting.accuracies(dict.fromkeys(("training", "validation", "test"), lines), xlabel="bin (ms)", majority=0.1)
+
+
+@functools.cache
+def one_panel() -> Figure:
+    return plotting.accuracies({"test": {"ELM": [(10.0, 0.5, float("nan")), (5.0, 0.4, 0.1)]}}, xlabel="memory units (number)")
+
+
+FIGURES = [rasters, workings, branch_workings, timescales, learning_curves, confusion_matrix, named_confusion_matrix, accuracies, one_panel]
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -91,7 +117,7 @@ def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) 
 @pytest.mark.parametrize("draw", FIGURES)
 def test_axes_name_what_they_show(draw: Callable[[], Figure]) -> None:
     labels = [label for axis in draw().axes for label in (axis.get_xlabel(), axis.get_ylabel()) if label]
-    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch"))
+    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units"))
 
 
 def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:
@@ -117,6 +143,18 @@ def test_branches_have_their_own_panel_where_they_sum_synapses() -> None:
     assert len(branch_workings().axes) == 6
 
 
+def test_a_confusion_matrix_shows_shares_of_each_class_and_an_empty_class_as_nothing() -> None:
+    figure = plotting.confusion_matrix(np.array([[3, 1, 0], [0, 0, 0], [0, 97, 3]]))
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.75, 0.25, 0], [0, 0, 0], [0, 0.97, 0.03]])
+    assert {(text.get_position(), text.get_text()) for text in figure.axes[0].texts} == {((0, 0), "75"), ((1, 0), "25"), ((1, 2), "97")}
+    assert figure.axes[0].get_title(loc="left") == "5.8 % of 104 samples right"
+
+
+def test_accuracies_are_drawn_in_the_order_of_the_setting() -> None:
+    line = one_panel().axes[0].lines[0]
+    assert [*zip(*line.get_data(), strict=True)] == [(5.0, 0.4), (10.0, 0.5)]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="inputs, hidden and titles must be as many, at least one, got 1, 2 and 1"):
         plotting.rasters([spikes()], [spikes()] * 2, delta_t=1.0, titles=["one"])
@@ -127,6 +165,12 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.timescales(TAUS, TAUS[:3])
     with pytest.raises(ValueError, match="histories must hold at least one run of each network"):
         plotting.learning_curves({"none": []}, majority=0.1)
+    with pytest.raises(ValueError, match=r"counts must have shape \(num_classes, num_classes\), got \(2, 3\)"):
+        plotting.confusion_matrix(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="names must be one per class, 2, got 1"):
+        plotting.confusion_matrix(np.zeros((2, 2)), names=["one"])
+    with pytest.raises(ValueError, match="panels must hold at least one network each"):
+        plotting.accuracies({"test": {}}, xlabel="bin (ms)")
     with pytest.raises(OSError, match="No such file or directory"):
         plotting.save(timescales(), "/nonexistent/figure")
 

@@ -163,6 +163,11 @@ class SHDAdding(Dataset[PairItem]):
             self._epoch.fill_(epoch)
 
     @property
+    def digits(self) -> NDArray[np.int64]:
+        """Indices in `recordings` of all digits that pairs are drawn from, (num_digits,), in the order of the file."""
+        return self._digits
+
+    @property
     def pairs(self) -> NDArray[np.int64]:
         """Indices in `recordings` of both digits of each item of this epoch, (num_items, 2)."""
         epoch = self.epoch

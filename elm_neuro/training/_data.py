@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
 
@@ -153,7 +153,7 @@ class SHDDataModule(LightningDataModule):
         """Test batches."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: SHDDataset, sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
+    def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

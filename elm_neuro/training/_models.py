@@ -88,34 +88,43 @@ class SpikingNetwork(SequenceClassifier):
 
 
 class LeakyReadout(nn.Module):
-    r"""Leaky integrators without spikes whose membranes are averaged over time: the readout of a LIF-only network.
+    r"""Leaky integrators without spikes whose membranes are averaged over time, or read at its end: the readout of a LIF-only network.
 
-    :math:`v_t = \beta v_{t-1} + (1 - \beta)(W s_t + bias)` and :math:`y = \frac1T \sum_t v_t`. Blocks (Taylor, King, Harper,
-    NeurIPS 2023) sums :math:`v_t` and leaves out the factors :math:`1 - \beta` and :math:`1/T`; they keep the logits near one.
-    The sum of a geometric series replaces the loop: step t counts :math:`1 - \beta^{T-t}`, t from 0.
+    :math:`v_t = \beta v_{t-1} + (1 - \beta)(W s_t + bias)` and :math:`y = \frac1T \sum_t v_t` or :math:`y = v_{T-1}`. Blocks (Taylor, King,
+    Harper, NeurIPS 2023) sums :math:`v_t` and leaves out the factors :math:`1 - \beta` and :math:`1/T`; they keep the logits near one.
+    A closed form replaces the loop: step t counts :math:`(1 - \beta^{T-t}) / T`, or :math:`(1 - \beta) \beta^{T-1-t}`, t from 0.
 
     Args:
         input_size: number of inputs.
         output_size: number of integrators.
         delta_t: time step in ms.
         tau_v: initial time constant in ms, trained.
+        readout: "mean" or "last".
 
     Shapes: spikes (batch, time, input_size); returns (batch, output_size).
+
+    Raises:
+        ValueError: `readout` is neither.
 
     >>> LeakyReadout(3, 2, delta_t=10.0, tau_v=20.0)(torch.zeros(4, 5, 3)).shape
     torch.Size([4, 2])
     """
 
-    def __init__(self, input_size: int, output_size: int, *, delta_t: float, tau_v: float) -> None:
+    def __init__(self, input_size: int, output_size: int, *, delta_t: float, tau_v: float, readout: str = "mean") -> None:
         super().__init__()
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {list(READOUTS)}, got {readout!r}")
+        self.readout = readout
         self.linear = nn.Linear(input_size, output_size)
         self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
 
     def forward(self, spikes: Tensor) -> Tensor:
         num_steps = spikes.shape[1]
         left = torch.arange(num_steps, 0, -1, device=spikes.device)
-        share = 1.0 - self.beta.clamp(0.001, 0.999) ** left[:, None]  # (time, output_size)
-        logits: Tensor = (self.linear(spikes) * share).mean(1)
+        beta = self.beta.clamp(0.001, 0.999)
+        mean = self.readout == "mean"
+        share = (1.0 - beta ** left[:, None]) / num_steps if mean else (1.0 - beta) * beta ** (left[:, None] - 1)  # (time, output_size)
+        logits: Tensor = (self.linear(spikes) * share).sum(1)
         return logits
 
 

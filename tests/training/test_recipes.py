@@ -8,14 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from elm_neuro import training
 from elm_neuro.cli import recipes
-from elm_neuro.training import SHDDataModule, SpikeClassification, SpikingNetwork, SpokenDigitsDataModule, num_parameters
+from elm_neuro.training import (
+    SHDAddingDataModule,
+    SHDDataModule,
+    SpikeClassification,
+    SpikingNetwork,
+    SpokenDigitsDataModule,
+    num_parameters,
+)
 from elm_neuro.training._demo import MIXED, TUNED, DemoSettings, build, data_module
 
 RECIPES = Path(training.__file__).parent / "recipes"
+SHD = {"shd_elm": 182_420, "shd_branch_elm": 65_920, "shd_lstm": 957_020, "shd_lif": 51_195}
+ADDING = {"shd_adding_elm": 182_319, "shd_adding_branch_elm": 65_819, "shd_adding_lstm": 956_769, "shd_adding_lif": 51_128}
+FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
 
 @pytest.fixture
@@ -31,24 +42,58 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_recipe_is_listed() -> None:
-    assert set(recipes()) == {path.stem for path in RECIPES.glob("*.yaml")} == {"shd_elm", "shd_branch_elm", "spoken_digits_mixed"}
+    assert set(recipes()) == {path.stem for path in RECIPES.glob("*.yaml")} == {*SHD, *ADDING, "spoken_digits_mixed"}
     assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
 
 
-@pytest.mark.parametrize(("name", "count", "published"), [("shd_elm", 182_420, 186_000), ("shd_branch_elm", 65_920, 67_000)])
-def test_shd_recipes_build_the_papers_neurons(load: Any, name: str, count: int, published: int) -> None:
+@pytest.mark.parametrize("name", [*SHD, *ADDING])
+def test_shd_recipes_train_as_the_paper_does(load: Any, name: str) -> None:
+    cli, adding, count = load(name), name in ADDING, (SHD | ADDING)[name]
+    assert num_parameters(cli.model.network) == count
+    assert count == pytest.approx(FIGURE_5[name.removeprefix("shd_").removeprefix("adding_")], rel=0.025)
+    lif = name.endswith("lif")
+    model = (cli.model.optimizer, cli.model.learning_rate, cli.model.input_dropout, cli.model.spike_l1)
+    assert model == (("adamax", 2e-3, 0.0, 0.01) if lif else ("adamax", 5e-3, 0.5, 0.0))
+    data = cli.datamodule
+    assert (cli.trainer.max_epochs, data.batch_size, data.binning.bin_ms, data.binning.duration_ms) == (70, 8, 10.0, 1000.0)
+    assert isinstance(data, SHDAddingDataModule) == adding
+    if adding:
+        assert (data.num_pairs, data.pairing, data.speakers, data.seed) == ((2000 * 8, 2048, 4096), "fixed", "all", 0)
+    assert cli.model.network(torch.zeros(2, 3, 700)).shape == (2, 19 if adding else 20)
+    kinds = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    assert "TestReport" in kinds
+    best, last = (callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint))
+    assert (best.monitor, best.mode, best.filename, last.filename) == ("valid/accuracy", "max", "best", "last")
+    assert best.dirpath == last.dirpath and Path(str(best.dirpath)).name == name
+    assert cli.trainer.logger.name == name
+
+
+@pytest.mark.parametrize("name", ["shd_elm", "shd_branch_elm", "shd_adding_elm", "shd_adding_branch_elm"])
+def test_elm_recipes_build_the_papers_neurons(load: Any, name: str) -> None:
     cli = load(name)
     network, config = cli.model.network, cli.model.network.neuron.config
-    assert num_parameters(network) == count
-    assert count == pytest.approx(published, rel=0.02)  # figure 5
     assert (config.num_memory, config.lambda_, config.delta_t, config.tau_s) == (100, 5.0, 10.0, 5.0)
     assert (config.tau_m_init, config.tau_m_bounds, config.tau_m_spacing) == ((1.0, 150.0), (0.0, 1000.0), "linear")
     torch.testing.assert_close(network.neuron.tau_m.diff(), torch.full((99,), 149 / 99), rtol=1e-3, atol=1e-3)
-    assert (cli.model.optimizer, cli.model.learning_rate, cli.model.input_dropout) == ("adamax", 5e-3, 0.5)
-    assert (cli.trainer.max_epochs, cli.datamodule.batch_size, cli.datamodule.binning.bin_ms) == (70, 8, 10.0)
+    assert config.learn_w_s == ("branch" in name)
     assert network.readout == "last"
-    assert math.isclose(cli.datamodule.valid, 0.2)
-    assert network(torch.zeros(2, 3, 700)).shape == (2, 20)
+
+
+@pytest.mark.parametrize("name", ["shd_lstm", "shd_adding_lstm"])
+def test_lstm_recipes_build_the_papers_lstm(load: Any, name: str) -> None:
+    network = load(name).model.network
+    assert (network.lstm.hidden_size, network.recurrent_dropout, network.timescales, network.delta_t) == (250, 0.3, None, 10.0)
+
+
+@pytest.mark.parametrize("name", ["shd_lif", "shd_adding_lif"])
+def test_lif_recipes_train_membranes_and_fed_back_spikes(load: Any, name: str) -> None:
+    cell = load(name).model.network.hidden.cell
+    assert (cell.delta_t, cell.detach_recurrent, cell.adaptive) == (10.0, False, False)
+    assert cell.beta.requires_grad and cell.bias.requires_grad and cell.w_rec.requires_grad
+
+
+def test_a_fifth_of_shd_validates(load: Any) -> None:
+    assert all(math.isclose(load(name).datamodule.valid, 0.2) for name in SHD)
 
 
 def test_branches_of_the_shd_recipe_draw_every_input_several_times(load: Any) -> None:

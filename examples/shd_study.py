@@ -1,0 +1,279 @@
+"""Compare ELM, Branch-ELM, LSTM and LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the ablations of the paper's figure 5.
+
+    python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding --updates 140000
+    python examples/shd_study.py --bins 10 20 50 --seeds 0 1 2 --updates 500 --minutes 60     # synthetic digits, what fits in an hour
+    python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
+    python examples/shd_study.py --smoke
+
+Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what is done in
+STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and several processes may share
+it. --updates is part of the study: another number begins another study in the same file. The best checkpoint on validation is tested.
+Written to STUDY, the folder --out: bins.md and bins.csv (the paper's tables S8 and S9), bins.png/pdf (figures 5 b-d and S4),
+ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of --bins, the paper's is 2).
+Needs the extras data, train and study. Without files the digits are synthetic: their accuracies say nothing about SHD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import math
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import optuna
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+
+from elm_neuro import ELM, LIF, BranchELM, plotting
+from elm_neuro.datasets import SpokenDigits
+from elm_neuro.training import (
+    Binning,
+    LSTMClassifier,
+    RecurrentLIFClassifier,
+    SequenceClassifier,
+    SHDAddingDataModule,
+    SHDDataModule,
+    SpikeClassification,
+    SpokenDigitsDataModule,
+    num_parameters,
+    seed_interval,
+)
+from elm_neuro.training._quiet import quiet
+
+MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
+PAPER = ["elm", "branch_elm", "lstm", "lif"]
+PARTS = {"train": "training", "valid": "validation", "test": "test", "seen": "seen speakers", "unseen": "unseen speakers"}
+ABLATIONS: dict[str, dict[str, list[Any]]] = {
+    "memory": {"num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
+    "timescales": {"tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0]},  # figure 5f: the longest initial time constant in ms
+}
+UNITS = {"bin_ms": "bin (ms)", "num_memory": "memory units", "tau_m_high": r"longest initial $\tau_m$ (ms)"}
+
+
+def network(model: str, *, num_channels: int, num_classes: int, bin_ms: float, num_memory: int = 100, tau_m_high: float = 150.0) -> torch.nn.Module:
+    """A network at the paper's size, as in the recipes shd_* and shd_adding_*."""
+    elm: dict[str, Any] = {
+        "num_memory": num_memory,
+        "delta_t": bin_ms,
+        "tau_m_init": (1.0, tau_m_high),
+        "tau_m_spacing": "linear",
+        "tau_m_bounds": (0.0, max(1000.0, 2 * tau_m_high)),
+    }
+    if model == "elm":
+        return SequenceClassifier(ELM(num_channels, num_classes, learn_w_s=False, **elm))
+    if model == "branch_elm":
+        branches = {"num_branch": 100, "num_synapse_per_branch": math.ceil(num_channels / 20), "routing": "random"}
+        return SequenceClassifier(BranchELM(num_channels, num_classes, **branches, **elm))
+    if model == "lif":
+        hidden = LIF(num_channels, 65, delta_t=bin_ms, tau_v=20.0, recurrent=True, detach_recurrent=False)
+        return RecurrentLIFClassifier(hidden, output_size=num_classes)
+    timescales = (2 * bin_ms, max(2000.0, 4 * bin_ms)) if model == "chrono_lstm" else None
+    return LSTMClassifier(num_channels, num_classes, 250, recurrent_dropout=0.3, timescales=timescales, delta_t=bin_ms)
+
+
+def data_module(args: argparse.Namespace, bin_ms: float) -> SHDDataModule:
+    binning = Binning(bin_ms=bin_ms, pool=args.pool)
+    train, test = args.train_file, args.test_file
+    if args.task == "adding":
+        digits = [SpokenDigits(split, num, 0, args.cache_dir) for split, num in zip(("train", "test"), args.digits, strict=True)]
+        source, target = (train, test) if train else digits
+        pairs = (args.updates * args.batch_size // args.epochs, *args.eval_pairs)
+        return SHDAddingDataModule(source, target, held_out=args.held_out, num_pairs=pairs, binning=binning, batch_size=args.batch_size)
+    valid = args.valid_speakers or 0.2
+    if train:
+        return SHDDataModule(train, test, held_out=args.held_out, valid=valid, binning=binning, batch_size=args.batch_size)
+    num_train, num_test = args.digits
+    options: dict[str, Any] = {"valid": valid, "binning": binning, "batch_size": args.batch_size}
+    return SpokenDigitsDataModule(num_train=num_train, num_test=num_test, cache_dir=args.cache_dir, **options)
+
+
+def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **changes: Any) -> dict[str, float]:
+    """Train one point of the grid for `args.updates` updates, and test its best checkpoint on validation."""
+    lightning.seed_everything(seed, verbose=False)
+    data = data_module(args, bin_ms)
+    classes = 19 if args.task == "adding" else 20
+    net = network(model, num_channels=data.num_channels, num_classes=classes, bin_ms=bin_ms, **changes)
+    spiking = model == "lif"
+    options: dict[str, Any] = {"learning_rate": 2e-3, "spike_l1": 0.01} if spiking else {"learning_rate": 5e-3, "input_dropout": 0.5}
+    module = SpikeClassification(net, num_classes=classes, optimizer="adamax", seed=seed, **options)
+    start = time.perf_counter()
+    every = max(1, args.updates // args.epochs)  # updates from one validation to the next, whatever the size of an epoch
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        best = ModelCheckpoint(folder, "best", monitor="valid/accuracy", mode="max", save_on_train_epoch_end=False)
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_steps=args.updates,
+            val_check_interval=every,
+            check_val_every_n_epoch=None,
+            callbacks=[best],
+            logger=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, datamodule=data)
+        trained = float(trainer.callback_metrics.get("train/accuracy", math.nan))
+        test = trainer.test(module, datamodule=data, ckpt_path="best", verbose=False, weights_only=True)[0]
+        validation = float(best.best_model_score) if best.best_model_score is not None else math.nan
+    found = {"train": trained, "valid": validation, "test": test["test/accuracy"], "majority": test["test/majority"]}
+    found |= {group: test[f"test/accuracy_{group}"] for group in ("seen", "unseen") if f"test/accuracy_{group}" in test}
+    return found | {"parameters": num_parameters(net), "seconds": round(time.perf_counter() - start, 1)}
+
+
+def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
+    """Name and search space of each study: the comparison, and each ablation of the ELM neuron."""
+    seeds, bins = {"seed": args.seeds}, {"bin_ms": args.bins}
+    found: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
+    return found | {f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds} for name in args.ablations}
+
+
+def search(args: argparse.Namespace, name: str, space: dict[str, list[Any]], deadline: float, console: Console) -> optuna.Study:
+    """Train what is not done yet of a grid, one point after another, until it is full or the time is up."""
+    data = f"{args.train_file}, {args.test_file}, held out {args.held_out}" if args.train_file else f"synthetic digits {args.digits}"
+    settings = f"{args.task}, {args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times, {data}"
+    sampler = optuna.samplers.GridSampler(space, seed=0)
+    study = optuna.create_study(
+        study_name=f"{name}: {settings}", storage=f"sqlite:///{args.out / 'study.db'}", sampler=sampler, direction="maximize", load_if_exists=True
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        point = {axis: trial.suggest_categorical(axis, values) for axis, values in space.items()}
+        found = train(args, **point)
+        for part, value in found.items():
+            trial.set_user_attr(part, value)
+        words = ", ".join(f"{axis} {value}" for axis, value in point.items())
+        console.print(f"{words}: test {found['test']:.1%}, validation {found['valid']:.1%}, {found['seconds']:.0f} s", highlight=False)
+        return found["test"]
+
+    again(study)
+    total = math.prod(map(len, space.values()))
+    while len(rows(study, space)) < total:
+        if time.monotonic() > deadline:
+            console.print(f"{name}: the time is up with {len(rows(study, space))} of {total} points; the same command goes on", highlight=False)
+            break
+        study.optimize(objective, n_trials=1)
+    return study
+
+
+def again(study: optuna.Study) -> None:
+    """Put points that failed, for example by Ctrl-C, back into the queue: Optuna's GridSampler takes them for visited."""
+    state = optuna.trial.TrialState
+    trials = study.get_trials(deepcopy=False)
+    waits = {trial.system_attrs.get("grid_id") for trial in trials if trial.state in (state.COMPLETE, state.WAITING)}
+    for trial in trials:
+        if trial.state == state.FAIL and trial.system_attrs.get("grid_id") not in waits:
+            study.add_trial(optuna.trial.create_trial(state=state.WAITING, system_attrs=trial.system_attrs))
+            waits.add(trial.system_attrs.get("grid_id"))
+
+
+def rows(study: optuna.Study, space: dict[str, list[Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What is done of a grid: each point, (value of each axis), with its figures."""
+    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    found = {tuple(trial.params[axis] for axis in space): {**trial.user_attrs, **trial.params} for trial in done}
+    return {point: found[point] for point in product(space) if point in found}
+
+
+def product(space: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
+    return list(itertools.product(*space.values()))
+
+
+def by_setting(found: list[dict[str, Any]], axis: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """The runs of each (model, setting), one a seed."""
+    groups = defaultdict(list)
+    for run in found:
+        groups[run["model"], run[axis]].append(run)
+    return dict(groups)
+
+
+def write(args: argparse.Namespace, name: str, axis: str, found: list[dict[str, Any]], console: Console) -> None:
+    """Table and figure of one study: mean and 95 % t interval over the seeds."""
+    groups = by_setting(found, axis)
+    parts = {part: title for part, title in PARTS.items() if any(part in run for run in found)}
+    majority = max(run["majority"] for run in found)
+    header = ["model", axis, "parameters", "seeds", *parts.values()]
+    table = []
+    for (model, setting), runs in groups.items():
+        cells = [str(seed_interval([run[part] for run in runs if part in run])) if any(part in run for run in runs) else "–" for part in parts]
+        table.append([MODELS[model], f"{setting:g}", f"{runs[0]['parameters']:,}", str(len(runs)), *cells])
+    table.append(["majority class", *["–"] * 3, *(f"{100 * majority:.1f} %" if part == "test" else "–" for part in parts)])
+    source = f"{args.train_file}" if args.train_file else "synthetic digits, which say nothing about SHD"
+    what = f"{'SHD-Adding' if args.task == 'adding' else 'SHD'} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * 3 + ["---:"] * (len(header) - 3), *table)]
+    note = "Mean and 95 % t interval over the seeds; best checkpoint on validation."
+    (args.out / f"{name}.md").write_text(f"# {what}\n\n{note}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    columns = sorted({column for run in found for column in run})
+    with (args.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(found)
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for part, title in list(parts.items())[:3] if name == "bins" else [("test", "test")]:
+        lines_of: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for (model, setting), runs in groups.items():
+            lines_of[MODELS[model]].append((setting, *seed_interval([run[part] for run in runs])))
+        panels[title] = dict(lines_of)
+    plotting.save(plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority), args.out / name)
+    shown = Table(*header, title=what, title_justify="left")
+    for line in table:
+        shown.add_row(*line)
+    console.print(shown)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=["shd", "adding"], default="shd")
+    parser.add_argument("--train-file", type=Path, help="SHD-format file; synthetic digits by default")
+    parser.add_argument("--test-file", type=Path, help="SHD-format file; without it speakers of --train-file are held out")
+    parser.add_argument("--held-out", type=int, nargs="+", help="speakers of --train-file who only test, where there is no --test-file")
+    parser.add_argument("--valid-speakers", type=int, nargs="+", help="speakers who only validate, of --task shd; default: a fifth of the samples")
+    parser.add_argument("--models", choices=list(MODELS), nargs="*", default=PAPER, help="networks to compare; none runs the ablations only")
+    parser.add_argument("--ablations", choices=list(ABLATIONS), nargs="*", default=[], help="of the ELM neuron, as in figure 5 e and f")
+    parser.add_argument("--bins", type=float, nargs="+", default=[10.0], metavar="MS", help="the paper's: 1 2 4 6 8 10 20 50 100")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the paper has 5")
+    parser.add_argument("--updates", type=int, default=1000, help="of the weights, for each point; the paper's: 56980 (SHD), 140000 (adding)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further point after so long")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--pool", type=int, default=1, help="neighbouring channels that become one; the paper has none")
+    parser.add_argument("--epochs", type=int, default=10, help="how often to validate; the paper has 70")
+    parser.add_argument("--eval-pairs", type=int, nargs=2, default=[2048, 4096], metavar=("VALID", "TEST"), help="pairs of --task adding")
+    parser.add_argument("--digits", type=int, nargs=2, default=[1440, 720], metavar=("TRAIN", "TEST"), help="synthetic digits")
+    parser.add_argument("--cache-dir", help="folder of the synthetic digits")
+    parser.add_argument("--out", type=Path, default=Path("runs/shd_study"), help="folder of the study")
+    parser.add_argument("--smoke", action="store_true", help="small, in seconds; the accuracies mean nothing")
+    args = parser.parse_args()
+    if args.smoke:
+        args.updates, args.epochs, args.pool, args.seeds, args.bins = 4, 2, 35, args.seeds[:2], [50.0]
+        args.digits, args.eval_pairs, args.models = [120, 60], [16, 16], args.models and ["elm", "lif"]
+    if min(args.updates, args.epochs, args.batch_size, args.pool, *args.bins, *args.digits, *args.eval_pairs) <= 0 or args.epochs > args.updates:
+        parser.error("--updates must be at least --epochs, and every size above 0")
+    if args.train_file and not args.test_file and not args.held_out and args.task == "shd":
+        parser.error("--train-file needs --test-file, or --held-out speakers to test on")
+    if args.train_file and not args.train_file.is_file():
+        parser.error(f"--train-file must be an SHD-format file, got {args.train_file}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=max(120, Console().width))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    deadline = time.monotonic() + 60 * args.minutes
+    for name, space in grids(args).items():
+        study = search(args, name, space, deadline, console)
+        if found := list(rows(study, space).values()):
+            axis = "bin_ms" if name == "bins" else next(iter(ABLATIONS[name.removeprefix("ablation_")]))
+            write(args, name, axis, found, console)
+
+
+if __name__ == "__main__":
+    main()
