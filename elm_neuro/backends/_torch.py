@@ -19,13 +19,6 @@ from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
-    if torch.compiler.is_compiling():  # tracing would unroll the loop over time; as a decorator, disable would import the compiler
-        untraced: tuple[Tensor, ELMState] = torch.compiler.disable(_scan)(x, params, state, lengths)
-        return untraced
-    return _scan(x, params, state, lengths)
-
-
-def _scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None) -> tuple[Tensor, ELMState]:
     if x.shape[1] == 0:
         return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
     if lengths is not None:
