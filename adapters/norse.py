@@ -107,11 +107,13 @@ class _Face(torch.nn.Module, Generic[State]):
                 if self.time_axes and dims and part.ndim > len(size) and part.shape[0] == x.shape[0] != dims[0]:
                     message += "; the state's batch is the first axis of x: x must be time first, [T, *batch, features]"
                 raise ValueError(message)
-            parts.append(part.reshape(flat + size))
+            parts.append(part if len(dims) == 1 else part.reshape(flat + size))
         return self._named(parts)
 
     def _split(self, state: State, dims: tuple[int, ...]) -> State:
         """`state` of one batch axis with the batch dimensions `dims`."""
+        if len(dims) == 1:
+            return state
         parts: Iterable[Tensor] = state
         return self._named(part.reshape(dims + size) for part, size in zip(parts, self._sizes, strict=True))
 
@@ -148,8 +150,9 @@ class _Face(torch.nn.Module, Generic[State]):
 class _Cell(_Face[State]):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         dims = self._batch_dims(x)
-        out, after = self._run(x.reshape(math.prod(dims), self.input_size), self._joined(state, dims, x), one_step=True)
-        return out.reshape(*dims, self.output_size), self._split(after, dims)
+        flat = x if len(dims) == 1 else x.reshape(math.prod(dims), self.input_size)
+        out, after = self._run(flat, self._joined(state, dims, x), one_step=True)
+        return (out if len(dims) == 1 else out.reshape(*dims, self.output_size)), self._split(after, dims)
 
 
 class _Layer(_Face[State]):

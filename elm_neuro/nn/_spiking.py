@@ -187,8 +187,9 @@ class SpikingELM(nn.Module):
 
     def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
         """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
+        self.core.cell.check_input(x)
         state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        y, inner = self.core.cell(x, ELMState(state.b, state.m))
+        y, inner = self.core.cell.advance(x, ELMState(state.b, state.m))
         v = self.output.reset_readout(y.to(inner.m.dtype), state.s)
         s = self.output.fire(v)
         return self.output.grade(s), SpikingELMState(inner.b, inner.m, v, s)
