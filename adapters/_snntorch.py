@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.adapters.snntorch needs snntorch: pip install "elm-neuro[snntorch]"') from error
 
-OLDEST = "0.8.0"  # the first whose neurons have reset_mem
+OLDEST = "0.9.4"  # the oldest that the tests pass with
 if [int(part) for part in re.findall(r"\d+", snntorch.__version__)[:3]] < [int(part) for part in OLDEST.split(".")]:
     raise ImportError(f"elm_neuro.adapters.snntorch needs snntorch {OLDEST} or newer, got {snntorch.__version__}")
 

@@ -354,7 +354,9 @@ def test_snntorchs_surrogates_work_in_float32(make: Callable[..., Any], name: st
 @params(OURS)
 def test_a_surrogate_that_gives_float32_is_named_in_float64(make: Callable[..., Any]) -> None:
     neuron = make(spike_grad=snn.surrogate.atan()).double()
-    with pytest.raises(TypeError, match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), got (spikes of )?torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), got (spikes of )?torch.float32"
+    ):
         neuron(spikes_in(BATCH, SIZE, dtype=torch.float64))
 
 
