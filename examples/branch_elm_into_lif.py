@@ -179,7 +179,7 @@ def draw(nets: dict[str, Network], curves: dict[str, list[float]], test: tuple[T
         curve.yaxis.set_major_formatter(PercentFormatter(1.0))
         curve.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         curve.grid(axis="y", color="#E2E2E2", linewidth=0.6)
-        curve.legend(frameon=False, loc="lower right")
+        curve.legend(loc="lower right", framealpha=1.0, edgecolor="none")
     return figure
 
 
