@@ -33,7 +33,7 @@ def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, len
         memory = memory_scan(u, state.m, params)
     y = linear(memory, params.w_y, params.b_y).transpose(0, 1)
     if lengths is None:
-        return y.contiguous(), ELMState(b, memory[-1])
+        return y.contiguous(), ELMState(b, memory[-1].clone())  # a view would keep the whole record alive
     mask = torch.arange(x.shape[1], device=lengths.device) < lengths[:, None]
     y = torch.where(mask.view(*mask.shape, *[1] * (y.ndim - 2)), y, 0.0)
     last = memory[(lengths - 1).clamp(min=0), torch.arange(lengths.shape[0], device=lengths.device)]
@@ -91,7 +91,7 @@ def _through_branches(
             arrived = project(x, matrix).to(state.b.dtype)
     traces = leaky_filter(arrived, params.kappa_b, state.b)
     if lengths is None:
-        b = traces[:, -1]
+        b = traces[:, -1].clone()
     else:
         b = traces[torch.arange(x.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
         b = torch.where((lengths > 0).view(-1, *[1] * (b.ndim - 1)), b, state.b)

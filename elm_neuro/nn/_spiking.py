@@ -157,8 +157,8 @@ class SpikingELM(nn.Module):
     def initial_state(self, batch: int) -> SpikingELMState:
         """Zeros, in the parameters' dtype and on their device."""
         inner = self.core.cell.initial_state(batch)
-        zeros = inner.m.new_zeros(batch, *self.output_shape)
-        return SpikingELMState(inner.b, inner.m, zeros, zeros)
+        v, s = (inner.m.new_zeros(batch, *self.output_shape) for _ in range(2))
+        return SpikingELMState(inner.b, inner.m, v, s)
 
     @property
     def output_shape(self) -> tuple[int, ...]:

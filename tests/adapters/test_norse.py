@@ -260,7 +260,7 @@ def test_times_that_look_like_milliseconds_are_remarked_on() -> None:
     with pytest.warns(UserWarning, match=r"tau_s=5.0 is 5000 steps or more: times of a norse face are seconds, not ms") as record:
         faces.ELM(3, 1, tau_s=5.0)
     assert Path(record[0].filename) == Path(__file__)
-    with pytest.warns(UserWarning, match="tau_v=10.0"):
+    with pytest.warns(UserWarning, match="tau_v=10.0"), pytest.raises(ValueError, match="tau_v must give a decay per step"):
         faces.ALIFCell(3, 1, tau_v=10.0)
 
 
