@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -109,6 +110,7 @@ def _lightning(arguments: list[str]) -> None:
     from elm_neuro.training import SHDDataModule, SpikeClassification
     from elm_neuro.training._quiet import without_advice
 
+    _check_checkpoint(arguments)
     with without_advice():
         LightningCLI(
             SpikeClassification,
@@ -120,6 +122,26 @@ def _lightning(arguments: list[str]) -> None:
             parser_kwargs={"prog": "elm-neuro"},
             args=_resolved(arguments),
         )
+
+
+def _check_checkpoint(arguments: list[str]) -> None:
+    """Refuse to evaluate a network that was never trained, and checkpoint files that are damaged or hold more than weights and settings."""
+    import torch
+
+    given = [path for before, argument in itertools.pairwise(["", *arguments]) if (path := _option("--ckpt_path", before, argument))]
+    if arguments[0] != "fit" and not given and not {"-h", "--help", "--print_config"} & set(arguments):
+        raise ValueError(f"{arguments[0]} needs --ckpt_path CHECKPOINT, the network to {arguments[0]}")
+    for path in given:
+        if not os.path.isfile(path):
+            continue  # "last", "best", or a path that Lightning names
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
+            raise ValueError(f"--ckpt_path must be a whole checkpoint of weights and settings, got {path}, which torch.load refuses") from error
+
+
+def _option(name: str, before: str, argument: str) -> str:
+    return argument if before == name else argument.partition("=")[2] if argument.startswith(f"{name}=") else ""
 
 
 def _resolved(arguments: list[str]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Array: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,8 @@ class SpikeEvents:
         if len(self.shape) != 3 or min(self.shape) < 0:
             raise ValueError(f"shape must be (batch, num_steps, num_channels) with no negative size, got {self.shape}")
         for name, tensor in (("indptr", self.indptr), ("channel", self.channel)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; SpikeEvents.from_arrays takes arrays")
             if tensor.dtype != torch.int64:
                 raise TypeError(f"{name} must have dtype torch.int64, got {tensor.dtype}")
             if tensor.ndim != 1:
@@ -92,6 +98,8 @@ class SpikeEvents:
         """
         if frames.ndim != 3:
             raise ValueError(f"frames must have shape (batch, num_steps, num_channels), got {tuple(frames.shape)}")
+        if frames.is_complex():
+            raise TypeError(f"frames must be real, got {frames.dtype}")
         batch, num_steps, num_channels = frames.shape
         flat = frames.detach().reshape(-1)
         position, value = _nonzero(flat)
@@ -102,7 +110,7 @@ class SpikeEvents:
         return cls(indptr, position % max(num_channels, 1), None if plain else value, (batch, num_steps, num_channels))
 
     @classmethod
-    def from_arrays(cls, t: Tensor, x: Tensor, p: Tensor | None = None, *, delta_t: float, num_steps: int, num_channels: int) -> SpikeEvents:
+    def from_arrays(cls, t: Array, x: Array, p: Array | None = None, *, delta_t: float, num_steps: int, num_channels: int) -> SpikeEvents:
         """One sample from its (time, channel, value) arrays, in any order; events from `num_steps` on are left out.
 
         An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0.
@@ -120,22 +128,28 @@ class SpikeEvents:
         tensor([[[1., 1., 0.],
                  [0., 0., 1.]]])
         """
-        if not delta_t > 0:
+        if not (delta_t > 0 and math.isfinite(delta_t)):
             raise ValueError(f"delta_t must be positive, got {delta_t}")
         if num_steps < 0 or num_channels < 1:
             raise ValueError(f"num_steps must not be negative and num_channels at least 1, got {num_steps} and {num_channels}")
-        for name, array in (("t", t), ("x", x), ("p", p)):
-            if array is not None and array.shape != (t.shape[0],):
-                raise ValueError(f"{name} must have shape ({t.shape[0]},), got {tuple(array.shape)}")
-        if t.shape[0] and not bool((t >= 0).all()):
-            raise ValueError(f"t must not be negative or NaN, got {t.min().item()}")
-        step = torch.div(t, int(delta_t) if float(delta_t).is_integer() and not t.is_floating_point() else delta_t, rounding_mode="floor").long()
+        times = _array("t", t, None)
+        channels, values = _array("x", x, times.shape[0]), None if p is None else _array("p", p, times.shape[0])
+        if channels.is_floating_point():
+            raise TypeError(f"x must be integers, got {channels.dtype}")
+        if bool((~((times >= 0) & (times < torch.inf))).any()):
+            raise ValueError(f"t must be finite and not negative, got {times[~((times >= 0) & (times < torch.inf))][0].item()}")
+        if bool(((channels < 0) | (channels >= num_channels)).any()):
+            raise ValueError(f"x must be in [0, {num_channels}), got {channels[(channels < 0) | (channels >= num_channels)][0].item()}")
+        if values is not None and bool(values.isnan().any()):
+            raise ValueError(f"p must not be NaN, got {int(values.isnan().sum())} of {values.shape[0]}")
+        whole = float(delta_t).is_integer() and not times.is_floating_point()
+        step = torch.div(times, int(delta_t) if whole else delta_t, rounding_mode="floor")
         keep = step < num_steps
-        step, channel = step[keep], x[keep].long()
+        step, channel = step[keep].long(), channels[keep]
         order = torch.argsort(step, stable=True)
         value = None
-        if p is not None:
-            value = p[keep][order]
+        if values is not None:
+            value = values[keep][order]
             value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         return cls(_indptr(step, num_steps), channel[order], value, (1, num_steps, num_channels))
 
@@ -263,10 +277,23 @@ def _nonzero(flat: Tensor) -> tuple[Tensor, Tensor]:
     if flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
         position = flat.nonzero().squeeze(-1)
         return position, flat[position]
-    pair = torch.from_numpy(np.flatnonzero(flat.numpy().view(np.int64).astype(bool)))
-    both = flat.view(torch.int64)[pair].view(torch.float32)
+    words = flat.numpy().view(np.int64)
+    pair = np.flatnonzero(words.astype(bool))
+    both = torch.from_numpy(words[pair].view(np.float32))
     occupied = both.nonzero().squeeze(-1)
-    return 2 * pair[occupied >> 1] + (occupied & 1), both[occupied]
+    return 2 * torch.from_numpy(pair)[occupied >> 1] + (occupied & 1), both[occupied]
+
+
+def _array(name: str, values: Array, size: int | None) -> Tensor:
+    """One column of events as a tensor, integers as int64."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "ui":
+        values = values.astype(np.int64)
+    tensor = torch.as_tensor(values)
+    if tensor.ndim != 1 or (size is not None and tensor.shape[0] != size):
+        raise ValueError(f"{name} must have shape ({'num_events' if size is None else size},), got {tuple(tensor.shape)}")
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
+    return tensor if tensor.is_floating_point() else tensor.long()
 
 
 def _indptr(row: Tensor, num_rows: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Train one ELM neuron on spoken digits in a plain PyTorch loop, from spikes as indices, and save it.
 
-    python examples/train_elm.py [--train-file F --test-file F] [--epochs 20] [--out my_neuron] [--smoke]
+    python examples/train_elm.py [--smoke] [--train-file F --test-file F] [--epochs 20] [--out my_neuron]
 
 Without files the digits are synthetic: the accuracies say nothing about SHD. `elm-neuro fit` does the same with checkpoints, logging
 and resuming.

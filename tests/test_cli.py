@@ -248,3 +248,12 @@ def test_help_and_version_do_not_wait_for_lightning() -> None:
     for argument, word in (("--help", "usage"), ("--version", __version__)):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
         assert word in done.stdout
+
+
+def test_evaluation_needs_a_checkpoint_that_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--config", "shd_elm"]) == 1
+    assert "test needs --ckpt_path CHECKPOINT" in capsys.readouterr().err
+    damaged = tmp_path / "cut.ckpt"
+    damaged.write_bytes(b"PK not a checkpoint")
+    assert main(["predict", "--config", "shd_elm", f"--ckpt_path={damaged}"]) == 1
+    assert f"--ckpt_path must be a whole checkpoint of weights and settings, got {damaged}" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_other_bad_input_is_named() -> None:
         SpikeEvents.from_frames(torch.ones(2, 3))
     with pytest.raises(ValueError, match="delta_t must be positive, got 0"):
         SpikeEvents.from_arrays(one, one, delta_t=0, num_steps=3, num_channels=3)
-    with pytest.raises(ValueError, match="t must not be negative or NaN, got -1"):
+    with pytest.raises(ValueError, match="t must be finite and not negative, got -1"):
         SpikeEvents.from_arrays(-one, one, delta_t=1, num_steps=3, num_channels=3)
     with pytest.raises(ValueError, match=r"x must have shape \(1,\), got \(2,\)"):
         SpikeEvents.from_arrays(one, torch.ones(2, dtype=torch.int64), delta_t=1, num_steps=3, num_channels=3)
@@ -146,3 +146,30 @@ def test_other_bad_input_is_named() -> None:
         SpikeEvents.collate([SpikeEvents.from_frames(torch.ones(1, 1, n)) for n in (1, 2)])
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\), got 1.0"):
         _make().dropout(1.0)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.int64, np.float32])
+def test_numpy_columns_of_any_width_are_binned_exactly(dtype: Any) -> None:
+    t, x = np.array([30000, 10000], dtype=dtype), np.array([0, 1], dtype=np.uint16)
+    events = SpikeEvents.from_arrays(t, x, delta_t=70000, num_steps=20, num_channels=3)
+    assert events.to_dense()[0, 0].tolist() == [1.0, 1.0, 0.0] and events.num_events == 2
+
+
+@pytest.mark.parametrize(
+    ("t", "x", "p", "message"),
+    [
+        (torch.tensor([torch.inf]), torch.tensor([0]), None, "t must be finite and not negative, got inf"),
+        (torch.tensor([1e30]), torch.tensor([7]), None, r"x must be in \[0, 3\), got 7"),
+        (torch.tensor([1]), torch.tensor([0.7]), None, "x must be integers, got torch.float32"),
+        (torch.tensor(1), torch.tensor([0]), None, r"t must have shape \(num_events,\), got \(\)"),
+        (torch.tensor([1]), torch.tensor([0]), torch.tensor([torch.nan]), "p must not be NaN, got 1 of 1"),
+    ],
+)
+def test_columns_that_are_no_events_are_refused(t: torch.Tensor, x: torch.Tensor, p: torch.Tensor | None, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        SpikeEvents.from_arrays(t, x, p, delta_t=1, num_steps=3, num_channels=3)
+
+
+def test_events_far_past_the_end_are_left_out() -> None:
+    events = SpikeEvents.from_arrays(torch.tensor([1e30, 0.5]), torch.tensor([0, 1]), delta_t=1.0, num_steps=3, num_channels=3)
+    assert events.num_events == 1

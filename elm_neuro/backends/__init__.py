@@ -2,5 +2,6 @@
 
 from elm_neuro.backends._projection import project
 from elm_neuro.backends._select import available, resolve, scan, use
+from elm_neuro.backends._untraced import untraced
 
-__all__ = ["available", "project", "resolve", "scan", "use"]
+__all__ = ["available", "project", "resolve", "scan", "untraced", "use"]

@@ -38,7 +38,8 @@ class _LeakyFilter(Function):
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, Tensor]:
         (kappa,) = ctx.saved_tensors
-        grad_v = _integrate(grad[0], kappa, None, reverse=True)
+        with torch.autocast(grad[0].device.type, enabled=False):
+            grad_v = _integrate(grad[0], kappa, None, reverse=True)
         return grad_v, None, kappa * grad_v[:, 0]
 
 
@@ -63,7 +64,7 @@ def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: boo
     power = kappa[..., None, None] ** lag.clamp(min=0) * (lag >= 0)  # ([channel,] block, block)
     if reverse:
         power = power.mT
-    out = torch.matmul(power, v) if kappa.ndim == 0 else torch.einsum("cij,bnjc->bnic", power, v)
+    out = torch.matmul(power, v) if kappa.ndim == 0 else torch.einsum("cij,bnjc->bnic", power, v).contiguous()
 
     steps_to_carry = (block - step) if reverse else (step + 1)
     reach = kappa ** steps_to_carry[:, None]  # (block, channel or 1): what is left of the neighbouring block's end

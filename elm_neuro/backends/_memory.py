@@ -40,9 +40,10 @@ class _MemoryScan(Function):
     @staticmethod
     def forward(ctx: Any, activation: str, u: Tensor, m_0: Tensor, kappa: Tensor, gain: Tensor, w_m: Tensor, *layers: Tensor) -> Tensor:
         population = kappa.ndim == 2
-        # gain and 1 - kappa vanish together for endless time constants; the memory then keeps its value whatever the ratio
-        room = 1.0 - kappa
-        ratio = torch.where(room > 0, TANH_SCALE * gain / room.clamp(min=torch.finfo(room.dtype).tiny), torch.ones_like(room))
+        # for time constants so long that the decay rounds to 1 or the gain to 0 the ratio stays finite and above 0
+        eps = torch.finfo(kappa.dtype).eps
+        kappa = kappa.clamp(max=1.0 - eps / 2)
+        ratio = TANH_SCALE * gain.clamp(min=eps**2) / (1.0 - kappa)
         fold = kappa * ratio
         pre = [_time_major(u, population)]
         num_steps = pre[0].shape[0]
@@ -68,33 +69,38 @@ class _MemoryScan(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
-        kappa, w_m, ratio, memory, proposal, *rest = ctx.saved_tensors
-        population, num_layers = ctx.population, ctx.num_layers
-        layers, pre = rest[: 2 * num_layers], rest[2 * num_layers : 3 * num_layers + (num_layers == 0)]
-        post = rest[2 * num_layers + len(pre) :] if ctx.silu else pre
-        grad_n = grad_memory * ratio
-        grad_n = grad_n.transpose(1, 2).contiguous() if population else grad_n.contiguous()
+        with torch.autocast(grad_memory.device.type, enabled=False):
+            return _gradients(ctx, grad_memory)
 
-        fold = kappa * ratio
-        decay = kappa.unsqueeze(1) if population else kappa
-        recurrent = w_m * fold.unsqueeze(-2)
-        weights = [weight * (TANH_SLOPE if index == num_layers - 1 else 1.0) for index, weight in enumerate(layers[::2])]
-        slope = TANH_SLOPE if num_layers == 0 else 1.0  # with no layer the first one is the last: its slope has no weight to hide in
-        dq = torch.mul(proposal, proposal).neg_().add_(1.0).mul_((1.0 - decay) * slope)
-        derivative = [_derivative(z, silu=ctx.silu) for z in pre] if num_layers else []
-        dz = [torch.empty_like(z) for z in pre] if num_layers else [dq]
-        grad_m0 = _run_backward(grad_n, dq, dz, derivative, recurrent, weights, decay)
 
-        # the division by `ratio` is only a change of variables: gradients are those of m = kappa * m + 1.7159 * gain * tanh(...)
-        grad_recurrent, *grads = _weight_gradients(population, dq, dz, post, memory, num_layers)
-        steps = (0, 2) if population else (0, 1)
-        grad_kappa = (grad_n * memory[:-1]).sum(steps) + (grad_recurrent * w_m).sum(-2) * ratio
-        grad_gain = (grad_n * proposal).sum(steps) * (TANH_SCALE / ratio)
-        if population:
-            grad_m0, grad_u = grad_m0.transpose(0, 1), dz[0].permute(2, 0, 1, 3)
-        else:
-            grad_u = dz[0].transpose(0, 1)
-        return None, grad_u, grad_m0 / ratio, grad_kappa, grad_gain, grad_recurrent * fold.unsqueeze(-2), *grads
+def _gradients(ctx: Any, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
+    kappa, w_m, ratio, memory, proposal, *rest = ctx.saved_tensors
+    population, num_layers = ctx.population, ctx.num_layers
+    layers, pre = rest[: 2 * num_layers], rest[2 * num_layers : 3 * num_layers + (num_layers == 0)]
+    post = rest[2 * num_layers + len(pre) :] if ctx.silu else pre
+    grad_n = grad_memory * ratio
+    grad_n = grad_n.transpose(1, 2).contiguous() if population else grad_n.contiguous()
+
+    fold = kappa * ratio
+    decay = kappa.unsqueeze(1) if population else kappa
+    recurrent = w_m * fold.unsqueeze(-2)
+    weights = [weight * (TANH_SLOPE if index == num_layers - 1 else 1.0) for index, weight in enumerate(layers[::2])]
+    slope = TANH_SLOPE if num_layers == 0 else 1.0  # with no layer the first one is the last: its slope has no weight to hide in
+    dq = torch.mul(proposal, proposal).neg_().add_(1.0).mul_((1.0 - decay) * slope)
+    derivative = [_derivative(z, silu=ctx.silu) for z in pre] if num_layers else []
+    dz = [torch.empty_like(z) for z in pre] if num_layers else [dq]
+    grad_m0 = _run_backward(grad_n, dq, dz, derivative, recurrent, weights, decay)
+
+    # the division by `ratio` is only a change of variables: gradients are those of m = kappa * m + 1.7159 * gain * tanh(...)
+    grad_recurrent, *grads = _weight_gradients(population, dq, dz, post, memory, num_layers)
+    steps = (0, 2) if population else (0, 1)
+    grad_kappa = (grad_n * memory[:-1]).sum(steps) + (grad_recurrent * w_m).sum(-2) * ratio
+    grad_gain = (grad_n * proposal).sum(steps) * (TANH_SCALE / ratio)
+    if population:
+        grad_m0, grad_u = grad_m0.transpose(0, 1), dz[0].permute(2, 0, 1, 3)
+    else:
+        grad_u = dz[0].transpose(0, 1)
+    return None, grad_u, grad_m0 / ratio, grad_kappa, grad_gain, grad_recurrent * fold.unsqueeze(-2), *grads
 
 
 def _time_major(u: Tensor, population: bool) -> Tensor:

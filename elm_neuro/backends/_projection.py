@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,14 +58,19 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
     """
     num_steps = x.shape[1]
     dtype = kappa.dtype if isinstance(x, SpikeEvents) else x.dtype
-    log_kappa = kappa.double().clamp(min=1e-300).log()
-    reach = 2.0 * torch.log(torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64)) / log_kappa
-    last = num_steps if lengths is None else int(lengths.max()) if lengths.numel() else 0
-    first = num_steps if lengths is None else int(lengths.min()) if lengths.numel() else 0
-    start = max(0, first - int(min(float(reach.ceil()), float(num_steps)) if float(log_kappa) < 0 else num_steps))
+    start, last = 0, num_steps
+    if x.device.type == "cpu":  # elsewhere these reads would wait for the device
+        if lengths is not None and lengths.numel():
+            start, last = int(lengths.min()), int(lengths.max())
+        else:
+            start = num_steps
+        eps, decay = torch.finfo(dtype).eps, float(kappa)
+        reach = 2.0 * math.log(eps) / math.log(decay) if 0.0 < decay < 1.0 else num_steps if decay else 1.0
+        start = max(0, start - math.ceil(min(reach, num_steps)))
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
     end = torch.full((x.shape[0],), num_steps, device=x.device) if lengths is None else lengths
     age = end[:, None] - 1 - torch.arange(start, last, device=x.device)  # (batch, steps)
-    discount = (kappa.double() ** age.clamp(min=0) * (age >= 0)).to(dtype)
+    discount = (kappa.to(wide) ** age.clamp(min=0) * (age >= 0)).to(dtype)
     if isinstance(x, SpikeEvents):
         row = x.rows()
         sample, step = row // max(num_steps, 1), row % max(num_steps, 1)
@@ -81,7 +87,7 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
 def _event_projection(x: SpikeEvents, weight: Tensor) -> Tensor:
     value = None if x.value is None else x.value.to(weight.dtype)
     flat: Tensor = _EventProjection.apply(weight, x.indptr, x.channel, value)  # type: ignore[no-untyped-call]
-    return flat.view(x.batch, x.num_steps, -1)
+    return flat.view(x.batch, x.num_steps, weight.shape[0])
 
 
 class _EventProjection(Function):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from elm_neuro.backends import _reference, _torch
+from elm_neuro.backends._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
@@ -63,6 +64,7 @@ def use(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@untraced
 def scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters,

@@ -19,13 +19,6 @@ from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
-    if torch.compiler.is_compiling():  # tracing would unroll the loop over time; as a decorator, disable would import the compiler
-        untraced: tuple[Tensor, ELMState] = torch.compiler.disable(_scan)(x, params, state, lengths)
-        return untraced
-    return _scan(x, params, state, lengths)
-
-
-def _scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None) -> tuple[Tensor, ELMState]:
     if x.shape[1] == 0:
         return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
     if lengths is not None:
@@ -40,7 +33,7 @@ def _scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengt
         memory = memory_scan(u, state.m, params)
     y = linear(memory, params.w_y, params.b_y).transpose(0, 1)
     if lengths is None:
-        return y.contiguous(), ELMState(b, memory[-1])
+        return y.contiguous(), ELMState(b, memory[-1].clone())  # a view would keep the whole record alive
     mask = torch.arange(x.shape[1], device=lengths.device) < lengths[:, None]
     y = torch.where(mask.view(*mask.shape, *[1] * (y.ndim - 2)), y, 0.0)
     last = memory[(lengths - 1).clamp(min=0), torch.arange(lengths.shape[0], device=lengths.device)]
@@ -98,7 +91,7 @@ def _through_branches(
             arrived = project(x, matrix).to(state.b.dtype)
     traces = leaky_filter(arrived, params.kappa_b, state.b)
     if lengths is None:
-        b = traces[:, -1]
+        b = traces[:, -1].clone()
     else:
         b = traces[torch.arange(x.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
         b = torch.where((lengths > 0).view(-1, *[1] * (b.ndim - 1)), b, state.b)

@@ -84,6 +84,8 @@ def check_tensors(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     missing, extra = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes) - {index})
     if missing or extra:
         raise ValueError(f"{source} must hold the tensors of its config, missing {missing or 'none'}, got also {extra or 'none'}")
+    if len(kinds := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
+        raise ValueError(f"{source} must hold one floating type, got {sorted(map(str, kinds))}")
     for name, shape in shapes.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:

@@ -115,7 +115,7 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
-        raise ValueError(f"{path} must be a whole file with a plain state dict, got one that weights_only refuses: {error}") from error
+        raise ValueError(f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with weights_only=True") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
     for name, value in list(state.items()):
@@ -159,7 +159,7 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
         routing=names[routing],
         delta_t=take("delta_t", 1.0),
         tau_m_init=(low or TAU_MIN_MS, high),
-        tau_m_bounds=None if low else (low, high),
+        tau_m_bounds=(low, high),
         learn_tau_m=learn_tau_m,
         lambda_=take("lambda_value", 5.0),
         w_s_init=take("w_s_value", 0.5),

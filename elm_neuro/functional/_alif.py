@@ -47,6 +47,9 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
 
     Returns:
         Spikes (batch, output_size), 0 or 1 in the dtype of `current`, and the state after the step.
+
+    Raises:
+        TypeError: the surrogate does not keep the dtype.
     """
     past = state.s
     if params.w_rec is not None:
@@ -57,6 +60,8 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
     v = params.beta * state.v + current
     threshold = 1.0 if params.b is None else 1.0 + params.b * state.a
     spikes = params.surrogate(v - threshold)
+    if spikes.dtype != v.dtype:
+        raise TypeError(f"surrogate must keep the dtype {v.dtype} of the membrane, got spikes of {spikes.dtype}")
     silent = 1.0 - (spikes.detach() if params.detach_reset else spikes)
     a = state.a if params.b is None else params.p * state.a + spikes
     return spikes, ALIFState(v * silent, a, torch.cat([past[:, 1:], spikes.unsqueeze(1)], dim=1))

@@ -96,7 +96,7 @@ def check_routing_index(index: Tensor, input_size: int, shape: tuple[int, ...], 
     low, high = int(index.min()), int(index.max())
     if low < -1 or high >= input_size:
         raise ValueError(f"routing must hold input indices in [0, {input_size}) or -1 for an empty slot, got {low} to {high}")
-    return index.long()
+    return index.long().clone()
 
 
 def branch_input(x: Tensor, w_s: Tensor, routing: Tensor | None) -> Tensor:

@@ -76,7 +76,8 @@ class FastSigmoid(_SurrogateStep):
     scale: float = 10.0
 
     def slope(self, distance: Tensor) -> Tensor:
-        return 1.0 / (1.0 + self.scale * distance.abs()) ** 2
+        x = distance.abs().mul_(self.scale).add_(1.0)
+        return x.mul_(x).reciprocal_()
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class ATan(_SurrogateStep):
     alpha: float = 2.0
 
     def slope(self, distance: Tensor) -> Tensor:
-        return self.alpha / 2.0 / (1.0 + (math.pi / 2.0 * self.alpha * distance) ** 2)
+        x = distance * (math.pi / 2.0 * self.alpha)
+        return x.mul_(x).add_(1.0).reciprocal_().mul_(self.alpha / 2.0)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elm_neuro.backends import project
+from elm_neuro.backends import project, untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 
@@ -51,6 +51,12 @@ class ALIFCell(nn.Module):
         for name, time in (("delta_t", delta_t), ("tau_v", tau_v), ("tau_a", tau_a)):
             if not (time > 0 and math.isfinite(time)):
                 raise ValueError(f"{name} must be a time above 0 ms, got {time}")
+        checked = [("tau_v", tau_v, BETA_RANGE)] + ([("tau_a", tau_a, P_RANGE)] if adaptive else [])
+        for name, time, (low, high) in checked:
+            if not low - 1e-6 <= math.exp(-delta_t / time) <= high + 1e-6:
+                raise ValueError(f"{name} must give a decay per step in [{low}, {high}], got {time} ms with delta_t {delta_t} ms")
+        if adaptive and not B_RANGE[0] <= b_init <= B_RANGE[1]:
+            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {b_init}")
         if not (latency >= 0 and math.isfinite(latency)):
             raise ValueError(f"latency must be a time in ms, not negative, got {latency}")
         self.input_size, self.output_size, self.delta_t = input_size, output_size, float(delta_t)
@@ -75,8 +81,8 @@ class ALIFCell(nn.Module):
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype and on their device."""
-        zeros = self.bias.new_zeros(batch, self.output_size)
-        return ALIFState(zeros, zeros, self.bias.new_zeros(batch, self.latency_steps + 1, self.output_size))
+        shapes = (self.output_size,), (self.output_size,), (self.latency_steps + 1, self.output_size)
+        return ALIFState(*(self.bias.new_zeros(batch, *shape) for shape in shapes))
 
     def check_state(self, state: ALIFState, batch: int) -> ALIFState:
         """`state` where it fits this layer and a batch of `batch`.
@@ -155,11 +161,11 @@ class ALIF(nn.Module):
         state = cell.initial_state(x.shape[0]) if state is None else cell.check_state(state, x.shape[0])
         params = cell.effective_parameters()
         currents = project(x, cell.weight).to(cell.bias.dtype) + cell.bias
-        spikes = []
-        for current in currents.unbind(1):
-            s, state = alif_step(current, state, params)
-            spikes.append(s)
-        return (torch.stack(spikes, dim=1) if spikes else currents), state
+        spikes, state = _scan(currents, state, params)
+        # a NaN never crosses the threshold, but the membrane keeps it
+        if state.v.device.type == "cpu" and not torch.compiler.is_compiling() and bool(torch.isnan(state.v.detach().sum())):
+            raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
+        return spikes, state
 
     @property
     def input_size(self) -> int:
@@ -184,3 +190,12 @@ class LIF(ALIF):
 
     def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
         super().__init__(input_size, output_size, adaptive=False, **options)
+
+
+@untraced
+def _scan(currents: Tensor, state: ALIFState, params: ALIFParameters) -> tuple[Tensor, ALIFState]:
+    spikes = []
+    for current in currents.unbind(1):
+        s, state = alif_step(current, state, params)
+        spikes.append(s)
+    return (torch.stack(spikes, dim=1) if spikes else currents), state

@@ -157,16 +157,23 @@ class ELMCell(nn.Module):
         if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
             raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
 
-    def forward(self, x: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input of one step of the wrong shape, dtype or device."""
         config = self.config
         shared = x.ndim == 2 or config.num_neuron is None
         expected = ("batch", config.input_size) if shared else ("batch", config.num_neuron, config.input_size)
         if x.ndim != len(expected) or tuple(x.shape[1:]) != expected[1:]:
             raise ValueError(f"x must have shape ({', '.join(map(str, expected))}), got {tuple(x.shape)}")
         self.check_tensor("x", x)
-        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
+
+    def forward(self, x: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
+        self.check_input(x)
+        return self.advance(x, self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0]))
+
+    def advance(self, x: Tensor, state: ELMState) -> tuple[Tensor, ELMState]:
+        """One step from input and state that have been checked."""
         y, state = elm_step(x, state, self.effective_parameters())
-        return (y.flatten(-2) if config.flatten_output and config.num_neuron is not None else y), state
+        return (y.flatten(-2) if self.config.flatten_output and self.config.num_neuron is not None else y), state
 
     def extra_repr(self) -> str:
         return describe(self.config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -110,8 +109,11 @@ class ELMConfig:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Bounds of tau_m in ms; the range of its initial values where none are given."""
-        return self.tau_m_init if self.tau_m_bounds is None else self.tau_m_bounds
+        """Bounds of tau_m in ms. Where none are given: a tenth of the lowest to ten times the highest initial value, or just these if fixed."""
+        if self.tau_m_bounds is not None:
+            return self.tau_m_bounds
+        low, high = self.tau_m_init
+        return (low / 10, 10 * high) if self.learn_tau_m else (low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as JSON holds them."""
@@ -160,7 +162,7 @@ def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _integer(name: str, value: object, *, minimum: int) -> None:

@@ -46,7 +46,8 @@ class ELM(nn.Module):
         tau_s: time constant of the synapses in ms: one, or one per branch.
         tau_m_init: lowest and highest initial time constant of the memory in ms.
         tau_m_spacing: "log" or "linear", between the two.
-        tau_m_bounds: range in ms that learning cannot leave; the initial range by default.
+        tau_m_bounds: range in ms that learning cannot leave; by default a tenth of the lowest to ten times the highest initial one. A unit
+            that starts on a bound hardly learns.
         learn_tau_m: train the time constants of the memory.
         lambda_: gain on the memory's change, dimensionless.
         w_s_init: initial weight of the synapses.
@@ -94,8 +95,8 @@ class ELM(nn.Module):
         self.backend = backend
         self.recompute_every = recompute_every
         backends.resolve(backend)
-        if recompute_every is not None and recompute_every < 1:
-            raise ValueError(f"recompute_every must be at least 1, got {recompute_every}")
+        if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
+            raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
         self.cell = ELMCell(input_size, output_size, num_memory=num_memory, generator=generator, **config)
 
     @staticmethod
@@ -144,7 +145,7 @@ class ELM(nn.Module):
         params = self.cell.effective_parameters()
         y, after = backends.scan(x, params, state, lengths=lengths, recompute_every=self.recompute_every, backend=self.backend)
         if y.device.type == "cpu" and not torch.compiler.is_compiling():
-            _refuse_nan(self, x, state, after, lengths)
+            _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
         if self.config.flatten_output and self.config.num_neuron is not None:
             y = y.flatten(-2)
         return (y if self.config.batch_first else y.transpose(0, 1)), after
@@ -201,6 +202,8 @@ class ELM(nn.Module):
             branch = synapse.sum(-1)
             memory = memory_update(memory, memory_proposal(branch, memory, params), params.kappa_m, params.gain)
             records.append((synapse, branch, memory, linear(memory, params.w_y, params.b_y)))
+        if not records:
+            raise ValueError("x must have at least one time step to be traced, got 0")
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -281,14 +284,17 @@ def _checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.
     return lengths.to(device=device, dtype=torch.int64)
 
 
-def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState, after: ELMState, lengths: Tensor | None) -> None:
-    """The memory never forgets a NaN, so a look at the state after the last step suffices; only then is the culprit sought."""
-    if not bool(torch.isnan(after.m.detach().sum())):
+def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState, lengths: Tensor | None, total: Tensor) -> None:
+    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
+    if not bool(torch.isnan(total)):
         return
     for name, part in zip(before._fields, before, strict=True):
         if bool(torch.isnan(part).any()):
             raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
     values = x.value if isinstance(x, SpikeEvents) else x
+    if lengths is not None and isinstance(x, Tensor):
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        values = x.masked_fill(padding.view(*padding.shape, *[1] * (x.ndim - 2)), 0.0)
     if values is not None and bool((~torch.isfinite(values)).any()):
         where = (~torch.isfinite(values)).nonzero()[0].tolist()
         raise ValueError(f"x must be finite, got {values[tuple(where)].item()} at index {where} (batch first)")

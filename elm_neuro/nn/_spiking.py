@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from elm_neuro.backends import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
 from elm_neuro.nn._elm import ELM
@@ -66,10 +67,12 @@ class SpikeOutput(nn.Module):
         self.surrogate = ATan() if surrogate is None else surrogate
         self.reset, self.stochastic, self.generator = reset, stochastic, generator
         self.threshold: Tensor
-        self.graded_factor: Tensor
+        self.graded_factor: Tensor | None
         for name, value, learn in (("threshold", threshold, learn_threshold), ("graded_factor", graded_factor, learn_graded_factor)):
             tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()
-            if learn:
+            if name == "graded_factor" and not learn and bool((tensor == 1.0).all()):
+                self.register_buffer(name, None)
+            elif learn:
                 self.register_parameter(name, nn.Parameter(tensor))
             else:
                 self.register_buffer(name, tensor)
@@ -102,14 +105,24 @@ class SpikeOutput(nn.Module):
         if self.reset == "none":
             v, spikes = y, self.fire(y)
         else:
-            s = torch.zeros_like(y[:, 0]) if s is None else s
-            pairs = []
-            for y_t in y.unbind(1):
-                v_t = self.reset_readout(y_t, s)
-                s = self.fire(v_t)
-                pairs.append((v_t, s))
-            v, spikes = (torch.stack(steps, dim=1) for steps in zip(*pairs, strict=True)) if pairs else (y, y)
-        return spikes * self.graded_factor, v, spikes
+            v, spikes = self._fire_with_reset(y, torch.zeros_like(y[:, 0]) if s is None else s)
+        return self.grade(spikes), v, spikes
+
+    @untraced
+    def _fire_with_reset(self, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = []
+        for y_t in y.unbind(1):
+            v_t = self.reset_readout(y_t, s)
+            s = self.fire(v_t)
+            pairs.append((v_t, s))
+        if not pairs:
+            return y, y
+        readouts, spikes = zip(*pairs, strict=True)
+        return torch.stack(readouts, dim=1), torch.stack(spikes, dim=1)
+
+    def grade(self, spikes: Tensor) -> Tensor:
+        """Spikes times the graded factor, where there is one."""
+        return spikes if self.graded_factor is None else spikes * self.graded_factor
 
     def extra_repr(self) -> str:
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
@@ -144,8 +157,8 @@ class SpikingELM(nn.Module):
     def initial_state(self, batch: int) -> SpikingELMState:
         """Zeros, in the parameters' dtype and on their device."""
         inner = self.core.cell.initial_state(batch)
-        zeros = inner.m.new_zeros(batch, *self.output_shape)
-        return SpikingELMState(inner.b, inner.m, zeros, zeros)
+        v, s = (inner.m.new_zeros(batch, *self.output_shape) for _ in range(2))
+        return SpikingELMState(inner.b, inner.m, v, s)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -174,11 +187,12 @@ class SpikingELM(nn.Module):
 
     def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
         """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
+        self.core.cell.check_input(x)
         state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        y, inner = self.core.cell(x, ELMState(state.b, state.m))
+        y, inner = self.core.cell.advance(x, ELMState(state.b, state.m))
         v = self.output.reset_readout(y.to(inner.m.dtype), state.s)
         s = self.output.fire(v)
-        return s * self.output.graded_factor, SpikingELMState(inner.b, inner.m, v, s)
+        return self.output.grade(s), SpikingELMState(inner.b, inner.m, v, s)
 
     def forward(self, x: Tensor | SpikeEvents, state: SpikingELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, SpikingELMState]:
         state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])

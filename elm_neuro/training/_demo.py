@@ -48,7 +48,7 @@ class Tuned:
     input_dropout: float = 0.5
 
 
-TUNED: dict[str, Tuned] = {MIXED: Tuned(), CONTROL: Tuned()}
+TUNED: dict[str, Tuned] = {MIXED: Tuned(learning_rate=3e-3, input_dropout=0.5), CONTROL: Tuned(learning_rate=1e-2, input_dropout=0.3)}
 
 TASKS = ("digits", "adding")
 # Easier than the paper's SHD-Adding, so that minutes on a CPU are enough to learn something: coarse steps, pooled channels, larger batches.

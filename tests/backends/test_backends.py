@@ -226,3 +226,46 @@ def test_recomputing_holds_less_memory_and_gives_the_same_gradients() -> None:
     assert saved[20] < saved[None] / 3
     for a, b in zip(gradients[None], gradients[20], strict=True):
         assert_close(a, b, scale=10.0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 32, 33, 97])
+@pytest.mark.parametrize("branched", [False, True])
+def test_a_single_branch_with_its_own_time_constant_works_at_any_length(num_steps: int, branched: bool) -> None:
+    neuron: ELM = (
+        BranchELM(4, 2, num_memory=2, num_branch=1, num_synapse_per_branch=4, routing=None, tau_s=(5.0,))
+        if branched
+        else ELM(1, 2, num_memory=2, tau_s=(5.0,))
+    ).double()
+    x = torch.rand(2, num_steps, neuron.config.input_size, dtype=torch.float64, requires_grad=True)
+    for result, wanted in zip(everything(neuron, "torch", x, None, None), everything(neuron, "reference", x, None, None), strict=True):
+        assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("tau", [1e6, 2e7, 1e9])
+def test_memory_that_hardly_decays_in_float32_follows_the_reference(variant: str, tau: float) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(4, 1, num_memory=3, variant=variant, tau_m_init=(tau, tau), tau_m_bounds=(1.0, 1e10))
+    start = ELMState(torch.zeros(1, 4), torch.full((1, 3), 0.5))
+    ours, theirs = (everything(neuron, backend, torch.ones(1, 500, 4), start, None) for backend in ("torch", "reference"))
+    for result, wanted in zip(ours, theirs, strict=True):
+        assert_close(result, wanted, scale=10.0)  # a decay of 1 - 6e-8 for one that rounds to 1, over 500 steps
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_an_empty_batch_of_events_gives_an_empty_output(backend: str) -> None:
+    y, _ = ELM(4, 2, num_memory=3, backend=backend)(SpikeEvents.from_frames(torch.zeros(0, 3, 4)))
+    assert y.shape == (0, 3, 2)
+
+
+def test_the_final_state_does_not_keep_the_record_alive() -> None:
+    for neuron in (ELM(6, 2, num_memory=4), ELM(6, 2, num_memory=40)):
+        _, state = neuron(torch.rand(2, 100, 6))
+        for part in state:
+            assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
+def test_frames_with_an_odd_storage_offset_work() -> None:
+    base = (torch.rand(1, 103, 65) < 0.01).float()
+    neuron = ELM(65, 2, num_memory=32)
+    assert torch.equal(neuron(base[:, 1:])[0], neuron(base[:, 1:].clone())[0])

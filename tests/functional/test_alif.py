@@ -116,3 +116,9 @@ def test_gradients_flow_through_reset_and_recurrence_only_on_request() -> None:
 
     plain = gradient()
     assert not torch.equal(plain, gradient(detach_reset=False)) and not torch.equal(plain, gradient(detach_recurrent=False))
+
+
+def test_a_surrogate_that_changes_the_dtype_is_refused() -> None:
+    layer = ALIF(3, 2, surrogate=lambda distance: FastSigmoid()(distance).float()).double()
+    with pytest.raises(TypeError, match=r"surrogate must keep the dtype torch.float64 of the membrane, got spikes of torch.float32"):
+        layer(torch.ones(1, 4, 3, dtype=torch.float64))

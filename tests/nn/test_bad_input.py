@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro import ELM, BranchELM, ELMCell, ELMConfig, ELMState, SpikeEvents, suggest
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMConfig, ELMState, SpikeEvents, suggest
 
 NAN = float("nan")
 
@@ -19,6 +19,7 @@ NAN = float("nan")
         ({"mlp_hidden_size": 0}, "mlp_hidden_size must be at least 1, got 0"),
         ({"num_mlp_layers": -1}, "num_mlp_layers must be at least 0, got -1"),
         ({"delta_t": 0}, "delta_t must be a finite number above 0, got 0"),
+        ({"delta_t": 10**400}, "delta_t must be a finite number above 0"),
         ({"delta_t": NAN}, "delta_t must be a finite number above 0, got nan"),
         ({"tau_s": -5.0}, "tau_s must be a finite number above 0, got -5.0"),
         ({"tau_s": (1.0, 0.0, 1.0)}, "tau_s must be a finite number above 0, got 0.0"),
@@ -30,14 +31,14 @@ NAN = float("nan")
         ({"tau_m_init": (9.0, 5.0)}, "tau_m_init must be two times in ms"),
         ({"tau_m_init": 5.0}, "tau_m_init must be two times in ms"),
         ({"tau_m_bounds": (10.0, 100.0)}, r"tau_m_bounds must include tau_m_init \(1.0, 150.0\), got \(10.0, 100.0\)"),
-        ({"tau_m_init": (7.0, 7.0)}, "tau_m_bounds must be a range where tau_m is learned"),
+        ({"tau_m_init": (7.0, 7.0), "tau_m_bounds": (7.0, 7.0)}, "tau_m_bounds must be a range where tau_m is learned"),
         ({"tau_m_spacing": "cubic"}, r"tau_m_spacing must be one of \['log', 'linear'\], got 'cubic'"),
         ({"variant": "v3"}, r"variant must be one of \['v1', 'v2'\], got 'v3'"),
         ({"activation": "gelu"}, r"activation must be one of \['relu', 'silu'\], got 'gelu'"),
         ({"branch_activation": "step"}, "branch_activation must be one of"),
         ({"routing": "random"}, "num_branch must be given with routing"),
         ({"learn_w_s": "no"}, "learn_w_s must be True or False, got 'no'"),
-        ({"recompute_every": 0}, "recompute_every must be at least 1, got 0"),
+        ({"recompute_every": 0}, "recompute_every must be an integer of at least 1, got 0"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
@@ -138,3 +139,31 @@ def test_configurations_name_unknown_and_missing_fields() -> None:
         suggest(0, 5)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         suggest(1.0, 0)
+
+
+def test_outputs_that_are_nan_and_padding_that_is_not_to_blame_are_told_apart() -> None:
+    neuron = ELM(3, 2, num_memory=4)
+    with torch.no_grad():
+        neuron.cell.w_y.bias[0] = NAN
+    x = torch.zeros(1, 5, 3)
+    x[0, 3:] = NAN
+    with pytest.raises(ValueError, match=r"parameter cell.w_y.bias must not hold NaN"):
+        neuron(x, lengths=torch.tensor([3]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau_v": 200.0, "delta_t": 0.1}, r"tau_v must give a decay per step in \[0.001, 0.999\], got 200.0 ms with delta_t 0.1 ms"),
+        ({"tau_a": 1e6}, "tau_a must give a decay per step in"),
+        ({"b_init": 1.8}, r"b_init must be in \[0.001, 1.0\], got 1.8"),
+    ],
+)
+def test_adaptive_lif_names_values_that_it_would_have_to_clamp(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ALIF(3, 2, **options)
+
+
+def test_a_lif_that_hears_nan_says_so() -> None:
+    with pytest.raises(ValueError, match="got a membrane that is NaN"):
+        LIF(3, 2)(torch.full((1, 4, 3), NAN))

@@ -271,3 +271,37 @@ def test_a_training_step_lowers_the_loss_on_either_backend_alike() -> None:
             losses[backend].append(loss.item())
     assert losses["torch"][-1] < 0.95 * losses["torch"][0]
     assert_close(torch.tensor(losses["torch"]), torch.tensor(losses["reference"]), scale=10.0)
+
+
+def test_units_at_both_ends_of_the_initial_range_learn_by_default() -> None:
+    torch.manual_seed(0)
+    neuron = ELM(8, 1, num_memory=6)
+    before = neuron.tau_m.detach().clone()
+    optimizer = torch.optim.Adam(neuron.parameters(), lr=5e-3)
+    x, target = torch.poisson(torch.full((8, 60, 8), 0.3)), torch.randn(8, 60, 1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (neuron(x)[0] - target).square().mean().backward()
+        optimizer.step()
+    assert ((neuron.tau_m.detach() / before - 1).abs()[[0, -1]] > 1e-3).all()
+
+
+def test_the_callers_routing_tensor_is_not_shared() -> None:
+    index = torch.randint(0, 6, (3, 4))
+    kept = index.clone()
+    neuron = BranchELM(6, 2, num_memory=2, num_branch=3, num_synapse_per_branch=4, routing=index)
+    other = BranchELM(6, 2, num_memory=2, num_branch=3, num_synapse_per_branch=4, routing=(index + 1) % 6)
+    neuron.load_state_dict(other.state_dict())
+    assert torch.equal(index, kept)
+
+
+def test_gradients_do_not_depend_on_autocast_around_the_backward_pass() -> None:
+    neuron = ELM(6, 2, num_memory=4, backend="torch")
+    x = torch.rand(2, 40, 6)
+    gradients = []
+    for enabled in (False, True):
+        loss = neuron.cell.w_y.weight.sum() * 0 + neuron(x)[1].m.square().sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            gradients.append(torch.autograd.grad(loss, [neuron.cell.mlp[1].weight, neuron.cell._proto_tau_m]))  # type: ignore[list-item]
+    for plain, lowered in zip(*gradients, strict=True):
+        assert_close(lowered, plain)

@@ -1,0 +1,155 @@
+"""What snnTorch expects of a neuron, for the faces in snntorch.py: its keywords, hidden and explicit states, firing, reset."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from elm_neuro.functional import ATan
+
+try:
+    import snntorch
+    from snntorch import SpikingNeuron, utils
+except ImportError as error:
+    raise ImportError('elm_neuro.adapters.snntorch needs snntorch: pip install "elm-neuro[snntorch]"') from error
+
+OLDEST = "0.9.4"  # the oldest that the tests pass with
+if [int(part) for part in re.findall(r"\d+", snntorch.__version__)[:3]] < [int(part) for part in OLDEST.split(".")]:
+    raise ImportError(f"elm_neuro.adapters.snntorch needs snntorch {OLDEST} or newer, got {snntorch.__version__}")
+
+__all__ = ["Neuron", "SpikingNeuron", "same_dtype", "utils"]
+
+RESETS = ("subtract", "zero", "none")  # in the order of snnTorch's reset_mechanism_val
+
+
+class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
+    """What the faces share: hidden and explicit states, and staying out of snnTorch's list that keeps every neuron alive."""
+
+    state_names: ClassVar[tuple[str, ...]] = ("syn", "memory", "mem")
+    core: Any  # the neuron of elm_neuro.nn
+    threshold: Tensor
+    graded_spikes_factor: Tensor
+    _alive: ClassVar[weakref.WeakSet[Neuron]] = weakref.WeakSet()
+
+    def __init__(self, core: nn.Module, output_shape: tuple[int, ...], **host: Any) -> None:
+        if host["reset_mechanism"] not in RESETS:
+            raise ValueError(f"reset_mechanism must be one of {list(RESETS)}, got {host['reset_mechanism']!r}")
+        for name in ("threshold", "graded_spikes_factor"):  # snnTorch would keep an integer as such, and the caller's own tensor
+            value = torch.as_tensor(host.get(name, 1.0), dtype=torch.get_default_dtype()).detach().clone()
+            if value.shape not in ((), output_shape[-1:], output_shape):
+                raise ValueError(f"{name} must be a number or have shape {output_shape}, got {tuple(value.shape)}")
+            host[name] = value
+        if host["spike_grad"] is None:
+            host["spike_grad"] = ATan()
+        try:
+            super().__init__(**host)
+        finally:
+            SpikingNeuron.instances[:] = [other for other in SpikingNeuron.instances if other is not self]
+        self.core, self.output_shape = core, output_shape
+        for name in self.state_names:
+            self.register_buffer(name, torch.zeros(0), persistent=False)
+        Neuron._alive.add(self)
+
+    def reset_mem(self) -> tuple[Tensor, ...]:
+        """Forget the hidden states. Returns fresh ones in the order of the call, membrane last: empty, which is zeros for any batch."""
+        self._keep(tuple(part.new_zeros(0) for part in self._hidden()))
+        return self._hidden()
+
+    def detach_mem(self) -> None:
+        """Cut the hidden states from the graph, for truncated backpropagation."""
+        self._keep(tuple(part.detach() for part in self._hidden()))
+
+    @classmethod
+    def reset_hidden(cls) -> None:
+        """:meth:`reset_mem` of every neuron of this class in the process, as snnTorch defines it; :func:`reset` is for one network."""
+        for neuron in tuple(Neuron._alive):
+            if isinstance(neuron, cls):
+                neuron.reset_mem()
+
+    @classmethod
+    def detach_hidden(cls) -> None:
+        """:meth:`detach_mem` of every neuron of this class in the process, as snnTorch defines it."""
+        for neuron in tuple(Neuron._alive):
+            if isinstance(neuron, cls):
+                neuron.detach_mem()
+
+    def _hidden(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name) for name in self.state_names)
+
+    def _keep(self, states: tuple[Tensor, ...]) -> None:
+        for name, part in zip(self.state_names, states, strict=True):
+            self._buffers[name] = part  # registered in the constructor; setattr would cost a tenth of the step
+
+    def _shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
+        """Of the states."""
+        raise NotImplementedError
+
+    def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Spikes and states after one step."""
+        raise NotImplementedError
+
+    def _states_before(self, batch: int, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        """The states given, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for zeros."""
+        if self.init_hidden:
+            if any(part is not None for part in given):
+                raise TypeError(f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them itself")
+            given = self._hidden()
+            if given[0].ndim > 1:
+                if given[0].shape[0] != batch:
+                    raise ValueError(f"x must have the hidden states' batch of {given[0].shape[0]} until reset_mem(), got {batch}")
+                return self._hidden()
+        shapes = self._shapes(batch)
+        if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in given):
+            like = next(self.core.parameters())
+            return tuple(like.new_zeros(shape) for shape in shapes)
+        states = []
+        for name, part, shape in zip(self.state_names, given, shapes, strict=True):
+            if not isinstance(part, Tensor):
+                raise TypeError(f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} for {name}")
+            if part.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+            self.core.cell.check_tensor(name, part)
+            states.append(part)
+        return tuple(states)
+
+    def _one_step(self, x: Tensor, *given: Tensor | None) -> Any:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        spk, states = self._advance(x, self._states_before(x.shape[0] if x.ndim else 0, given))
+        if self.init_hidden:
+            self._keep(states)
+        return spk if self.init_hidden and not self.output else (spk, *states)
+
+    def _spikes(self, distance: Tensor) -> Tensor:
+        return same_dtype("spike_grad", self.spike_grad(distance), distance)
+
+    @staticmethod
+    def _surrogate_bypass(input_: Tensor) -> Tensor:
+        return (input_ > 0).to(input_.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy, which refuse a tensor inside a graph."""
+        return self.__dict__ | {"_buffers": {name: None if part is None else part.detach() for name, part in self._buffers.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        Neuron._alive.add(self)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        saved = state_dict.get(f"{prefix}reset_mechanism_val")
+        if saved is not None and not saved.is_meta:
+            self._reset_mechanism = RESETS[int(saved)]  # snnTorch goes on with the one of the constructor
+
+    def extra_repr(self) -> str:
+        return f"init_hidden={self.init_hidden}, output={self.output}, reset_mechanism={self.reset_mechanism!r}"
+
+
+def same_dtype(name: str, after: Tensor, before: Tensor) -> Tensor:
+    if after.dtype != before.dtype:
+        raise TypeError(f"{name} must keep the dtype {before.dtype} of the neuron, got {after.dtype}")
+    return after

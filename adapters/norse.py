@@ -1,0 +1,389 @@
+"""Our neurons as norse's: ``out, state = neuron(x, state=None)``, time first, any number of batch dimensions, times in seconds.
+
+norse knows a stateful module by a parameter named `state` in its ``forward``, not by its class. The faces here have one, and stand in
+``norse.torch.SequentialState`` and ``RecurrentSequential``, inside ``Lift`` (the cells) and beside it, like norse's own.
+
+- **Times are seconds**, as everywhere in norse: `dt`, and also `tau_s`, `tau_m_init`, `tau_m_bounds`, `tau_v`, `tau_a` and `latency`.
+  The rest of elm_neuro counts milliseconds; so does the wrapped neuron, `face.core`.
+- **Layouts**: a layer takes ``[T, *batch, input_size]`` and gives ``[T, *batch, output_size]``, a cell the same without T. A cell cannot
+  know that an axis is time: use a layer, or ``Lift(cell)``, for sequences.
+- **State** is a plain named tuple of tensors ``[*batch, ...]`` with the membrane or readout as `v`, zeros by default. Hand it on to go
+  on; :func:`detach` it between the pieces of a long sequence; start with None where the batch changes.
+- ``cell.compile()`` compiles in place; the wrapper that ``torch.compile(cell)`` returns hides `state` from norse. A layer inside a
+  compiled network runs uncompiled, because its loop over time would be unrolled.
+- norse's surrogates fit: ``surrogate=functools.partial(norse.torch.functional.threshold.threshold, method="super", alpha=100.0)``.
+
+>>> import norse.torch as norse
+>>> from elm_neuro.adapters.norse import ELM
+>>> net = norse.SequentialState(ELM(700, 1, num_memory=10, num_neuron=32), norse.LIFRecurrent(32, 16), norse.LI())
+>>> out, state = net(torch.zeros(50, 8, 700))
+>>> out.shape, state[0].v.shape
+(torch.Size([50, 8, 16]), torch.Size([8, 32]))
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from elm_neuro import nn
+from elm_neuro.events import SpikeEvents
+from elm_neuro.nn import ALIFState, ELMState, SpikingELMState
+
+try:
+    import norse as _norse
+    import norse.torch
+except ImportError as error:
+    raise ImportError('elm_neuro.adapters.norse needs norse: pip install "elm-neuro[norse]"') from error
+
+__all__ = ["ALIF", "ELM", "ALIFCell", "ALIFState", "BranchELM", "ELMCell", "SpikingELMState", "detach", "suggest"]
+
+OLDEST = "1.1"  # of norse
+FOUND = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
+if [int(number) for number in re.findall(r"\d+", FOUND)[:2]] < [int(number) for number in OLDEST.split(".")]:
+    raise ImportError(f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {FOUND}: pip install "elm-neuro[norse]"')
+
+TIMES = ("tau_s", "tau_m_init", "tau_m_bounds", "tau_v", "tau_a", "latency")  # keywords in seconds here, in ms in elm_neuro.nn
+SPIKE_OPTIONS = frozenset(inspect.signature(nn.SpikeOutput).parameters) - {"generator"}
+
+State = TypeVar("State", SpikingELMState, ALIFState)
+
+
+class _Face(torch.nn.Module, Generic[State]):
+    """What cells and layers share: the neuron, its time step, and states with any number of batch dimensions."""
+
+    time_axes = 0  # axes of x before the batch
+
+    def __init__(self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True) -> None:
+        super().__init__()
+        self.core = core
+        self.dt, self.spiking = float(dt), spiking
+        start = self._zeros(1)
+        self._sizes: tuple[tuple[int, ...], ...] = tuple(tuple(part.shape[1:]) for part in start)
+        self.input_size = core.core.config.input_size if isinstance(core, nn.SpikingELM) else core.input_size
+        self.output_size = int(start.v.shape[-1])  # of the whole population
+
+    def _zeros(self, batch: int) -> State:
+        core: Any = self.core if isinstance(self.core, nn.SpikingELM) else self.core.cell
+        state: State = core.initial_state(batch)
+        return state
+
+    def initial_state(self, x: Tensor | SpikeEvents) -> State:
+        """Zeros for an input `x`, [*batch, ...], in the parameters' dtype and on their device: what None stands for."""
+        dims = self._batch_dims(x)
+        return self._split(self._zeros(math.prod(dims)), dims)
+
+    def _batch_dims(self, x: Tensor | SpikeEvents) -> tuple[int, ...]:
+        layout = f"[{'T, ' * self.time_axes}*batch, {self.input_size}]"
+        if self.time_axes and isinstance(x, SpikeEvents):
+            return (x.shape[0],)
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise TypeError(f"x must be a dense tensor {layout}, got {x.layout if isinstance(x, Tensor) else type(x).__name__}")
+        if x.ndim < self.time_axes + 1 or x.shape[-1] != self.input_size:
+            raise ValueError(f"x must have shape {layout}, got {tuple(x.shape)}")
+        return tuple(x.shape[self.time_axes : -1])
+
+    def _joined(self, state: State | None, dims: tuple[int, ...], x: Tensor | SpikeEvents) -> State:
+        """`state` with one batch axis, its shapes checked (the core checks the rest); zeros for None."""
+        if state is None:
+            return self._zeros(math.prod(dims))
+        kind = SpikingELMState if isinstance(self.core, nn.SpikingELM) else ALIFState
+        fields = getattr(state, "_fields", kind._fields)
+        if not isinstance(state, tuple) or len(state) != len(self._sizes) or fields != kind._fields:
+            raise TypeError(f"state must be {kind.__name__}({', '.join(kind._fields)}), got {type(state).__name__}")
+        parts, flat = [], (math.prod(dims),)
+        for name, part, size in zip(kind._fields, state, self._sizes, strict=True):
+            if not isinstance(part, Tensor):
+                raise TypeError(f"state.{name} must be a tensor, got {type(part).__name__}")
+            if tuple(part.shape) != dims + size:
+                message = f"state.{name} must have shape {dims + size} for x of shape {tuple(x.shape)}, got {tuple(part.shape)}"
+                if self.time_axes and dims and part.ndim > len(size) and part.shape[0] == x.shape[0] != dims[0]:
+                    message += "; the state's batch is the first axis of x: x must be time first, [T, *batch, features]"
+                raise ValueError(message)
+            parts.append(part if len(dims) == 1 else part.reshape(flat + size))
+        return self._named(parts)
+
+    def _split(self, state: State, dims: tuple[int, ...]) -> State:
+        """`state` of one batch axis with the batch dimensions `dims`."""
+        if len(dims) == 1:
+            return state
+        parts: Iterable[Tensor] = state
+        return self._named(part.reshape(dims + size) for part, size in zip(parts, self._sizes, strict=True))
+
+    def _named(self, parts: Iterable[Tensor]) -> State:
+        kind: Any = SpikingELMState if isinstance(self.core, nn.SpikingELM) else ALIFState
+        state: State = kind(*parts)
+        return state
+
+    def _run(self, x: Tensor | SpikeEvents, state: Any, *, one_step: bool) -> tuple[Tensor, Any]:
+        """One step (batch, features) or a sequence (batch, time, features) of the core."""
+        core = self.core
+        run: Any  # step and sequence are called alike
+        if isinstance(core, nn.ALIF):
+            run = core.cell if one_step else core
+            out, after = run(x, state)
+            if out.dtype != after.v.dtype:
+                raise TypeError(f"surrogate must keep the dtype {after.v.dtype} of the membrane, got spikes of {out.dtype}")
+            return out, after
+        if self.spiking:
+            run = core.step if one_step else core
+            out, after = run(x, state)
+            return out, after
+        state = core.check_state(state, x.shape[0])
+        run = core.core.cell if one_step else core.core
+        y, inner = run(x, ELMState(state.b, state.m))
+        y = y.to(inner.m.dtype)
+        last = y if one_step else y[:, -1] if y.shape[1] else state.v
+        return y, SpikingELMState(inner.b, inner.m, last, state.s)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.output_size}, dt={self.dt}" + ("" if self.spiking else ", spiking=False")
+
+
+class _Cell(_Face[State]):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        dims = self._batch_dims(x)
+        flat = x if len(dims) == 1 else x.reshape(math.prod(dims), self.input_size)
+        out, after = self._run(flat, self._joined(state, dims, x), one_step=True)
+        return (out if len(dims) == 1 else out.reshape(*dims, self.output_size)), self._split(after, dims)
+
+
+class _Layer(_Face[State]):
+    time_axes = 1
+
+    def __init__(self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True, record_states: bool = False) -> None:
+        super().__init__(core, dt, spiking)
+        self.record_states = record_states
+
+    def forward(self, x: Tensor | SpikeEvents, state: State | None = None) -> tuple[Tensor, State]:
+        dims = self._batch_dims(x)
+        before = self._joined(state, dims, x)
+        if isinstance(x, Tensor):
+            x = x.reshape(x.shape[0], math.prod(dims), self.input_size).transpose(0, 1)
+        if self.record_states:
+            return self._recorded(x.to_dense(before.v.dtype) if isinstance(x, SpikeEvents) else x, before, dims)
+        # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the compiler.
+        run = torch.compiler.disable(self._run) if torch.compiler.is_compiling() else self._run
+        out, after = run(x, before, one_step=False)
+        return out.transpose(0, 1).reshape(out.shape[1], *dims, self.output_size).contiguous(), self._split(after, dims)
+
+    def _recorded(self, x: Tensor, state: State, dims: tuple[int, ...]) -> tuple[Tensor, State]:
+        """Step by step, with the states of all steps, as ``norse.torch.module.snn.SNN`` gives them."""
+        if x.shape[1] == 0:
+            raise ValueError("x must have at least one step with record_states=True, got 0")
+        outs, states = [], []
+        for x_t in x.unbind(1):
+            out, state = self._run(x_t, state, one_step=True)
+            outs.append(out.reshape(*dims, self.output_size))
+            states.append(self._split(state, dims))
+        return torch.stack(outs), self._named(torch.stack(parts) for parts in zip(*states, strict=True))
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", record_states=True" if self.record_states else "")
+
+
+class ELMCell(_Cell[SpikingELMState]):
+    """One time step of a spiking ELM neuron, or of a population: ``spikes, state = cell(x, state)``.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs of a neuron.
+        num_memory: number of memory units; 100 by default, 20 with branches.
+        dt: time step in seconds.
+        spiking: False gives the readout itself, to drive another layer as a current; `state.v` holds it in either case.
+        spike_generator: source of the random spikes of ``stochastic=True``; torch's global one by default.
+        options: the keywords of :class:`elm_neuro.nn.ELM`, times in seconds (`num_branch` and `routing` make a Branch-ELM,
+            `num_neuron` a population), and those of :class:`elm_neuro.nn.SpikeOutput`: `threshold`, `surrogate`, `reset`, `stochastic`...
+
+    Shapes: x [*batch, input_size], which all neurons of a population share; out [*batch, output_size], or
+    [*batch, num_neuron * output_size]; state :class:`SpikingELMState` of [*batch, ...], None for zeros.
+
+    Raises:
+        TypeError: an unknown keyword, or `delta_t`, `batch_first`, `flatten_output`, which this face decides; wrong dtype of x or
+            state; a surrogate that changes the dtype.
+        ValueError: wrong shape or device of x or state, a value out of its range.
+
+    >>> cell = ELMCell(3, 1, num_memory=4, num_neuron=6, threshold=0.0, dt=0.001)
+    >>> spikes, state = cell(torch.ones(5, 3))
+    >>> spikes.shape, state.m.shape, cell.core.core.config.delta_t
+    (torch.Size([5, 6]), torch.Size([5, 6, 4]), 1.0)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int | None = None,
+        *,
+        dt: float = 0.001,
+        spiking: bool = True,
+        spike_generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(_spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options), dt, spiking)
+
+
+class ELM(_Layer[SpikingELMState]):
+    """A spiking ELM neuron, or a population, over sequences and on the fast backends: ``spikes, state = neuron(x, state)``.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs of a neuron.
+        num_memory: number of memory units; 100 by default, 20 with branches.
+        dt: time step in seconds.
+        spiking: as in :class:`ELMCell`.
+        record_states: give the states of all steps, [T, *batch, ...], as norse's layers do; step by step, hence slower.
+        spike_generator: as in :class:`ELMCell`.
+        options: as for :class:`ELMCell`, and `backend` and `recompute_every`.
+
+    Shapes: x [T, *batch, input_size] or :class:`elm_neuro.SpikeEvents`; out [T, *batch, output_size], or
+    [T, *batch, num_neuron * output_size]; state and errors as in :class:`ELMCell`.
+
+    >>> neuron = ELM(700, 20, num_memory=10, **suggest(dt=0.01, num_steps=100), spiking=False)
+    >>> readout, state = neuron(torch.zeros(100, 8, 700))
+    >>> readout.shape, bool((state.v == readout[-1]).all())
+    (torch.Size([100, 8, 20]), True)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int | None = None,
+        *,
+        dt: float = 0.001,
+        spiking: bool = True,
+        record_states: bool = False,
+        spike_generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        core = _spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options)
+        super().__init__(core, dt, spiking, record_states)
+
+
+class BranchELM(ELM):
+    """:class:`ELM` whose inputs are routed to synapses that are summed on branches: far fewer weights.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs of a neuron.
+        num_memory: number of memory units.
+        num_branch: number of branches.
+        num_synapse_per_branch: synapses on each.
+        options: the other keywords of :class:`ELM`; `routing` is "neuronio" by default, as in :class:`elm_neuro.nn.BranchELM`.
+
+    >>> neuron = BranchELM(700, 1, num_branch=10, num_synapse_per_branch=70, num_neuron=32)
+    >>> neuron(torch.zeros(50, 8, 700))[0].shape
+    torch.Size([50, 8, 32])
+    """
+
+    def __init__(
+        self, input_size: int, output_size: int, num_memory: int = 20, *, num_branch: int, num_synapse_per_branch: int, **options: Any
+    ) -> None:
+        options |= {"num_branch": num_branch, "num_synapse_per_branch": num_synapse_per_branch}
+        super().__init__(input_size, output_size, num_memory, **options)
+
+
+class ALIFCell(_Cell[ALIFState]):
+    """One time step of a layer of adaptive LIF neurons: ``spikes, state = cell(x, state)``.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of neurons.
+        dt: time step in seconds.
+        options: the other keywords of :class:`elm_neuro.nn.ALIF`, times in seconds; ``adaptive=False`` makes it a LIF.
+
+    Shapes: x [*batch, input_size]; spikes [*batch, output_size]; state :class:`ALIFState` of [*batch, ...]; errors as in :class:`ELMCell`.
+
+    >>> spikes, state = ALIFCell(3, 2, dt=0.001, tau_v=0.02)(torch.zeros(5, 3))
+    >>> spikes.shape, state.v.shape
+    (torch.Size([5, 2]), torch.Size([5, 2]))
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, dt: float = 0.001, **options: Any) -> None:
+        super().__init__(nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt)
+
+
+class ALIF(_Layer[ALIFState]):
+    """Adaptive LIF neurons over sequences, ``spikes, state = layer(x, state)``; `record_states` as in :class:`ELM`, the rest as in :class:`ALIFCell`.
+
+    Shapes: x [T, *batch, input_size] or :class:`elm_neuro.SpikeEvents`; spikes [T, *batch, output_size].
+
+    >>> ALIF(700, 128, dt=0.01)(torch.zeros(50, 2, 700))[0].shape
+    torch.Size([50, 2, 128])
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, dt: float = 0.001, record_states: bool = False, **options: Any) -> None:
+        super().__init__(nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt, record_states=record_states)
+
+
+def detach(state: Any) -> Any:
+    """A state cut off from the gradient, for truncated backpropagation through time.
+
+    Args:
+        state: of a face, of a norse module or of a network of them: tensors in tuples, named tuples and lists; None stays.
+
+    >>> from elm_neuro.adapters import norse as faces
+    >>> layer = faces.ELM(3, 1, num_memory=2)
+    >>> state = faces.detach(layer(torch.ones(4, 3))[1])
+    >>> state.m.requires_grad
+    False
+    """
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple) and hasattr(state, "_make"):
+        return type(state)(*map(detach, state))
+    return type(state)(map(detach, state)) if isinstance(state, tuple | list) else state
+
+
+def suggest(dt: float, num_steps: int) -> dict[str, Any]:
+    """:func:`elm_neuro.suggest` for these faces: keywords in seconds that suit sequences of `num_steps` steps of `dt` s.
+
+    >>> suggest(dt=0.01, num_steps=100)
+    {'dt': 0.01, 'tau_s': 0.01, 'tau_m_init': (0.01, 1.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (0.001, 2.0), 'lambda_': 5.0}
+    """
+    keywords = nn.suggest(num_steps=num_steps, **_milliseconds(dt, {}))
+    del keywords["delta_t"]
+    return {"dt": dt} | {name: _scaled(value, 0.001) if name in TIMES else value for name, value in keywords.items()}
+
+
+def _spiking_elm(
+    sizes: tuple[int, int], num_memory: int | None, dt: float, spiking: bool, generator: torch.Generator | None, options: dict[str, Any]
+) -> nn.SpikingELM:
+    for name, rule in (("batch_first", "is time first"), ("flatten_output", "flattens populations")):
+        if name in options:
+            raise TypeError(f"{name} must not be given: a norse face {rule}, got {name}={options[name]}")
+    output = {name: options.pop(name) for name in sorted(SPIKE_OPTIONS & options.keys())}
+    if output and not spiking:
+        raise TypeError(f"spiking=False gives the readout and takes no keywords of spikes, got {list(output)}")
+    if num_memory is not None:
+        options["num_memory"] = num_memory
+    kind = nn.ELM if options.get("num_branch") is None else nn.BranchELM
+    neuron = kind(*sizes, flatten_output=options.get("num_neuron") is not None, **_milliseconds(dt, options))
+    return nn.SpikingELM(neuron, generator=generator, **output)
+
+
+def _milliseconds(dt: float, options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of our neurons for those of a face."""
+    if "delta_t" in options:
+        raise TypeError(f"delta_t must be given as dt, in seconds like all times of a norse face, got delta_t={options['delta_t']}")
+    if not (isinstance(dt, float | int) and dt > 0 and math.isfinite(dt)):
+        raise ValueError(f"dt must be a time in seconds above 0, got {dt!r}")
+    given = {name: options[name] for name in TIMES if options.get(name) is not None}
+    for name, value in given.items():
+        shortest = min(value) if isinstance(value, Iterable) else value
+        if shortest >= 1.0 and dt < 0.1:
+            warnings.warn(f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms", stacklevel=4)
+    return options | {name: _scaled(value, 1000.0) for name, value in given.items()} | {"delta_t": _scaled(dt, 1000.0)}
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    """A time or several in another unit, rounded to 12 digits so that 0.07 s are 70 ms."""
+    return tuple(_scaled(part, factor) for part in value) if isinstance(value, Iterable) else float(f"{value * factor:.12g}")

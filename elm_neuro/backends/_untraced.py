@@ -1,0 +1,28 @@
+"""Loops over time that torch.compile must not unroll."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, run as it is inside compiled code: tracing it would unroll its loop over time.
+
+    ``torch.compiler.disable`` as a decorator would import the compiler with the package.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            result: R = torch.compiler.disable(function)(*args, **kwargs)
+            return result
+        return function(*args, **kwargs)
+
+    return run
