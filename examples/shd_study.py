@@ -1,9 +1,9 @@
 """Compare ELM, Branch-ELM, LSTM and LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the ablations of the paper's figure 5.
 
+    python examples/shd_study.py [--smoke]
     python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding --updates 140000
     python examples/shd_study.py --bins 10 20 50 --seeds 0 1 2 --updates 500 --minutes 60     # synthetic digits, what fits in an hour
     python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
-    python examples/shd_study.py --smoke
 
 Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what is done in
 STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and several processes may share

@@ -154,8 +154,8 @@ def test_outputs_that_are_nan_and_padding_that_is_not_to_blame_are_told_apart() 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau_v": 200.0, "delta_t": 0.1}, r"tau_v must give a decay per step in \[0.001, 0.999\], got 200.0 ms with delta_t 0.1 ms"),
-        ({"tau_a": 1e6}, "tau_a must give a decay per step in"),
+        ({"tau_v": 200.0, "delta_t": 0.1}, r"tau_v must give a decay per step of at most 0.999, got 200.0 ms with delta_t 0.1 ms"),
+        ({"tau_a": 1e6}, "tau_a must give a decay per step of at most"),
         ({"b_init": 1.8}, r"b_init must be in \[0.001, 1.0\], got 1.8"),
     ],
 )

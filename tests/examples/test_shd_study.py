@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
