@@ -2,6 +2,7 @@
 
 Each keeps the neuron it wraps as `core`; weights have the same names in :class:`ELM` and :class:`ELMSequence`. snnTorch's own helpers know
 its own neurons only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+Longer than most modules: one file a host, and half of it is docstrings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Figures of spike trains, of what happens inside an ELM neuron, and of its training; in colours that colour-blind readers tell apart.
 
 Every function returns a matplotlib Figure that belongs to nobody else: no pyplot, no window, no global style. :func:`save` writes it.
+Longer than most modules: all figures share one style and its few helpers.
 """
 
 from __future__ import annotations
