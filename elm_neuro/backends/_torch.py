@@ -33,7 +33,7 @@ def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, len
         memory = memory_scan(u, state.m, params)
     y = linear(memory, params.w_y, params.b_y).transpose(0, 1)
     if lengths is None:
-        return y.contiguous(), ELMState(b, memory[-1].clone())  # a view would keep the whole record alive
+        return y, ELMState(b, memory[-1].clone())  # a view would keep the whole record alive
     mask = torch.arange(x.shape[1], device=lengths.device) < lengths[:, None]
     y = torch.where(mask.view(*mask.shape, *[1] * (y.ndim - 2)), y, 0.0)
     last = memory[(lengths - 1).clamp(min=0), torch.arange(lengths.shape[0], device=lengths.device)]
