@@ -90,10 +90,10 @@ class _Face(torch.nn.Module, Generic[State]):
             raise ValueError(f"x must have shape {layout}, got {tuple(x.shape)}")
         return tuple(x.shape[self.time_axes : -1])
 
-    def _joined(self, state: State | None, dims: tuple[int, ...], x: Tensor | SpikeEvents) -> State:
-        """`state` with one batch axis, its shapes checked (the core checks the rest); zeros for None."""
+    def _joined(self, state: State | None, dims: tuple[int, ...], x: Tensor | SpikeEvents) -> State | None:
+        """`state` with one batch axis, its shapes checked (the core checks the rest); None stays, for zeros."""
         if state is None:
-            return self._zeros(math.prod(dims))
+            return None
         kind = SpikingELMState if isinstance(self.core, nn.SpikingELM) else ALIFState
         fields = getattr(state, "_fields", kind._fields)
         if not isinstance(state, tuple) or len(state) != len(self._sizes) or fields != kind._fields:
@@ -136,7 +136,7 @@ class _Face(torch.nn.Module, Generic[State]):
             run = core.step if one_step else core
             out, after = run(x, state)
             return out, after
-        state = core.check_state(state, x.shape[0])
+        state = core.initial_state(x.shape[0]) if state is None else core.check_state(state, x.shape[0])
         run = core.core.cell if one_step else core.core
         y, inner = run(x, ELMState(state.b, state.m))
         y = y.to(inner.m.dtype)
@@ -168,21 +168,23 @@ class _Layer(_Face[State]):
         if isinstance(x, Tensor):
             x = x.reshape(x.shape[0], math.prod(dims), self.input_size).transpose(0, 1)
         if self.record_states:
-            return self._recorded(x.to_dense(before.v.dtype) if isinstance(x, SpikeEvents) else x, before, dims)
+            return self._recorded(x.to_dense(self._zeros(0).v.dtype) if isinstance(x, SpikeEvents) else x, before, dims)
         # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the compiler.
         run = torch.compiler.disable(self._run) if torch.compiler.is_compiling() else self._run
         out, after = run(x, before, one_step=False)
         return out.transpose(0, 1).reshape(out.shape[1], *dims, self.output_size).contiguous(), self._split(after, dims)
 
-    def _recorded(self, x: Tensor, state: State, dims: tuple[int, ...]) -> tuple[Tensor, State]:
+    def _recorded(self, x: Tensor, state: State | None, dims: tuple[int, ...]) -> tuple[Tensor, State]:
         """Step by step, with the states of all steps, as ``norse.torch.module.snn.SNN`` gives them."""
         if x.shape[1] == 0:
             raise ValueError("x must have at least one step with record_states=True, got 0")
-        outs, states = [], []
+        outs: list[Tensor] = []
+        states: list[State] = []
         for x_t in x.unbind(1):
-            out, state = self._run(x_t, state, one_step=True)
+            out, after = self._run(x_t, state, one_step=True)
+            state = after
             outs.append(out.reshape(*dims, self.output_size))
-            states.append(self._split(state, dims))
+            states.append(self._split(after, dims))
         return torch.stack(outs), self._named(torch.stack(parts) for parts in zip(*states, strict=True))
 
     def extra_repr(self) -> str:

@@ -79,7 +79,8 @@ def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM) -> torch.nn.Modu
     config, cell = neuron.config, neuron.cell
     low, high = config.bounds
     branches = {} if config.num_branch is None else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
-    twin = upstream(config.input_size, OUTPUT_SIZE, config.num_memory, memory_tau_min=low, memory_tau_max=high, **branches)
+    times = {"memory_tau_min": low, "memory_tau_max": high, "learn_memory_tau": config.learn_tau_m, "delta_t": config.delta_t}
+    twin = upstream(config.input_size, config.output_size, config.num_memory, **times, **branches)
     values = {f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()}
     values |= {f"w_y.{name}": p for name, p in cell.w_y.named_parameters()}
     values |= {"_proto_w_s": cell._proto_w_s.flatten(), "_proto_tau_m": cell._proto_tau_m}

@@ -105,7 +105,7 @@ class SpikeOutput(nn.Module):
         if self.reset == "none":
             v, spikes = y, self.fire(y)
         else:
-            v, spikes = self._fire_with_reset(y, torch.zeros_like(y[:, 0]) if s is None else s)
+            v, spikes = self._fire_with_reset(y, y.new_zeros(y.shape[0], *y.shape[2:]) if s is None else s)
         return self.grade(spikes), v, spikes
 
     @untraced
@@ -179,11 +179,14 @@ class SpikingELM(nn.Module):
             raise TypeError(f"state must be a SpikingELMState of four tensors, got {type(state).__name__}")
         state = SpikingELMState(*state)
         self.core.cell.check_state(ELMState(state.b, state.m), batch)
+        self._check_output_state(state, batch)
+        return state
+
+    def _check_output_state(self, state: SpikingELMState, batch: int) -> None:
         for name, part in (("v", state.v), ("s", state.s)):
             if tuple(part.shape) != (batch, *self.output_shape):
                 raise ValueError(f"state.{name} must have shape {(batch, *self.output_shape)}, got {tuple(part.shape)}")
             self.core.cell.check_tensor(f"state.{name}", part)
-        return state
 
     def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
         """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
@@ -195,13 +198,14 @@ class SpikingELM(nn.Module):
         return self.output.grade(s), SpikingELMState(inner.b, inner.m, v, s)
 
     def forward(self, x: Tensor | SpikeEvents, state: SpikingELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, SpikingELMState]:
-        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        y, inner = self.core(x, ELMState(state.b, state.m), lengths)
-        spikes, v, s = self.output(y.to(inner.m.dtype), state.s)
-        if y.shape[1] == 0:
-            return spikes, SpikingELMState(inner.b, inner.m, state.v, state.s)
-        if lengths is None:
+        state = None if state is None else self.check_state(state, x.shape[0])
+        y, inner = self.core(x, None if state is None else ELMState(state.b, state.m), lengths)
+        spikes, v, s = self.output(y.to(inner.m.dtype), None if state is None else state.s)
+        if y.shape[1] and lengths is None:
             return spikes, SpikingELMState(inner.b, inner.m, v[:, -1], s[:, -1])
+        state = self.initial_state(x.shape[0]) if state is None else state
+        if lengths is None or y.shape[1] == 0:
+            return spikes, SpikingELMState(inner.b, inner.m, state.v, state.s)
         lengths = lengths.to(y.device)
         valid = torch.arange(y.shape[1], device=y.device) < lengths[:, None]
         started = (lengths > 0).view(-1, *[1] * (y.ndim - 2))
