@@ -27,6 +27,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+    from matplotlib.transforms import ScaledTranslation
 except ImportError as error:
     raise ImportError('elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"') from error
 
@@ -36,6 +37,7 @@ PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 INK, PALE = "#222222", "#8A8A8A"
 TIMESCALE_MAP = "viridis"  # rises evenly in lightness, also in grey print
 BUSIEST = 6  # traces of synapses and branches shown
+DODGE = 0.06  # inches between networks measured at the same setting
 SHARE_OF_MAP = 0.9  # its yellow end is too pale for thin lines
 
 STYLE: Any = {  # matplotlib types the keys as literals
@@ -311,7 +313,9 @@ def accuracies(
         for name, points in lines.items():
             x, mean, half = np.array(sorted(points), dtype=float).T
             colour = PALETTE[names.index(name) % len(PALETTE)]
-            axis.errorbar(x, mean, yerr=np.nan_to_num(half), color=colour, marker="o", markersize=3.2, linewidth=1.3, elinewidth=0.8, capsize=2)
+            aside = ScaledTranslation((names.index(name) - (len(names) - 1) / 2) * DODGE, 0, figure.dpi_scale_trans)
+            place, error = axis.transData + aside, np.nan_to_num(half)
+            axis.errorbar(x, mean, yerr=error, transform=place, color=colour, marker="o", markersize=3.2, linewidth=1.3, elinewidth=0.8, capsize=2)
         if majority is not None:
             axis.axhline(majority, color=INK, linewidth=0.9, linestyle=":")
         axis.set_ylim(0, 1)

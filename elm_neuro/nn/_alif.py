@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elm_neuro.backends import project, untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
+from elm_neuro.nn._checks import check_tensor, checked_state
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
@@ -81,8 +82,7 @@ class ALIFCell(nn.Module):
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype and on their device."""
-        shapes = (self.output_size,), (self.output_size,), (self.latency_steps + 1, self.output_size)
-        return ALIFState(*(self.bias.new_zeros(batch, *shape) for shape in shapes))
+        return ALIFState(*(self.bias.new_zeros(shape) for shape in self.state_shapes(batch)))
 
     def check_state(self, state: ALIFState, batch: int) -> ALIFState:
         """`state` where it fits this layer and a batch of `batch`.
@@ -91,23 +91,16 @@ class ALIFCell(nn.Module):
             TypeError: `state` is not three tensors of the parameters' dtype.
             ValueError: a tensor has the wrong shape or device.
         """
-        if not (isinstance(state, tuple) and len(state) == 3 and all(isinstance(part, Tensor) for part in state)):
-            raise TypeError(f"state must be an ALIFState of three tensors, got {type(state).__name__}")
-        state = ALIFState(*state)
+        return checked_state(ALIFState, state, self.state_shapes(batch), self.bias)
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the state's tensors."""
         layer = (batch, self.output_size)
-        for name, part, expected in zip(state._fields, state, (layer, layer, (batch, self.latency_steps + 1, self.output_size)), strict=True):
-            if tuple(part.shape) != expected:
-                raise ValueError(f"state.{name} must have shape {expected}, got {tuple(part.shape)}")
-            self.check_tensor(f"state.{name}", part)
-        return state
+        return layer, layer, (batch, self.latency_steps + 1, self.output_size)
 
     def check_tensor(self, name: str, tensor: Tensor) -> None:
         """Refuse a tensor of another dtype or device than the parameters'."""
-        like = self.bias
-        if tensor.device != like.device:
-            raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
-        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
-            raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+        check_tensor(name, tensor, self.bias)
 
     def forward(self, x: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
         if x.ndim != 2 or x.shape[1] != self.input_size:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
+from elm_neuro.nn._checks import check_tensor, checked_state
 from elm_neuro.nn._config import ELMConfig
 
 
@@ -126,10 +127,7 @@ class ELMCell(nn.Module):
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
         """Zeros, in the parameters' dtype, on their device by default."""
         like = self._proto_tau_m if device is None else self._proto_tau_m.to(device)
-        return ELMState(
-            like.new_zeros(batch, *self._neurons(self.config.branches)),
-            like.new_zeros(batch, *self._neurons(self.config.num_memory)),
-        )
+        return ELMState(*(like.new_zeros(shape) for shape in self.state_shapes(batch)))
 
     def check_state(self, state: ELMState, batch: int) -> ELMState:
         """`state` where it fits this neuron and a batch of `batch`.
@@ -138,24 +136,15 @@ class ELMCell(nn.Module):
             TypeError: `state` is not a pair of tensors of the parameters' dtype.
             ValueError: a tensor has the wrong shape or device.
         """
-        if not (isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, Tensor) for part in state)):
-            raise TypeError(f"state must be an ELMState of two tensors, got {type(state).__name__}")
-        state = ELMState(*state)
-        sizes = (self.config.branches, self.config.num_memory)
-        for name, part, size in zip(state._fields, state, sizes, strict=True):
-            expected = (batch, *self._neurons(size))
-            if tuple(part.shape) != expected:
-                raise ValueError(f"state.{name} must have shape {expected}, got {tuple(part.shape)}")
-            self.check_tensor(f"state.{name}", part)
-        return state
+        return checked_state(ELMState, state, self.state_shapes(batch), self._proto_tau_m)
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of b and m."""
+        return (batch, *self._neurons(self.config.branches)), (batch, *self._neurons(self.config.num_memory))
 
     def check_tensor(self, name: str, tensor: Tensor) -> None:
         """Refuse a tensor of another dtype or device than the parameters'."""
-        like = self._proto_tau_m
-        if tensor.device != like.device:
-            raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
-        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
-            raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+        check_tensor(name, tensor, self._proto_tau_m)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input of one step of the wrong shape, dtype or device."""

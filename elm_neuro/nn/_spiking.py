@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from elm_neuro.backends import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
+from elm_neuro.nn._checks import checked_state
 from elm_neuro.nn._elm import ELM
 
 RESETS = ("none", "subtract", "zero")
@@ -175,18 +176,8 @@ class SpikingELM(nn.Module):
             TypeError: `state` is not four tensors of the parameters' dtype.
             ValueError: a tensor has the wrong shape or device.
         """
-        if not (isinstance(state, tuple) and len(state) == 4 and all(isinstance(part, Tensor) for part in state)):
-            raise TypeError(f"state must be a SpikingELMState of four tensors, got {type(state).__name__}")
-        state = SpikingELMState(*state)
-        self.core.cell.check_state(ELMState(state.b, state.m), batch)
-        self._check_output_state(state, batch)
-        return state
-
-    def _check_output_state(self, state: SpikingELMState, batch: int) -> None:
-        for name, part in (("v", state.v), ("s", state.s)):
-            if tuple(part.shape) != (batch, *self.output_shape):
-                raise ValueError(f"state.{name} must have shape {(batch, *self.output_shape)}, got {tuple(part.shape)}")
-            self.core.cell.check_tensor(f"state.{name}", part)
+        own = (batch, *self.output_shape)
+        return checked_state(SpikingELMState, state, (*self.core.cell.state_shapes(batch), own, own), self.core.cell._proto_tau_m)
 
     def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
         """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
