@@ -316,13 +316,19 @@ def accuracies(
             aside = ScaledTranslation((names.index(name) - (len(names) - 1) / 2) * DODGE, 0, figure.dpi_scale_trans)
             place, error = axis.transData + aside, np.nan_to_num(half)
             axis.errorbar(x, mean, yerr=error, transform=place, color=colour, marker="o", markersize=3.2, linewidth=1.3, elinewidth=0.8, capsize=2)
+        settings = sorted({point[0] for points in lines.values() for point in points})
+        lowest, highest = settings[0], settings[-1]
+        if log:
+            axis.set_xscale("log")
+            axis.set_xlim(lowest / 1.5, highest * 1.5)
+        else:
+            margin = 0.1 * (highest - lowest) or 0.5
+            axis.set_xlim(lowest - margin, highest + margin)
         if majority is not None:
             axis.axhline(majority, color=INK, linewidth=0.9, linestyle=":")
         axis.set_ylim(0, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         if log:
-            axis.set_xscale("log")
-            settings = sorted({point[0] for points in lines.values() for point in points})
             axis.set_xticks(settings if len(settings) <= 5 else settings[:: math.ceil(len(settings) / 5)])
             axis.set_xticks([], minor=True)
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
