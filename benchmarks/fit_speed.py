@@ -4,10 +4,10 @@
 
 Both train the paper's neuron (700 inputs, 100 memory units, T = 200) from the same weights on pairs of the same digits: batches of 8 at
 10 ms, input dropout 0.5, cross entropy on the last output, Adamax with a cosine, float32. Ours is what ``elm-neuro fit`` runs: data
-module, Lightning module and Trainer, its metrics included; times are wall time inside the training loop, and the loader's share is the
-time in which the loop waits for its next batch. The authors' side (``--upstream``, a checkout of github.com/AaronSpieler/elmneuron at
-52e68a6) is their loader and their TorchScript neuron in the loop of their notebook. Before anything is timed both neurons have to give
-the same logits. Without ``--file`` the digits are synthetic.
+module, Lightning module and Trainer, its metrics included. Rates are by processor time inside the training loop; the loader's share is
+that of the wall time in which the loop waits for its next batch. The authors' side (``--upstream``, a checkout of
+github.com/AaronSpieler/elmneuron at 52e68a6) is their loader and their TorchScript neuron in the loop of their notebook. Before anything
+is timed both neurons have to give the same logits. Without ``--file`` the digits are synthetic.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def make_neuron() -> ELM:
 
 
 class Clock(lightning.Callback):
-    """Wall time from the first batch's start to the last batch's end."""
+    """From the first batch's start to the last batch's end: processor time and wall time."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.start = time.perf_counter()
+            self.start = time.process_time(), time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.end = time.perf_counter()
+        self.end = time.process_time(), time.perf_counter()
 
 
 def ours(source: Any, updates: int) -> dict[str, float]:
@@ -69,20 +69,22 @@ def ours(source: Any, updates: int) -> dict[str, float]:
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    return {"seconds": clock.end - clock.start, "waiting": sum(profiler.recorded_durations[WAITING][1:])}
+    spent, passed = (end - start for start, end in zip(clock.start, clock.end, strict=True))
+    return {"seconds": spent, "waiting": sum(profiler.recorded_durations[WAITING][1:]) / passed}
 
 
 def theirs(neuron: nn.Module, loader: Any) -> dict[str, float]:
     optimizer = torch.optim.Adamax(neuron.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(loader))
     right, losses, waiting, batches = 0, 0.0, 0.0, iter(loader)
-    start = time.perf_counter()
+    start = time.process_time(), time.perf_counter()
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)
         waiting += time.perf_counter() - asked
         if batch is None:
-            return {"seconds": time.perf_counter() - start, "waiting": waiting, "loss": losses, "right": float(right)}
+            spent, passed = time.process_time() - start[0], time.perf_counter() - start[1]
+            return {"seconds": spent, "waiting": waiting / passed, "loss": losses, "right": float(right)}
         x, sums = batch
         x.masked_fill_(torch.rand_like(x) < DROPOUT, 0.0)
         optimizer.zero_grad()
@@ -136,7 +138,7 @@ def main() -> None:
     table = Table("run", "pairs/s", "range", "waits for data", title=f"SHD-Adding, ELM 700 -> 100, batches of {BATCH_SIZE}, 10 ms; {settings}")
     for name, results in found.items():
         rates = [pairs / result["seconds"] for result in results]
-        share = statistics.median(result["waiting"] / result["seconds"] for result in results)
+        share = statistics.median(result["waiting"] for result in results)
         table.add_row(name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{share:.1%}")
     Console().print(table)
     if args.json:

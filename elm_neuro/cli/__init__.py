@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elm_neuro import __version__
+from elm_neuro.cli import _onnx as _onnx_commands
 
 if TYPE_CHECKING:
     from elm_neuro.training._demo import DemoSettings
@@ -59,6 +60,10 @@ def _own(arguments: list[str]) -> int:
         return 0
     if options.command == "demo":
         return _demo(options, parser)
+    if options.command == "export":
+        return _onnx_commands.export_command(options)
+    if options.command == "onnx":
+        return _onnx_commands.onnx_command(options)
     parser.print_help()
     return 0
 
@@ -70,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, line in LIGHTNING.items():
         commands.add_parser(name, help=f"{line} (elm-neuro {name} --config RECIPE; --help lists the options)")
     commands.add_parser("recipes", help="list the recipes that come with the package")
+    _onnx_commands.add_parsers(commands)
     demo = commands.add_parser("demo", help="train a spiking network with an ELM layer on spoken digits and write a report")
     demo.description = (
         "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many parameters, on synthetic "

@@ -1,0 +1,180 @@
+"""The commands elm-neuro export and elm-neuro onnx."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+FORMS = ("step", "sequence", "unrolled")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+
+
+def add_parsers(commands: Any) -> None:
+    """Declare both commands."""
+    export = commands.add_parser("export", help="write a trained neuron or network as an ONNX model and verify it")
+    export.description = (
+        "Write a trained neuron or network as an ONNX model, verified with onnxruntime: a folder of save_pretrained, a checkpoint of the "
+        "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit with its config.yaml beside it."
+    )
+    export.add_argument("checkpoint", metavar="CHECKPOINT")
+    export.add_argument("--out", type=Path, metavar="F", help="file to write (default: FORM.onnx beside the checkpoint)")
+    export.add_argument("--form", choices=FORMS, default="step", help="one step, sequences of any length, or of a fixed one (default: step)")
+    export.add_argument("--num-steps", type=int, metavar="T", help="length of the sequences of --form unrolled")
+    export.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the matrix products (default: float32)")
+    export.add_argument("--head", choices=["neuronio"], help="spike probability and somatic voltage in mV in place of raw outputs")
+    export.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators")
+    export.add_argument("--batch-size", type=int, metavar="B", help="fix the size of the batch")
+    export.add_argument("--time-first", action="store_true", help="sequences are (time, batch, input), not (batch, time, input)")
+    export.add_argument("--runtime", action="store_true", help="put onnx_neuron.py beside the model: it runs it with NumPy and onnxruntime alone")
+    export.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="compare with torch before writing (default: yes)")
+    onnx = commands.add_parser("onnx", help="run or time an exported model")
+    kinds = onnx.add_subparsers(dest="kind", metavar="run|bench", required=True)
+    run = kinds.add_parser("run", help="run a model over a sequence in a .npy or .npz file")
+    run.add_argument("model", metavar="MODEL")
+    run.add_argument("input", metavar="INPUT", help=".npy of x, or .npz with x and, to go on, the states by their names")
+    run.add_argument("--out", type=Path, default=Path("outputs.npz"), metavar="F", help="outputs and last states (default: outputs.npz)")
+    bench = kinds.add_parser("bench", help="time a model on random spikes")
+    bench.add_argument("model", metavar="MODEL")
+    bench.add_argument("--batch", type=int, default=1, metavar="B")
+    bench.add_argument("--num-steps", type=int, default=100, metavar="T", help="of a sequence; an unrolled model has its own")
+    bench.add_argument("--repeats", type=int, default=50, metavar="N")
+    for command in (run, bench):
+        command.add_argument("--provider", default="CPUExecutionProvider", help="onnxruntime's execution provider (default: CPUExecutionProvider)")
+        command.add_argument("--threads", type=int, metavar="N")
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """Write the model and say how far it is from torch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from elm_neuro.export.onnx import OPSET, to_onnx
+
+    module, place = load(options.checkpoint)
+    name = f"{options.form}.onnx" if options.precision == "float32" else f"{options.form}_{options.precision}.onnx"
+    path = options.out or place / name
+    report = to_onnx(
+        module,
+        path,
+        form=options.form,
+        num_steps=options.num_steps,
+        precision=options.precision,
+        opset=OPSET if options.opset is None else options.opset,
+        batch_first=not options.time_first,
+        batch_size=options.batch_size,
+        head=options.head,
+        source=options.checkpoint if os.path.exists(options.checkpoint) else None,
+        runtime=options.runtime,
+        verify=options.verify,
+    )
+    console = Console()
+    console.print(f"{path}: {type(module).__name__}, form {options.form}, {path.stat().st_size / 1000:.0f} kB", highlight=False, soft_wrap=True)
+    if report is None:
+        console.print("not verified", highlight=False)
+        return 0
+    table = Table("output", "largest error", "allowed", title=f"{report.runtime} against torch over {report.num_steps} steps, opset {report.opset}")
+    for output, error in report.errors.items():
+        table.add_row(output, f"{error:.1e}", f"{report.tolerances[output]:.1e}")
+    console.print(table)
+    if report.num_undecided:
+        console.print(f"{report.num_undecided} steps were left out: a readout within rounding of its threshold", highlight=False)
+    return 0
+
+
+def load(checkpoint: str) -> tuple[Any, Path]:
+    """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it."""
+    path = Path(checkpoint)
+    if path.is_file():
+        return _trained(path), path.parent
+    if (path / "model_config.json").is_file():
+        from elm_neuro.checkpoints import from_upstream
+
+        return from_upstream(path).eval(), path
+    from elm_neuro.checkpoints import from_pretrained
+
+    return from_pretrained(checkpoint).eval(), path if path.is_dir() else Path()
+
+
+def _trained(path: Path) -> Any:
+    """The network of a checkpoint of ``elm-neuro fit``, built by the config.yaml beside it."""
+    import torch
+    import yaml  # type: ignore[import-untyped]
+    from jsonargparse import ArgumentParser
+
+    from elm_neuro.training import SpikeClassification
+
+    config = path.with_name("config.yaml")
+    if not config.is_file():
+        raise FileNotFoundError(f"a checkpoint of elm-neuro fit needs its settings beside it, but there is no {config}")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
+        raise ValueError(f"checkpoint must be a whole checkpoint of elm-neuro fit, got {path}, which torch.load refuses") from error
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SpikeClassification, "model", fail_untyped=False)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or "model" not in settings:
+        raise ValueError(f"{config} must hold the settings of elm-neuro fit, got no model in it")
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 5
+    module = instantiate(parser.parse_object({"model": settings["model"]})).model
+    module.load_state_dict(weights)
+    return module.network.eval()
+
+
+def onnx_command(options: argparse.Namespace) -> int:
+    """Run or time a model."""
+    import numpy as np
+
+    from elm_neuro.checkpoints import write_atomically
+    from elm_neuro.export.onnx_neuron import OnnxNeuron
+
+    start = time.perf_counter()
+    model = OnnxNeuron(options.model, providers=[options.provider], num_threads=options.threads)
+    loading = time.perf_counter() - start
+    if options.kind == "run":
+        try:
+            given = np.load(options.input, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"INPUT must be a .npy or .npz file of numbers, got {options.input}: {error}") from error
+        arrays = {"x": given} if isinstance(given, np.ndarray) else dict(given)
+        if "x" not in arrays:
+            raise ValueError(f"INPUT must hold x, got {sorted(arrays)} in {options.input}")
+        x = arrays.pop("x")
+        outputs, state = model.run(x, arrays or None)
+        content = io.BytesIO()
+        arrays = {**outputs, **state}
+        np.savez(content, **arrays)
+        write_atomically({options.out: content.getvalue()})
+        print(f"{options.out}: " + ", ".join(f"{name} {value.shape}" for name, value in arrays.items()))
+        return 0
+    steps = model.num_steps or (1 if model.form == "step" else options.num_steps)
+    if min(options.batch, steps, options.repeats) < 1:
+        raise ValueError(f"--batch, --num-steps and --repeats must be at least 1, got {options.batch}, {steps} and {options.repeats}")
+    shape = tuple(model.session.get_inputs()[0].shape[1 if model.form == "step" else 2 :])
+    batch = (options.batch,) if model.form == "step" else (options.batch, steps) if model.batch_first else (steps, options.batch)
+    x = (np.random.default_rng(0).random((*batch, *shape)) < 0.05).astype(model.dtype)
+    call = model.step if model.form == "step" else model.run
+    times = []
+    for _ in range(options.repeats + 3):
+        start = time.perf_counter()
+        call(x, None)
+        times.append(time.perf_counter() - start)
+    low, middle, high = (1e3 * float(value) for value in np.percentile(times[3:], [5, 50, 95]))
+    found = {"form": model.form, "provider": model.providers[0], "batch": options.batch, "num_steps": steps, "load_ms": round(1e3 * loading, 2)}
+    print(
+        json.dumps(
+            {
+                **found,
+                "median_ms": round(middle, 4),
+                "p5_ms": round(low, 4),
+                "p95_ms": round(high, 4),
+                "steps_per_s": round(options.batch * steps / middle * 1e3),
+            }
+        )
+    )
+    return 0

@@ -1,0 +1,237 @@
+"""From a module to an ONNX model: inputs, outputs, states, metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.numpy_helper
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from elm_neuro import ELM, ALIFCell, ELMCell, __version__
+from elm_neuro.checkpoints import neuronio_head
+from elm_neuro.checkpoints._upstream import SOMA_BIAS_MV, SOMA_SCALE_MV
+from elm_neuro.export._graph import ELEMENT_TYPES, HALF_TYPES, ExportError, Graph, State, Value
+from elm_neuro.export._lowering import Trace, lowering_of
+
+UNITS = {
+    "delta_t": "ms",
+    "tau_s": "ms",
+    "tau_m": "ms",
+    "tau_m_init": "ms",
+    "tau_m_bounds": "ms",
+    "soma_mv": "mV",
+    "x": "1",
+    "y": "1",
+    "b": "1",
+    "m": "1",
+}
+HEADS = {None: ("y",), "neuronio": ("spike_probability", "soma_mv")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a module is exported; a model keeps them in its metadata."""
+
+    form: str = "step"
+    num_steps: int | None = None
+    precision: str = "float32"
+    batch_first: bool = True
+    batch_size: int | None = None
+    shared_input: bool = True
+    head: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+
+@dataclass
+class Built:
+    """An ONNX graph with its inputs and outputs, and the same computation in torch."""
+
+    graph: Graph
+    module: nn.Module
+    options: Options
+    x: Value
+    outputs: dict[str, Value]  # what the network gives
+    states: dict[str, State]  # inputs; each has an output name_next
+    dtype: torch.dtype
+
+    @property
+    def results(self) -> list[str]:
+        """Names of all outputs."""
+        return [*self.outputs, *(f"{name}_next" for name in self.states)]
+
+    def run(self, module: nn.Module, x: Tensor, states: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Outputs and next states of `module` in torch, x (batch, time, ...), and each step's distance to a threshold."""
+        trace = Trace(states, stepwise=self.options.form == "step")
+        y = lowering_of(module).run(module, x, trace)
+        found = {"y": y} if self.options.head is None else neuronio_head(y)._asdict()
+        return found | {f"{name}_next": value for name, value in trace.states.items()}, trace.margin
+
+
+def build(module: nn.Module, options: Options, opset: int) -> Built:
+    """Lower a module in one form."""
+    dtype = _dtype(module)
+    precision = "float32" if options.precision == "int8" else options.precision  # int8 comes in afterwards
+    graph = Graph(options.form, dtype, opset=opset, precision=precision, num_steps=options.num_steps)
+    lowering = lowering_of(module)
+    shape = lowering.input_shape(module)
+    if shape is None:
+        raise ExportError(f"module must have a layer that says how many inputs it reads, got {type(module).__name__}")
+    if not options.shared_input:
+        neurons = module.config.num_neuron if isinstance(module, ELM | ELMCell) else None
+        if neurons is None:
+            raise ValueError("shared_input must be True for a single neuron, got False")
+        shape = (neurons, *shape)
+    time = None if options.form == "step" else "after" if options.batch_first else "first"
+    x = Value("x", shape, time)
+    with torch.no_grad():
+        y = lowering.lower(graph, module, x)
+    outputs = {"y": _laid_out(graph, y, time)}
+    if options.head is not None:
+        outputs = _neuronio(graph, outputs["y"])
+    extras = {name: _laid_out(graph, value, time) for name, value in graph.extras.items()} if options.head is None else {}
+    built = Built(graph, module, options, x, outputs | extras, graph.states, dtype)
+    _name_outputs(graph, {name: value.name for name, value in built.outputs.items()} | {f"{name}_next": graph.finals[name] for name in graph.states})
+    return built
+
+
+def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
+    """The ONNX model."""
+    graph, options = built.graph, built.options
+    used = set(_used(graph.nodes))
+    constants = [_initializer(name, value, graph) for name, value in graph.constants.items() if name in used]
+    values = {name: helper.make_tensor_value_info(name.split(" ", 1)[1], graph.kind, shape) for name, shape in shapes_of(built).items()}
+    inputs, outputs = ([value for name, value in values.items() if name.startswith(side)] for side in ("input ", "output "))
+    operators = helper.make_opsetid("", graph.opset)
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants),
+        opset_imports=[operators],
+        ir_version=helper.find_min_ir_version_for([operators]),
+        producer_name="elm_neuro",
+        producer_version=__version__,
+        doc_string=f"{_WORDS[options.form]}: start with zeros for the states and feed them back, name_next -> name.",
+    )
+    words = {"version": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "form": options.form, "options": options.to_json()}
+    words |= _description(built.module) | ({} if source is None else {"source": source})
+    helper.set_model_props(model, {f"elm_neuro.{key}": value for key, value in words.items()})
+    return model
+
+
+def shapes_of(built: Built) -> dict[str, tuple[int | str, ...]]:
+    """Shape of every "input name" and "output name", with the names of the axes whose size is free."""
+    options = built.options
+    batch: int | str = "batch" if options.batch_size is None else options.batch_size
+    steps: int | str = "time" if options.num_steps is None else options.num_steps
+    lead = {None: (batch,), "after": (batch, steps), "first": (steps, batch)}
+    values = {"input x": (*lead[built.x.time], *built.x.shape)}
+    values |= {f"input {name}": (batch, *state.shape) for name, state in built.states.items()}
+    values |= {f"output {name}": (*lead[value.time], *value.shape) for name, value in built.outputs.items()}
+    return values | {f"output {name}_next": (batch, *state.shape) for name, state in built.states.items()}
+
+
+def options_of(model: onnx.ModelProto, path: Path) -> tuple[Options, int]:
+    """What a model was exported with, and its opset.
+
+    Raises:
+        ValueError: the metadata are not those of :func:`elm_neuro.export.to_onnx`.
+    """
+    words = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        options = Options(**json.loads(words["elm_neuro.options"]))
+        opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise ValueError(f"path must be an ONNX model of elm_neuro.export, got {path} without its metadata ({error!r})") from error
+    return options, opset
+
+
+_WORDS = {"step": "One time step", "sequence": "A sequence of any length", "unrolled": "A sequence of fixed length"}
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    found = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    if not found:
+        raise TypeError(f"module must have parameters to be exported, got {type(module).__name__}")
+    if len(found) > 1:
+        raise TypeError(f"module must hold parameters of one dtype to be exported, got {' and '.join(sorted(map(str, found)))}")
+    dtype = found.pop()
+    if dtype not in ELEMENT_TYPES:
+        raise TypeError(f"module must hold float32 or float64 parameters to be exported, got {dtype}")
+    return dtype
+
+
+def _laid_out(graph: Graph, value: Value, time: str | None) -> Value:
+    if value.time in (None, time):
+        return value
+    order = (1, 0, *range(2, 2 + len(value.shape)))
+    return Value(graph.permuted(value.name, *order), value.shape, time)
+
+
+def _neuronio(graph: Graph, y: Value) -> dict[str, Value]:
+    """Spike probability and somatic voltage, as :func:`elm_neuro.checkpoints.neuronio_head`."""
+    if y.shape != (2,):
+        raise ExportError(f'module must have two outputs, spike logit and soma, for head="neuronio", got {y.shape}')
+    logit, soma = (graph.add("Gather", y.name, graph.number(i), axis=y.lead) for i in range(2))
+    scaled = graph.add("Mul", soma, graph.constant("soma_scale", torch.tensor(SOMA_SCALE_MV)))
+    voltage = graph.add("Add", scaled, graph.constant("soma_bias", torch.tensor(SOMA_BIAS_MV)))
+    return {"spike_probability": Value(graph.add("Sigmoid", logit), (), y.time), "soma_mv": Value(voltage, (), y.time)}
+
+
+def _name_outputs(graph: Graph, outputs: dict[str, str]) -> None:
+    """Give values their names as outputs; one that is an input, or an output already, gets a node that copies it."""
+    produced = {name for node in graph.nodes for name in node.output}
+    names: dict[str, str] = {}
+    for output, value in outputs.items():
+        if value in produced and value not in names:
+            names[value] = output
+        else:
+            graph.nodes.append(helper.make_node("Identity", [names.get(value, value)], [output], name=f"output_{output}"))
+    for node in graph.nodes:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+
+
+def _used(nodes: Any) -> Any:
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _used(attribute.g.node)
+
+
+def _initializer(name: str, value: Tensor, graph: Graph) -> onnx.TensorProto:
+    value = value.contiguous()
+    if name not in graph.halves:
+        return onnx.numpy_helper.from_array(value.numpy(), name)
+    if graph.precision == "float16":
+        return onnx.numpy_helper.from_array(value.half().numpy(), name)
+    content = value.bfloat16().view(torch.int16).numpy().tobytes()
+    return helper.make_tensor(name, HALF_TYPES["bfloat16"], list(value.shape), content, raw=True)
+
+
+def _description(module: nn.Module) -> dict[str, str]:
+    """Configuration and time constants of every neuron, by its name in the network."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, ELMCell):
+            place = name.removesuffix("cell").rstrip(".")
+            tau = {"tau_s": part.tau_s, "tau_m": part.tau_m}
+            found[place] = {"config": part.config.to_dict(), **{key: value.detach().double().cpu().tolist() for key, value in tau.items()}}
+        elif isinstance(part, ALIFCell):
+            place = name.removesuffix("cell").rstrip(".")
+            tau_v = -part.delta_t / part.effective_parameters().beta.detach().double().log()
+            found[place] = {"kind": "ALIF" if part.adaptive else "LIF", "delta_t": part.delta_t, "tau_v": tau_v.cpu().tolist()}
+    words = {"units": json.dumps(UNITS), "neurons": json.dumps(found)}
+    return words | ({"config": json.dumps(found[""]["config"])} if "config" in found.get("", {}) else {})
+
+
+def size_of(built: Built) -> int:
+    """Bytes of the constants."""
+    half = built.graph.halves
+    return sum(math.prod(value.shape) * (2 if name in half else value.element_size()) for name, value in built.graph.constants.items())

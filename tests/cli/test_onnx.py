@@ -1,0 +1,119 @@
+"""The commands elm-neuro export and elm-neuro onnx, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from elm_neuro import ELM, BranchELM
+from elm_neuro.checkpoints import from_pretrained, from_upstream, save_pretrained
+from elm_neuro.cli import main
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_pretrained(BranchELM(6, 2, num_memory=3, num_branch=3, num_synapse_per_branch=4), tmp_path / "neuron")
+    return tmp_path / "neuron"
+
+
+def test_a_saved_neuron_is_exported_verified_and_run(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(saved), "--form", "sequence", "--runtime"]) == 0
+    assert sorted(path.name for path in saved.glob("*.onnx")) == ["sequence.onnx"]
+    assert (saved / "onnx_neuron.py").is_file()
+    printed = capsys.readouterr().out
+    assert "BranchELM, form sequence" in printed
+    assert "onnxruntime against torch" in printed
+    properties = {entry.key: entry.value for entry in onnx.load(str(saved / "sequence.onnx")).metadata_props}
+    assert properties["elm_neuro.source"].startswith("model.safetensors sha256 ")
+
+    x = np.random.default_rng(0).random((2, 9, 6), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert main(["onnx", "run", str(saved / "sequence.onnx"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "whole.npz")]) == 0
+    whole = np.load(tmp_path / "whole.npz")
+    with torch.no_grad():
+        y, after = from_pretrained(saved)(torch.from_numpy(x))
+    np.testing.assert_allclose(whole["y"], y, atol=1e-5)
+    np.testing.assert_allclose(whole["m"], after.m, atol=1e-5)
+    np.save(tmp_path / "x.npy", x[:, :4])
+    first, last = tmp_path / "first.npz", tmp_path / "last.npz"
+    assert main(["onnx", "run", str(saved / "sequence.onnx"), str(tmp_path / "x.npy"), "--out", str(first)]) == 0
+    np.savez(tmp_path / "rest.npz", x=x[:, 4:], **{name: np.load(first)[name] for name in ("b", "m")})
+    assert main(["onnx", "run", str(saved / "sequence.onnx"), str(tmp_path / "rest.npz"), "--out", str(last)]) == 0
+    np.testing.assert_allclose(np.load(last)["y"], y[:, 4:], atol=1e-5)
+
+
+def test_the_authors_checkpoint_is_exported_with_its_head(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "num_memory_10"
+    shutil.copytree(shared / "data/checkpoints/num_memory_10", folder)
+    assert main(["export", str(folder), "--head", "neuronio", "--out", str(tmp_path / "twin.onnx")]) == 0
+    model = onnx.load(str(tmp_path / "twin.onnx"))
+    assert [value.name for value in model.graph.output] == ["spike_probability", "soma_mv", "b_next", "m_next"]
+    described = json.loads({entry.key: entry.value for entry in model.metadata_props}["elm_neuro.neurons"])[""]
+    np.testing.assert_allclose(described["tau_m"], from_upstream(folder).cell.tau_m.detach(), rtol=1e-6)
+
+
+def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning")
+    from elm_neuro.training import SequenceClassifier
+
+    torch.manual_seed(0)
+    net = SequenceClassifier(ELM(7, 3, num_memory=4, delta_t=10.0))
+    torch.save({"state_dict": {f"network.{name}": value for name, value in net.state_dict().items()}}, tmp_path / "best.ckpt")
+    assert main(["export", str(tmp_path / "best.ckpt")]) == 1
+    assert "a checkpoint of elm-neuro fit needs its settings beside it, but there is no" in capsys.readouterr().err
+    neuron = {"class_path": "elm_neuro.nn.ELM", "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4}, "dict_kwargs": {"delta_t": 10.0}}
+    network = {"class_path": "elm_neuro.training.SequenceClassifier", "init_args": {"neuron": neuron}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": {"network": network, "num_classes": 3}}), encoding="utf-8")
+    assert main(["export", str(tmp_path / "best.ckpt"), "--form", "unrolled", "--num-steps", "5"]) == 0
+    from elm_neuro.export.onnx_neuron import OnnxNeuron
+
+    x = np.random.default_rng(0).random((2, 5, 7), dtype=np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(OnnxNeuron(tmp_path / "unrolled.onnx").run(x)[0]["y"], net(torch.from_numpy(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
+def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    length = ["--num-steps", "4"] if form == "unrolled" else []
+    assert main(["export", str(saved), "--form", form, "--no-verify", *length]) == 0
+    assert "not verified" in capsys.readouterr().out
+    assert main(["onnx", "bench", str(saved / f"{form}.onnx"), "--repeats", "3", "--batch", "2", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["form"], found["batch"], found["num_steps"]) == (form, 2, {"step": 1, "sequence": 100, "unrolled": 4}[form])
+    assert 0 < found["p5_ms"] <= found["median_ms"] <= found["p95_ms"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "SAVED", "--form", "unrolled"], 'num_steps must be given for the form "unrolled"'),
+        (["export", "SAVED", "--opset", "5"], "opset must be from 17"),
+        (["export", "SAVED", "--out", "FOLDER/none/x.onnx"], "there is no "),
+        (["onnx", "run", "FOLDER/none.onnx", "x.npy"], "there is no "),
+        (["onnx", "run", "MODEL", "FOLDER/none.npy"], "No such file"),
+        (["onnx", "run", "MODEL", "MODEL"], "INPUT must be a .npy or .npz file of numbers"),
+        (["onnx", "run", "MODEL", "EMPTY"], r"INPUT must hold x, got ['z']"),
+        (["onnx", "bench", "MODEL", "--repeats", "0"], "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0"),
+        (["onnx", "bench", "MODEL", "--provider", "Nothing"], "providers must be of those in this onnxruntime"),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_line(saved: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(["export", str(saved), "--no-verify"]) == 0
+    np.savez(saved / "empty.npz", z=np.zeros(1))
+    places = {"SAVED": saved, "FOLDER": saved, "MODEL": saved / "step.onnx", "EMPTY": saved / "empty.npz"}
+    for word, place in places.items():
+        arguments = [argument.replace(word, str(place)) for argument in arguments]
+    capsys.readouterr()
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("elm-neuro: error: ")
+    assert message in error
