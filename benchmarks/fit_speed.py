@@ -35,6 +35,7 @@ import elm_neuro
 from elm_neuro import ELM
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, read_shd
 from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification
+from elm_neuro.training._quiet import without_advice
 
 BIN_MS, DROPOUT, LEARNING_RATE = 10.0, 0.5, 5e-3
 WAITING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the wait for a batch
@@ -130,7 +131,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):  # the first warms up
         for name, run in runs.items():
-            result = run()
+            with without_advice():
+                result = run()
             if repeat or args.smoke:
                 found[name].append(result)
     pairs = updates * BATCH_SIZE

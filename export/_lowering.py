@@ -493,6 +493,54 @@ class _SnnTorchALIF:
         return spikes
 
 
+class _SnnTorchLeaky:
+    r"""snnTorch's own leaky integrate-and-fire neurons, one an input.
+
+    :math:`v_t = \beta v_{t-1} + i_t - \theta [v_{t-1} > \theta]`, or with a reset to zero :math:`v_t = \beta v_{t-1} [v_{t-1} \le \theta] + i_t`.
+    """
+
+    def input_shape(self, module: Any) -> None:
+        return None
+
+    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
+        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition), ("reset_delay", module.reset_delay)):
+            if not plain:
+                raise ExportError(f"{name} must be as snnTorch has it by default to be exported, got {getattr(module, name)!r} in Leaky")
+        x = graph.time_first(x)
+        state = graph.state("mem", *x.shape)
+        limit, beta = graph.constant("threshold", module.threshold), graph.constant("beta", module.beta.clamp(0, 1))
+
+        def above(v: str) -> str:
+            return graph.add("Cast", graph.add("Greater", v, limit), to=graph.kind)
+
+        def step(i_t: str, states: dict[str, str]) -> tuple[str, dict[str, str]]:
+            before = states["mem"]
+            if module.reset_mechanism == "zero":
+                before = graph.add("Mul", before, graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), above(before)))
+            v = graph.add("Add", graph.add("Mul", before, beta), i_t)
+            if module.reset_mechanism == "subtract":
+                v = graph.add("Sub", v, graph.add("Mul", above(states["mem"]), limit))
+            return v, {"mem": v}
+
+        v, after = graph.loop(x.name, {"mem": state}, step, reads=(None, *x.shape), gives=(None, *x.shape))
+        graph.keep("mem", after["mem"])
+        return replace(x, name=graph.add("Mul", above(v), graph.constant("graded_factor", module.graded_spikes_factor)))
+
+    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
+        mem, beta, records = trace.get("mem", x.shape[0], *x.shape[2:], like=x), module.beta.clamp(0, 1), []
+        for i_t in x.unbind(1):
+            fired = (mem > module.threshold).to(mem.dtype)
+            if module.reset_mechanism == "zero":
+                mem = beta * (1.0 - fired) * mem + i_t
+            else:
+                mem = beta * mem + i_t - (fired * module.threshold if module.reset_mechanism == "subtract" else 0.0)
+            records.append(mem)
+        v = torch.stack(records, dim=1)
+        trace.fired(v - module.threshold)
+        trace.keep(mem=mem)
+        return (v > module.threshold).to(v.dtype) * module.graded_spikes_factor  # type: ignore[no-any-return]
+
+
 class _NorseFace:
     """A norse face: its core, or with spiking=False the neuron inside."""
 
@@ -533,6 +581,7 @@ _KINDS: list[tuple[tuple[type | str, ...], Lowering]] = [
     (("elm_neuro.training._models.SequenceClassifier",), Chain(_classifier)),
     (("elm_neuro.training._models.LIFNetwork",), Chain(lambda m: {"hidden": m.hidden, "recurrent": m.recurrent, "readout": m.readout})),
     (("elm_neuro.training._models.LeakyReadout",), _LeakyReadout()),
+    (("snntorch._neurons.leaky.Leaky",), _SnnTorchLeaky()),
     (("elm_neuro.adapters.snntorch.ELM",), _SnnTorchELM()),
     (("elm_neuro.adapters.snntorch.ALIF",), _SnnTorchALIF()),
     (("elm_neuro.adapters.norse._Face",), _NorseFace()),

@@ -21,6 +21,7 @@ import onnxruntime
 __all__ = ["OnnxNeuron"]
 
 State = dict[str, "np.ndarray[Any, Any]"]
+FORMS = ("step", "sequence", "unrolled")
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 PACKAGES = {
     "CUDAExecutionProvider": "onnxruntime-gpu",
@@ -73,6 +74,8 @@ class OnnxNeuron:
         try:
             self.options: dict[str, Any] = json.loads(self.metadata["elm_neuro.options"])
             self.form: str = self.options["form"]
+            if self.form not in FORMS:
+                raise ValueError(f"form {self.form!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path must be a model of elm_neuro.export, got {self.path} without its metadata") from error
         inputs = {value.name: value for value in self.session.get_inputs()}

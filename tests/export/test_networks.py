@@ -171,6 +171,32 @@ def test_snntorch_faces_spike_alike(tmp_path: Path, form: str, reset: str) -> No
     torch.testing.assert_close(spikes_of(tmp_path / "net.onnx", x)["y"], expected)
 
 
+@pytest.mark.parametrize("reset", ["none", "subtract", "zero"])
+@pytest.mark.parametrize("form", FORMS)
+def test_snntorchs_own_leaky_neurons_stand_beside_them(tmp_path: Path, form: str, reset: str) -> None:
+    snntorch, faces = pytest.importorskip("snntorch"), pytest.importorskip("elm_neuro.adapters.snntorch")
+    torch.manual_seed(0)
+    leaky = snntorch.Leaky(torch.linspace(0.5, 0.95, 5), threshold=0.3, reset_mechanism=reset, init_hidden=True)
+    net = nn.Sequential(nn.Linear(6, 5), leaky, faces.ELM(5, 2, num_memory=3, threshold=0.05, init_hidden=True))
+    x = torch.randn(3, 25, 6)  # snnTorch's surrogates give float32
+    written(net, tmp_path / "net.onnx", form, 25)
+    faces.reset(net)
+    with torch.no_grad():
+        expected = torch.stack([net(x_t) for x_t in x.unbind(1)], 1)
+        hidden = leaky.mem
+    found = spikes_of(tmp_path / "net.onnx", x)
+    assert float(expected.std()) > 0
+    torch.testing.assert_close(found["y"], expected)
+    torch.testing.assert_close(found["1.mem_next"], hidden, rtol=1e-5, atol=1e-5)
+
+
+def test_a_leaky_neuron_that_resets_at_once_is_refused(tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
+    net = nn.Sequential(nn.Linear(6, 5), snntorch.Leaky(0.9, reset_delay=False))
+    with pytest.raises(export.ExportError, match="reset_delay must be as snnTorch has it by default to be exported, got False in Leaky"):
+        export.to_onnx(net, tmp_path / "net.onnx")
+
+
 def test_an_snntorch_sequence_is_the_same_neuron(tmp_path: Path) -> None:
     faces = pytest.importorskip("elm_neuro.adapters.snntorch")
     torch.manual_seed(0)

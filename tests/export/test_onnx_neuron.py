@@ -120,6 +120,11 @@ def test_models_of_others_are_refused(tmp_path: Path, runtime: Any) -> None:
     with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*bare\.onnx without its metadata"):
         runtime(tmp_path / "bare.onnx")
     model = onnx.load(str(tmp_path / "neuron.onnx"))
+    next(entry for entry in model.metadata_props if entry.key == "elm_neuro.options").value = '{"form": "loop"}'
+    onnx.save(model, str(tmp_path / "other.onnx"))
+    with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*other\.onnx without its metadata"):
+        runtime(tmp_path / "other.onnx")
+    model = onnx.load(str(tmp_path / "neuron.onnx"))
     del model.graph.output[2]  # m_next
     onnx.save(model, str(tmp_path / "less.onnx"))
     with pytest.raises(ValueError, match=r"got inputs \['x', 'b', 'm'\] and outputs \['y', 'b_next'\]"):
