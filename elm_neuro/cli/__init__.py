@@ -114,6 +114,7 @@ def _lightning(arguments: list[str]) -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from elm_neuro.training import SHDDataModule, SpikeClassification
+    from elm_neuro.training._progress import EpochLines
     from elm_neuro.training._quiet import without_advice
 
     _check_checkpoint(arguments)
@@ -124,6 +125,7 @@ def _lightning(arguments: list[str]) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            trainer_defaults={"callbacks": [EpochLines()]},
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "elm-neuro"},
             args=_resolved(arguments),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,9 @@ def test_a_recipe_trains_resumes_tests_and_predicts(
     assert main(["fit", "--config", "shd_elm", *files, *small, "--trainer.max_epochs=1"]) == 0
     assert {path.name for path in (tmp_path / "runs" / "shd_elm").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
     steps = torch.load(tmp_path / "runs" / "shd_elm" / "last.ckpt", weights_only=True)["global_step"]
+    assert re.search(
+        r"^epoch 1 of 1: train/loss [\d.]+, train/accuracy .*, valid/accuracy [\d.]+; \d+ s, 0 s left$", capsys.readouterr().err, re.MULTILINE
+    )
     assert main(["fit", "--config=shd_elm", *files, *small, "--trainer.max_epochs=2", "--resume"]) == 0
     last = torch.load(tmp_path / "runs" / "shd_elm" / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["global_step"]) == (1, 2 * steps)
