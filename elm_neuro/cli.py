@@ -1,9 +1,10 @@
-"""The command elm-neuro: training by recipes, the demonstration, the list of recipes."""
+"""The command elm-neuro: training by recipes, the demonstration, NeuronIO, the list of recipes."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import time
@@ -55,10 +56,14 @@ def _own(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.command == "recipes":
         for name, line in recipes().items():
-            print(f"{name:<22}{line}")
+            print(f"{name:<32}{line}")
         return 0
     if options.command == "demo":
         return _demo(options, parser)
+    if options.command == "neuronio":
+        return {"convert": _convert, "verify": _verify, "eval": _evaluate}[options.action](options)
+    if options.command == "info":
+        return _info(options)
     parser.print_help()
     return 0
 
@@ -93,7 +98,29 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--cache-dir", metavar="DIR", help="folder where the synthetic samples are kept (default: in ~/.cache)")
     demo.add_argument("--smoke", action="store_true", help="a few samples and small networks, in seconds; the accuracies mean nothing")
     demo.add_argument("--resume", action="store_true", help="go on from the checkpoints in the report folder")
+    _neuronio_parser(commands)
+    info = commands.add_parser("info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO")
+    info.add_argument("models", nargs="*", metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
     return parser
+
+
+def _neuronio_parser(commands: Any) -> None:
+    neuronio = commands.add_parser("neuronio", help="convert, verify and evaluate on the NeuronIO data set")
+    actions = neuronio.add_subparsers(dest="action", metavar="action", required=True)
+    convert = actions.add_parser("convert", help="turn its pickles into files that stream; goes on where it was stopped")
+    convert.add_argument("paths", nargs="+", metavar="SRC... DST", help="files, or folders with *sim__*.p; the last one is the folder to write into")
+    convert.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine, about 1 GB each (default: 1)")
+    convert.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that sees the same folders, in place of --workers")
+    verify = actions.add_parser("verify", help="read converted files whole and compare them with the manifest")
+    verify.add_argument("destination", metavar="DST")
+    evaluate = actions.add_parser("eval", help="the published figures of a neuron, and the honest ones beside them")
+    evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
+    evaluate.add_argument("--data", required=True, nargs="+", metavar="F", help="simulation files or converted ones, or folders of them")
+    evaluate.add_argument("--window", type=int, default=500, metavar="MS", help="window of the published protocol (default: 500)")
+    evaluate.add_argument("--burn-in", type=int, default=150, metavar="MS", help="its burn-in (default: 150)")
+    evaluate.add_argument("--draws", type=int, default=200, metavar="N", help="of the bootstrap over simulations; 0 for none (default: 200)")
+    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    evaluate.add_argument("--json", type=Path, metavar="F", help="file to write the figures to")
 
 
 def recipes() -> dict[str, str]:
@@ -107,20 +134,22 @@ def _lightning(arguments: list[str]) -> None:
     """Hand the command to LightningCLI, with recipes by their names and --resume."""
     from lightning.pytorch.cli import LightningCLI
 
-    from elm_neuro.training import SHDDataModule, SpikeClassification
+    from elm_neuro.training import NeuronIODataModule, NeuronIORegression, SHDDataModule, SpikeClassification
     from elm_neuro.training._quiet import without_advice
 
     _check_checkpoint(arguments)
+    resolved = _resolved(arguments)
+    model, data = (NeuronIORegression, NeuronIODataModule) if _is_neuronio(resolved) else (SpikeClassification, SHDDataModule)
     with without_advice():
         LightningCLI(
-            SpikeClassification,
-            SHDDataModule,
+            model,
+            data,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "elm-neuro"},
-            args=_resolved(arguments),
+            args=resolved,
         )
 
 
@@ -156,6 +185,13 @@ def _resolved(arguments: list[str]) -> list[str]:
             argument = "--ckpt_path=last"
         resolved.append(argument)
     return resolved
+
+
+def _is_neuronio(arguments: list[str]) -> bool:
+    """Whether a recipe or an argument names the data module of NeuronIO."""
+    files = [path for before, argument in itertools.pairwise(["", *arguments]) for path in (argument, _option("--config", before, argument))]
+    texts = [Path(path).read_text(encoding="utf-8") for path in files if path.endswith((".yaml", ".yml")) and os.path.isfile(path)]
+    return any("NeuronIODataModule" in text for text in [*arguments, *texts])
 
 
 def _recipe(name: str) -> str:
@@ -253,6 +289,98 @@ def _onnx(neuron: Path, report: Path) -> dict[str, Any]:
     error = max(found.errors.values())
     outcome = f"{path.name} verified with onnxruntime over {found.num_steps} steps, at most {error:.1e} off torch"
     return {"file": path.name, "outcome": outcome, "errors": found.errors, "opset": found.opset}
+
+
+def _convert(options: argparse.Namespace) -> int:
+    if len(options.paths) < 2:
+        raise ValueError("convert needs at least one source and the folder to write into: elm-neuro neuronio convert SRC... DST")
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from elm_neuro.datasets import convert_neuronio, simulation_files
+
+    if options.dask is not None and find_spec("distributed") is None:
+        raise ImportError('--dask needs distributed: pip install "elm-neuro[dask]"')
+    *sources, destination = options.paths
+    files = [file for source in sources for file in simulation_files(source)]
+    total, done = sum(file.stat().st_size for file in files), 0
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task("", total=total)
+
+        def show(name: str, entry: Any, before: bool) -> None:
+            nonlocal total, done
+            done, total = done + 1, total - before * entry.source_bytes  # what was there before is no throughput
+            progress.update(task, description=f"{done} of {len(files)} files", total=total, advance=(not before) * entry.source_bytes)
+
+        if options.dask is None:
+            found = convert_neuronio(sources, destination, num_workers=options.workers, progress=show)
+        else:
+            from distributed import Client
+
+            with Client(options.dask) as client:
+                found = convert_neuronio(sources, destination, executor=client.get_executor(), progress=show)
+    simulations, written = sum(entry.num_simulations for entry in found.values()), sum(entry.bytes for entry in found.values())
+    print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from elm_neuro.datasets import read_manifest, verify_neuronio
+
+    wrong = verify_neuronio(options.destination)
+    if wrong:
+        return _fail("\n".join(["these files are not what the manifest says; convert again:", *wrong.values()]))
+    print(f"{len(read_manifest(options.destination))} files are what the manifest says")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from elm_neuro.training import Windows, evaluate_neuronio
+    from elm_neuro.training._neuronio_report import evaluation_table, load_network, remarks
+
+    windows = Windows(options.window, options.burn_in)
+    network = load_network(options.model).to(options.device)
+    files = [file for path in options.data for file in _neuronio_files(Path(path))]
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        tasks = {str(file): progress.add_task(file.name[-40:], total=None) for file in files}
+        outcome = evaluate_neuronio(
+            network,
+            files,
+            windows=windows,
+            num_draws=options.draws,
+            progress=lambda file, done, total: progress.update(tasks[file], completed=done, total=total),
+        )
+    outcome["model"] = str(options.model)
+    if options.json is not None:
+        from elm_neuro.checkpoints import write_atomically
+
+        write_atomically({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
+    console.print(evaluation_table(outcome))
+    for line in remarks(outcome):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _neuronio_files(path: Path) -> list[Path]:
+    """Converted files of a folder, or its pickles where there are none."""
+    from elm_neuro.datasets import simulation_files
+
+    converted = sorted(path.rglob("*sim__*.h5")) if path.is_dir() else []
+    return converted or simulation_files(path)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from elm_neuro.training._neuronio_report import info_table, load_network, paper_networks
+
+    networks = {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
+    Console().print(info_table(networks))
+    return 0
 
 
 def _fail(message: str) -> int:
