@@ -1,4 +1,4 @@
-"""The command elm-neuro: training by recipes, the demonstration, the list of recipes."""
+"""The command elm-neuro: training by recipes and the demonstration; NeuronIO and ONNX have files of their own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elm_neuro import __version__
+from elm_neuro.cli import _neuronio as _neuronio_commands
 from elm_neuro.cli import _onnx as _onnx_commands
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _own(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.command == "recipes":
         for name, line in recipes().items():
-            print(f"{name:<22}{line}")
+            print(f"{name:<32}{line}")
         return 0
     if options.command == "demo":
         return _demo(options, parser)
@@ -64,6 +65,10 @@ def _own(arguments: list[str]) -> int:
         return _onnx_commands.export_command(options)
     if options.command == "onnx":
         return _onnx_commands.onnx_command(options)
+    if options.command == "neuronio":
+        return _neuronio_commands.neuronio_command(options)
+    if options.command == "info":
+        return _neuronio_commands.info_command(options)
     parser.print_help()
     return 0
 
@@ -99,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--cache-dir", metavar="DIR", help="folder where the synthetic samples are kept (default: in ~/.cache)")
     demo.add_argument("--smoke", action="store_true", help="a few samples and small networks, in seconds; the accuracies mean nothing")
     demo.add_argument("--resume", action="store_true", help="go on from the checkpoints in the report folder")
+    _neuronio_commands.add_parsers(commands)
+    info = commands.add_parser("info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO")
+    info.add_argument("models", nargs="*", metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
     return parser
 
 
@@ -113,22 +121,24 @@ def _lightning(arguments: list[str]) -> None:
     """Hand the command to LightningCLI, with recipes by their names and --resume."""
     from lightning.pytorch.cli import LightningCLI
 
-    from elm_neuro.training import SHDDataModule, SpikeClassification
+    from elm_neuro.training import NeuronIODataModule, NeuronIORegression, SHDDataModule, SpikeClassification
     from elm_neuro.training._progress import EpochLines
     from elm_neuro.training._quiet import without_advice
 
     _check_checkpoint(arguments)
+    resolved = _resolved(arguments)
+    model, data = (NeuronIORegression, NeuronIODataModule) if _is_neuronio(resolved) else (SpikeClassification, SHDDataModule)
     with without_advice():
         LightningCLI(
-            SpikeClassification,
-            SHDDataModule,
+            model,
+            data,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             trainer_defaults={"callbacks": [EpochLines()]},
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "elm-neuro"},
-            args=_resolved(arguments),
+            args=resolved,
         )
 
 
@@ -164,6 +174,13 @@ def _resolved(arguments: list[str]) -> list[str]:
             argument = "--ckpt_path=last"
         resolved.append(argument)
     return resolved
+
+
+def _is_neuronio(arguments: list[str]) -> bool:
+    """Whether a recipe or an argument names the data module of NeuronIO."""
+    files = [path for before, argument in itertools.pairwise(["", *arguments]) for path in (argument, _option("--config", before, argument))]
+    texts = [Path(path).read_text(encoding="utf-8") for path in files if path.endswith((".yaml", ".yml")) and os.path.isfile(path)]
+    return any("NeuronIODataModule" in text for text in [*arguments, *texts])
 
 
 def _recipe(name: str) -> str:

@@ -106,7 +106,7 @@ def _trained(path: Path) -> Any:
     import yaml  # type: ignore[import-untyped]
     from jsonargparse import ArgumentParser
 
-    from elm_neuro.training import SpikeClassification
+    from elm_neuro.training import NeuronIORegression, SpikeClassification
 
     config = path.with_name("config.yaml")
     if not config.is_file():
@@ -115,11 +115,12 @@ def _trained(path: Path) -> Any:
         weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
         raise ValueError(f"checkpoint must be a whole checkpoint of elm-neuro fit, got {path}, which torch.load refuses") from error
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SpikeClassification, "model", fail_untyped=False)
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or "model" not in settings:
         raise ValueError(f"{config} must hold the settings of elm-neuro fit, got no model in it")
+    kind = NeuronIORegression if "NeuronIO" in str(settings.get("data")) else SpikeClassification
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "model", fail_untyped=False)
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 5
     module = instantiate(parser.parse_object({"model": settings["model"]})).model
     module.load_state_dict(weights)

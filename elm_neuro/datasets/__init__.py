@@ -1,7 +1,11 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
+"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
 
 from elm_neuro.datasets._adding import SHDAdding
 from elm_neuro.datasets._binned import SHDDataset
+from elm_neuro.datasets._neuronio import Simulations, read_simulation_file, soma_target
+from elm_neuro.datasets._neuronio_convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio
+from elm_neuro.datasets._neuronio_store import open_simulations
+from elm_neuro.datasets._neuronio_windows import NeuronIODataset, split_files
 from elm_neuro.datasets._pairs import add_labels, fingerprint, fixed_pairs, rank_speakers, splitmix64, upstream_pairs, upstream_split
 from elm_neuro.datasets._protocols import FixedPairing, UpstreamPairing
 from elm_neuro.datasets._random import sample_key
@@ -17,9 +21,11 @@ __all__ = [
     "EventDrop",
     "FixedPairing",
     "InputDropout",
+    "NeuronIODataset",
     "PoolChannels",
     "SHDAdding",
     "SHDDataset",
+    "Simulations",
     "SpikeRecordings",
     "SpokenDigits",
     "TimeJitter",
@@ -27,15 +33,23 @@ __all__ = [
     "ToRaster",
     "UpstreamPairing",
     "add_labels",
+    "convert_neuronio",
     "fingerprint",
     "fixed_pairs",
+    "open_simulations",
     "rank_speakers",
+    "read_manifest",
     "read_shd",
+    "read_simulation_file",
     "sample_key",
+    "simulation_files",
+    "soma_target",
+    "split_files",
     "split_speakers",
     "splitmix64",
     "unseen_speakers",
     "upstream_pairs",
     "upstream_split",
+    "verify_neuronio",
     "write_shd",
 ]

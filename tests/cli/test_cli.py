@@ -197,7 +197,7 @@ def test_a_recipe_of_adding_trains_prints_its_lists_and_reports_each_speaker(
         (["demo", "--smoke", "--train-file", "text.h5", "--held-out-speakers", "2"], "text.h5 must be a whole HDF5 file in the layout of SHD"),
         (["demo", "--smoke", "--report", "text.h5/report"], "--report must be a folder that can be written, got text.h5/report"),
         (["demo", "--data-dir", "."], "--data-dir must hold shd_train.h5 and shd_test.h5"),
-        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes shd_adding_branch_elm, "),
+        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes neuronio_branch_elm, "),
         (["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"], "path must name an SHD-format HDF5 file, got SHD/shd_train.h5"),
     ],
 )

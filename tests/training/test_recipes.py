@@ -14,6 +14,8 @@ from lightning.pytorch.cli import LightningCLI
 from elm_neuro import training
 from elm_neuro.cli import recipes
 from elm_neuro.training import (
+    NeuronIODataModule,
+    NeuronIORegression,
     SHDAddingDataModule,
     SHDDataModule,
     SpikeClassification,
@@ -26,6 +28,10 @@ from elm_neuro.training._demo import MIXED, TUNED, DemoSettings, build, data_mod
 RECIPES = Path(training.__file__).parent / "recipes"
 SHD = {"shd_elm": 182_420, "shd_branch_elm": 65_920, "shd_lstm": 957_020, "shd_lif": 51_195}
 ADDING = {"shd_adding_elm": 182_319, "shd_adding_branch_elm": 65_819, "shd_adding_lstm": 956_769, "shd_adding_lif": 51_128}
+NEURONIO = {
+    "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842, "neuronio_lstm": 266_102,
+    "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
+}  # fmt: skip
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
 
@@ -35,14 +41,15 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def load(name: str) -> LightningCLI:
         options: dict[str, Any] = {"subclass_mode_data": True, "auto_configure_optimizers": False, "run": False}
-        return LightningCLI(SpikeClassification, SHDDataModule, args=["--config", str(RECIPES / f"{name}.yaml")], **options)
+        kinds = (NeuronIORegression, NeuronIODataModule) if name in NEURONIO else (SpikeClassification, SHDDataModule)
+        return LightningCLI(*kinds, args=["--config", str(RECIPES / f"{name}.yaml")], **options)
 
     monkeypatch.setattr("sys.argv", ["elm-neuro"])
     return load
 
 
 def test_every_recipe_is_listed() -> None:
-    assert set(recipes()) == {path.stem for path in RECIPES.glob("*.yaml")} == {*SHD, *ADDING, "spoken_digits_mixed"}
+    assert set(recipes()) == {path.stem for path in RECIPES.glob("*.yaml")} == {*SHD, *ADDING, *NEURONIO, "spoken_digits_mixed"}
     assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
 
 
@@ -114,3 +121,26 @@ def test_the_mixed_recipe_is_the_demos_network(load: Any) -> None:
     assert (cli.datamodule.binning, cli.datamodule.batch_size, cli.datamodule.valid) == (data.binning, data.batch_size, data.valid)
     assert [len(digits) for digits in cli.datamodule.digits] == [settings.num_train, settings.num_test]
     assert cli.trainer.max_epochs == settings.num_epochs
+
+
+@pytest.mark.parametrize("name", NEURONIO)
+def test_neuronio_recipes_train_as_the_paper_or_the_repository_does(load: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "neuronio").mkdir()
+    cli, repository = load(name), name.endswith("repository")
+    assert num_parameters(cli.model.network) == NEURONIO[name]
+    model, data = cli.model, cli.datamodule
+    assert (model.optimizer, model.learning_rate, model.burn_in_ms) == ("adam", 5e-4, 0 if repository else 150)
+    assert (cli.trainer.max_epochs, data.num_batches[0]) == ((35, 10_000) if repository else (30, 11_400))
+    assert (data.batch_size, data.window_ms, data.skip_ms, data.output) == (8, 500, 500, "events")
+    assert cli.trainer.logger.name == name
+    best, *last = (callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint))
+    assert (best.monitor, best.mode, best.filename, *(one.filename for one in last)) == ("valid/loss", "min", "best", "last", "last")
+
+
+def test_the_papers_and_the_repositorys_branch_elm_differ_in_their_time_constants(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "neuronio").mkdir()
+    paper, repository = (load(name).model.network for name in ("neuronio_branch_elm", "neuronio_branch_elm_repository"))
+    assert (paper.config.lambda_, repository.config.lambda_) == (10.0, 5.0)
+    assert (paper.config.learn_tau_m, repository.config.learn_tau_m) == (True, False)
+    torch.testing.assert_close(paper.tau_m, torch.linspace(1, 100, 20), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(repository.tau_m, torch.logspace(0, math.log10(150), 20), rtol=1e-3, atol=1e-3)

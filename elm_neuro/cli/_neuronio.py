@@ -1,0 +1,127 @@
+"""The commands elm-neuro neuronio and elm-neuro info."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def add_parsers(commands: Any) -> None:
+    """Declare both commands."""
+    neuronio = commands.add_parser("neuronio", help="convert, verify and evaluate on the NeuronIO data set")
+    actions = neuronio.add_subparsers(dest="action", metavar="action", required=True)
+    convert = actions.add_parser("convert", help="turn its pickles into files that stream; goes on where it was stopped")
+    convert.add_argument("paths", nargs="+", metavar="SRC... DST", help="files, or folders with *sim__*.p; the last one is the folder to write into")
+    convert.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine, about 1 GB each (default: 1)")
+    convert.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that sees the same folders, in place of --workers")
+    verify = actions.add_parser("verify", help="read converted files whole and compare them with the manifest")
+    verify.add_argument("destination", metavar="DST")
+    evaluate = actions.add_parser("eval", help="the published figures of a neuron, and the honest ones beside them")
+    evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
+    evaluate.add_argument("--data", required=True, nargs="+", metavar="F", help="simulation files or converted ones, or folders of them")
+    evaluate.add_argument("--window", type=int, default=500, metavar="MS", help="window of the published protocol (default: 500)")
+    evaluate.add_argument("--burn-in", type=int, default=150, metavar="MS", help="its burn-in (default: 150)")
+    evaluate.add_argument("--draws", type=int, default=200, metavar="N", help="of the bootstrap over simulations; 0 for none (default: 200)")
+    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    evaluate.add_argument("--json", type=Path, metavar="F", help="file to write the figures to")
+
+
+def neuronio_command(options: argparse.Namespace) -> int:
+    """Convert, verify or evaluate."""
+    return {"convert": _convert, "verify": _verify, "eval": _evaluate}[options.action](options)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    if len(options.paths) < 2:
+        raise ValueError("convert needs at least one source and the folder to write into: elm-neuro neuronio convert SRC... DST")
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from elm_neuro.datasets import convert_neuronio, simulation_files
+
+    if options.dask is not None and find_spec("distributed") is None:
+        raise ImportError('--dask needs distributed: pip install "elm-neuro[dask]"')
+    *sources, destination = options.paths
+    files = [file for source in sources for file in simulation_files(source)]
+    total, done = sum(file.stat().st_size for file in files), 0
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task("", total=total)
+
+        def show(name: str, entry: Any, before: bool) -> None:
+            nonlocal total, done
+            done, total = done + 1, total - before * entry.source_bytes  # what was there before is no throughput
+            progress.update(task, description=f"{done} of {len(files)} files", total=total, advance=(not before) * entry.source_bytes)
+
+        if options.dask is None:
+            found = convert_neuronio(sources, destination, num_workers=options.workers, progress=show)
+        else:
+            from distributed import Client
+
+            with Client(options.dask) as client:
+                found = convert_neuronio(sources, destination, executor=client.get_executor(), progress=show)
+    simulations, written = sum(entry.num_simulations for entry in found.values()), sum(entry.bytes for entry in found.values())
+    print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from elm_neuro.datasets import read_manifest, verify_neuronio
+
+    wrong = verify_neuronio(options.destination)
+    if wrong:
+        raise ValueError("\n".join(["these files are not what the manifest says; convert again:", *wrong.values()]))
+    print(f"{len(read_manifest(options.destination))} files are what the manifest says")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from elm_neuro.training import Windows, evaluate_neuronio
+    from elm_neuro.training._neuronio_report import evaluation_table, load_network, remarks
+
+    windows = Windows(options.window, options.burn_in)
+    network = load_network(options.model).to(options.device)
+    files = [file for path in options.data for file in _neuronio_files(Path(path))]
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        tasks = {str(file): progress.add_task(file.name[-40:], total=None) for file in files}
+        outcome = evaluate_neuronio(
+            network,
+            files,
+            windows=windows,
+            num_draws=options.draws,
+            progress=lambda file, done, total: progress.update(tasks[file], completed=done, total=total),
+        )
+    outcome["model"] = str(options.model)
+    if options.json is not None:
+        from elm_neuro.checkpoints import write_atomically
+
+        write_atomically({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
+    console.print(evaluation_table(outcome))
+    for line in remarks(outcome):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _neuronio_files(path: Path) -> list[Path]:
+    """Converted files of a folder, or its pickles where there are none."""
+    from elm_neuro.datasets import simulation_files
+
+    converted = sorted(path.rglob("*sim__*.h5")) if path.is_dir() else []
+    return converted or simulation_files(path)
+
+
+def info_command(options: argparse.Namespace) -> int:
+    """Print parameters and FLOPs."""
+    from rich.console import Console
+
+    from elm_neuro.training._neuronio_report import info_table, load_network, paper_networks
+
+    networks = {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
+    Console().print(info_table(networks))
+    return 0
