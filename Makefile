@@ -1,8 +1,8 @@
 # elm_neuro: needs make and Python 3.11 or newer (with venv), nothing else. `make help` lists the commands.
 #
 # Everything is installed into .venv with the versions of constraints.txt. An interrupted installation is taken up again by
-# the next command: a stamp inside .venv is written only at the end, and is older than pyproject.toml or constraints.txt
-# when one of them changed.
+# the next command: a stamp inside .venv is written only at the end, and is older than pyproject.toml, constraints.txt or the
+# sources of the native backend when one of them changed.
 
 SHELL := /bin/sh
 VENV := .venv
@@ -23,6 +23,9 @@ ALL_STAMP := $(VENV)/.installed-all
 DEMO_STAMP := $(VENV)/.installed-demo
 # The demo is content with what `make test` installed.
 DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
+
+# Installing compiles the native backend where there is a compiler.
+BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format bench bench-gpu clean
@@ -68,12 +71,12 @@ clean:  ## remove .venv, builds and caches; reports stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find elm_neuro adapters export examples benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(ALL_STAMP): pyproject.toml constraints.txt
+$(ALL_STAMP): $(BUILT_FROM)
 	@$(create_venv)
 	$(call install,.[all$(comma)dev])
 	@touch $@
 
-$(DEMO_STAMP): pyproject.toml constraints.txt
+$(DEMO_STAMP): $(BUILT_FROM)
 	@$(create_venv)
 	$(call install,.[data$(comma)train$(comma)onnx])
 	@touch $@

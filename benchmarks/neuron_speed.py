@@ -1,24 +1,32 @@
 """Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness check.
 
     python benchmarks/neuron_speed.py [--upstream CHECKOUT] [--device cuda] [--rows N8 E20] [--repeats 7] [--json FILE]
+                                      [--backends torch native] [--prototype FOLDER]
 
 Times are medians of processor time on one thread (of wall time on a GPU). With ``--upstream``, a checkout of the authors' repository
 (github.com/AaronSpieler/elmneuron at 52e68a6), the first column is their TorchScript neuron with the same weights and ratios refer to
-it; without, to ``torch.nn.LSTM`` of the same width.
+it; without, to ``torch.nn.LSTM`` of the same width. ``--prototype`` names a folder with the scratch kernel ``elm_core.cpp`` and its wrapper
+``fast.py``: they are built in a temporary folder with g++ and run on the weights of the authors' neuron, hence need ``--upstream``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -38,6 +46,8 @@ class Row(NamedTuple):
     branched: bool = False
 
 
+Result = dict[str, Any]
+
 ROWS = {
     "N8": Row(1278, 20, 8, 500, 0.01, branched=True),
     "N32": Row(1278, 20, 32, 500, 0.01, branched=True),
@@ -46,6 +56,7 @@ ROWS = {
     "S500": Row(700, 100, 8, 500, 0.02),
     "S1000": Row(700, 100, 32, 1000, 0.02),
     "L1k": Row(16, 150, 32, 1024, 0.0),
+    "L16k": Row(16, 150, 2, 16384, 0.0),
 }
 SMOKE = Row(40, 4, 2, 30, 0.05)
 OUTPUT_SIZE = 2
@@ -88,7 +99,21 @@ def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM) -> torch.nn.Modu
     return twin
 
 
-def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]]) -> None:
+def load_prototype(folder: Path) -> types.ModuleType:
+    """The scratch wrapper, its kernel built beside a copy of it; flags are those of its README."""
+    built = Path(tempfile.mkdtemp(prefix="elm_prototype_"))
+    shutil.copy(folder / "fast.py", built)
+    flags = "-O3 -w -march=x86-64-v3 -fno-math-errno -ffp-contract=fast -shared -fPIC".split()
+    subprocess.run(["g++", *flags, "-o", str(built / "libelm_x86-64-v3.so"), str(folder / "elm_core.cpp")], check=True)
+    os.environ["ELM_ARCH"] = "x86-64-v3"
+    spec = importlib.util.spec_from_file_location("elm_prototype", built / "fast.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backend_names: list[str]) -> None:
     """Every implementation gives the float64 reference's output; ours also its gradients. Raises otherwise."""
     few = min(x.shape[1], 100)
     double = ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference").double().to(x.device)
@@ -98,15 +123,17 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]]) -> No
         error = float((run()[:, :few].double() - expected).abs().max() / expected.abs().max())
         if not error <= OUTPUT_TOLERANCE:
             raise SystemExit(f"{name} is off the float64 reference by {error:.1e}: no speed is reported")
-    for given in (x[:, :few], SpikeEvents.from_frames(x[:, :few])):
-        neuron.zero_grad()
-        neuron(given)[0].square().sum().backward()
-        double.zero_grad()
-        double(x[:, :few].double())[0].square().sum().backward()
-        for (name, p), (_, q) in zip(neuron.named_parameters(), double.named_parameters(), strict=True):
-            error = float((p.grad.double() - q.grad).abs().max() / q.grad.abs().max().clamp(min=1e-12))
-            if not error <= GRADIENT_TOLERANCE:
-                raise SystemExit(f"the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported")
+    for backend in backend_names:
+        neuron.backend = backend
+        for given in (x[:, :few], SpikeEvents.from_frames(x[:, :few])):
+            neuron.zero_grad()
+            neuron(given)[0].square().sum().backward()
+            double.zero_grad()
+            double(x[:, :few].double())[0].square().sum().backward()
+            for (name, p), (_, q) in zip(neuron.named_parameters(), double.named_parameters(), strict=True):
+                error = float((p.grad.double() - q.grad).abs().max() / q.grad.abs().max().clamp(min=1e-12))
+                if not error <= GRADIENT_TOLERANCE:
+                    raise SystemExit(f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported")
 
 
 def measure(runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module], repeats: int, device: str) -> dict[str, list[float]]:
@@ -125,7 +152,7 @@ def measure(runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module]
     return times
 
 
-def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, repeats: int, device: str) -> dict[str, object]:
+def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Result:
     torch.manual_seed(0)
     x = make_input(row)
     neuron = make_neuron(row)
@@ -137,12 +164,23 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, repea
         models.append(twin)
         runs["upstream"] = lambda: twin(x)
     for model in models:
-        model.to(device)
-    x, events = x.to(device), SpikeEvents.from_frames(x).to(device)
-    runs |= {"torch": lambda: neuron(x)[0], "torch, events": lambda: neuron(events)[0]}
-    check(neuron, x, runs)
+        model.to(args.device)
+    x, events = x.to(args.device), SpikeEvents.from_frames(x).to(args.device)
+
+    def run(backend: str, given: Tensor | SpikeEvents) -> Tensor:
+        neuron.backend = backend
+        return neuron(given)[0]
+
+    for backend in args.backends:
+        runs[backend] = partial(run, backend, x)
+        runs[f"{backend}, events"] = partial(run, backend, events)
+    if prototype is not None:
+        dense, sparse = prototype.FusedELM(twin, "dense" if row.density == 0 else "scan"), prototype.FusedELM(twin, "events")
+        csr = prototype.csr(x)
+        runs |= {"prototype": lambda: dense(x), "prototype, events": lambda: sparse(x, csr)}
+    check(neuron, x, runs, args.backends)
     runs = {"nn.LSTM": lambda: lstm(x)[0], **runs}
-    times = measure(runs, models, repeats, device)
+    times = measure(runs, models, args.repeats, args.device)
     peer = "upstream" if upstream is not None else "nn.LSTM"
     median = {key: statistics.median(values) for key, values in times.items()}
     return {
@@ -152,12 +190,15 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, repea
         "median_ms": {key: 1e3 * value for key, value in median.items()},
         "ratio_to": peer,
         "ratio": {key: median[peer] / value for key, value in median.items()},
+        "spread": {key: (min(values), max(values)) for key, values in times.items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
+    parser.add_argument("--prototype", type=Path, help="folder of the scratch prototype")
+    parser.add_argument("--backends", nargs="+", choices=["torch", "native"], help="of elm_neuro; by default those that run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--repeats", type=int, default=7)
@@ -167,7 +208,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda needs a GPU that torch sees; there is none here")
+    if args.prototype and not args.upstream:
+        raise SystemExit("--prototype needs --upstream: it runs on the weights of the authors' neuron")
+    if args.backends is None:
+        native = args.device == "cpu" and not backends.available()["native"].startswith("cannot run")
+        args.backends = ["torch", "native"] if native else ["torch"]
     torch.set_num_threads(args.threads)
+    prototype = load_prototype(args.prototype) if args.prototype else None
     upstream = load_upstream(args.upstream) if args.upstream else None
     rows = {"smoke": SMOKE} if args.smoke else {name: ROWS[name] for name in args.rows}
 
@@ -176,7 +223,7 @@ def main() -> None:
     table = Table(title=f"forward + backward, float32, {args.threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)")
     results = []
     for name, row in rows.items():
-        result = benchmark(name, row, upstream, args.repeats, args.device)
+        result = benchmark(name, row, upstream, prototype, args)
         results.append(result)
         if not table.columns:
             table.add_column("row")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).resolve().parents[1]
 LINKS = ("adapters", "export")
 IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "reports", "lightning_logs"
+    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "*.so", "build", "dist", "reports", "lightning_logs"
 )
 
 # Run in the fresh environment, from an empty folder.
@@ -36,14 +37,19 @@ print(json.dumps({
     "folder": str(importlib.resources.files("elm_neuro")),
     "typed": importlib.resources.files("elm_neuro").joinpath("py.typed").is_file(),
     "recipes": sorted(entry.name for entry in training.joinpath("recipes").iterdir() if entry.name.endswith(".yaml")),
+    "backends": importlib.import_module("elm_neuro.backends").available(),
     "strangers": [name for name in ("adapters", "backends", "benchmarks", "examples", "export", "functional", "nn", "tests")
                   if importlib.util.find_spec(name) is not None],
 }))
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which would find the package of the tests
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=inherited | variables)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -64,8 +70,10 @@ def without_links(checkout: Path) -> Path:
     return checkout
 
 
-def build(checkout: Path, kind: str) -> Path:
-    run(sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", checkout.parent / "dist", checkout, cwd=checkout.parent)
+def build(checkout: Path, kind: str, **variables: str) -> Path:
+    run(
+        sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", checkout.parent / "dist", checkout, cwd=checkout.parent, **variables
+    )
     (built,) = (checkout.parent / "dist").glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return built
 
@@ -110,7 +118,15 @@ def environment(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "way", ["wheel", "sdist", "folder", "editable", "git", "wheel without links", "sdist without links", "editable without links"]
 )
-def test_every_way_to_install_gives_the_same_package(way: str, checkout: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no compiler"])
+def test_every_way_to_install_gives_the_same_package(
+    way: str, compiler: bool, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiler:
+        monkeypatch.setenv("CXXFLAGS", "-O0")  # what is compiled is the same, only sooner
+    else:
+        monkeypatch.setenv("CC", "false")
+        monkeypatch.delenv("CXX", raising=False)
     if way == "git" and shutil.which("git") is None:
         pytest.skip("no git")
     python = environment(tmp_path / "environment")
@@ -135,9 +151,24 @@ def test_every_way_to_install_gives_the_same_package(way: str, checkout: Path, t
     core = {line.partition(";")[0].strip() for line in found["requires"] if "extra ==" not in line}
     assert core == set(config["project"]["dependencies"])
     assert "usage" in run(python.parent / "elm-neuro", "--help", cwd=elsewhere).lower()
+    missing = "cannot run: this installation was built without a C++ compiler"
+    assert found["backends"]["native"].startswith("compiled kernels" if compiler and COMPILER else missing)
 
 
-def test_wheel_holds_every_module_once(checkout: Path) -> None:
+@pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no compiler"])
+def test_a_wheel_with_the_library_is_for_its_platform_and_one_without_for_all(compiler: bool, checkout: Path) -> None:
+    if compiler and COMPILER is None:
+        pytest.skip("no C++ compiler")
+    wheel = build(checkout, "wheel", **({"CXXFLAGS": "-O0"} if compiler else {"CC": "false", "CXX": ""}))
+    library = "elm_neuro/backends/native/libelm_native.so"
+    assert (library in zipfile.ZipFile(wheel).namelist()) == compiler
+    tag = wheel.stem.split("-", 2)[2]
+    assert tag.startswith("py3-none-")
+    assert (tag == "py3-none-any") == (not compiler)
+
+
+def test_wheel_holds_every_module_once(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")  # the library is another test's
     with zipfile.ZipFile(build(checkout, "wheel")) as wheel:
         names = wheel.namelist()
     assert len(names) == len(set(names))

@@ -5,47 +5,60 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from elm_neuro.backends import _reference, _torch
+from elm_neuro.backends import _library, _native, _reference, _torch
 from elm_neuro.backends._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
 Scan = Callable[..., tuple[Tensor, ELMState]]
 
-_BACKENDS: dict[str, Scan] = {"reference": _reference.scan, "torch": _torch.scan}
+_BACKENDS: dict[str, Scan] = {"native": _native.scan, "reference": _reference.scan, "torch": _torch.scan}
 _chosen: ContextVar[str | None] = ContextVar("elm_neuro_backend", default=None)
+_num_contexts = 0  # blocks of `use` that are open in any thread: torch.compile can read this, but no ContextVar
+_counting = Lock()
 
 
 def available() -> dict[str, str]:
-    """The backends of this installation and what each is for.
+    """The backends of this installation and what each is for; for one that cannot run here, why.
 
     >>> sorted(available())
-    ['reference', 'torch']
+    ['native', 'reference', 'torch']
     """
+    missing = _library.missing()
+    native = f"cannot run: {missing}" if missing else f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
     return {
+        "native": native,
         "reference": "a plain loop over the equations: the oracle, any dtype, any device",
         "torch": "the exact reformulation in plain PyTorch with a hand-written backward pass, any device",
     }
 
 
-def resolve(name: str = "auto") -> str:
+def resolve(name: str = "auto", like: Tensor | None = None) -> str:
     """Name of the backend that runs for `name`; inside :func:`use` the context's choice replaces "auto".
+
+    Args:
+        name: "auto", or one of :func:`available`.
+        like: a parameter of the neuron: its device and dtype decide what "auto" is.
 
     Raises:
         ValueError: there is no such backend.
+        RuntimeError: it cannot run here.
 
-    >>> resolve("auto")
-    'torch'
+    >>> resolve("reference")
+    'reference'
     """
     if name == "auto":
-        name = _chosen.get() or "torch"
+        name = _choice() or ("torch" if _library.missing() or (like is not None and _native.refuses(like)) else "native")
     if name not in _BACKENDS:
         raise ValueError(f'backend must be "auto" or one of {sorted(_BACKENDS)}, got {name!r}')
+    if name == "native" and _library.missing():
+        raise RuntimeError(f'backend "native" cannot run: {_library.missing()}')
     return name
 
 
@@ -58,13 +71,24 @@ def use(name: str) -> Iterator[None]:
     'reference'
     """
     token = _chosen.set(None if name == "auto" else resolve(name))
+    _count(1)
     try:
         yield
     finally:
+        _count(-1)
         _chosen.reset(token)
 
 
-@untraced
+def _count(change: int) -> None:
+    global _num_contexts
+    with _counting:
+        _num_contexts += change
+
+
+def _choice() -> str | None:
+    return _chosen.get() if _num_contexts else None
+
+
 def scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters,
@@ -87,7 +111,17 @@ def scan(
     Returns:
         Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
     """
-    run = _BACKENDS[resolve(backend)]
+    name = _checked(backend, x, params)
+    if name == "native" and torch.compiler.is_compiling() and isinstance(x, Tensor) and lengths is None and recompute_every is None:
+        return _native.scan(x, params, state)  # operators: nothing to unroll
+    return _scan(name, x, params, state, lengths, recompute_every)
+
+
+@untraced
+def _scan(
+    name: str, x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None, recompute_every: int | None
+) -> tuple[Tensor, ELMState]:
+    run = _BACKENDS[name]
     num_steps = x.shape[1]
     if recompute_every is None or num_steps <= recompute_every or not torch.is_grad_enabled():
         return run(x, params, state, lengths=lengths)
@@ -99,3 +133,14 @@ def scan(
         y, state = checkpoint(run, part, params, state, lengths=left, use_reentrant=False, preserve_rng_state=False)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
+
+
+def _checked(backend: str, x: Tensor | SpikeEvents, params: ELMParameters) -> str:
+    """The backend for these inputs: what "auto" chose gives way to "torch" where it cannot run them, a named one raises."""
+    name = resolve(backend, params.kappa_m)
+    refusal = _native.refusal(x, params) if name == "native" else None
+    if refusal is None:
+        return name
+    if backend == "auto" and _choice() is None:
+        return "torch"
+    raise ValueError(f'backend "native" cannot run this: {refusal}')

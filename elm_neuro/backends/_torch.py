@@ -22,26 +22,37 @@ def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, len
     if x.shape[1] == 0:
         return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
     if lengths is not None:
-        x = _without_padding(x, lengths)
+        x = without_padding(x, lengths)
     x = sparse_where_faster(x, min(params.mlp_weight[0].shape[-2], params.w_s.shape[-2]))
     x = x if isinstance(x, SpikeEvents) else x.to(state.b.dtype)
     device = state.m.device.type
     lowered = torch.autocast(device, enabled=torch.is_autocast_enabled(device))
-    first_layer = _through_hidden if _filters_commute(params) else _through_branches
+    first_layer = _through_hidden if filters_commute(params) else _through_branches
     with torch.autocast(device, enabled=False):  # only the products over the whole sequence may be lowered: traces and memory may not
         u, b = first_layer(x, params, state, lengths, lowered)
         memory = memory_scan(u, state.m, params)
     y = linear(memory, params.w_y, params.b_y).transpose(0, 1)
+    return cut_at(lengths, y, memory.transpose(0, 1), b, state.m)
+
+
+def cut_at(lengths: Tensor | None, y: Tensor, memory: Tensor, b: Tensor, m_0: Tensor) -> tuple[Tensor, ELMState]:
+    """Output and state where each sample ends: `y` and `memory` are (batch, time, ...), `b` is there already."""
     if lengths is None:
-        return y, ELMState(b, memory[-1].clone())  # a view would keep the whole record alive
-    mask = torch.arange(x.shape[1], device=lengths.device) < lengths[:, None]
+        return y, ELMState(b, memory[:, -1].clone())  # a view would keep the whole record alive
+    mask = torch.arange(y.shape[1], device=lengths.device) < lengths[:, None]
     y = torch.where(mask.view(*mask.shape, *[1] * (y.ndim - 2)), y, 0.0)
-    last = memory[(lengths - 1).clamp(min=0), torch.arange(lengths.shape[0], device=lengths.device)]
-    started = (lengths > 0).view(-1, *[1] * (last.ndim - 1))
-    return y, ELMState(b, torch.where(started, last, state.m))
+    return y, ELMState(b, last_valid(memory, lengths, m_0))
 
 
-def _without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeEvents:
+def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tensor:
+    """Entry of `record`, (batch, time, ...), at each sample's last valid step; `initial` where there is none."""
+    if lengths is None:
+        return record[:, -1].clone()
+    last = record[torch.arange(record.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
+    return torch.where((lengths > 0).view(-1, *[1] * (last.ndim - 1)), last, initial)
+
+
+def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeEvents:
     if isinstance(x, SpikeEvents):
         row = x.rows()
         return x.select(row % x.num_steps < lengths[row // x.num_steps])
@@ -49,7 +60,7 @@ def _without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | Spike
     return torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, 0.0)
 
 
-def _filters_commute(params: ELMParameters) -> bool:
+def filters_commute(params: ELMParameters) -> bool:
     """Whether the trace filter may follow the first MLP layer, and does so on no more channels than there are branches."""
     num_hidden, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
     return params.kappa_b.ndim == 0 and params.branch_activation is None and num_hidden <= num_branch
@@ -67,15 +78,20 @@ def _through_hidden(
     to_hidden = weight * params.w_s.mT if to_branch is None else weight @ to_branch
     with lowered:
         v = project(x, to_hidden)
-    u = leaky_filter(v.to(state.b.dtype), params.kappa_b, _matvec(weight, state.b)) + bias
+    u = leaky_filter(v.to(state.b.dtype), params.kappa_b, matvec(weight, state.b)) + bias
 
     total = discounted_sum(x, params.kappa_b, lengths)
+    return u, branch_traces(total, to_branch, params, state, x.shape[1], lengths)
+
+
+def branch_traces(total: Tensor, to_branch: Tensor | None, params: ELMParameters, state: ELMState, num_steps: int, lengths: Tensor | None) -> Tensor:
+    """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input."""
     if params.w_s.ndim == 3 and total.ndim == 2:  # input shared by the neurons of a population
         total = total.unsqueeze(1).expand(-1, params.w_s.shape[0], -1)
-    arrived = total * params.w_s.squeeze(-1) if to_branch is None else _matvec(to_branch, total)
-    steps = torch.full((x.shape[0],), x.shape[1], device=state.b.device) if lengths is None else lengths
-    left = params.kappa_b ** steps.view(-1, *[1] * (state.b.ndim - 1))
-    return u, left * state.b + arrived
+    arrived = total * params.w_s.squeeze(-1) if to_branch is None else matvec(to_branch, total)
+    if lengths is None:
+        return params.kappa_b**num_steps * state.b + arrived
+    return params.kappa_b ** lengths.view(-1, *[1] * (state.b.ndim - 1)) * state.b + arrived
 
 
 def _through_branches(
@@ -90,11 +106,7 @@ def _through_branches(
         with lowered:
             arrived = project(x, matrix).to(state.b.dtype)
     traces = leaky_filter(arrived, params.kappa_b, state.b)
-    if lengths is None:
-        b = traces[:, -1].clone()
-    else:
-        b = traces[torch.arange(x.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
-        b = torch.where((lengths > 0).view(-1, *[1] * (b.ndim - 1)), b, state.b)
+    b = last_valid(traces, lengths, state.b)
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     with lowered:
@@ -102,7 +114,7 @@ def _through_branches(
     return u.to(state.b.dtype), b
 
 
-def _matvec(matrix: Tensor, vector: Tensor) -> Tensor:
+def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """``matrix @ vector`` for ([num_neuron,] out, in) and (batch, [num_neuron,] in)."""
     if matrix.ndim == 2:
         return vector @ matrix.mT

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elm_neuro.backends import untraced
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
@@ -36,6 +37,7 @@ class ELMCell(nn.Module):
     (torch.Size([5, 2]), torch.Size([5, 4]))
     """
 
+    @untraced  # compiled code may make a neuron, but torch.compile cannot draw from a generator
     def __init__(
         self,
         input_size: int,

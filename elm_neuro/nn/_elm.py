@@ -111,7 +111,7 @@ class ELM(nn.Module):
 
         >>> ELM.from_config(ELMConfig(input_size=4, output_size=1, num_memory=2))
         ELM(
-          backend='torch'
+          backend='...'
           (cell): ELMCell(
             4, 1, num_memory=2
             (mlp): ModuleList(
@@ -220,7 +220,7 @@ class ELM(nn.Module):
         return checkpoints.from_pretrained(directory_or_hub_id, **options)
 
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend)
+        chosen = backends.resolve(self.backend, self.cell._proto_tau_m)
         return f"backend={chosen!r}" + (f", recompute_every={self.recompute_every}" if self.recompute_every else "")
 
 

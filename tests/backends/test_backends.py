@@ -9,10 +9,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
+from elm_neuro.backends import _library
 from elm_neuro.backends._filter import leaky_filter
 from tests import oracle
 from tests.strategies import frames, neurons
 from tests.tolerances import assert_close
+
+# What must equal the reference. A missing library is no reason to skip: test_native.py says when it may be missing.
+FAST = ["torch", "native"] if not _library.missing() else ["torch"]
+BACKENDS = ["reference", *FAST]
 
 
 def everything(neuron: ELM, backend: str, x: Any, state: ELMState | None, lengths: torch.Tensor | None) -> list[torch.Tensor]:
@@ -44,18 +49,19 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[ELM, tor
     return neuron, x, state, lengths
 
 
+@pytest.mark.parametrize("backend", FAST)
 @settings(max_examples=120, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, None, 1, 7]))
-def test_torch_equals_reference_in_outputs_and_all_gradients(case: Any, recompute_every: int | None) -> None:
+def test_backends_equal_reference_in_outputs_and_all_gradients(backend: str, case: Any, recompute_every: int | None) -> None:
     neuron, x, state, lengths = case
     expected = everything(neuron, "reference", x, state, lengths)
     neuron.recompute_every = recompute_every
-    for result, wanted in zip(everything(neuron, "torch", x, state, lengths), expected, strict=True):
+    for result, wanted in zip(everything(neuron, backend, x, state, lengths), expected, strict=True):
         assert_close(result, wanted)
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=cases(), backend=st.sampled_from(["reference", "torch"]), recompute_every=st.sampled_from([None, None, 5]))
+@given(case=cases(), backend=st.sampled_from(BACKENDS), recompute_every=st.sampled_from([None, None, 5]))
 def test_events_equal_frames_in_outputs_and_all_gradients(case: Any, backend: str, recompute_every: int | None) -> None:
     neuron, x, state, lengths = case
     if x.ndim == 4:
@@ -69,14 +75,15 @@ def test_events_equal_frames_in_outputs_and_all_gradients(case: Any, backend: st
         assert_close(result, wanted)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @settings(max_examples=40, deadline=None)
 @given(case=cases(torch.float32), recompute_every=st.sampled_from([None, 7]))
-def test_torch_in_float32_stays_within_the_table_of_the_float64_reference(case: Any, recompute_every: int | None) -> None:
+def test_float32_stays_within_the_table_of_the_float64_reference(backend: str, case: Any, recompute_every: int | None) -> None:
     neuron, x, state, lengths = case
     # a trace that underflows in float32 lies on the other side of relu's kink than in float64: both slopes are right
     assume(neuron.config.branch_activation != "relu")
     neuron.recompute_every = recompute_every
-    results = everything(neuron, "torch", x, state, lengths)
+    results = everything(neuron, backend, x, state, lengths)
     state64 = None if state is None else ELMState(*(part.detach().double().requires_grad_() for part in state))
     neuron.recompute_every = None
     expected = everything(neuron.double(), "reference", x.detach().double().requires_grad_(x.requires_grad), state64, lengths)
@@ -86,7 +93,7 @@ def test_torch_in_float32_stays_within_the_table_of_the_float64_reference(case: 
 
 
 @settings(max_examples=40, deadline=None)
-@given(neuron=neurons(populations=False), data=st.data(), backend=st.sampled_from(["reference", "torch"]))
+@given(neuron=neurons(populations=False), data=st.data(), backend=st.sampled_from(BACKENDS))
 def test_outputs_are_those_of_a_loop_over_single_synapses(neuron: ELM, data: st.DataObject, backend: str) -> None:
     x = data.draw(frames(neuron, max_steps=12))
     neuron.backend = backend
@@ -99,7 +106,7 @@ def test_outputs_are_those_of_a_loop_over_single_synapses(neuron: ELM, data: st.
             assert_close(result.detach(), torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "options", [{}, {"num_mlp_layers": 2, "activation": "silu"}, {"num_neuron": 2}, {"tau_s": (1.0, 4.0, 9.0)}, {"variant": "v2"}]
 )
@@ -158,7 +165,7 @@ def test_sparse_frames_take_the_event_path_and_change_nothing(monkeypatch: pytes
     assert converted == [1]
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_empty_sequences_and_batches_give_empty_outputs_and_the_state_back(backend: str) -> None:
     neuron = ELM(3, 2, num_memory=4, backend=backend)
     start = ELMState(torch.randn(2, 3), torch.randn(2, 4))
@@ -168,23 +175,25 @@ def test_empty_sequences_and_batches_give_empty_outputs_and_the_state_back(backe
     assert y.shape == (0, 5, 2)
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_silent_events_equal_silent_frames(backend: str) -> None:
     neuron = ELM(3, 2, num_memory=4, backend=backend)
     x = torch.zeros(2, 7, 3)
     assert_close(neuron(SpikeEvents.from_frames(x))[0], neuron(x)[0])
 
 
-def test_a_graph_kept_for_a_second_backward_pass_gives_the_same_gradients() -> None:
-    neuron = ELM(3, 1, num_memory=2, activation="silu", backend="torch")
+@pytest.mark.parametrize("backend", FAST)
+def test_a_graph_kept_for_a_second_backward_pass_gives_the_same_gradients(backend: str) -> None:
+    neuron = ELM(3, 1, num_memory=2, activation="silu", backend=backend)
     loss = neuron(torch.rand(2, 40, 3))[0].square().sum()
     first = torch.autograd.grad(loss, list(neuron.parameters()), retain_graph=True)
     for a, b in zip(first, torch.autograd.grad(loss, list(neuron.parameters())), strict=True):
         assert torch.equal(a, b)
 
 
-def test_second_derivatives_are_refused_clearly() -> None:
-    neuron = ELM(3, 1, num_memory=2, backend="torch")
+@pytest.mark.parametrize("backend", FAST)
+def test_second_derivatives_are_refused_clearly(backend: str) -> None:
+    neuron = ELM(3, 1, num_memory=2, backend=backend)
     x = torch.rand(1, 4, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(neuron(x)[0].sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -192,20 +201,22 @@ def test_second_derivatives_are_refused_clearly() -> None:
 
 
 def test_choice_of_backend_by_name_by_context_and_automatically() -> None:
-    assert set(backends.available()) == {"reference", "torch"}
-    assert backends.resolve("auto") == "torch"
+    best = FAST[-1]
+    assert set(backends.available()) == {"native", "reference", "torch"}
+    assert backends.resolve("auto") == best
     neuron, fixed = ELM(3, 1), ELM(3, 1, backend="torch")
     with backends.use("reference"):
         assert "backend='reference'" in repr(neuron) and "backend='torch'" in repr(fixed)
-    assert "backend='torch'" in repr(neuron)
+    assert f"backend='{best}'" in repr(neuron)
     with pytest.raises(ValueError, match=r"backend must be .auto. or one of .*, got 'cuda-magic'"):
         ELM(3, 1, backend="cuda-magic")
     with pytest.raises(ValueError, match="backend must be"), backends.use("fpga"):
         pass
 
 
-def test_recomputing_holds_less_memory_and_gives_the_same_gradients() -> None:
-    neuron = ELM(16, 3, num_memory=20)
+@pytest.mark.parametrize("backend", FAST)
+def test_recomputing_holds_less_memory_and_gives_the_same_gradients(backend: str) -> None:
+    neuron = ELM(16, 3, num_memory=20, backend=backend)
     x = torch.nn.functional.one_hot(torch.randint(16, (2, 400)), 16).float()
     saved = {}
     gradients = {}
@@ -230,42 +241,46 @@ def test_recomputing_holds_less_memory_and_gives_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 32, 33, 97])
 @pytest.mark.parametrize("branched", [False, True])
-def test_a_single_branch_with_its_own_time_constant_works_at_any_length(num_steps: int, branched: bool) -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_a_single_branch_with_its_own_time_constant_works_at_any_length(backend: str, num_steps: int, branched: bool) -> None:
     neuron: ELM = (
         BranchELM(4, 2, num_memory=2, num_branch=1, num_synapse_per_branch=4, routing=None, tau_s=(5.0,))
         if branched
         else ELM(1, 2, num_memory=2, tau_s=(5.0,))
     ).double()
     x = torch.rand(2, num_steps, neuron.config.input_size, dtype=torch.float64, requires_grad=True)
-    for result, wanted in zip(everything(neuron, "torch", x, None, None), everything(neuron, "reference", x, None, None), strict=True):
+    for result, wanted in zip(everything(neuron, backend, x, None, None), everything(neuron, "reference", x, None, None), strict=True):
         assert_close(result, wanted)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 @pytest.mark.parametrize("tau", [1e6, 2e7, 1e9])
-def test_memory_that_hardly_decays_in_float32_follows_the_reference(variant: str, tau: float) -> None:
+def test_memory_that_hardly_decays_in_float32_follows_the_reference(backend: str, variant: str, tau: float) -> None:
     torch.manual_seed(0)
     neuron = ELM(4, 1, num_memory=3, variant=variant, tau_m_init=(tau, tau), tau_m_bounds=(1.0, 1e10))
     start = ELMState(torch.zeros(1, 4), torch.full((1, 3), 0.5))
-    ours, theirs = (everything(neuron, backend, torch.ones(1, 500, 4), start, None) for backend in ("torch", "reference"))
+    ours, theirs = (everything(neuron, name, torch.ones(1, 500, 4), start, None) for name in (backend, "reference"))
     for result, wanted in zip(ours, theirs, strict=True):
         assert_close(result, wanted, scale=10.0)  # a decay of 1 - 6e-8 for one that rounds to 1, over 500 steps
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_empty_batch_of_events_gives_an_empty_output(backend: str) -> None:
     y, _ = ELM(4, 2, num_memory=3, backend=backend)(SpikeEvents.from_frames(torch.zeros(0, 3, 4)))
     assert y.shape == (0, 3, 2)
 
 
-def test_the_final_state_does_not_keep_the_record_alive() -> None:
-    for neuron in (ELM(6, 2, num_memory=4), ELM(6, 2, num_memory=40)):
+@pytest.mark.parametrize("backend", FAST)
+def test_the_final_state_does_not_keep_the_record_alive(backend: str) -> None:
+    for neuron in (ELM(6, 2, num_memory=4, backend=backend), ELM(6, 2, num_memory=40, backend=backend)):
         _, state = neuron(torch.rand(2, 100, 6))
         for part in state:
             assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
-def test_frames_with_an_odd_storage_offset_work() -> None:
+@pytest.mark.parametrize("backend", FAST)
+def test_frames_with_an_odd_storage_offset_work(backend: str) -> None:
     base = (torch.rand(1, 103, 65) < 0.01).float()
-    neuron = ELM(65, 2, num_memory=32)
+    neuron = ELM(65, 2, num_memory=32, backend=backend)
     assert torch.equal(neuron(base[:, 1:])[0], neuron(base[:, 1:].clone())[0])

@@ -32,7 +32,7 @@ class Network(torch.nn.Module):
 def test_layers_in_a_compiled_network_compute_the_same_and_are_not_unrolled(make: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(0)
     network = Network(make())
-    x = torch.rand(2, 60, 4)
+    x = torch.rand(2, 200, 4)
     largest = 0
 
     def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
@@ -45,6 +45,6 @@ def test_layers_in_a_compiled_network_compute_the_same_and_are_not_unrolled(make
     assert_close(y, network(x))
     y.square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
-    assert largest < 60
+    assert largest < 200  # unrolled, each step would be a node at least
     with backends.use("reference"):
         assert_close(compiled(x), y)

@@ -1,0 +1,155 @@
+// Vectors of the widest registers that this file is compiled for, and what is done to one of them.
+//
+// Everything stands in the namespace ELM_ISA: the same source is compiled once per instruction set into one library, and no
+// function of one compilation may stand in for that of another. For the same reason nothing here uses the C++ library.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "api.h"
+
+#define ELM_INLINE static inline __attribute__((always_inline))
+#define ELM_LAMBDA __attribute__((always_inline))
+
+namespace ELM_ISA {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, NUM_REGISTER = 32, TILE = 8;
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32, NUM_REGISTER = 16, TILE = 4;
+#else
+constexpr int VECTOR_BYTES = 16, NUM_REGISTER = 16, TILE = 4;
+#endif
+
+typedef int64_t i64;
+
+template <class R> struct Lanes {
+    static constexpr int W = VECTOR_BYTES / sizeof(R);
+    static constexpr int PAD = W > TILE ? W : TILE;  // rows are padded to whole vectors and to whole tiles
+};
+template <class R> struct VectorOf;
+template <> struct VectorOf<float> { typedef float type __attribute__((vector_size(VECTOR_BYTES))); };
+template <> struct VectorOf<double> { typedef double type __attribute__((vector_size(VECTOR_BYTES))); };
+template <class R> using Vector = typename VectorOf<R>::type;
+
+template <class R> ELM_INLINE i64 padded(i64 size) { return (size + Lanes<R>::PAD - 1) / Lanes<R>::PAD * Lanes<R>::PAD; }
+
+template <class R> ELM_INLINE Vector<R> load(const R *p) {
+    Vector<R> x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return x;
+}
+template <class R> ELM_INLINE void store(R *p, Vector<R> x) { __builtin_memcpy(p, &x, sizeof x); }
+template <class R> ELM_INLINE Vector<R> all(R x) { return x - Vector<R>{}; }
+
+// The first `count` lanes only, count < W; the other lanes load as 0 and are not stored.
+#if defined(__AVX512F__)
+ELM_INLINE Vector<float> load_part(const float *p, int count) { return (Vector<float>)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p); }
+ELM_INLINE Vector<double> load_part(const double *p, int count) { return (Vector<double>)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p); }
+ELM_INLINE void store_part(float *p, Vector<float> x, int count) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)x); }
+ELM_INLINE void store_part(double *p, Vector<double> x, int count) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)x); }
+#elif defined(__AVX2__)
+ELM_INLINE __m256i first32(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+ELM_INLINE __m256i first64(int count) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3)); }
+ELM_INLINE Vector<float> load_part(const float *p, int count) { return (Vector<float>)_mm256_maskload_ps(p, first32(count)); }
+ELM_INLINE Vector<double> load_part(const double *p, int count) { return (Vector<double>)_mm256_maskload_pd(p, first64(count)); }
+ELM_INLINE void store_part(float *p, Vector<float> x, int count) { _mm256_maskstore_ps(p, first32(count), (__m256)x); }
+ELM_INLINE void store_part(double *p, Vector<double> x, int count) { _mm256_maskstore_pd(p, first64(count), (__m256d)x); }
+#else
+template <class R> ELM_INLINE Vector<R> load_part(const R *p, int count) {
+    R lanes[Lanes<R>::W] = {};
+    for (int j = 0; j < count; j++) lanes[j] = p[j];
+    return load(lanes);
+}
+template <class R> ELM_INLINE void store_part(R *p, Vector<R> x, int count) {
+    for (int j = 0; j < count; j++) p[j] = x[j];
+}
+#endif
+
+// One row between an unpadded array and a padded one; the padding is neither read nor written.
+template <class R> ELM_INLINE void copy_row(R *to, const R *from, i64 size) {
+    constexpr int W = Lanes<R>::W;
+    i64 j = 0;
+    for (; j + W <= size; j += W) store(to + j, load(from + j));
+    if (j < size) store_part(to + j, load_part(from + j, int(size - j)), int(size - j));
+}
+
+template <class R> ELM_INLINE Vector<R> clamped(Vector<R> x, R low, R high) {  // NaN stays NaN
+    const Vector<R> l = all<R>(low), h = all<R>(high);
+    x = x < l ? l : x;
+    return x > h ? h : x;
+}
+
+ELM_INLINE Vector<double> tanh_of(Vector<double> x) {
+    for (int j = 0; j < Lanes<double>::W; j++) x[j] = std::tanh(x[j]);
+    return x;
+}
+ELM_INLINE Vector<double> sigmoid_of(Vector<double> x) {
+    for (int j = 0; j < Lanes<double>::W; j++) x[j] = 1.0 / (1.0 + std::exp(-x[j]));
+    return x;
+}
+
+// x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by reweighted least squares: 2e-8 in exact arithmetic, 4e-7 in float32.
+ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
+    x = clamped<float>(x, -9.0f, 9.0f);
+    const Vector<float> y = x * x;
+    Vector<float> p = y * 1.33546756e-8f + 2.06090936e-5f, q = y * 7.77656396e-7f + 3.2856359e-4f;
+    p = p * y + 3.49558867e-3f;
+    q = q * y + 2.5876984e-2f;
+    p = p * y + 1.33810267e-1f;
+    q = q * y + 4.67143416e-1f;
+    return x * (p * y + 1.0f) / (q * y + 1.0f);
+}
+
+// 2^k times a polynomial fitted to exp on [-ln 2 / 2, ln 2 / 2]; ln 2 is subtracted in two parts of which the first has few digits.
+ELM_INLINE Vector<float> exp_of(Vector<float> x) {
+    typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
+    x = clamped<float>(x, -87.0f, 88.0f);
+    const Vector<float> shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer part lands in the low bits
+    Integers k;
+    __builtin_memcpy(&k, &shifted, sizeof k);
+    const Vector<float> whole = shifted - 12582912.0f, r = (x - whole * 0.693145752f) - whole * 1.4286068e-6f;
+    Vector<float> p = r * 1.38144661e-3f + 8.36878084e-3f;
+    p = p * r + 4.16683927e-2f;
+    p = p * r + 1.66665196e-1f;
+    p = p * r + 4.9999994e-1f;
+    p = p * (r * r) + r + 1.0f;
+    k = (k - 0x4B400000 + 127) << 23;
+    Vector<float> scale;
+    __builtin_memcpy(&scale, &k, sizeof scale);
+    return p * scale;
+}
+ELM_INLINE Vector<float> sigmoid_of(Vector<float> x) { return 1.0f / (1.0f + exp_of(-x)); }
+
+template <class R> ELM_INLINE Vector<R> activated(Vector<R> z, bool silu) {
+    if (silu) return z * sigmoid_of(z);
+    const Vector<R> zero = {};
+    return z < zero ? zero : z;
+}
+
+// Zeroed memory for one thread, handed out in pieces that start on a cache line.
+struct Arena {
+    char *base;
+    size_t used, size;
+    explicit Arena(size_t bytes) : base(nullptr), used(0), size(bytes + 64 * 64) {
+        void *p = nullptr;
+        if (posix_memalign(&p, 64, size)) abort();
+        base = (char *)std::memset(p, 0, size);
+    }
+    Arena(const Arena &) = delete;
+    Arena &operator=(const Arena &) = delete;
+    ~Arena() { free(base); }
+    template <class R> R *take(i64 count) {
+        R *p = (R *)(base + used);
+        used += ((size_t)count * sizeof(R) + 63) / 64 * 64;
+        if (used > size) abort();
+        return p;
+    }
+};
+
+}  // namespace ELM_ISA

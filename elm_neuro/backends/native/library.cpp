@@ -1,0 +1,144 @@
+// The library's face in C: picks the kernels for this processor and spreads a call over threads that live as long as the call.
+//
+// Threads are started for each call, never kept: a process may fork between two calls (DataLoader workers), and torch's own pool is idle
+// then. The caller says how many.
+#include <pthread.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "api.h"
+
+#define ELM_DECLARE(isa) \
+    namespace isa {      \
+    extern const ElmKernels table[2]; \
+    }
+ELM_DECLARE(baseline)
+#ifdef ELM_X86
+ELM_DECLARE(avx2)
+ELM_DECLARE(avx512)
+#endif
+
+namespace {
+
+enum { MAX_THREADS = 256 };
+
+struct Choice {
+    const ElmKernels *table;
+    const char *name;
+};
+
+Choice choose() {
+    const char *limit = std::getenv("ELM_NEURO_ISA");  // "baseline" or "avx2": no more than this, for tests
+#ifdef ELM_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl");
+    const bool low = limit && !std::strcmp(limit, "baseline"), middle = limit && !std::strcmp(limit, "avx2");
+    if (avx512 && !low && !middle) return {avx512::table, "avx512"};
+    if (avx2 && !low) return {avx2::table, "avx2"};
+#endif
+    (void)limit;
+    return {baseline::table, "baseline"};
+}
+
+const Choice chosen = choose();
+
+const ElmKernels &kernels(int64_t is_double) { return chosen.table[is_double ? 1 : 0]; }
+
+template <class Args> struct Job {
+    void (*work)(const Args *, ElmShare *);
+    const Args *args;
+    ElmShare *share;
+};
+
+template <class Args> void *start(void *job) {
+    Job<Args> *mine = static_cast<Job<Args> *>(job);
+    mine->work(mine->args, mine->share);
+    return nullptr;
+}
+
+// `count` pieces of work in equal runs over at most `threads` threads, this one among them; returns how many runs there were.
+template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads, ElmShare *share) {
+    if (threads > count) threads = count;
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    if (threads < 1) threads = 1;
+    pthread_t handle[MAX_THREADS];
+    Job<Args> job[MAX_THREADS];
+    bool running[MAX_THREADS] = {};
+    for (int64_t k = 0; k < threads; k++) {
+        share[k] = {count * k / threads, count * (k + 1) / threads, k, nullptr, 0};
+        job[k] = {work, args, share + k};
+    }
+    for (int64_t k = 1; k < threads; k++) running[k] = pthread_create(handle + k, nullptr, start<Args>, job + k) == 0;
+    for (int64_t k = 0; k < threads; k++)
+        if (!running[k]) work(args, share + k);  // the first share, and those for which no thread was to be had
+    for (int64_t k = 1; k < threads; k++)
+        if (running[k]) pthread_join(handle[k], nullptr);
+    return threads;
+}
+
+}  // namespace
+
+#define ELM_EXPORT
+#pragma GCC visibility push(default)
+extern "C" {
+
+const char *elm_sources() { return ELM_SOURCES; }
+const char *elm_isa() { return chosen.name; }
+int64_t elm_padded(int64_t is_double, int64_t size) { return kernels(is_double).padded(size); }
+int64_t elm_tile(int64_t is_double) { return kernels(is_double).tile; }
+
+void elm_memory_forward(int64_t is_double, int64_t threads, const ElmMemory *args) {
+    ElmShare share[MAX_THREADS];
+    spread(kernels(is_double).memory_forward, args, args->num_task, threads, share);
+}
+
+void elm_memory_backward(int64_t is_double, int64_t threads, const ElmMemory *args) {
+    ElmShare share[MAX_THREADS];
+    const int64_t used = spread(kernels(is_double).memory_backward, args, args->num_task, threads, share);
+    kernels(is_double).memory_reduce(args, share, used);
+}
+
+void elm_drive_forward(int64_t is_double, int64_t threads, const ElmDrive *args) {
+    ElmShare share[MAX_THREADS];
+    spread(kernels(is_double).drive_forward, args, args->batch, threads, share);
+}
+
+void elm_drive_backward(int64_t is_double, int64_t threads, const ElmDrive *args) {
+    ElmShare share[MAX_THREADS];
+    const int64_t lanes = kernels(is_double).lanes;
+    spread(kernels(is_double).drive_backward, args, (args->width + lanes - 1) / lanes, threads, share);
+}
+
+// 0, or 1 where the events do not fit.
+int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
+    ElmShare share[MAX_THREADS];
+    const int64_t used = spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part, share);
+    int64_t full = 0;
+    for (int64_t k = 0; k < used; k++) full |= share[k].status;
+    return full;
+}
+
+void elm_first_layer(int64_t is_double, int64_t threads, const ElmFirstLayer *args, int64_t backward) {
+    ElmShare share[MAX_THREADS];
+    spread(backward ? kernels(is_double).first_layer_backward : kernels(is_double).first_layer, args, args->num_neuron, threads, share);
+}
+
+// The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t) value.
+#define ELM_DISCOUNT(R, name)                                                                                                                 \
+    void name(int64_t batch, int64_t num_steps, int64_t num_input, int64_t reach, double kappa, int64_t wide, const int64_t *lengths,        \
+              const int64_t *begin, const int64_t *end, const void *channel, const R *value, R *out) {                                       \
+        for (int64_t b = 0; b < batch; b++) {                                                                                                 \
+            const int64_t last = lengths ? lengths[b] : num_steps;                                                                            \
+            double discount = 1.0;                                                                                                            \
+            for (int64_t t = last - 1; t >= 0 && last - t <= reach; t--, discount *= kappa)                                                   \
+                for (int64_t e = begin[b * num_steps + t]; e < end[b * num_steps + t]; e++)                                                   \
+                    out[b * num_input + (wide ? ((const int64_t *)channel)[e] : ((const int32_t *)channel)[e])] +=                            \
+                        R(discount) * (value ? value[e] : R(1));                                                                              \
+        }                                                                                                                                     \
+    }
+ELM_DISCOUNT(float, elm_discount_f32)
+ELM_DISCOUNT(double, elm_discount_f64)
+}

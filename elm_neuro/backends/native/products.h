@@ -1,0 +1,72 @@
+// Matrix products of a few rows, accumulated in registers.
+#pragma once
+#include "lanes.h"
+
+namespace ELM_ISA {
+
+// out[m][v] = start(m, v) + sum_k a[m * row + k * step] * b[k * ldb + v], for MB rows and NV vectors of columns from vector v0.
+// Every loop over accumulators is unrolled by hand of the pragma: gcc would keep them on the stack otherwise.
+template <class R, int MB, int NV, class Start, class End>
+ELM_INLINE void tile(i64 num_term, const R *a, i64 row, i64 step, const R *b, i64 ldb, int v0, Start start, End end) {
+    constexpr int W = Lanes<R>::W;
+    Vector<R> sum[MB][NV], out[MB][NV];
+#pragma GCC unroll 16
+    for (int m = 0; m < MB; m++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) sum[m][v] = start(m, v0 + v);
+    }
+    b += v0 * W;
+    for (i64 k = 0; k < num_term; k++, a += step, b += ldb) {
+        Vector<R> columns[NV];
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) columns[v] = load(b + v * W);
+#pragma GCC unroll 16
+        for (int m = 0; m < MB; m++) {
+            const Vector<R> factor = all<R>(a[m * row]);
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; v++) sum[m][v] += factor * columns[v];
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < MB; m++) {
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) out[m][v] = sum[m][v];
+    }
+#pragma GCC unroll 1
+    for (int m = 0; m < MB; m++) {
+#pragma GCC unroll 1
+        for (int v = 0; v < NV; v++) end(m, v0 + v, out[m][v]);
+    }
+}
+
+// All `num_vector` vectors of columns; `step` is 1 where a row of `a` holds the terms.
+template <class R, int MB, class Start, class End>
+ELM_INLINE void product(i64 num_term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start, End end) {
+    constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 8 ? 3 : MB >= 4 ? 6 : MB >= 2 ? 8 : 12) : (MB >= 4 ? 3 : MB >= 2 ? 5 : 10);
+    int v = 0;
+    for (; v + WIDE <= num_vector; v += WIDE) tile<R, MB, WIDE>(num_term, a, row, step, b, ldb, v, start, end);
+    for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2>(num_term, a, row, step, b, ldb, v, start, end);
+    if (v < num_vector) tile<R, MB, 1>(num_term, a, row, step, b, ldb, v, start, end);
+}
+
+// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out, ldb), all padded.
+template <class R> static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, R *c) {
+    constexpr int W = Lanes<R>::W;
+    for (i64 out = 0; out < num_out; out += TILE) {
+        R *to = c + out * ldb;
+        product<R, TILE>(
+            num_row, int(ldb / W), a + out, 1, lda, b, ldb, [&](int m, int v) ELM_LAMBDA { return load(to + m * ldb + v * W); },
+            [&](int m, int v, Vector<R> x) ELM_LAMBDA { store(to + m * ldb + v * W, x); });
+    }
+}
+
+template <class R> static void add_rows(i64 num_row, const R *a, i64 lda, R *sum) {
+    constexpr int W = Lanes<R>::W;
+    for (i64 j = 0; j < lda; j += W) {
+        Vector<R> total = load(sum + j);
+        for (i64 k = 0; k < num_row; k++) total += load(a + k * lda + j);
+        store(sum + j, total);
+    }
+}
+
+}  // namespace ELM_ISA

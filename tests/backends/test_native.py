@@ -1,0 +1,368 @@
+"""The compiled backend: every size of tile and vector against the reference, every instruction set, threads, processes, bad memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
+from elm_neuro.backends import _library
+from elm_neuro.backends._compiled_drive import SPARSE_DENSITY, Events
+from tests.tolerances import assert_close
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+
+
+def test_the_library_is_there_wherever_there_is_a_compiler() -> None:
+    assert COMPILER is None or not _library.missing()
+
+
+def gradients(neuron: ELM, x: torch.Tensor | SpikeEvents, start: ELMState | None = None) -> list[torch.Tensor]:
+    """Output, last state and gradients of a random function of them in all parameters and the first state."""
+    leaves = [*neuron.parameters(), *(start or ())]
+    for leaf in leaves:
+        leaf.grad = None
+    y, after = neuron(x, start)
+    generator = torch.Generator().manual_seed(3)
+    results = [y, *after]
+    sum((r * torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype)).sum() for r in results).backward()  # type: ignore[union-attr]
+    return [r.detach() for r in results] + [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
+
+
+def compare(neuron: ELM, x: torch.Tensor, start: ELMState | None, *, scale: float) -> None:
+    """Native equals the float64 reference; `scale` as in assert_close."""
+    neuron.backend = "native"
+    results = gradients(neuron, x, start)
+    double = ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference").double()
+    double.load_state_dict(neuron.state_dict())
+    start64 = None if start is None else ELMState(*(part.detach().double().requires_grad_() for part in start))
+    for index, (result, wanted) in enumerate(zip(results, gradients(double, x.double(), start64), strict=True)):
+        assert_close(result.double(), wanted, dtype=x.dtype, scale=scale if x.dtype == torch.float64 or index < 3 else 10.0)
+
+
+def sizes(dtype: torch.dtype) -> None:
+    """Memories from 1 unit to more than a hundred, batches of every remainder of a tile, odd lengths, all depths."""
+    generator = torch.Generator().manual_seed(0)
+    for num_memory, batch, num_steps, options in [
+        (1, 1, 1, {}),
+        (2, 3, 5, {"num_mlp_layers": 0}),
+        (7, 15, 17, {"activation": "silu", "num_mlp_layers": 2}),
+        (16, 2, 33, {"mlp_hidden_size": 3}),
+        (17, 9, 70, {"num_mlp_layers": 3}),
+        (33, 4, 129, {"variant": "v2", "activation": "silu"}),
+        (100, 5, 40, {"num_mlp_layers": 2, "mlp_hidden_size": 49}),
+        (300, 2, 20, {"num_mlp_layers": 0}),
+        (150, 3, 13, {}),
+        (5, 13, 19, {"num_neuron": 3}),
+        (3, 2, 300, {"num_neuron": 2, "num_mlp_layers": 0}),
+    ]:
+        neuron = ELM(90, 2, num_memory=num_memory, generator=generator, **options).to(dtype)  # type: ignore[arg-type]
+        for density in (0.02, 0.7):
+            x = (torch.rand(batch, num_steps, 90, generator=generator) < density).to(dtype)
+            zeros = neuron.cell.initial_state(batch)
+            start = ELMState(*(torch.randn(part.shape, generator=generator).to(dtype).requires_grad_() for part in zeros))
+            compare(neuron, x, start if num_steps % 2 else None, scale=1e-3 if dtype == torch.float64 else 1.0)
+
+
+native = pytest.mark.skipif(bool(_library.missing()), reason="no C++ compiler")
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_size_equals_the_reference(dtype: torch.dtype) -> None:
+    sizes(dtype)
+
+
+def run_python(code: str, cwd: Path = REPOSITORY, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(cwd)} | environment
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@native
+@pytest.mark.parametrize("name", ["baseline", "avx2"])
+def test_every_instruction_set_equals_the_reference(name: str) -> None:
+    code = "import json, torch; from elm_neuro import backends; from tests.backends import test_native as t"
+    code += "; t.sizes(torch.float32); t.sizes(torch.float64); print(json.dumps(backends.available()))"
+    used = json.loads(run_python(code, ELM_NEURO_ISA=name, OMP_NUM_THREADS="1"))["native"]
+    best = backends.available()["native"]
+    assert f"({name})" in used or (name not in best and "baseline" in best)
+
+
+@native
+def test_repeated_runs_are_bit_identical_and_threads_change_only_the_rounding() -> None:
+    torch.manual_seed(0)
+    neuron = ELM(100, 2, num_memory=40, backend="native")
+    x = (torch.rand(13, 200, 100) < 0.03).float()
+    before = torch.get_num_threads()
+    try:
+        results = {}
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results[threads] = gradients(neuron, x)
+            for again, once in zip(gradients(neuron, x), results[threads], strict=True):
+                assert torch.equal(again, once)
+    finally:
+        torch.set_num_threads(before)
+    for threads in (2, 5):
+        assert torch.equal(results[threads][0], results[1][0])
+        for some, one in zip(results[threads], results[1], strict=True):
+            assert_close(some, one, scale=10.0)
+
+
+@native
+def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
+    torch.manual_seed(0)
+    models = [
+        ELM(100, 2, num_memory=8, backend="native"),
+        BranchELM(100, 2, num_memory=30, num_branch=20, num_synapse_per_branch=10, backend="native"),
+    ]
+    x = (torch.rand(9, 150, 100) < 0.05).float()
+    alone = [gradients(model, x) for model in models]
+    failures: list[str] = []
+
+    def work(model: ELM, wanted: list[torch.Tensor]) -> None:
+        same = [all(torch.equal(a, b) for a, b in zip(gradients(model, x), wanted, strict=True)) for _ in range(20)]
+        failures.extend([type(model).__name__] * same.count(False))
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(models, alone, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+class Outputs(torch.utils.data.Dataset[torch.Tensor]):
+    """Outputs of a neuron, computed in the loader's workers."""
+
+    def __init__(self, neuron: ELM, x: torch.Tensor) -> None:
+        self.neuron, self.x = neuron, x
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with torch.no_grad():
+            y: torch.Tensor = self.neuron(self.x[index : index + 1])[0][0]
+        return y
+
+
+@native
+def test_workers_forked_after_a_call_with_threads_compute_the_same() -> None:
+    neuron = ELM(64, 2, num_memory=64, backend="native")
+    x = (torch.rand(6, 300, 64) < 0.1).float()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        y = neuron(x)[0].detach()
+        loader = torch.utils.data.DataLoader(Outputs(neuron, x), batch_size=3, num_workers=2, multiprocessing_context="fork")
+        assert_close(torch.cat(list(loader)), y)
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
+def test_layouts_of_the_input_do_not_matter() -> None:
+    torch.manual_seed(0)
+    neuron = ELM(70, 2, num_memory=6, backend="native")
+    for density in (0.03, 0.6):
+        x = (torch.rand(3, 11, 70) < density).float()
+        wanted = gradients(neuron, x)
+        wide = torch.zeros(3, 11, 140)
+        wide[..., ::2] = x
+        far = torch.zeros(3, 5000, 70)[:, ::450]
+        far[:, :11] = x
+        for same in (x.transpose(0, 1).contiguous().transpose(0, 1), wide[..., ::2], x.permute(2, 0, 1).contiguous().permute(1, 2, 0), far[:, :11]):
+            for result, expected in zip(gradients(neuron, same), wanted, strict=True):
+                assert_close(result, expected)
+        alike = x[:1].expand(3, -1, -1)
+        assert_close(neuron(alike)[0], neuron(alike.contiguous())[0])
+
+
+@native
+@pytest.mark.parametrize("num_input", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_events_found_in_frames_are_those_that_are_there(num_input: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 9, num_input, dtype=dtype) * (torch.rand(4, 9, num_input) < 0.05)
+    x[1, 2, 0], x[2] = float("nan"), -0.0
+    found = Events.compacted(x, dtype)
+    assert found is not None
+    for row, frame in enumerate(x.view(36, num_input)):
+        part = slice(int(found.begin[row]), int(found.end[row]))
+        expected = frame.nonzero().squeeze(-1)
+        assert found.channel[part].tolist() == expected.tolist()
+        assert found.value is not None
+        torch.testing.assert_close(found.value[part], frame[expected], rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_with_too_many_spikes_are_left_dense(threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for shape in ((4, 300, 2000), (5, 7, 64), (1, 1, 64)):
+            torch.manual_seed(0)
+            assert Events.compacted((torch.rand(shape) < 2 * SPARSE_DENSITY).float(), torch.float32) is None or shape[1] == 1
+            assert Events.compacted(torch.ones(shape), torch.float32) is None
+            assert Events.compacted(torch.zeros(shape), torch.float32) is not None
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
+def test_infinite_input_gives_what_the_reference_gives() -> None:
+    torch.manual_seed(0)
+    x = (torch.rand(2, 20, 70) < 0.05).float()
+    x[0, 5, 3] = float("inf")
+    for activation in ("relu", "silu"):
+        neuron = ELM(70, 2, num_memory=4, activation=activation)
+        outcomes = []
+        for backend in ("reference", "native"):
+            neuron.backend = backend
+            try:
+                outcomes.append(neuron(x)[0].isfinite().tolist())
+            except ValueError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+
+@native
+def test_nan_in_the_input_is_refused_and_does_not_reach_other_samples() -> None:
+    neuron = ELM(70, 2, num_memory=4, backend="native")
+    x = torch.zeros(2, 20, 70)
+    x[0, 5, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"x must be finite, got nan at index \[0, 5, 3\]"):
+        neuron(x)
+    params, state = neuron.cell.effective_parameters(), neuron.cell.initial_state(2)
+    y, _ = backends.scan(x, params, state, backend="native")
+    assert y[0, 5:].isnan().all() and y[0, :5].isfinite().all() and y[1].isfinite().all()
+
+
+@native
+def test_more_layers_than_it_has_are_refused_by_name_and_left_to_torch_otherwise() -> None:
+    neuron = ELM(3, 1, num_memory=2, num_mlp_layers=_library.MAX_LAYERS + 1)
+    y = neuron(torch.rand(1, 4, 3))[0]
+    with backends.use("torch"):
+        assert_close(neuron(torch.rand(1, 4, 3) * 0)[0], neuron(torch.zeros(1, 4, 3))[0])
+    assert y.shape == (1, 4, 1)
+    neuron.backend = "native"
+    with pytest.raises(ValueError, match='backend "native" cannot run this: it runs at most 8 hidden layers, got 9'):
+        neuron(torch.rand(1, 4, 3))
+
+
+@native
+def test_half_precision_parameters_are_refused_by_name_and_left_to_torch_otherwise() -> None:
+    neuron = ELM(3, 1, num_memory=2).bfloat16()
+    assert "backend='torch'" in repr(neuron)
+    assert neuron(torch.rand(1, 4, 3).bfloat16())[0].dtype == torch.bfloat16
+    neuron.backend = "native"
+    with pytest.raises(ValueError, match=r"it runs in float32 and float64, got torch\.bfloat16"):
+        neuron(torch.rand(1, 4, 3).bfloat16())
+
+
+def test_without_a_library_auto_is_torch_and_the_name_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "_library", None)
+    monkeypatch.setattr(_library, "_missing", "there was no compiler")
+    assert backends.available()["native"] == "cannot run: there was no compiler"
+    neuron = ELM(3, 1, num_memory=2)
+    assert "backend='torch'" in repr(neuron)
+    assert neuron(torch.rand(1, 4, 3))[0].shape == (1, 4, 1)
+    for attempt in (lambda: ELM(3, 1, backend="native"), lambda: backends.resolve("native"), lambda: backends.use("native").__enter__()):
+        with pytest.raises(RuntimeError, match='backend "native" cannot run: there was no compiler'):
+            attempt()
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kernels.cpp").write_text("// another\n", encoding="utf-8")
+    monkeypatch.setattr(_library, "FOLDER", tmp_path)
+    library, reason = _library._open()
+    assert library is None
+    assert "built from other sources" in reason or "without a C++ compiler" in reason
+    monkeypatch.setattr(_library, "LIBRARY", tmp_path / "kernels.cpp")
+    assert "does not load" in _library._open()[1]
+
+
+@native
+def test_autocast_lowers_the_projection_only() -> None:
+    torch.manual_seed(0)
+    neuron = ELM(40, 2, num_memory=20, backend="native")
+    x = torch.rand(2, 30, 40)
+    exact = neuron(x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = neuron(x)
+    assert state.m.dtype == state.b.dtype == torch.float32
+    assert_close(y.float(), exact, dtype=torch.bfloat16)
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 and bool(p.grad.isfinite().all()) for p in neuron.parameters())
+
+
+@native
+@pytest.mark.parametrize("options", [{}, {"num_neuron": 2}, {"tau_s": tuple(1.0 + i for i in range(80))}, {"num_memory": 60, "activation": "silu"}])
+@pytest.mark.parametrize("learned_input", [False, True])
+def test_a_compiled_network_has_no_graph_break_and_the_same_gradients(options: dict[str, Any], learned_input: bool) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    neuron = ELM(80, 3, **{"num_memory": 4, **options})
+    before = torch.nn.Linear(80, 80)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        y, state = neuron(torch.relu(before(x)) if learned_input else x)
+        return y.square().sum() + state.b.sum() + state.m.sum()
+
+    x = (torch.rand(3, 50, 80) < 0.05).float()
+    leaves = [*neuron.parameters(), *(before.parameters() if learned_input else ())]
+    loss = run(x)
+    expected = torch.autograd.grad(loss, leaves)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    assert_close(compiled(x), loss)
+    for got, wanted in zip(torch.autograd.grad(compiled(x), leaves), expected, strict=True):
+        assert_close(got, wanted, scale=10.0)
+
+
+@native
+def test_compiled_operators_refuse_second_derivatives() -> None:
+    torch._dynamo.reset()
+    neuron = ELM(3, 1, num_memory=2, backend="native")
+    x = torch.rand(1, 4, 3, requires_grad=True)
+    compiled = torch.compile(lambda x: neuron(x)[0].sum(), backend="eager")
+    (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="elm_neuro"):
+        gradient.sum().backward()
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
+    """All sizes under AddressSanitizer and UBSan, in a copy of the checkout whose library is built with them."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so", "reports")
+    copy = Path(shutil.copytree(REPOSITORY, tmp_path / "checkout", symlinks=True, ignore=ignored))
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
+    runtime = [
+        subprocess.run([COMPILER, f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip() for name in ("asan", "ubsan")
+    ]
+    build = subprocess.run(
+        [sys.executable, "setup.py", "build_native", "--inplace"], cwd=copy, env=os.environ | {"CXXFLAGS": flags}, capture_output=True
+    )
+    assert build.returncode == 0 and (copy / "elm_neuro/backends/native/libelm_native.so").is_file(), build.stderr
+    code = "import torch; from tests.backends import test_native as t; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
+    options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
+    for name in ("avx512", "avx2", "baseline"):
+        assert "clean" in run_python(code, copy, LD_PRELOAD=" ".join(runtime), ASAN_OPTIONS=options, ELM_NEURO_ISA=name, OMP_NUM_THREADS="1")
