@@ -60,13 +60,16 @@ class Graph:
     "unrolled" it stands there `num_steps` times. All else is computed for all time steps at once.
     """
 
-    def __init__(self, form: str, dtype: torch.dtype, *, opset: int, precision: str = "float32", num_steps: int | None = None) -> None:
-        self.form, self.dtype, self.opset, self.precision, self.num_steps = form, dtype, opset, precision, num_steps
+    def __init__(
+        self, form: str, dtype: torch.dtype, *, opset: int, precision: str = "float32", num_steps: int | None = None, batch: int | str = "batch"
+    ) -> None:
+        self.form, self.dtype, self.opset, self.precision, self.num_steps, self.batch = form, dtype, opset, precision, num_steps, batch
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Tensor] = {}
         self.states: dict[str, State] = {}
         self.finals: dict[str, str] = {}  # value of each state after the last step
         self.extras: dict[str, Value] = {}  # further outputs
+        self.shapes: dict[str, list[int | str]] = {}  # of values whose shape a runtime cannot infer
         self.halves: set[str] = set()  # constants that are stored in the lower precision
         self._scope, self._count = "", 0
 
@@ -231,6 +234,8 @@ class Graph:
         first, *rest = (-1 if size is None else size for size in sizes)
         merged = self.add("Reshape", u, self.integers(first if first < 0 else num_steps * first, *rest))
         names = [self.fresh("u") for _ in range(num_steps)]
+        # named sizes: with unknown ones onnxruntime takes a time to load that grows with the square of the steps
+        self.shapes |= {name: [self.batch if size is None else size for size in sizes] for name in names}
         count: dict[str, Any] = {"num_outputs": num_steps} if self.opset >= 18 else {}
         self.nodes.append(helper.make_node("Split", [merged], names, name=self.fresh("split"), axis=0, **count))
         return names
@@ -298,7 +303,9 @@ class Graph:
         """Zeros after the end of the last axis, up to whole blocks."""
         if self.num_steps is not None:
             return self.integers(*[0] * (2 * rank - 1), -self.num_steps % size)
-        missing = self.add("Mod", self.add("Neg", self.add("Shape", drive, start=axis, end=axis + 1)), self.integers(size))
+        # size - 1 - (T + size - 1) mod size, without a remainder of negative numbers, on which runtimes differ
+        later = self.add("Add", self.add("Shape", drive, start=axis, end=axis + 1), self.integers(size - 1))
+        missing = self.add("Sub", self.integers(size - 1), self.add("Mod", later, self.integers(size)))
         return self.add("Concat", self.integers(*[0] * (2 * rank - 1)), missing, axis=0)
 
     def _across(self, name: str, k: Tensor, size: int, number: int | None, ends: str, rank: int) -> str:

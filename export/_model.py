@@ -80,7 +80,8 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
     """Lower a module in one form."""
     dtype = _dtype(module)
     precision = "float32" if options.precision == "int8" else options.precision  # int8 comes in afterwards
-    graph = Graph(options.form, dtype, opset=opset, precision=precision, num_steps=options.num_steps)
+    batch: int | str = "batch" if options.batch_size is None else options.batch_size
+    graph = Graph(options.form, dtype, opset=opset, precision=precision, num_steps=options.num_steps, batch=batch)
     lowering = lowering_of(module)
     shape = lowering.input_shape(module)
     if shape is None:
@@ -110,9 +111,10 @@ def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
     constants = [_initializer(name, value, graph) for name, value in graph.constants.items() if name in used]
     values = {name: helper.make_tensor_value_info(name.split(" ", 1)[1], graph.kind, shape) for name, shape in shapes_of(built).items()}
     inputs, outputs = ([value for name, value in values.items() if name.startswith(side)] for side in ("input ", "output "))
+    inner = [helper.make_tensor_value_info(name, graph.kind, shape) for name, shape in graph.shapes.items()]
     operators = helper.make_opsetid("", graph.opset)
     model = helper.make_model(
-        helper.make_graph(graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants),
+        helper.make_graph(graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants, value_info=inner),
         opset_imports=[operators],
         ir_version=helper.find_min_ir_version_for([operators]),
         producer_name="elm_neuro",

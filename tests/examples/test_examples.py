@@ -21,6 +21,9 @@ def test_examples_run_on_made_up_data_and_leave_files_only_where_they_are_run(ex
     for host in HOSTS:
         if re.search(rf"^\s*(import|from) {host}\b|elm_neuro\.adapters\.{host}\b", source, flags=re.MULTILINE):
             pytest.importorskip(host)
+    if "elm_neuro.export" in source:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
     before = sorted(path.name for path in example.parent.iterdir())
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
     environment = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
