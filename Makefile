@@ -64,8 +64,9 @@ format: $(ALL_STAMP)  ## sort imports and lay out the code
 bench: $(ALL_STAMP)  ## speed of the neuron against its peers on the CPU
 	$(BIN)/python benchmarks/neuron_speed.py $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
 
-bench-gpu: $(ALL_STAMP)  ## the same on the GPU
+bench-gpu: $(ALL_STAMP)  ## the same on the GPU, and ONNX there where onnxruntime-gpu is installed
 	$(BIN)/python benchmarks/neuron_speed.py --device cuda $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
+	-$(BIN)/python benchmarks/onnx_latency.py --device cuda $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
 
 clean:  ## remove .venv, builds and caches; reports stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

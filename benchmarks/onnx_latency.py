@@ -47,11 +47,13 @@ class Model:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         providers = ["CUDAExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise SystemExit(f"onnxruntime has no {providers[0]} here: pip install onnxruntime-gpu")
         start = time.perf_counter()
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.loading = time.perf_counter() - start
         if self.session.get_providers()[0] != providers[0]:
-            raise SystemExit(f"onnxruntime has no {providers[0]} here, got {self.session.get_providers()}")
+            raise SystemExit(f"onnxruntime could not start {providers[0]}, got {self.session.get_providers()}")
         self.form = form
         config = neuron.config
         self.states = {"b": config.branches, "m": config.num_memory}

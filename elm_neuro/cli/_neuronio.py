@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,7 @@ def _convert(options: argparse.Namespace) -> int:
         if options.dask is None:
             found = convert_neuronio(sources, destination, num_workers=options.workers, progress=show)
         else:
-            from distributed import Client
-
-            with Client(options.dask) as client:
+            with import_module("distributed").Client(options.dask) as client:  # untyped where it is installed, unknown where it is not
                 found = convert_neuronio(sources, destination, executor=client.get_executor(), progress=show)
     simulations, written = sum(entry.num_simulations for entry in found.values()), sum(entry.bytes for entry in found.values())
     print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
