@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import statistics
 import time
@@ -35,7 +34,7 @@ import elm_neuro
 from elm_neuro import ELM
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, read_shd
 from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification
-from elm_neuro.training._quiet import without_advice
+from elm_neuro.training._quiet import quiet
 
 BIN_MS, DROPOUT, LEARNING_RATE = 10.0, 0.5, 5e-3
 WAITING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the wait for a batch
@@ -118,7 +117,6 @@ def main() -> None:
     args = parser.parse_args()
     updates, repeats = (3, 1) if args.smoke else (args.updates, args.repeats)
     torch.set_num_threads(args.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     digits = SpokenDigits("train", 60 if args.smoke else 1440, seed=0)
     source: Any = args.file or digits
     recordings: SpikeRecordings = read_shd(args.file) if args.file else digits.recordings()
@@ -131,7 +129,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):  # the first warms up
         for name, run in runs.items():
-            with without_advice():
+            with quiet():
                 result = run()
             if repeat or args.smoke:
                 found[name].append(result)
