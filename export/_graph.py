@@ -53,7 +53,26 @@ class State:
     spikes: bool = False  # 0 or 1
 
 
-class Graph:
+class Scoped:
+    """Names by the place of their layer in the network."""
+
+    _scope = ""
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names of states and constants within begin with `name` and a dot."""
+        before = self._scope
+        self._scope = f"{before}{name}."
+        try:
+            yield
+        finally:
+            self._scope = before
+
+    def scoped(self, name: str) -> str:
+        return self._scope + name
+
+
+class Graph(Scoped):
     """Nodes, constants and states of one form.
 
     In the form "step" a loop's body stands in the graph as it is; in "sequence" it is the body of a Scan over time-first records; in
@@ -71,7 +90,7 @@ class Graph:
         self.extras: dict[str, Value] = {}  # further outputs
         self.shapes: dict[str, list[int | str]] = {}  # of values whose shape a runtime cannot infer
         self.halves: set[str] = set()  # constants that are stored in the lower precision
-        self._scope, self._count = "", 0
+        self._count = 0
 
     @property
     def kind(self) -> int:
@@ -82,19 +101,6 @@ class Graph:
         """Refuse parameters of another dtype than the model's."""
         if parameter.dtype != self.dtype:
             raise TypeError(f"module must hold parameters of one dtype to be exported, got {parameter.dtype} beside {self.dtype}")
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Names of states and constants within begin with `name` and a dot."""
-        before = self._scope
-        self._scope = f"{before}{name}."
-        try:
-            yield
-        finally:
-            self._scope = before
-
-    def scoped(self, name: str) -> str:
-        return self._scope + name
 
     def fresh(self, word: str) -> str:
         self._count += 1

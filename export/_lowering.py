@@ -6,8 +6,7 @@ name, so that none of them is imported; any other registers itself with :func:`r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import ALIF, ELM, ALIFCell, ELMCell, ELMConfig, ELMState, SpikingELM
-from elm_neuro.export._graph import ExportError, Graph, Value
+from elm_neuro.export._graph import ExportError, Graph, Scoped, Value
 from elm_neuro.functional import ELMParameters, branch_matrix
 from elm_neuro.functional._alif import ALIFParameters, ALIFState, alif_step
 from elm_neuro.functional._elm import TANH_SCALE, TANH_SLOPE
@@ -24,35 +23,22 @@ SMALLEST_GAIN = 1e-6  # below it the memory is not scaled by its gain
 Shape = tuple[int, ...]
 
 
-class Trace:
+class Trace(Scoped):
     """States of a run in torch, and how near its spikes came to their thresholds."""
 
     def __init__(self, states: dict[str, Tensor], *, stepwise: bool = False) -> None:
-        self.states, self.margin, self._scope = dict(states), torch.tensor(torch.inf), ""
+        self.states, self.margin = dict(states), torch.tensor(torch.inf)
         self.stepwise = stepwise  # every step is an end: a readout of the last step has one for each
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Names within begin with `name` and a dot, as in :meth:`Graph.scope`."""
-        before = self._scope
-        self._scope = f"{before}{name}."
-        try:
-            yield
-        finally:
-            self._scope = before
-
-    def name(self, name: str) -> str:
-        return self._scope + name
 
     def get(self, name: str, *zeros: int, like: Tensor) -> Tensor:
         """The state, or zeros of this shape where the model does not carry it."""
-        return self.states.get(self._scope + name, like.new_zeros(zeros))
+        return self.states.get(self.scoped(name), like.new_zeros(zeros))
 
     def keep(self, **after: Tensor) -> None:
         """States after the last step; those that the model does not carry are left out."""
         for name, value in after.items():
-            if self._scope + name in self.states:
-                self.states[self._scope + name] = value
+            if self.scoped(name) in self.states:
+                self.states[self.scoped(name)] = value
 
     def fired(self, distance: Tensor) -> None:
         """Note the distances to threshold, (batch, time, ...)."""
@@ -243,7 +229,7 @@ class _ELM:
         return out
 
     def run(self, module: ELM | ELMCell, x: Tensor, trace: Trace) -> Tensor:
-        state = ELMState(trace.states[trace.name("b")], trace.states[trace.name("m")])
+        state = ELMState(trace.states[trace.scoped("b")], trace.states[trace.scoped("m")])
         if isinstance(module, ELMCell):
             outputs = []
             for x_t in x.unbind(1):
