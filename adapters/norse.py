@@ -243,7 +243,7 @@ class ELM(_Layer[SpikingELMState]):
         spiking: as in :class:`ELMCell`.
         record_states: give the states of all steps, [T, *batch, ...], as norse's layers do; step by step, hence slower.
         spike_generator: as in :class:`ELMCell`.
-        options: as for :class:`ELMCell`, and `backend` and `recompute_every`.
+        options: as for :class:`ELMCell`, and `backend`, `recompute_every` and `sparse_input`.
 
     Shapes: x [T, *batch, input_size] or :class:`elm_neuro.SpikeEvents`; out [T, *batch, output_size], or
     [T, *batch, num_neuron * output_size]; state and errors as in :class:`ELMCell`.

@@ -1,13 +1,14 @@
 """Training speed where users stand: the recipe shd_adding_elm in Lightning beside the authors' loop, loader and neuron, interleaved.
 
-    taskset -c 1 python benchmarks/fit_speed.py [--upstream CHECKOUT] [--file SHD.h5] [--updates 200] [--repeats 5] [--json FILE] [--smoke]
+    taskset -c 1 python benchmarks/fit_speed.py [--upstream CHECKOUT] [--file SHD.h5] [--backends native torch] [--updates 200] [--repeats 5]
+                                                [--json FILE] [--smoke]
 
 Both train the paper's neuron (700 inputs, 100 memory units, T = 200) from the same weights on pairs of the same digits: batches of 8 at
 10 ms, input dropout 0.5, cross entropy on the last output, Adamax with a cosine, float32. Ours is what ``elm-neuro fit`` runs: data
 module, Lightning module and Trainer, its metrics included. Rates are by processor time inside the training loop; the loader's share is
 that of the wall time in which the loop waits for its next batch. The authors' side (``--upstream``, a checkout of
 github.com/AaronSpieler/elmneuron at 52e68a6) is their loader and their TorchScript neuron in the loop of their notebook. Before anything
-is timed both neurons have to give the same logits. Without ``--file`` the digits are synthetic.
+is timed both neurons have to give the same logits, on each backend that ``--backends`` names. Without ``--file`` the digits are synthetic.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import elm_neuro
-from elm_neuro import ELM
+from elm_neuro import ELM, backends
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, read_shd
 from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification
 from elm_neuro.training._quiet import quiet
@@ -40,11 +42,11 @@ BIN_MS, DROPOUT, LEARNING_RATE = 10.0, 0.5, 5e-3
 WAITING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the wait for a batch
 
 
-def make_neuron() -> ELM:
+def make_neuron(backend: str = "auto") -> ELM:
     """The neuron of the recipe, with the synaptic weights learned as the authors' always are."""
     torch.manual_seed(0)
     times = {"delta_t": BIN_MS, "tau_m_init": (1.0, 150.0), "tau_m_spacing": "linear", "tau_m_bounds": (0.0, 1000.0)}
-    return ELM(700, 19, num_memory=100, **times)  # type: ignore[arg-type]  # mixed keywords
+    return ELM(700, 19, num_memory=100, backend=backend, **times)  # type: ignore[arg-type]  # mixed keywords
 
 
 class Clock(lightning.Callback):
@@ -58,9 +60,9 @@ class Clock(lightning.Callback):
         self.end = time.process_time(), time.perf_counter()
 
 
-def ours(source: Any, updates: int) -> dict[str, float]:
+def ours(source: Any, updates: int, backend: str) -> dict[str, float]:
     module = SpikeClassification(
-        SequenceClassifier(make_neuron()), num_classes=19, optimizer="adamax", learning_rate=LEARNING_RATE, input_dropout=DROPOUT
+        SequenceClassifier(make_neuron(backend)), num_classes=19, optimizer="adamax", learning_rate=LEARNING_RATE, input_dropout=DROPOUT
     )
     data = SHDAddingDataModule(source, num_pairs=(updates * BATCH_SIZE, 8, 8), binning=Binning(bin_ms=BIN_MS), batch_size=BATCH_SIZE)
     clock, profiler = Clock(), SimpleProfiler()
@@ -109,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--file", type=Path, help="an SHD-format file")
+    parser.add_argument("--backends", nargs="+", default=["auto"], choices=["auto", *backends.available()], help="of our neuron")
     parser.add_argument("--updates", type=int, default=200, help="of the weights in each run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -121,10 +124,12 @@ def main() -> None:
     source: Any = args.file or digits
     recordings: SpikeRecordings = read_shd(args.file) if args.file else digits.recordings()
 
-    runs: dict[str, Any] = {"elm-neuro fit": lambda: ours(source, updates)}
+    names = {backend: backends.resolve(backend) for backend in args.backends}
+    runs: dict[str, Any] = {f"elm-neuro fit, {name}": partial(ours, source, updates, backend) for backend, name in names.items()}
     if args.upstream is not None:
         upstream, loader = load_upstream(args.upstream), authors_loader(args.upstream, recordings, updates)
-        check(make_neuron(), upstream_twin(upstream, make_neuron()), next(iter(loader))[0])
+        for backend in args.backends:
+            check(make_neuron(backend), upstream_twin(upstream, make_neuron()), next(iter(loader))[0])
         runs["authors' loop"] = lambda: theirs(upstream_twin(upstream, make_neuron()), authors_loader(args.upstream, recordings, updates))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):  # the first warms up

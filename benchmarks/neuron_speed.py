@@ -1,17 +1,22 @@
 """Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness check.
 
     python benchmarks/neuron_speed.py [--upstream CHECKOUT] [--device cuda] [--rows N8 E20] [--repeats 7] [--json FILE]
-                                      [--backends torch native] [--prototype FOLDER]
+                                      [--backends torch native] [--prototype FOLDER] [--hosts] [--threads 1 2] [--memory]
 
-Times are medians of processor time on one thread (of wall time on a GPU). With ``--upstream``, a checkout of the authors' repository
-(github.com/AaronSpieler/elmneuron at 52e68a6), the first column is their TorchScript neuron with the same weights and ratios refer to
-it; without, to ``torch.nn.LSTM`` of the same width. ``--prototype`` names a folder with the scratch kernel ``elm_core.cpp`` and its wrapper
-``fast.py``: they are built in a temporary folder with g++ and run on the weights of the authors' neuron, hence need ``--upstream``.
+Times are medians of processor time on one thread, of wall time on a GPU or where ``--threads`` names more than one: then each variant
+is measured with each number of threads, interleaved, and the process must not be pinned to one core. With ``--upstream``, a checkout of
+the authors' repository (github.com/AaronSpieler/elmneuron at 52e68a6), one column is their TorchScript neuron with the same weights and
+ratios refer to it; without, to ``torch.nn.LSTM`` of the same width. ``--prototype`` names a folder with the scratch kernel ``elm_core.cpp``
+and its wrapper ``fast.py``: they are built in a temporary folder with g++ and run on the weights of the authors' neuron, hence need
+``--upstream``. ``--hosts`` adds recurrent layers of the same width from norse (``LSNNRecurrent``) and snnTorch (``SLSTM``): other neurons
+than ours, of which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs each variant once more in a process of its
+own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -23,7 +28,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +118,56 @@ def load_prototype(folder: Path) -> types.ModuleType:
     return module
 
 
+class SnnTorchLayer(torch.nn.Module):
+    """snnTorch's recurrent LSTM over a sequence, behind a linear layer: 1.0 forgets its state in every step where input and width differ."""
+
+    def __init__(self, input_size: int, width: int) -> None:
+        import snntorch  # type: ignore[import-untyped]
+
+        super().__init__()
+        self.before, self.layer = torch.nn.Linear(input_size, width), snntorch.SLSTM(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        syn, mem = self.layer.init_slstm()
+        spikes = []
+        for x_t in self.before(x).unbind(1):
+            spike, syn, mem = self.layer(x_t, syn, mem)
+            spikes.append(spike)
+        return torch.stack(spikes, dim=1)
+
+
+def hosts(row: Row) -> dict[str, torch.nn.Module]:
+    """The same width in other libraries."""
+    import norse.torch  # type: ignore[import-untyped]
+
+    return {"norse LSNN": norse.torch.LSNNRecurrent(row.input_size, row.num_memory), "snnTorch SLSTM": SnnTorchLayer(row.input_size, row.num_memory)}
+
+
+def resident(kind: str) -> float:
+    """Resident memory of this process in MiB: "VmRSS" now, "VmHWM" at its peak."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
+
+
+def peak_above_start(run: Callable[[], object]) -> float:
+    """Peak of resident memory while `run` runs, in MiB, above what it is before."""
+    if not Path("/proc/self/clear_refs").exists():
+        raise SystemExit("peaks of memory are read from /proc: they need Linux")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts here
+    start = resident("VmRSS")
+    run()
+    return resident("VmHWM") - start
+
+
+def in_a_process(script: str, arguments: list[str]) -> float:
+    """The number that the last line of a script's output is, run in a process of its own."""
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{Path(script).name} {' '.join(arguments)} failed: {done.stderr[-2000:]}")
+    return float(done.stdout.splitlines()[-1])
+
+
 def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backend_names: list[str]) -> None:
     """Every implementation gives the float64 reference's output; ours also its gradients. Raises otherwise."""
     few = min(x.shape[1], 100)
@@ -120,7 +175,7 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backe
     double.load_state_dict(neuron.state_dict())
     expected, _ = double(x[:, :few].double())
     for name, run in others.items():
-        error = float((run()[:, :few].double() - expected).abs().max() / expected.abs().max())
+        error = float((run()[:, :few].double() - expected).detach().abs().max() / expected.detach().abs().max())
         if not error <= OUTPUT_TOLERANCE:
             raise SystemExit(f"{name} is off the float64 reference by {error:.1e}: no speed is reported")
     for backend in backend_names:
@@ -136,11 +191,15 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backe
                     raise SystemExit(f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported")
 
 
-def measure(runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module], repeats: int, device: str) -> dict[str, list[float]]:
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in runs}
+def measure(
+    runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module], *, repeats: int, device: str = "cpu", threads: Sequence[int] = (1,)
+) -> dict[str, list[float]]:
+    clock = time.process_time if device == "cpu" and max(threads) == 1 else time.perf_counter
+    cases = {name if len(threads) == 1 else f"{name}, {num} thread(s)": (num, run) for name, run in runs.items() for num in threads}
+    times: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 2):
-        for name, run in runs.items():
+        for name, (num, run) in cases.items():
+            torch.set_num_threads(num)
             for model in models:
                 model.zero_grad(set_to_none=True)
             start = clock()
@@ -152,7 +211,17 @@ def measure(runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module]
     return times
 
 
-def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Result:
+class Variants(NamedTuple):
+    """What is measured in one row."""
+
+    neuron: ELM
+    x: Tensor
+    ours: dict[str, Callable[[], Tensor]]  # with the weights of `neuron`, so that outputs can be compared
+    others: dict[str, Callable[[], Tensor]]
+    models: list[torch.nn.Module]
+
+
+def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Variants:
     torch.manual_seed(0)
     x = make_input(row)
     neuron = make_neuron(row)
@@ -178,11 +247,36 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
         dense, sparse = prototype.FusedELM(twin, "dense" if row.density == 0 else "scan"), prototype.FusedELM(twin, "events")
         csr = prototype.csr(x)
         runs |= {"prototype": lambda: dense(x), "prototype, events": lambda: sparse(x, csr)}
-    check(neuron, x, runs, args.backends)
-    runs = {"nn.LSTM": lambda: lstm(x)[0], **runs}
-    times = measure(runs, models, args.repeats, args.device)
+    others: dict[str, Callable[[], Tensor]] = {"nn.LSTM": lambda: lstm(x)[0]}
+    if args.hosts:
+        layers = hosts(row)
+        models += [layer.to(args.device) for layer in layers.values()]
+        norse, snntorch = layers.values()
+        others |= dict(zip(layers, (lambda: norse(x.transpose(0, 1))[0], lambda: snntorch(x)), strict=True))
+    return Variants(neuron, x, runs, others, models)
+
+
+def print_peak(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> None:
+    """Of the one variant that is named, after a short pass that loads what it needs."""
+    for warm in (True, False):
+        found = variants(row._replace(num_steps=min(row.num_steps, 20)) if warm else row, upstream, prototype, args)
+        run = (found.others | found.ours)[args.peak_of]
+        peak = peak_above_start(lambda run=run: run().square().sum().backward())  # type: ignore[misc]  # bound now
+    print(peak)
+
+
+def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Result:
+    found = variants(row, upstream, prototype, args)
+    check(found.neuron, found.x, found.ours, args.backends)
+    runs = found.others | found.ours
+    times = measure(runs, found.models, repeats=args.repeats, device=args.device, threads=args.threads)
     peer = "upstream" if upstream is not None else "nn.LSTM"
+    peer = next(key for key in times if key.startswith(peer))
     median = {key: statistics.median(values) for key, values in times.items()}
+    peaks = {}
+    if args.memory:
+        given = [argument for argument in sys.argv[1:] if argument != "--memory"]
+        peaks = {key: in_a_process(__file__, [*given, "--rows", args.rows[0] if args.smoke else name, "--peak-of", key]) for key in runs}
     return {
         "row": name,
         **row._asdict(),
@@ -191,6 +285,7 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
         "ratio_to": peer,
         "ratio": {key: median[peer] / value for key, value in median.items()},
         "spread": {key: (min(values), max(values)) for key, values in times.items()},
+        "peak_mib": peaks,
     }
 
 
@@ -202,7 +297,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="each variant with each of these numbers")
+    parser.add_argument("--hosts", action="store_true", help="also recurrent layers of norse and snnTorch")
+    parser.add_argument("--memory", action="store_true", help="also peaks of resident memory, each in a process of its own")
+    parser.add_argument("--peak-of", metavar="VARIANT", help="print the peak of resident memory of this variant in the first row and stop")
     parser.add_argument("--json", type=Path, help="write all times to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
     args = parser.parse_args()
@@ -213,14 +311,17 @@ def main() -> None:
     if args.backends is None:
         native = args.device == "cpu" and not backends.available()["native"].startswith("cannot run")
         args.backends = ["torch", "native"] if native else ["torch"]
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads[0])
     prototype = load_prototype(args.prototype) if args.prototype else None
     upstream = load_upstream(args.upstream) if args.upstream else None
     rows = {"smoke": SMOKE} if args.smoke else {name: ROWS[name] for name in args.rows}
 
-    console = Console()
+    if args.peak_of:
+        return print_peak(next(iter(rows.values())), upstream, prototype, args)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     device = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    table = Table(title=f"forward + backward, float32, {args.threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)")
+    threads, clock = " and ".join(map(str, args.threads)), "wall time" if args.device == "cuda" or max(args.threads) > 1 else "processor time"
+    table = Table(title=f"forward + backward, float32, {clock} on {threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)")
     results = []
     for name, row in rows.items():
         result = benchmark(name, row, upstream, prototype, args)
@@ -232,9 +333,15 @@ def main() -> None:
         table.add_row(name, *(f"{ms:.1f} ({result['ratio'][key]:.1f}x)" for key, ms in result["median_ms"].items()))
         console.print(f"{name}: outputs and gradients agree with the float64 reference; measured")
     console.print(table)
+    if args.memory:
+        table = Table("row", *results[0]["peak_mib"], title="peak of resident memory above the start, MiB")
+        for result in results:
+            table.add_row(result["row"], *(f"{peak:.1f}" for peak in result["peak_mib"].values()))
+        console.print(table)
     if args.json:
         settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "device": device, "backends": backends.available()}
-        args.json.write_text(json.dumps({**settings, "threads": args.threads, "rows": results}, indent=1))
+        found = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

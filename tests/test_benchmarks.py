@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize(("name", "needs"), [("fit_speed", ["lightning", "tonic"]), ("onnx_latency", ["onnxruntime", "onnx"])])
-def test_a_benchmark_runs_small(name: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "needs"),
+    [
+        ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
+        ("neuron_speed", ["--repeats", "1", "--hosts", "--threads", "1", "2"], ["norse", "snntorch"]),
+        ("onnx_latency", [], ["onnxruntime", "onnx"]),
+        ("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"]),
+    ],
+)
+def test_a_benchmark_runs_small(name: str, options: list[str], needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in needs:
         pytest.importorskip(module)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--smoke", "--json", str(tmp_path / "found.json")])
-    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--smoke", "--json", str(tmp_path / "found.json"), *options])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["settings"]
+    if "--out" in options:
+        assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")
+def test_the_peak_of_a_pass_is_what_it_allocates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    code = "import torch; from neuron_speed import peak_above_start; torch.ones(40 * 2**18).sum(); "
+    code += "print(peak_above_start(lambda: torch.ones(20 * 2**18).sum()))"
+    monkeypatch.setenv("PYTHONPATH", f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back to the system
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 19.0 < float(done.stdout) < 24.0

@@ -31,21 +31,25 @@ class Events(NamedTuple):
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype) -> Events | None:
-        """The events of `x` where it is sparse, else None."""
+    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, sparse_input: str = "auto") -> Events | None:
+        """The events of `x` where it is sparse, else None; `sparse_input` as in :func:`elm_neuro.backends.scan`."""
         if isinstance(x, SpikeEvents):
             value = None if x.value is None else x.value.to(dtype).contiguous()
             indptr = x.indptr.contiguous()
             return cls(indptr[:-1], indptr[1:], x.channel.contiguous(), value, x.shape)
-        return cls.compacted(x, dtype) if may_be_sparse(x) else None
+        if not searched(x, sparse_input):
+            return None
+        x = x if x.dtype in DTYPES else x.to(dtype)
+        events = cls.compacted(x, dtype)
+        return cls.compacted(x, dtype, density=1.0) if events is None and sparse_input == "on" else events
 
     @classmethod
-    def compacted(cls, x: Tensor, dtype: torch.dtype) -> Events | None:
-        """The events of dense frames, or None where there are more than SPARSE_DENSITY of the entries."""
+    def compacted(cls, x: Tensor, dtype: torch.dtype, density: float = SPARSE_DENSITY) -> Events | None:
+        """The events of dense frames, or None where there are more than `density` of the entries."""
         x = x if x.stride(2) == 1 else x.contiguous()
         batch, num_steps, num_input = x.shape
         parts = min(_library.threads_for(x.numel()), batch)
-        room = math.ceil(SPARSE_DENSITY * x.numel() / parts)
+        room = math.ceil(density * (x.numel() / parts if density < 1.0 else -(-batch // parts) * num_steps * num_input))
         begin, end = torch.empty(2, batch * num_steps, dtype=torch.int64).unbind()
         channel, value = torch.empty(parts * room, dtype=torch.int32), x.new_empty(parts * room)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
@@ -115,8 +119,10 @@ def _first_layer_args(weight: Tensor, w_s: Tensor) -> _library.FirstLayerArgs:
     return args
 
 
-def may_be_sparse(x: Tensor) -> bool:
-    """Whether it is worth looking for events in these frames."""
+def searched(x: Tensor, sparse_input: str) -> bool:
+    """Whether events are looked for in these frames."""
+    if sparse_input != "auto":
+        return sparse_input == "on"
     return x.ndim == 3 and x.shape[2] >= SPARSE_INPUTS and x.dtype in DTYPES and not x.requires_grad
 
 
@@ -213,26 +219,26 @@ def _threads(events: Events | None, out: Tensor) -> int:
 # Inside torch.compile the same are operators, into which it does not look; frames are searched for events in each pass.
 
 
-def drive_frames(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None) -> Tensor:
+def drive_frames(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None, sparse_input: str) -> Tensor:
     """:func:`drive` with the events of the frames `x`, or with their product with the table where they are not sparse."""
-    out: Tensor = torch.ops.elm_neuro.drive_frames(x, table, kappa, initial, bias)
+    out: Tensor = torch.ops.elm_neuro.drive_frames(x, table, kappa, initial, bias, sparse_input)
     return out
 
 
 @torch.library.custom_op("elm_neuro::drive_frames", mutates_args=())
-def _drive_frames_op(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None) -> Tensor:
-    events = Events.of(x.detach(), kappa.dtype)
+def _drive_frames_op(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None, sparse_input: str) -> Tensor:
+    events = Events.of(x.detach(), kappa.dtype, sparse_input)
     return _forward(None, None, x @ table, kappa, initial, bias) if events is None else _forward(events, table, None, kappa, initial, bias)
 
 
 @_drive_frames_op.register_fake
-def _(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, table: Tensor, kappa: Tensor, initial: Tensor, bias: Tensor | None, sparse_input: str) -> Tensor:
     return kappa.new_empty(*x.shape[:2], kappa.shape[0])
 
 
 @torch.library.custom_op("elm_neuro::drive_frames_backward", mutates_args=())
-def _drive_frames_backward_op(x: Tensor, grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    events = Events.of(x.detach(), kappa.dtype)
+def _drive_frames_backward_op(x: Tensor, grad_out: Tensor, kappa: Tensor, sparse_input: str) -> tuple[Tensor, Tensor, Tensor]:
+    events = Events.of(x.detach(), kappa.dtype, sparse_input)
     table, dense, initial, bias = _backward(events, grad_out, kappa, (events is not None, events is None, True, True))
     if dense is not None:
         table = x.flatten(0, 1).mT @ dense.flatten(0, 1)
@@ -242,20 +248,20 @@ def _drive_frames_backward_op(x: Tensor, grad_out: Tensor, kappa: Tensor) -> tup
 
 
 @_drive_frames_backward_op.register_fake
-def _(x: Tensor, grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, grad_out: Tensor, kappa: Tensor, sparse_input: str) -> tuple[Tensor, Tensor, Tensor]:
     return kappa.new_empty(x.shape[2], kappa.shape[0]), kappa.new_empty(x.shape[0], kappa.shape[0]), torch.empty_like(kappa)
 
 
 def _keep_frames(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, _, kappa, _, bias = inputs
+    x, _, kappa, _, bias, ctx.sparse_input = inputs
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, kappa)
 
 
 def _differentiate_frames(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     x, kappa = ctx.saved_tensors
-    table, initial, bias = torch.ops.elm_neuro.drive_frames_backward(x, grad_out, kappa)
-    return None, table, None, initial, bias if ctx.has_bias else None
+    table, initial, bias = torch.ops.elm_neuro.drive_frames_backward(x, grad_out, kappa, ctx.sparse_input)
+    return None, table, None, initial, bias if ctx.has_bias else None, None
 
 
 _drive_frames_op.register_autograd(_differentiate_frames, setup_context=_keep_frames)

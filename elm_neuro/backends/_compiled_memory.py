@@ -62,7 +62,8 @@ def _forward(
     args = _arguments(silu, u, m_0, kappa, gain, w_m, layers, memory, tile)
     saved = u.new_empty(_saved_size(memory, u, layers) if save else 0)
     args.saved = saved.data_ptr() if save else None
-    _library.library().elm_memory_forward(u.dtype == torch.float64, _threads(args), ctypes.byref(args))
+    if _library.library().elm_memory_forward(u.dtype == torch.float64, _threads(args), ctypes.byref(args)):
+        raise MemoryError(f"no memory for the working copy of {kappa.shape[-1]} memory units and {u.shape[-1]} hidden units")
     return memory, saved, tile
 
 
@@ -88,7 +89,8 @@ def _backward(
     args.grad_memory, args.grad_u, args.saved = grad_memory.data_ptr(), grad_u.data_ptr(), saved.data_ptr()
     args.grad_m_0, args.grad_kappa, args.grad_gain, args.grad_w_m = (tensor.data_ptr() for tensor in grads[:4])
     args.grad_weight, args.grad_bias = _library.addresses(grads[4::2]), _library.addresses(grads[5::2])
-    _library.library().elm_memory_backward(memory.dtype == torch.float64, _threads(args), ctypes.byref(args))
+    if _library.library().elm_memory_backward(memory.dtype == torch.float64, _threads(args), ctypes.byref(args)):
+        raise MemoryError(f"no memory for the gradients of {kappa.shape[-1]} memory units and {w_m.shape[-2]} hidden units")
     return [grad_u, *grads]
 
 

@@ -80,7 +80,8 @@ def sources_digest() -> str | None:
 def _declare(library: ctypes.CDLL) -> None:
     word, pointer = ctypes.c_int64, ctypes.c_void_p
     library.elm_isa.restype = ctypes.c_char_p
-    library.elm_padded.restype = library.elm_tile.restype = library.elm_compact.restype = word
+    for name in ("padded", "tile", "compact", "memory_forward", "memory_backward"):
+        getattr(library, f"elm_{name}").restype = word
     library.elm_padded.argtypes, library.elm_tile.argtypes = (word, word), (word,)
     for name in ("memory_forward", "memory_backward", "drive_forward", "drive_backward", "compact"):
         getattr(library, f"elm_{name}").argtypes = (word, word, pointer)

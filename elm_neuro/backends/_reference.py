@@ -9,8 +9,10 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 
 
-def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
-    """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
+def scan(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None, sparse_input: str = "auto"
+) -> tuple[Tensor, ELMState]:
+    """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`. `sparse_input` changes nothing here."""
     if isinstance(x, SpikeEvents):
         x = x.to_dense(params.w_s.dtype)
     outputs = []

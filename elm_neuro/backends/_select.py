@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from threading import Lock
 
 import torch
@@ -17,6 +18,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
 Scan = Callable[..., tuple[Tensor, ELMState]]
+SPARSE_INPUT = ("auto", "on", "off")
 
 _BACKENDS: dict[str, Scan] = {"native": _native.scan, "reference": _reference.scan, "torch": _torch.scan}
 _chosen: ContextVar[str | None] = ContextVar("elm_neuro_backend", default=None)
@@ -85,6 +87,20 @@ def _count(change: int) -> None:
         _num_contexts += change
 
 
+def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None) -> None:
+    """Refuse a value that is none of SPARSE_INPUT, and "on" for frames `x` that cannot be events."""
+    if sparse_input not in SPARSE_INPUT:
+        raise ValueError(f"sparse_input must be one of {list(SPARSE_INPUT)}, got {sparse_input!r}")
+    if sparse_input != "on" or not isinstance(x, Tensor):
+        return
+    if x.device.type != "cpu":
+        raise ValueError(f'sparse_input="on" takes frames on the CPU, or events, got x on {x.device}')
+    if x.ndim != 3:
+        raise ValueError(f'sparse_input="on" takes frames of shape (batch, time, input_size), got {tuple(x.shape)}')
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError('sparse_input="on" takes frames that need no gradient, got x with requires_grad')
+
+
 def _choice() -> str | None:
     return _chosen.get() if _num_contexts else None
 
@@ -96,6 +112,7 @@ def scan(
     *,
     lengths: Tensor | None = None,
     recompute_every: int | None = None,
+    sparse_input: str = "auto",
     backend: str = "auto",
 ) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps.
@@ -106,22 +123,36 @@ def scan(
         state: before the first step.
         lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps its value.
         recompute_every: keep the activations of this many steps at a time and recompute the others in the backward pass.
+        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x needs no gradient; "on",
+            always; "off", never. The numbers are the same but for rounding; `reference` ignores it.
         backend: "auto", or one of :func:`available`.
 
     Returns:
         Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
+
+    Raises:
+        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a gradient, are not on the CPU
+            or differ between the neurons of a population.
+        RuntimeError: a backend that is named cannot run here.
     """
+    check_sparse_input(sparse_input, x)
     name = _checked(backend, x, params)
     if name == "native" and torch.compiler.is_compiling() and isinstance(x, Tensor) and lengths is None and recompute_every is None:
-        return _native.scan(x, params, state)  # operators: nothing to unroll
-    return _scan(name, x, params, state, lengths, recompute_every)
+        return _native.scan(x, params, state, sparse_input=sparse_input)  # operators: nothing to unroll
+    return _scan(name, x, params, state, lengths, recompute_every, sparse_input)
 
 
 @untraced
 def _scan(
-    name: str, x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None, recompute_every: int | None
+    name: str,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
 ) -> tuple[Tensor, ELMState]:
-    run = _BACKENDS[name]
+    run = partial(_BACKENDS[name], sparse_input=sparse_input)
     num_steps = x.shape[1]
     if recompute_every is None or num_steps <= recompute_every or not torch.is_grad_enabled():
         return run(x, params, state, lengths=lengths)

@@ -17,13 +17,18 @@ from elm_neuro.functional import ELMParameters, ELMState, branch_matrix
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
-def scan(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
+def scan(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, *, lengths: Tensor | None = None, sparse_input: str = "auto"
+) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
     if x.shape[1] == 0:
         return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
     if lengths is not None:
         x = without_padding(x, lengths)
-    x = sparse_where_faster(x, min(params.mlp_weight[0].shape[-2], params.w_s.shape[-2]))
+    if sparse_input == "auto":
+        x = sparse_where_faster(x, min(params.mlp_weight[0].shape[-2], params.w_s.shape[-2]))
+    elif sparse_input == "on" and isinstance(x, Tensor):
+        x = SpikeEvents.from_frames(x)
     x = x if isinstance(x, SpikeEvents) else x.to(state.b.dtype)
     device = state.m.device.type
     lowered = torch.autocast(device, enabled=torch.is_autocast_enabled(device))

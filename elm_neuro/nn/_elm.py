@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import backends
+from elm_neuro.backends._select import check_sparse_input
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update
 from elm_neuro.functional._elm import linear
@@ -62,6 +63,8 @@ class ELM(nn.Module):
         generator: source of the random initial weights; torch's global one by default.
         backend: "auto" or a name of :func:`elm_neuro.backends.available`; not saved.
         recompute_every: keep the activations of this many steps only and recompute the others in the backward pass; not saved.
+        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x needs no gradient; "on",
+            always; "off", never. The numbers are the same but for rounding; not saved.
 
     Shapes:
         - x (batch, time, input_size), for a population also (batch, time, num_neuron, input_size), or :class:`SpikeEvents`.
@@ -71,7 +74,8 @@ class ELM(nn.Module):
 
     Raises:
         TypeError: wrong dtype of x or state.
-        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere it would wait for the device).
+        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere it would wait for the device);
+            ``sparse_input="on"`` and frames that need a gradient, are not on the CPU or differ between the neurons of a population.
 
     >>> from elm_neuro import suggest
     >>> neuron = ELM(700, 20, num_memory=10, **suggest(delta_t=10.0, num_steps=100))
@@ -89,25 +93,27 @@ class ELM(nn.Module):
         generator: torch.Generator | None = None,
         backend: str = "auto",
         recompute_every: int | None = None,
+        sparse_input: str = "auto",
         **config: Any,
     ) -> None:
         super().__init__()
         self.backend = backend
         self.recompute_every = recompute_every
+        self.sparse_input = sparse_input
         backends.resolve(backend)
+        check_sparse_input(sparse_input)
         if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
             raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
         self.cell = ELMCell(input_size, output_size, num_memory=num_memory, generator=generator, **config)
 
     @staticmethod
-    def from_config(config: ELMConfig, *, routing: Tensor | None = None, backend: str = "auto", recompute_every: int | None = None) -> ELM:
+    def from_config(config: ELMConfig, *, routing: Tensor | None = None, **run_time: Any) -> ELM:
         """A neuron of this configuration with new weights: a :class:`BranchELM` where the configuration has branches.
 
         Args:
             config: its configuration.
             routing: the index tensor; needed where the configuration's routing is "index".
-            backend: as in the constructor.
-            recompute_every: as in the constructor.
+            run_time: `backend`, `recompute_every` and `sparse_input`, as in the constructor.
 
         >>> ELM.from_config(ELMConfig(input_size=4, output_size=1, num_memory=2))
         ELM(
@@ -124,7 +130,7 @@ class ELM(nn.Module):
         """
         kind = ELM if config.num_branch is None else BranchELM
         values = vars(config) if routing is None else vars(config) | {"routing": routing}
-        return kind(**values, backend=backend, recompute_every=recompute_every)
+        return kind(**values, **run_time)
 
     @property
     def config(self) -> ELMConfig:
@@ -143,7 +149,8 @@ class ELM(nn.Module):
     def forward(self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
         x, state, lengths = self._checked(x, state, lengths)
         params = self.cell.effective_parameters()
-        y, after = backends.scan(x, params, state, lengths=lengths, recompute_every=self.recompute_every, backend=self.backend)
+        options: Any = {"recompute_every": self.recompute_every, "sparse_input": self.sparse_input, "backend": self.backend}
+        y, after = backends.scan(x, params, state, lengths=lengths, **options)
         if y.device.type == "cpu" and not torch.compiler.is_compiling():
             _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
         if self.config.flatten_output and self.config.num_neuron is not None:
@@ -221,7 +228,8 @@ class ELM(nn.Module):
 
     def extra_repr(self) -> str:
         chosen = backends.resolve(self.backend, self.cell._proto_tau_m)
-        return f"backend={chosen!r}" + (f", recompute_every={self.recompute_every}" if self.recompute_every else "")
+        recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
+        return f"backend={chosen!r}{recompute}" + (f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else "")
 
 
 class BranchELM(ELM):

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
-from elm_neuro.backends import _library
+from elm_neuro.backends import _compiled_drive, _library
 from elm_neuro.backends._filter import leaky_filter
 from tests import oracle
 from tests.strategies import frames, neurons
@@ -73,6 +73,63 @@ def test_events_equal_frames_in_outputs_and_all_gradients(case: Any, backend: st
     count = len(list(neuron.parameters()))
     for result, wanted in zip(results, expected[: 3 + count] + expected[4 + count :], strict=True):
         assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("sparse_input", ["on", "off"])
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), recompute_every=st.sampled_from([None, 5]))
+def test_frames_searched_for_events_or_not_equal_the_reference(backend: str, sparse_input: str, case: Any, recompute_every: int | None) -> None:
+    neuron, x, state, lengths = case
+    if sparse_input == "on":
+        x = (x[:, :, 0] if x.ndim == 4 else x).detach()
+    expected = everything(neuron, "reference", x, state, lengths)
+    neuron.recompute_every, neuron.sparse_input = recompute_every, sparse_input
+    for result, wanted in zip(everything(neuron, backend, x, state, lengths), expected, strict=True):
+        assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("sparse_input", "searches"), [("auto", (True, False)), ("on", (True, True)), ("off", (False, False))])
+def test_events_are_made_of_frames_always_never_or_by_density(
+    backend: str, sparse_input: str, searches: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(100, 2, num_memory=40, sparse_input=sparse_input, backend=backend)
+    wanted = ELM.from_config(neuron.config, backend="reference")
+    wanted.load_state_dict(neuron.state_dict())
+    made: list[bool] = []
+    from_frames, compacted = SpikeEvents.from_frames, _compiled_drive.Events.compacted
+
+    def noted(events: Any) -> Any:
+        made.append(events is not None)
+        return events
+
+    monkeypatch.setattr(SpikeEvents, "from_frames", lambda frames: noted(from_frames(frames)))
+    monkeypatch.setattr(_compiled_drive.Events, "compacted", lambda *given, **density: noted(compacted(*given, **density)))
+    for density, found in zip((0.01, 0.5), searches, strict=True):
+        x = (torch.rand(3, 64, 100) < density).float()
+        made.clear()
+        results = everything(neuron, backend, x, None, None)
+        assert any(made) is found
+        for result, expected in zip(results, everything(wanted, "reference", x, None, None), strict=True):
+            assert_close(result, expected, scale=10.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_that_cannot_be_events_are_refused_where_events_are_asked_for(backend: str) -> None:
+    neuron = ELM(4, 2, num_memory=3, num_neuron=2, sparse_input="on", backend=backend)
+    assert "sparse_input='on'" in repr(neuron)
+    x = torch.ones(2, 5, 4, requires_grad=True)
+    with pytest.raises(ValueError, match='sparse_input="on" takes frames that need no gradient, got x with requires_grad'):
+        neuron(x)
+    with torch.no_grad():
+        y = neuron(x)[0]
+    assert_close(neuron(SpikeEvents.from_frames(x))[0], y)
+    with pytest.raises(ValueError, match=r'sparse_input="on" takes frames of shape \(batch, time, input_size\), got \(2, 5, 2, 4\)'):
+        neuron(torch.ones(2, 5, 2, 4))
+    with pytest.raises(ValueError, match='sparse_input="on" takes frames on the CPU, or events, got x on meta'):
+        backends.scan(x.detach().to("meta"), neuron.cell.effective_parameters(), neuron.cell.initial_state(2), sparse_input="on")
 
 
 @pytest.mark.parametrize("backend", FAST)

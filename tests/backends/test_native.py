@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +147,46 @@ def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
     assert not failures
 
 
+@native
+@pytest.mark.slow
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_two_models_for_some_seconds_in_two_threads_give_what_each_gives_alone(num_threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(num_threads)  # also the number in the threads that are started below
+        stress(seconds=5.0, num_threads=num_threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def stress(*, seconds: float, num_threads: int) -> None:
+    """Models of other sizes, dtypes and kinds of input, each in its own thread, against the same alone, bit for bit."""
+    torch.manual_seed(0)
+    wide = ELM(130, 3, num_memory=70, num_mlp_layers=2, activation="silu", backend="native")
+    branched = BranchELM(100, 2, num_memory=30, num_branch=20, num_synapse_per_branch=10, num_neuron=3, backend="native").double()
+    dense, sparse = torch.randn(11, 120, 130), (torch.rand(13, 90, 100) < 0.05).double()
+    cases = [(wide, dense), (branched, sparse)]
+    alone = [gradients(model, x) for model, x in cases]
+    rounds, failures = [0, 0], [0, 0]
+    end = time.monotonic() + seconds
+
+    def work(index: int) -> None:
+        torch.set_num_threads(num_threads)
+        while time.monotonic() < end or rounds[index] < 3:
+            failures[index] += not all(torch.equal(a, b) for a, b in zip(gradients(*cases[index]), alone[index], strict=True))
+            rounds[index] += 1
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(rounds) >= 3
+    assert failures == [0, 0]
+
+
 class Outputs(torch.utils.data.Dataset[torch.Tensor]):
-    """Outputs of a neuron, computed in the loader's workers."""
+    """Outputs of a neuron, computed in the loader's workers, and how many threads the library would use there for any amount of work."""
 
     def __init__(self, neuron: ELM, x: torch.Tensor) -> None:
         self.neuron, self.x = neuron, x
@@ -154,24 +194,65 @@ class Outputs(torch.utils.data.Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         with torch.no_grad():
             y: torch.Tensor = self.neuron(self.x[index : index + 1])[0][0]
-        return y
+        return y, _library.threads_for(1e12)
 
 
 @native
-def test_workers_forked_after_a_call_with_threads_compute_the_same() -> None:
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_started_after_a_call_with_threads_compute_the_same_on_one_thread(start: str) -> None:
+    torch.manual_seed(0)
     neuron = ELM(64, 2, num_memory=64, backend="native")
     x = (torch.rand(6, 300, 64) < 0.1).float()
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
+        assert _library.threads_for(1e12) == 2
         y = neuron(x)[0].detach()
-        loader = torch.utils.data.DataLoader(Outputs(neuron, x), batch_size=3, num_workers=2, multiprocessing_context="fork")
-        assert_close(torch.cat(list(loader)), y)
+        loader = torch.utils.data.DataLoader(Outputs(neuron, x), batch_size=3, num_workers=2, multiprocessing_context=start)
+        outputs, threads = zip(*loader, strict=True)
+        assert torch.cat(threads).tolist() == [1] * 6
+        assert torch.equal(torch.cat(outputs), torch.cat([neuron(x[i : i + 1])[0].detach() for i in range(6)]))
+        assert_close(torch.cat(outputs), y)
     finally:
         torch.set_num_threads(before)
+
+
+@native
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS holds on Linux only")
+def test_too_little_memory_is_an_error_and_not_the_end_of_the_interpreter() -> None:
+    """With ever more room left to the process, a pass fails in torch, then in the library, then not at all."""
+    code = """
+import collections, resource, torch
+from elm_neuro import ELM
+torch.set_num_threads(1)
+neuron, x = ELM(3, 1, num_memory=1500, backend="native"), torch.rand(1, 3, 3)
+def run():
+    neuron.zero_grad()
+    neuron(x)[0].sum().backward()
+    return neuron.cell.w_y.weight.grad.clone()
+expected, outcomes, soft = run(), collections.Counter(), resource.getrlimit(resource.RLIMIT_AS)
+for room in range(4, 400, 12):
+    neuron.zero_grad()
+    size = 4096 * int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (size + room * 2**20, soft[1]))
+    try:
+        outcomes["equal" if torch.equal(run(), expected) else "different"] += 1
+    except MemoryError as error:
+        outcomes[str(error).split(" of ")[0]] += 1
+    except RuntimeError as error:
+        outcomes["torch" if "allocate memory" in str(error) else str(error)] += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, soft)
+print(dict(outcomes))
+assert torch.equal(run(), expected)
+"""
+    outcomes = ast.literal_eval(run_python(code, OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1"))
+    assert set(outcomes) <= {"equal", "torch", "no memory for the working copy", "no memory for the gradients"}
+    assert outcomes["equal"] > 3
+    assert len(outcomes) > 2, outcomes
 
 
 @native
@@ -328,10 +409,13 @@ def test_a_compiled_network_has_no_graph_break_and_the_same_gradients(options: d
     leaves = [*neuron.parameters(), *(before.parameters() if learned_input else ())]
     loss = run(x)
     expected = torch.autograd.grad(loss, leaves)
-    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
-    assert_close(compiled(x), loss)
-    for got, wanted in zip(torch.autograd.grad(compiled(x), leaves), expected, strict=True):
-        assert_close(got, wanted, scale=10.0)
+    for sparse_input in ("auto", "off") if learned_input else ("auto", "on", "off"):
+        torch._dynamo.reset()
+        neuron.sparse_input = sparse_input
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        assert_close(compiled(x), loss)
+        for got, wanted in zip(torch.autograd.grad(compiled(x), leaves), expected, strict=True):
+            assert_close(got, wanted, scale=10.0)
 
 
 @native
@@ -345,24 +429,41 @@ def test_compiled_operators_refuse_second_derivatives() -> None:
         gradient.sum().backward()
 
 
-@native
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
-    """All sizes under AddressSanitizer and UBSan, in a copy of the checkout whose library is built with them."""
+def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:
+    """A copy of the checkout whose library is built with these sanitizers, and the runtimes to load before Python."""
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so", "reports")
     copy = Path(shutil.copytree(REPOSITORY, tmp_path / "checkout", symlinks=True, ignore=ignored))
-    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
-    runtime = [
-        subprocess.run([COMPILER, f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip() for name in ("asan", "ubsan")
-    ]
+    flags = f"-fsanitize={','.join(sanitizers)} -g -O1" + (" -fno-sanitize-recover=undefined" if "undefined" in sanitizers else "")
+    short = {"address": "asan", "thread": "tsan", "undefined": "ubsan"}
+    found = [subprocess.run([COMPILER, f"-print-file-name=lib{short[name]}.so"], capture_output=True, text=True) for name in sanitizers]
     build = subprocess.run(
         [sys.executable, "setup.py", "build_native", "--inplace"], cwd=copy, env=os.environ | {"CXXFLAGS": flags}, capture_output=True
     )
     assert build.returncode == 0 and (copy / "elm_neuro/backends/native/libelm_native.so").is_file(), build.stderr
+    return copy, " ".join(done.stdout.strip() for done in found)
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
+    """All sizes under AddressSanitizer and UBSan."""
+    copy, runtime = copy_built_with(tmp_path, "address", "undefined")
     code = "import torch; from tests.backends import test_native as t; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
     options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
     for name in ("avx512", "avx2", "baseline"):
-        assert "clean" in run_python(code, copy, LD_PRELOAD=" ".join(runtime), ASAN_OPTIONS=options, ELM_NEURO_ISA=name, OMP_NUM_THREADS="1")
+        assert "clean" in run_python(code, copy, LD_PRELOAD=runtime, ASAN_OPTIONS=options, ELM_NEURO_ISA=name, OMP_NUM_THREADS="1")
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform != "linux", reason="ThreadSanitizer is loaded before Python on Linux only")
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    """Two models in two threads, three threads a call, under ThreadSanitizer; torch, which it does not know, stays on one."""
+    copy, runtime = copy_built_with(tmp_path, "thread")
+    code = "from elm_neuro.backends import _library; _library.threads_for = lambda work: 3"
+    code += "; from tests.backends import test_native as t; t.stress(seconds=2.0, num_threads=1); print('clean')"
+    assert "clean" in run_python(code, copy, LD_PRELOAD=runtime, TSAN_OPTIONS="halt_on_error=1 exitcode=66", OMP_NUM_THREADS="1")

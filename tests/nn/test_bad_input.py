@@ -39,6 +39,7 @@ NAN = float("nan")
         ({"routing": "random"}, "num_branch must be given with routing"),
         ({"learn_w_s": "no"}, "learn_w_s must be True or False, got 'no'"),
         ({"recompute_every": 0}, "recompute_every must be an integer of at least 1, got 0"),
+        ({"sparse_input": "yes"}, r"sparse_input must be one of \['auto', 'on', 'off'\], got 'yes'"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

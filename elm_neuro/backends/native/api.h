@@ -60,7 +60,7 @@ struct ElmFirstLayer {
 struct ElmShare {
     int64_t first, last, index;
     void *scratch;  // what the thread leaves for the reduction
-    int64_t status;
+    int64_t status;  // 0; 1 where the events do not fit, or there was not enough memory
 };
 
 struct ElmKernels {
@@ -68,7 +68,7 @@ struct ElmKernels {
     int64_t (*padded)(int64_t);
     void (*memory_forward)(const ElmMemory *, ElmShare *);
     void (*memory_backward)(const ElmMemory *, ElmShare *);
-    void (*memory_reduce)(const ElmMemory *, const ElmShare *, int64_t num_share);
+    int64_t (*memory_reduce)(const ElmMemory *, const ElmShare *, int64_t num_share);
     void (*drive_forward)(const ElmDrive *, ElmShare *);
     void (*drive_backward)(const ElmDrive *, ElmShare *);
     void (*compact)(const ElmFrames *, ElmShare *);

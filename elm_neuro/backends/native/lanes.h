@@ -132,14 +132,13 @@ template <class R> ELM_INLINE Vector<R> activated(Vector<R> z, bool silu) {
     return z < zero ? zero : z;
 }
 
-// Zeroed memory for one thread, handed out in pieces that start on a cache line.
+// Zeroed memory for one thread, handed out in pieces that start on a cache line; `base` is null where there was none to be had.
 struct Arena {
     char *base;
     size_t used, size;
     explicit Arena(size_t bytes) : base(nullptr), used(0), size(bytes + 64 * 64) {
         void *p = nullptr;
-        if (posix_memalign(&p, 64, size)) abort();
-        base = (char *)std::memset(p, 0, size);
+        if (!posix_memalign(&p, 64, size)) base = (char *)std::memset(p, 0, size);
     }
     Arena(const Arena &) = delete;
     Arena &operator=(const Arena &) = delete;

@@ -90,15 +90,19 @@ const char *elm_isa() { return chosen.name; }
 int64_t elm_padded(int64_t is_double, int64_t size) { return kernels(is_double).padded(size); }
 int64_t elm_tile(int64_t is_double) { return kernels(is_double).tile; }
 
-void elm_memory_forward(int64_t is_double, int64_t threads, const ElmMemory *args) {
+// 0, or 1 where there was not enough memory: then what they were to write is undefined.
+int64_t elm_memory_forward(int64_t is_double, int64_t threads, const ElmMemory *args) {
     ElmShare share[MAX_THREADS];
-    spread(kernels(is_double).memory_forward, args, args->num_task, threads, share);
+    const int64_t used = spread(kernels(is_double).memory_forward, args, args->num_task, threads, share);
+    int64_t lacking = 0;
+    for (int64_t k = 0; k < used; k++) lacking |= share[k].status;
+    return lacking;
 }
 
-void elm_memory_backward(int64_t is_double, int64_t threads, const ElmMemory *args) {
+int64_t elm_memory_backward(int64_t is_double, int64_t threads, const ElmMemory *args) {
     ElmShare share[MAX_THREADS];
     const int64_t used = spread(kernels(is_double).memory_backward, args, args->num_task, threads, share);
-    kernels(is_double).memory_reduce(args, share, used);
+    return kernels(is_double).memory_reduce(args, share, used);
 }
 
 void elm_drive_forward(int64_t is_double, int64_t threads, const ElmDrive *args) {

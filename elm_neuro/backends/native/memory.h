@@ -90,10 +90,12 @@ template <class R> struct Neuron {
     }
 };
 
-template <class R, int MB> static __attribute__((noinline)) void forward_task(const ElmMemory &a, const Shape<R> &s, const Neuron<R> &w, const Task &task) {
+// Whether there was memory enough.
+template <class R, int MB> static __attribute__((noinline)) bool forward_task(const ElmMemory &a, const Shape<R> &s, const Neuron<R> &w, const Task &task) {
     constexpr int W = Lanes<R>::W;
     const bool silu = a.silu;
     Arena arena((size_t)MB * (2 * s.dp + s.fp + (2 * s.layers + 1) * s.hp + s.dp + 64 * (s.layers + 4)) * sizeof(R));
+    if (!arena.base) return false;
     R *decayed = arena.take<R>(MB * s.dp), *memory = arena.take<R>(MB * s.dp), *z_0 = arena.take<R>(MB * s.fp), *post = arena.take<R>(MB * s.hp);
     R *post_next = arena.take<R>(MB * s.hp);
     R *hidden[ELM_MAX_LAYERS + 1], *tanhs;
@@ -149,6 +151,7 @@ template <class R, int MB> static __attribute__((noinline)) void forward_task(co
             copy_row(out[i] + t * a.memory_time, m, s.d);
         }
     }
+    return true;
 }
 
 // Sums over the samples and steps that one thread has seen of one neuron, padded.
@@ -168,12 +171,13 @@ template <class R> struct Gradients {
 };
 
 template <class R, int MB>
-static __attribute__((noinline)) void backward_task(const ElmMemory &a, const Shape<R> &s, const Neuron<R> &w, const Task &task, const Gradients<R> &sum) {
+static __attribute__((noinline)) bool backward_task(const ElmMemory &a, const Shape<R> &s, const Neuron<R> &w, const Task &task, const Gradients<R> &sum) {
     constexpr int W = Lanes<R>::W;
     const bool silu = a.silu;
     const i64 chunk = ROWS_PER_CHUNK / MB < s.steps ? ROWS_PER_CHUNK / MB : s.steps;
     const i64 rows = chunk * MB;
     Arena arena((size_t)(4 * MB * s.dp + 2 * rows * s.dp + 2 * s.layers * rows * s.hp + 64 * (8 + 2 * s.layers)) * sizeof(R));
+    if (!arena.base) return false;
     R *g = arena.take<R>(MB * s.dp), *carry = arena.take<R>(MB * s.dp), *d_kappa = arena.take<R>(MB * s.dp), *d_gain = arena.take<R>(MB * s.dp);
     R *dq = arena.take<R>(rows * s.dp), *before = arena.take<R>(rows * s.dp);
     R *dz[ELM_MAX_LAYERS + 1], *post[ELM_MAX_LAYERS + 1];
@@ -261,11 +265,14 @@ static __attribute__((noinline)) void backward_task(const ElmMemory &a, const Sh
         }
         if (a.grad_m_0) copy_row((R *)a.grad_m_0 + ((task.sample + i) * a.num_neuron + task.neuron) * s.d, carry + i * s.dp, s.d);
     }
+    return true;
 }
 
 template <class R> static void memory_forward(const ElmMemory *a, ElmShare *share) {
     const Shape<R> s(*a);
     Arena arena(Neuron<R>::bytes(s));
+    share->status = !arena.base;
+    if (share->status) return;
     Neuron<R> w(s, arena, true);
     i64 current = -1;
     for (i64 index = share->first; index < share->last; index++) {
@@ -273,11 +280,11 @@ template <class R> static void memory_forward(const ElmMemory *a, ElmShare *shar
         if (task.neuron != current) w.read(*a, current = task.neuron);
         switch (task.count) {
 #if defined(__AVX512F__)
-            case 8: forward_task<R, 8>(*a, s, w, task); break;
+            case 8: share->status |= !forward_task<R, 8>(*a, s, w, task); break;
 #endif
-            case 4: forward_task<R, 4>(*a, s, w, task); break;
-            case 2: forward_task<R, 2>(*a, s, w, task); break;
-            default: forward_task<R, 1>(*a, s, w, task);
+            case 4: share->status |= !forward_task<R, 4>(*a, s, w, task); break;
+            case 2: share->status |= !forward_task<R, 2>(*a, s, w, task); break;
+            default: share->status |= !forward_task<R, 1>(*a, s, w, task);
         }
     }
 }
@@ -286,11 +293,14 @@ template <class R> static void memory_backward(const ElmMemory *a, ElmShare *sha
     if (share->first == share->last) return;
     const Shape<R> s(*a);
     Arena arena(Neuron<R>::bytes(s));
+    share->status = !arena.base;
+    if (share->status) return;
     Neuron<R> w(s, arena, false);
     const i64 first = task_at(*a, share->first).neuron, count = task_at(*a, share->last - 1).neuron - first + 1;
     void *sums = nullptr;
     const size_t bytes = (size_t)count * s.gradients() * sizeof(R);
-    if (posix_memalign(&sums, 64, bytes)) abort();
+    share->status = posix_memalign(&sums, 64, bytes) != 0;
+    if (share->status) return;
     std::memset(sums, 0, bytes);
     share->scratch = sums;
     i64 current = -1;
@@ -300,11 +310,11 @@ template <class R> static void memory_backward(const ElmMemory *a, ElmShare *sha
         const Gradients<R> sum(s, (R *)sums + (task.neuron - first) * s.gradients());
         switch (task.count) {
 #if defined(__AVX512F__)
-            case 8: backward_task<R, 8>(*a, s, w, task, sum); break;
+            case 8: share->status |= !backward_task<R, 8>(*a, s, w, task, sum); break;
 #endif
-            case 4: backward_task<R, 4>(*a, s, w, task, sum); break;
-            case 2: backward_task<R, 2>(*a, s, w, task, sum); break;
-            default: backward_task<R, 1>(*a, s, w, task, sum);
+            case 4: share->status |= !backward_task<R, 4>(*a, s, w, task, sum); break;
+            case 2: share->status |= !backward_task<R, 2>(*a, s, w, task, sum); break;
+            default: share->status |= !backward_task<R, 1>(*a, s, w, task, sum);
         }
     }
 }
@@ -317,12 +327,15 @@ template <class R> ELM_INLINE void add_to(R *to, i64 rows, i64 columns, const R 
         }
 }
 
-// The threads' sums, added in the order of the threads.
-template <class R> static void memory_reduce(const ElmMemory *a, const ElmShare *share, i64 num_share) {
+// The threads' sums, added in the order of the threads; returns 1 where one of them lacked memory.
+template <class R> static i64 memory_reduce(const ElmMemory *a, const ElmShare *share, i64 num_share) {
     const Shape<R> s(*a);
+    i64 lacking = 0;
+    for (i64 k = 0; k < num_share; k++) lacking |= share[k].status;
     i64 done = -1;  // the last neuron that has been written
     for (i64 k = 0; k < num_share; k++) {
-        if (share[k].first == share[k].last) continue;
+        if (lacking) free(share[k].scratch);
+        if (lacking || share[k].first == share[k].last) continue;
         const i64 first = task_at(*a, share[k].first).neuron, last = task_at(*a, share[k].last - 1).neuron;
         for (i64 n = first; n <= last; n++) {
             const Gradients<R> sum(s, (R *)share[k].scratch + (n - first) * s.gradients());
@@ -343,6 +356,7 @@ template <class R> static void memory_reduce(const ElmMemory *a, const ElmShare 
         }
         free(share[k].scratch);
     }
+    return lacking;
 }
 
 }  // namespace ELM_ISA
