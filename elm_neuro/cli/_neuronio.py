@@ -18,6 +18,7 @@ def add_parsers(commands: Any) -> None:
     convert.add_argument("paths", nargs="+", metavar="SRC... DST", help="files, or folders with *sim__*.p; the last one is the folder to write into")
     convert.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine, about 1 GB each (default: 1)")
     convert.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that sees the same folders, in place of --workers")
+    convert.add_argument("--format", choices=["hdf5", "npy"], default="hdf5", help="HDF5 files, or folders of .npy files (default: hdf5)")
     verify = actions.add_parser("verify", help="read converted files whole and compare them with the manifest")
     verify.add_argument("destination", metavar="DST")
     evaluate = actions.add_parser("eval", help="the published figures of a neuron, and the honest ones beside them")
@@ -57,10 +58,10 @@ def _convert(options: argparse.Namespace) -> int:
             progress.update(task, description=f"{done} of {len(files)} files", total=total, advance=(not before) * entry.source_bytes)
 
         if options.dask is None:
-            found = convert_neuronio(sources, destination, num_workers=options.workers, progress=show)
+            found = convert_neuronio(sources, destination, format=options.format, num_workers=options.workers, progress=show)
         else:
             with import_module("distributed").Client(options.dask) as client:  # untyped where it is installed, unknown where it is not
-                found = convert_neuronio(sources, destination, executor=client.get_executor(), progress=show)
+                found = convert_neuronio(sources, destination, format=options.format, executor=client.get_executor(), progress=show)
     simulations, written = sum(entry.num_simulations for entry in found.values()), sum(entry.bytes for entry in found.values())
     print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
     return 0
@@ -110,9 +111,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _neuronio_files(path: Path) -> list[Path]:
     """Converted files of a folder, or its pickles where there are none."""
     from elm_neuro.datasets import simulation_files
+    from elm_neuro.datasets._neuronio_store import converted_files
 
-    converted = sorted(path.rglob("*sim__*.h5")) if path.is_dir() else []
-    return converted or simulation_files(path)
+    return converted_files(path) or simulation_files(path)
 
 
 def info_command(options: argparse.Namespace) -> int:

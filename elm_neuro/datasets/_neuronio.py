@@ -19,6 +19,7 @@ NUM_SEGMENTS = 639  # Beniaguev et al. 2021, doi 10.1016/j.neuron.2021.07.002: s
 NUM_INPUTS = 2 * NUM_SEGMENTS  # one excitatory synapse on each, channels 0 to 638, and one inhibitory, 639 to 1277
 SOMA_CAP_MV, SOMA_BIAS_MV, SOMA_SCALE_MV = -55.0, -67.7, 10.0  # upstream ``neuronio_data_utils.py`` at 52e68a6
 WANTED = ("exInputSpikeTimes", "inhInputSpikeTimes", "outputSpikeTimes", "somaVoltageLowRes")
+MAX_NUMBERS = 1 << 25  # of one kind in one simulation
 REFUSALS = (  # what unpickling and looking at damaged data may end in
     pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, KeyError, EOFError,
     OverflowError, RecursionError, MemoryError, UnicodeError, struct.error,
@@ -130,14 +131,16 @@ def read_simulation_file(path: str | os.PathLike[str]) -> Simulations:
         raise FileNotFoundError(f"path must name a NeuronIO simulation file, got {name}, which does not exist")
     try:
         with open(name, "rb") as file:
-            content = load(file, os.path.getsize(name), wanted=WANTED)
-        return _simulations(content)
+            size = os.path.getsize(name)
+            content = load(file, size, wanted=WANTED)
+        return _simulations(content, size)
     except REFUSALS as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{name} must be a whole NeuronIO simulation file, got: {reason}") from error
 
 
-def _simulations(content: Any) -> Simulations:
+def _simulations(content: Any, size: int) -> Simulations:
+    """Simulations of a file of `size` bytes, which has at least two for a voltage and one for a spike: the memo of a pickle can repeat them."""
     found = _get(_get(content, "Results", "the file"), "listOfSingleSimulationDicts", "Results")
     if not isinstance(found, list) or not found:
         raise ValueError(f"listOfSingleSimulationDicts must be a list of at least one simulation, got {_kind(found)}")
@@ -146,13 +149,18 @@ def _simulations(content: Any) -> Simulations:
     if len(lengths) > 1:
         raise ValueError(f"all simulations must be as long, got lengths of {lengths[:5]} ms")
     num_steps = lengths[0]
+    if 2 * num_steps * len(found) > size:
+        raise ValueError(f"a file of {size} bytes must hold every voltage once, got {len(found)} simulations of {num_steps} ms")
     params = content.get("Params")
     seconds = params.get("totalSimDurationInSec") if isinstance(params, dict) else None
     if isinstance(seconds, int | float) and round(1000 * seconds) != num_steps:
         raise ValueError(f"somaVoltageLowRes must have a value for each of the {seconds} s of Params, got {num_steps} ms")
-    counts, channels, spikes = [], [], []
+    counts, channels, spikes, num_spikes = [], [], [], 0
     for i, one in enumerate(found):
         cells = np.concatenate([_inputs(one, key, num_steps, i, first) for key, first in ((WANTED[0], 0), (WANTED[1], NUM_SEGMENTS))])
+        num_spikes += cells.size
+        if num_spikes > size:
+            raise ValueError(f"a file of {size} bytes must hold every spike once, got {num_spikes} or more")
         cells.sort()
         cells = cells[np.diff(cells, prepend=-1) > 0]  # twice in one step on one synapse counts once, as upstream
         step, channel = np.divmod(cells, NUM_INPUTS)
@@ -189,6 +197,8 @@ def _flat(values: list[Any], what: str) -> NDArray[Any]:
         raise ValueError(f"{what} must hold numbers, got {next(_kind(v) for v in values if not isinstance(v, int | float | np.ndarray))}")
     if len(values) == 1 and isinstance(values[0], np.ndarray):
         return values[0]
+    if (size := sum(value.size if isinstance(value, np.ndarray) else 1 for value in values)) > MAX_NUMBERS:
+        raise ValueError(f"{what} must hold at most {MAX_NUMBERS} numbers, got {size}")
     return np.concatenate([np.atleast_1d(value) for value in values]) if values else np.empty(0, dtype=np.int64)
 
 

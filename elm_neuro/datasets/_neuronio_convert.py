@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -19,7 +18,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from elm_neuro.datasets._neuronio import read_simulation_file
-from elm_neuro.datasets._neuronio_store import check_content, open_simulations, sha256, to_bytes, write_whole
+from elm_neuro.datasets._neuronio_store import (
+    SUFFIXES,
+    Format,
+    check_content,
+    checksum,
+    open_simulations,
+    remove,
+    sha256,
+    size,
+    to_content,
+    write_whole,
+)
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -63,11 +73,12 @@ def convert_neuronio(
     sources: Sequence[str | os.PathLike[str]],
     destination: str | os.PathLike[str],
     *,
+    format: Format = "hdf5",
     num_workers: int = 1,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Entry]:
-    """Turn NeuronIO's pickles into HDF5 files of a fifteenth of their size that stream, one for each, and a manifest.
+    """Turn NeuronIO's pickles into files of a fifteenth of their size that stream, one for each, and a manifest.
 
     Every file goes into a folder of the name of the one it came from, so that ``full_ergodic_train_batch_1`` stays what it is. A file is
     written under a temporary name and renamed when it is whole. Called again after it was stopped, at any moment and by whatever means, it
@@ -79,6 +90,7 @@ def convert_neuronio(
     Args:
         sources: files, or folders in which all ``*sim__*.p`` are taken.
         destination: folder to write into; made where it is missing.
+        format: "hdf5" writes HDF5 files (.h5), "npy" folders of .npy files (.arrays) that NumPy alone can map; of the same size.
         num_workers: processes on this machine, which import the main module of a script, so that it needs its ``if __name__ ==
             "__main__"``; 1 converts in this process.
         executor: where to run the tasks instead; it stays open.
@@ -89,14 +101,17 @@ def convert_neuronio(
 
     Raises:
         FileNotFoundError: a source does not exist or holds no simulation file.
-        ValueError: a source breaks the format; the others are converted first. Or two sources have one name, or `num_workers` is below 1.
+        ValueError: a source breaks the format; the others are converted first. Or two sources have one name, `num_workers` is below 1,
+            there is no such format, or `destination` holds files of the other one.
         BlockingIOError: another process is converting into `destination`.
         OSError: `destination` cannot be written, for instance because the disk is full.
         RuntimeError: a worker was killed.
     """
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    folder, tasks = Path(destination), _tasks(sources)
+    if format not in SUFFIXES:
+        raise ValueError(f'format must be "hdf5" or "npy", got {format!r}')
+    folder, tasks = Path(destination), _tasks(sources, SUFFIXES[format])
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -107,12 +122,12 @@ def convert_neuronio(
         raise RuntimeError("a worker was killed, perhaps for want of memory: the files so far are kept; try again with fewer workers") from error
 
 
-def _tasks(sources: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+def _tasks(sources: Sequence[str | os.PathLike[str]], suffix: str) -> dict[str, Path]:
     """Source of each file in the destination."""
     tasks: dict[str, Path] = {}
     for source in sources:
         for path in simulation_files(source):
-            name = f"{path.resolve().parent.name}/{path.stem}.h5"
+            name = f"{path.resolve().parent.name}/{path.stem}{suffix}"
             if tasks.setdefault(name, path.resolve()) != path.resolve():
                 raise ValueError(f"sources must differ in the names of file and folder, got {tasks[name]} and {path.resolve()}")
     if not tasks:
@@ -122,10 +137,13 @@ def _tasks(sources: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
 
 def _convert(folder: Path, tasks: dict[str, Path], num_workers: int, executor: Executor | None, progress: Progress | None) -> dict[str, Entry]:
     manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    others = [name for name in manifest if Path(name).suffix != Path(next(iter(tasks))).suffix]
+    if others:
+        raise ValueError(f"destination must be another folder for another format, got {folder} with {others[0]}")
     for part in {folder, *((folder / name).parent for name in tasks)}:
         part.mkdir(exist_ok=True)
         for leftover in part.glob(".*.part"):  # of a conversion that was killed
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
     todo = []
     for name, source in tasks.items():
         entry = manifest.get(name)
@@ -153,7 +171,7 @@ def _convert(folder: Path, tasks: dict[str, Path], num_workers: int, executor: E
 def _there(path: Path, source: Path, entry: Entry) -> bool:
     """Whether a file stands that was made of this source, by size and time, and by checksum where the time differs."""
     status = source.stat()
-    if not path.is_file() or path.stat().st_size != entry.bytes or status.st_size != entry.source_bytes:
+    if size(path) != entry.bytes or status.st_size != entry.source_bytes:
         return False
     return status.st_mtime_ns == entry.source_mtime_ns or sha256(source) == entry.source_sha256
 
@@ -196,14 +214,15 @@ def convert_file(source: str, target: str) -> dict[str, Any]:
     """Convert one file, and return its line of the manifest: the task that workers run."""
     path, status = Path(source), os.stat(source)
     simulations = read_simulation_file(path)
-    checksum = sha256(path)
+    source_sha256 = sha256(path)
     if (os.stat(source).st_size, os.stat(source).st_mtime_ns) != (status.st_size, status.st_mtime_ns):
         raise ValueError(f"{source} must not change while it is read")
-    content = to_bytes(simulations)
+    form: Format = next(form for form, suffix in SUFFIXES.items() if target.endswith(suffix))
+    content = to_content(simulations, form)
     write_whole(Path(target), content)
     sizes = (len(simulations), simulations.num_steps, simulations.num_events, simulations.num_spikes)
-    own = hashlib.sha256(content).hexdigest()
-    return asdict(Entry(path.name, status.st_size, status.st_mtime_ns, checksum, len(content), own, *sizes))
+    written = (size(Path(target)), checksum(content))
+    return asdict(Entry(path.name, status.st_size, status.st_mtime_ns, source_sha256, *written, *sizes))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Entry]) -> None:

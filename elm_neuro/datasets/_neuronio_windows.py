@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from elm_neuro.datasets._binned import _Items
 from elm_neuro.datasets._neuronio import NUM_INPUTS, NUM_SEGMENTS, Simulations, soma_target
-from elm_neuro.datasets._neuronio_store import open_simulations
+from elm_neuro.datasets._neuronio_store import converted_files, open_simulations
 from elm_neuro.datasets._pairs import checked_seed, splitmix64
 from elm_neuro.datasets._recordings import index_of, indices_of
 from elm_neuro.events import SpikeEvents
@@ -212,12 +212,12 @@ def gather(indptr: Sequence[NDArray[np.int64]], channels: Sequence[NDArray[np.ui
     return torch.from_numpy(frames.reshape(batch, num_steps, NUM_INPUTS))
 
 
-def split_files(folder: str | os.PathLike[str], suffix: str = ".h5") -> dict[str, list[Path]]:
+def split_files(folder: str | os.PathLike[str], suffix: str | None = None) -> dict[str, list[Path]]:
     """Files of each part of the data set, by the names of Kaggle's folders in their paths.
 
     Args:
         folder: where those folders are, at any depth.
-        suffix: ".h5" for converted files, ".p" for pickles.
+        suffix: ".p" for pickles; None takes converted files of either format.
 
     Returns:
         The files of "train" (``full_ergodic_train_batch_2`` to ``_10``), "valid" (``_1``) and "test" (``Data_test``), in the order of their
@@ -225,7 +225,7 @@ def split_files(folder: str | os.PathLike[str], suffix: str = ".h5") -> dict[str
     """
     root = Path(folder)
     found: dict[str, list[Path]] = {part: [] for part in SPLITS}
-    for path in sorted(root.rglob(f"*sim__*{suffix}")):
+    for path in converted_files(root) if suffix is None else sorted(root.rglob(f"*sim__*{suffix}")):
         folders = set(path.relative_to(root.parent).parts[:-1])
         for part, names in SPLITS.items():
             if folders & set(names) and not path.name.startswith("."):

@@ -24,8 +24,11 @@ from numpy.typing import NDArray
 
 MAX_BYTES = 4 << 30  # a file of 128 simulations has 0.4 GB
 MAX_DEPTH = 100  # containers closed one right after the other
+MAX_TUPLES = 1000  # tuples that a tuple is made of, however deep: Python's hash of one has no limit of its own, in depth or time
 MAX_STACK = 10_000  # items above a mark: picklers put a thousand in a batch
 BLOCK = 8 << 20  # bytes read at a time
+LONGEST_NAME = 1 << 12  # of a module or function
+PIECE = 1 << 14  # and looked through: what a name or a scalar taken from the memo may have copied
 MAX_ARRAY = 64 << 20  # bytes; the voltages of all dendrites of a simulation have 8 MB
 LONG = 1 << 10  # arrays of more bytes are left out unless their key is wanted
 
@@ -38,6 +41,7 @@ ALLOWED = frozenset(
 CLOSING = frozenset("TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS REDUCE BUILD".split())
 STRINGS = frozenset("SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE".split())
 PAYLOADS = frozenset("BINSTRING BINBYTES".split())
+TUPLES = frozenset("TUPLE TUPLE1 TUPLE2 TUPLE3".split())
 PUTS = frozenset("BINPUT LONG_BINPUT MEMOIZE".split())
 GETS = frozenset("BINGET LONG_BINGET".split())
 
@@ -67,7 +71,8 @@ class _Type:
         if isinstance(code, bytes):
             code = code.decode("latin1")
         if not (isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)):
-            raise pickle.UnpicklingError(f"numpy types must be plain numbers of at most 8 bytes, got {str(code)[:20]!r}")
+            got = repr(code[:20]) if isinstance(code, str) else type(code).__name__
+            raise pickle.UnpicklingError(f"numpy types must be plain numbers of at most 8 bytes, got {got}")
         self.dtype: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -210,7 +215,8 @@ class _Joined:
     """Pieces of bytes as a file, which remembers what was read since it was last asked."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._buffer, self._at, self._mark = pieces, b"", 0, 0
+        self._pieces = (piece[at : at + PIECE] for piece in pieces for at in range(0, len(piece), PIECE))
+        self._buffer, self._at, self._mark = b"", 0, 0
 
     def _need(self, num: int) -> None:
         if num > MAX_ARRAY:
@@ -220,7 +226,7 @@ class _Joined:
         for piece in self._pieces:
             parts.append(piece)
             have += len(piece)
-            if have >= self._at + max(num, 1 << 16):
+            if have >= self._at + max(num, PIECE):
                 break
         self._buffer = b"".join(parts)
 
@@ -232,8 +238,15 @@ class _Joined:
         return found
 
     def readline(self) -> bytes:
-        self._need(1 << 12)  # names of modules and functions
-        end = self._buffer.find(b"\n", self._at, self._at + (1 << 12))
+        """A line of the only instruction with text that is allowed: those of others are not even looked at."""
+        instruction = self._buffer[self._mark : self._mark + 1].decode("latin1")
+        if instruction != pickle.GLOBAL.decode():
+            name = next(opcode.name for opcode in pickletools.opcodes if opcode.code == instruction)
+            raise pickle.UnpicklingError(f"a file of data must not hold the instruction {name}")
+        end = self._buffer.find(b"\n", self._at, self._at + LONGEST_NAME)
+        if end < 0:
+            self._need(LONGEST_NAME)
+            end = self._buffer.find(b"\n", self._at, self._at + LONGEST_NAME)
         return self.read(end + 1 - self._at) if end >= 0 else b""
 
     def push(self, instructions: bytes) -> None:
@@ -250,7 +263,8 @@ def _checked(source: _Joined, runs: _Runs, wanted: frozenset[str]) -> Iterator[b
     """The instructions of a pickle, each allowed, memo places counted from 0, long arrays that nobody wants without their bytes."""
     places: dict[int, int] = {}
     names: dict[int, str] = {}
-    heights = [0]  # items above each open mark
+    stacks: list[list[int]] = [[]]  # above each open mark, for every item the number of tuples that it is made of, 0 if it is none
+    tuples: dict[int, int] = {}  # the same for places in the memo
     closed, key, last = 0, "", ""
     argument: Any
     for opcode, argument, _ in pickletools.genops(source):  # type: ignore[arg-type]  # it needs no more than read and readline
@@ -258,26 +272,35 @@ def _checked(source: _Joined, runs: _Runs, wanted: frozenset[str]) -> Iterator[b
         if name not in ALLOWED:
             raise pickle.UnpicklingError(f"a file of data must not hold the instruction {name}")
         if name == "MARK":
-            heights.append(0)
-        else:
+            stacks.append([])
+        elif name not in PUTS:
+            parts = []
             if pickletools.markobject in before:
-                heights[-2:] = heights[-2:-1] or [0]
+                parts = stacks.pop() if len(stacks) > 1 else []
                 before = before[: before.index(pickletools.markobject)]
-            heights[-1] += len(opcode.stack_after) - len(before)
+            stack = stacks[-1]
+            if before:
+                parts += stack[-len(before) :]
+                del stack[-len(before) :]
+            if opcode.stack_after:
+                stack.append(1 + sum(parts) if name in TUPLES else tuples.get(int(argument), 0) if name in GETS else 0)
+                if stack[-1] > MAX_TUPLES:
+                    raise pickle.UnpicklingError(f"tuples must be made of at most {MAX_TUPLES} tuples, got more")
         closed = closed + (name in CLOSING) if name in CLOSING or name in PUTS else 0
-        if closed > MAX_DEPTH or len(heights) > MAX_DEPTH or heights[-1] > MAX_STACK:
+        if closed > MAX_DEPTH or len(stacks) > MAX_DEPTH or len(stacks[-1]) > MAX_STACK:
             raise pickle.UnpicklingError(f"containers must be nested at most {MAX_DEPTH} deep, got more")
         if name in PUTS:
             place = len(places) if name == "MEMOIZE" else int(argument)
             if last:
                 names[place] = last
+            tuples[place] = stacks[-1][-1] if stacks[-1] else 0
             yield b"r" + struct.pack("<I", places.setdefault(place, len(places)))
         elif name in GETS:
             if (place := int(argument)) in places:
                 key = names.get(place, key)
                 yield b"j" + struct.pack("<I", places[place])
             elif (again := runs.find(place)) is not None:
-                heights[-1] -= 1
+                stacks[-1].pop()
                 source.push(again)
             else:
                 raise pickle.UnpicklingError(f"memo place {place} is read before anything was put there")

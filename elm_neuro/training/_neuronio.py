@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_auroc
 from elm_neuro.datasets._neuronio import SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training._module import OPTIMIZERS
+from elm_neuro.training._neuronio_data import NeuronIODataModule
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -96,7 +97,7 @@ class NeuronIORegression(LightningModule):
     Args:
         network: maps frames or :class:`SpikeEvents` (batch, time, 1278) to outputs (batch, time, 2), alone or before a state.
         optimizer: "adam" (the paper's), "adamax" or "adamw".
-        learning_rate: at the start; a cosine over all optimizer steps of the run takes it to 0.
+        learning_rate: at the start; a cosine over all optimizer steps of `max_epochs` takes it to 0, or of `max_steps` without a `max_epochs`.
         weight_decay: of the optimizer.
         burn_in_ms: how much of each window does not count; 150 in the paper, 0 in the authors' code.
 
@@ -188,5 +189,29 @@ class NeuronIORegression(LightningModule):
         """The optimizer and its cosine decay, per step."""
         kind: Any = OPTIMIZERS[self.optimizer]
         optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, int(self.trainer.estimated_stepping_batches)))
+        num_steps = self._num_steps()  # in closed form: a run that is resumed with more epochs follows the longer cosine from there
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_steps(self) -> int:
+        """Optimizer steps of all epochs; max_steps, where it cuts them short, leaves the decay as it is, so that the run can be resumed."""
+        estimated, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        batches = self.trainer.num_training_batches
+        if epochs is None or epochs < 0 or math.isinf(batches):
+            return max(1, int(estimated))
+        return max(1, epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where training was. Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as done; and under
+        ``max_steps`` it takes the end of an epoch, saved before all is counted, for the end of the next one too.
+        """
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        if NeuronIODataModule.__qualname__ not in checkpoint or not loop:
+            return
+        batches = loop["epoch_loop.batch_progress"]
+        cut_off = not batches["is_last_batch"]
+        for counts in loop["epoch_progress"].values():  # of this run, and of all
+            if counts["processed"] == counts["started"] == counts["ready"] == counts["completed"] + 1:
+                counts["processed" if cut_off else "completed"] += -1 if cut_off else 1
+        if not cut_off and len(set(loop["epoch_progress"]["current"].values())) == 1:
+            batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
+from elm_neuro.datasets._neuronio_store import converted_files
 from elm_neuro.datasets._neuronio_windows import SPLITS, Output
 from elm_neuro.training._adding import STAGES, _InOrder
 
@@ -78,7 +79,7 @@ class NeuronIODataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Convert pickles into the cache where there are no converted files, in one process only."""
-        if not any(self.data.rglob("*sim__*.h5")):
+        if not converted_files(self.data):
             rank_zero_info(f"Converting the pickles of {self.data} into {self._cache()}, once")
             convert_neuronio([self.data], self._cache(), num_workers=max(1, self.num_workers))
 
@@ -96,13 +97,13 @@ class NeuronIODataModule(LightningDataModule):
         Raises:
             FileNotFoundError: there are none.
         """
-        root = self.data if any(self.data.rglob("*sim__*.h5")) else self._cache()
+        root = self.data if converted_files(self.data) else self._cache()
         patterns = self.patterns[part]
         if patterns is None:
             found = split_files(root)[part]
         else:
             matched = {path for pattern in patterns for path in root.rglob(pattern)}
-            found = sorted({file for path in matched for file in (path.rglob("*.h5") if path.is_dir() else [path]) if file.suffix == ".h5"})
+            found = sorted({file for path in matched for file in converted_files(path)})
         if not found:
             wanted = " or ".join(SPLITS[part]) if patterns is None else ", ".join(patterns)
             raise FileNotFoundError(f"{part} needs NeuronIO files in {wanted}, got none in {root}")

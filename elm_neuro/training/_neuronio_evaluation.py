@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from elm_neuro.datasets import Simulations, open_simulations, read_simulation_file
 from elm_neuro.datasets._neuronio import SOMA_BIAS_MV, SOMA_CAP_MV, SOMA_SCALE_MV
+from elm_neuro.datasets._neuronio_store import SUFFIXES
 from elm_neuro.datasets._neuronio_windows import gather
 from elm_neuro.training._neuronio_metrics import Figures, Prediction, aligned, chosen, figures, intervals, pooled, undefined
 
@@ -164,7 +165,7 @@ def evaluate(
 
 def read(file: str | os.PathLike[str]) -> Simulations:
     """Simulations of a converted file or of a pickle."""
-    return open_simulations(file) if Path(file).suffix == ".h5" else read_simulation_file(file)
+    return open_simulations(file) if Path(file).suffix in SUFFIXES.values() else read_simulation_file(file)
 
 
 def _summary(prediction: Prediction, num_draws: int, seed: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def neuronio_workings(neuron: ELM, simulations: Simulations, index: int = 0, *, 
     fired = time[simulations.spikes(index)[start:stop]]
     soma.vlines(fired, SOMA_CAP_MV + 1, SOMA_CAP_MV + 5, color=INK, linewidth=1.2)
     low = min(float(truth.min()), float(predicted.soma_mv.min()))
-    soma.set_ylim(low - 16, SOMA_CAP_MV + 7)
+    soma.set(ylim=(low - 16, SOMA_CAP_MV + 7), yticks=np.arange(10 * np.ceil(low / 10 - 0.5), SOMA_CAP_MV + 6, 10))  # none beside the probability
     chance = soma.twinx()
     chance.plot(time, predicted.spike_probability, color=BLUE, linewidth=0.9)
     chance.set(ylim=(0, 4.2), yticks=[0, 1])
@@ -88,7 +88,7 @@ def neuronio_workings(neuron: ELM, simulations: Simulations, index: int = 0, *, 
     handles = [Line2D([], [], color=colour) for colour in (INK, VERMILION, BLUE)]
     labels = ["cell", "predicted voltage", "predicted spike probability"]
     soma.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.1, columnspacing=1.0)
-    _label(soma, "b", "soma", "mV")
+    _label(soma, "b", "soma", "voltage (mV)")
     flat = synapse.reshape(len(synapse), -1)
     synapses.plot(time, flat[:, _busiest(flat, SYNAPSES_SHOWN)], color=GREEN, linewidth=0.7, alpha=0.6)
     _label(synapses, "c", f"synapses: the {min(SYNAPSES_SHOWN, flat.shape[1])} that change most of {flat.shape[1]}", "trace")
@@ -188,6 +188,7 @@ def receptive_fields(neuron: ELM) -> Figure:
     axes = figure.subplots(2, 1, sharex=True)
     read = fields[fields > 0]
     low, high = _range(read) if read.size else (0.0, 1.0)
+    low -= 0.25 * (high - low)  # the smallest weight is not the white of no synapse
     for axis, letter, kind, colours, part in (
         (axes[0], "a", "excitatory synapses", "Oranges", fields[:, :NUM_SEGMENTS]),
         (axes[1], "b", "inhibitory synapses", "Blues", fields[:, NUM_SEGMENTS:]),

@@ -57,6 +57,12 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     two = json.loads(figures.read_text())
     assert {k: v for k, v in one["raw"].items() if k != "intervals"}.keys() == {k: v for k, v in two["raw"].items() if k != "intervals"}.keys()
     assert two["raw"]["figures"]["soma_RMSE"] == pytest.approx(one["raw"]["figures"]["soma_RMSE"], rel=1e-6)  # pickles or converted: the same
+    arrays = tmp_path / "arrays"
+    assert main(["neuronio", "convert", str(kaggle), str(arrays), "--format", "npy"]) == 0
+    assert main(["neuronio", "verify", str(arrays)]) == 0
+    assert main(["neuronio", "eval", "--model", str(model), "--data", str(arrays), "--draws", "5", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["raw"]["figures"] == one["raw"]["figures"]
+    capsys.readouterr()
     assert main(["info", str(model)]) == 0
     assert str(sum(p.numel() for p in BranchELM(1278, 2, 3, num_branch=45, num_synapse_per_branch=100).parameters())) in (
         capsys.readouterr().out.replace(",", "")

@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,85 @@ def test_steps_outside_of_a_simulation_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         simulations.rows(1)
     assert repr(simulations).startswith("Simulations(num_simulations=1, num_steps=400")
+
+
+def nested_tuples(num: int, *, doubled: bool) -> bytes:
+    """A list of tuples, each holding the one before, taken from the memo; the last is the key of a dict."""
+
+    def get(i: int) -> bytes:
+        return b"j" + struct.pack("<I", i)
+
+    made_of = b"".join(get(i - 1) + (get(i - 1) + b"\x86" if doubled else b"\x85") + b"r" + struct.pack("<I", i) + b"a" for i in range(1, num))
+    return b"\x80\x02]N\x85r\0\0\0\0a" + made_of + b"}" + get(num - 1) + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(nested_tuples(200_000, doubled=False), id="deep"),  # the hash of it is no exception but the end of the process
+        pytest.param(nested_tuples(100, doubled=True), id="wide"),  # 2**100 parts to hash
+    ],
+)
+def test_tuples_that_cannot_be_hashed_are_refused_before_they_are_made(tmp_path: Path, raw: bytes) -> None:
+    path = write(tmp_path / NAME, raw)
+    code = "import sys\nfrom elm_neuro.datasets import read_simulation_file\nread_simulation_file(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ValueError" in done.stderr and "tuples must be made of at most 1000 tuples, got more" in done.stderr
+
+
+def test_a_type_that_is_no_name_is_not_written_out(tmp_path: Path) -> None:
+    raw = b"\x80\x02cnumpy\ndtype\nK\x01K\x02\x86\x85R."
+    with pytest.raises(ValueError, match="plain numbers of at most 8 bytes, got tuple"):
+        read_simulation_file(write(tmp_path / NAME, raw))
+
+
+def test_what_the_memo_repeats_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
+    """A few bytes can name a long list again: a hostile file of 1 MB would otherwise need gigabytes."""
+    content = made(1, 6000, rate=0.002)
+    (one,) = content["Results"]["listOfSingleSimulationDicts"]
+    content["Results"]["listOfSingleSimulationDicts"] = [dict(one) for _ in range(5000)]
+    with pytest.raises(ValueError, match="must hold every voltage once, got 5000 simulations of 6000 ms"):
+        read_simulation_file(write(tmp_path / NAME, content))
+    shared = [np.int64(t) for t in range(6000)]
+    one["exInputSpikeTimes"] = one["inhInputSpikeTimes"] = {np.int64(i): shared for i in range(639)}
+    content["Results"]["listOfSingleSimulationDicts"] = [one]
+    with pytest.raises(ValueError, match="must hold every spike once, got 7668000 or more"):
+        read_simulation_file(write(tmp_path / NAME, content))
+
+
+def test_names_and_shared_numbers_are_read_in_linear_time(tmp_path: Path) -> None:
+    """Each of them copied the rest of a block of 8 MB: half an hour for this file."""
+    path = write(tmp_path / NAME, b"\x80\x02]" + b"cnumpy\ndtype\na" * 100_000 + b"." + b"\0" * (8 << 20))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="must be a dict with Results, got list"):
+        read_simulation_file(path)
+    assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, protocol: int) -> None:
+    """Cut, flipped, lost and added bytes: the documented error, or another number in a spike or a voltage; nothing else."""
+    content = made(1, 100, rate=0.002)
+    whole, rng = pickled(content) if protocol == 2 else pickle.dumps(content, protocol=4), np.random.default_rng(protocol)
+    path, refused, harmless = tmp_path / NAME, 0, 0
+    for i in range(100):
+        raw, at = bytearray(whole), int(rng.integers(len(whole)))
+        if i % 4 == 0:
+            del raw[at:]
+        elif i % 4 == 1:
+            for place in rng.integers(len(raw), size=int(rng.integers(1, 20))):
+                raw[place] ^= 1 << int(rng.integers(8))
+        elif i % 4 == 2:
+            del raw[at : at + int(rng.integers(1, 100))]
+        else:
+            raw[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        path.write_bytes(raw)
+        try:
+            read_simulation_file(path)
+        except ValueError as error:
+            refused += str(error).startswith(f"{path} must be a whole NeuronIO simulation file, got: ")
+        else:
+            harmless += 1
+    assert refused + harmless == 100
+    assert refused > 40

@@ -54,6 +54,18 @@ def test_windows_are_slices_of_what_the_pickles_hold(folder: Path, output: Any) 
     assert not isinstance(x, torch.Tensor) or x.dtype == (torch.int8 if output == "int8" else torch.float32)
 
 
+@pytest.mark.parametrize("output", ["events", "int8"])
+def test_windows_of_both_formats_are_the_same_bits(folder: Path, tmp_path: Path, output: Any) -> None:
+    convert_neuronio([folder / name for name in ("full_ergodic_train_batch_2", "full_ergodic_train_batch_10", "Data_test")], tmp_path, format="npy")
+    one = make(folder, output=output)
+    two = NeuronIODataset(
+        sorted(tmp_path.rglob("*.arrays"), key=lambda path: path.stem), num_windows=40, window_ms=WINDOW, skip_ms=SKIP, output=output
+    )
+    for (x, *rest), (other, *others) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(dense(x), dense(other))
+        assert all(torch.equal(a, b) for a, b in zip(rest, others, strict=True))
+
+
 def test_windows_of_a_real_file_are_slices(neuronio_folder: Path, tmp_path: Path) -> None:
     convert_neuronio([neuronio_folder], tmp_path)
     (path,) = neuronio_folder.glob("*part_00.p")
@@ -143,6 +155,16 @@ def test_kaggles_folders_are_train_valid_and_test(folder: Path) -> None:
     found = split_files(folder / "out")
     assert {part: [path.stem for path in paths] for part, paths in found.items()} == {"train": ["sim__1", "sim__0"], "valid": [], "test": ["sim__2"]}
     assert [path.suffix for path in split_files(folder, ".p")["test"]] == [".p"]
+
+
+def test_folders_of_npy_files_are_found_too(folder: Path, tmp_path: Path) -> None:
+    convert_neuronio([folder / "full_ergodic_train_batch_2", folder / "Data_test"], tmp_path, format="npy")
+    found = {part: [path.name for path in paths] for part, paths in split_files(tmp_path).items()}
+    assert found == {
+        "train": ["sim__0.arrays"],
+        "valid": [],
+        "test": ["sim__2.arrays"],
+    }
 
 
 @pytest.mark.parametrize(

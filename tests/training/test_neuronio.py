@@ -121,9 +121,21 @@ class Recorder(Callback):
             raise KeyboardInterrupt
 
 
-def train(make_trainer: Callable[..., Trainer], module: NeuronIODataModule, *, callbacks: Any, ckpt_path: Path | None = None) -> NeuronIORegression:
+class Stop(Callback):
+    """An early end that is not Lightning's own limit, as ``max_time`` or EarlyStopping give."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def train(
+    make_trainer: Callable[..., Trainer], module: NeuronIODataModule, *, callbacks: Any, ckpt_path: Path | None = None, **more: Any
+) -> NeuronIORegression:
     model = NeuronIORegression(network(), burn_in_ms=20, learning_rate=5e-3)
-    options: dict[str, Any] = {"max_epochs": 2, "callbacks": callbacks, "enable_checkpointing": True, "limit_val_batches": 0}
+    options: dict[str, Any] = {"max_epochs": 2, "callbacks": callbacks, "enable_checkpointing": True, "limit_val_batches": 0, **more}
     make_trainer(**options).fit(model, datamodule=module, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
     return model
 
@@ -142,6 +154,55 @@ def test_a_run_resumed_in_mid_epoch_is_one_that_was_never_stopped(
     assert rest.batches == whole.batches[stopped:]
     for name, parameter in never.state_dict().items():
         assert torch.equal(parameter, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("ends", [[4], [6], [9], [2, 4, 9]])
+@pytest.mark.parametrize("how", ["max_steps", "should_stop", "validated"])
+def test_a_run_that_was_cut_off_in_mid_epoch_goes_on_as_one_that_was_not(
+    make_trainer: Callable[..., Trainer], pickles: Path, tmp_path: Path, ends: list[int], how: str
+) -> None:
+    """Lightning writes such a checkpoint as if the epoch were done, and would go on with the next one."""
+    validated: dict[str, Any] = {"limit_val_batches": 1.0, "val_check_interval": 2} if how == "validated" else {}
+    whole = Recorder()
+    never = train(make_trainer, data(pickles, tmp_path), callbacks=[whole], **validated)
+    kept, seen = None, Recorder()
+    for end in [*ends, 12]:
+        recipe: list[Callback] = [  # as the recipes keep them
+            ModelCheckpoint(dirpath=tmp_path / "kept", filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
+            ModelCheckpoint(dirpath=tmp_path / "kept", filename="last", every_n_train_steps=5, enable_version_counter=False),
+        ]
+        stop: dict[str, Any] = {"callbacks": [seen, *recipe, Stop(end)]} if how == "should_stop" else {"callbacks": [seen, *recipe], "max_steps": end}
+        resumed = train(make_trainer, data(pickles, tmp_path), ckpt_path=kept, **stop, **validated)
+        kept = tmp_path / "kept" / "last.ckpt"
+        assert torch.load(kept, weights_only=True)["global_step"] == end
+        assert seen.batches == whole.batches[:end]
+    assert seen.batches == whole.batches
+    for name, parameter in never.state_dict().items():
+        assert torch.equal(parameter, resumed.state_dict()[name]), name
+
+
+def test_the_cosine_ends_with_max_epochs_and_follows_a_longer_run(make_trainer: Callable[..., Trainer], pickles: Path, tmp_path: Path) -> None:
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def rates(ckpt_path: Path | None = None, **options: Any) -> list[float]:
+        found = Rates()
+        keep = ModelCheckpoint(dirpath=tmp_path / "kept", filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        train(make_trainer, data(pickles, tmp_path), callbacks=[found, keep], ckpt_path=ckpt_path, **options)
+        return found.seen
+
+    def cosine(steps: range, of: int) -> list[float]:
+        return [5e-3 * (1 + np.cos(np.pi * step / of)) / 2 for step in steps]
+
+    np.testing.assert_allclose(rates(max_steps=7), cosine(range(1, 8), 12), rtol=1e-12)  # cut off, but not at the end of its decay
+    np.testing.assert_allclose(rates(max_steps=7, max_epochs=-1), cosine(range(1, 8), 7), rtol=1e-12, atol=1e-18)
+    np.testing.assert_allclose([rates(accumulate_grad_batches=4)[i] for i in (3, 5, 9, 11)], cosine(range(1, 5), 4), rtol=1e-12, atol=1e-18)
+    rates(max_epochs=1)
+    np.testing.assert_allclose(rates(tmp_path / "kept" / "last.ckpt", max_epochs=3), cosine(range(7, 19), 18), rtol=1e-12, atol=1e-18)
 
 
 @pytest.mark.parametrize(("output", "num_workers"), [("events", 2), ("int8", 0), ("frames", 2)])
