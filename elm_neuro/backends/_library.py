@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 
@@ -68,7 +69,25 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     if sources_digest() not in (None, built_from.decode()):
         return None, "its library was built from other sources than those beside it; install elm-neuro again"
     _declare(library)
+    pool = _pool_of_torch()
+    if pool is not None:
+        library.elm_lend(pool)
     return library, ""
+
+
+def _pool_of_torch() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP library that torch runs on; None where it has another one.
+
+    ``ELM_NEURO_THREADS=own`` leaves it alone, for sanitizers, which do not see into it.
+    """
+    if os.environ.get("ELM_NEURO_THREADS") == "own":
+        return None
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
 
 
 def sources_digest() -> str | None:
@@ -80,6 +99,7 @@ def sources_digest() -> str | None:
 def _declare(library: ctypes.CDLL) -> None:
     word, pointer = ctypes.c_int64, ctypes.c_void_p
     library.elm_isa.restype = ctypes.c_char_p
+    library.elm_lend.argtypes, library.elm_lend.restype = (pointer,), None
     for name in ("padded", "tile", "compact", "memory_forward", "memory_backward"):
         getattr(library, f"elm_{name}").restype = word
     library.elm_padded.argtypes, library.elm_tile.argtypes = (word, word), (word,)

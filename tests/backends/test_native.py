@@ -446,6 +446,35 @@ def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:
 
 
 @native
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's pool does not survive a fork; the child starts threads of its own and gets the same numbers."""
+    monkeypatch.setattr(_library, "threads_for", lambda work: 2)
+    torch.manual_seed(0)
+    neuron, x = ELM(5, 2, num_memory=4, backend="native"), torch.rand(32, 3, 5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            expected = neuron(x)[0]
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)  # torch's own operators would wait for ever; the kernels still take two
+            with torch.no_grad():
+                os._exit(0 if torch.equal(neuron(x)[0], expected) else 1)
+        for _ in range(300):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, 9)
+            pytest.fail("the child hangs")
+        assert status == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
@@ -454,7 +483,9 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     code = "import torch; from tests.backends import test_native as t; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
     options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
     for name in ("avx512", "avx2", "baseline"):
-        assert "clean" in run_python(code, copy, LD_PRELOAD=runtime, ASAN_OPTIONS=options, ELM_NEURO_ISA=name, OMP_NUM_THREADS="1")
+        assert "clean" in run_python(
+            code, copy, LD_PRELOAD=runtime, ASAN_OPTIONS=options, ELM_NEURO_ISA=name, ELM_NEURO_THREADS="own", OMP_NUM_THREADS="1"
+        )
 
 
 @native
@@ -466,4 +497,6 @@ def test_threads_do_not_race(tmp_path: Path) -> None:
     copy, runtime = copy_built_with(tmp_path, "thread")
     code = "from elm_neuro.backends import _library; _library.threads_for = lambda work: 3"
     code += "; from tests.backends import test_native as t; t.stress(seconds=2.0, num_threads=1); print('clean')"
-    assert "clean" in run_python(code, copy, LD_PRELOAD=runtime, TSAN_OPTIONS="halt_on_error=1 exitcode=66", OMP_NUM_THREADS="1")
+    assert "clean" in run_python(
+        code, copy, LD_PRELOAD=runtime, TSAN_OPTIONS="halt_on_error=1 exitcode=66", ELM_NEURO_THREADS="own", OMP_NUM_THREADS="1"
+    )

@@ -1,8 +1,9 @@
 // The library's face in C: picks the kernels for this processor and spreads a call over threads that live as long as the call.
 //
-// Threads are started for each call, never kept: a process may fork between two calls (DataLoader workers), and torch's own pool is idle
-// then. The caller says how many.
+// They are torch's own where it lends them: its idle OpenMP threads wait spinning, and others beside them would have to share their cores.
+// Otherwise, and in a forked child, where that pool is gone, threads are started for the call and never kept. The caller says how many.
 #include <pthread.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -59,6 +60,21 @@ template <class Args> void *start(void *job) {
     return nullptr;
 }
 
+// What a pool calls on each of its threads: jobs are taken until there is none left, however many threads came.
+template <class Args> struct Team {
+    Job<Args> *jobs;
+    int64_t count, next;
+};
+
+template <class Args> void take_jobs(void *data) {
+    Team<Args> *team = static_cast<Team<Args> *>(data);
+    for (int64_t k; (k = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->count;) start<Args>(team->jobs + k);
+}
+
+using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);  // GOMP_parallel of the OpenMP library that torch uses
+Parallel lent = nullptr;
+pid_t owner = 0;
+
 // `count` pieces of work in equal runs over at most `threads` threads, this one among them; returns how many runs there were.
 template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads, ElmShare *share) {
     if (threads > count) threads = count;
@@ -70,6 +86,11 @@ template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), con
     for (int64_t k = 0; k < threads; k++) {
         share[k] = {count * k / threads, count * (k + 1) / threads, k, nullptr, 0};
         job[k] = {work, args, share + k};
+    }
+    if (threads > 1 && lent && getpid() == owner) {
+        Team<Args> team{job, threads, 0};
+        lent(take_jobs<Args>, &team, static_cast<unsigned>(threads), 0);
+        return threads;
     }
     for (int64_t k = 1; k < threads; k++) running[k] = pthread_create(handle + k, nullptr, start<Args>, job + k) == 0;
     for (int64_t k = 0; k < threads; k++)
@@ -87,6 +108,10 @@ extern "C" {
 
 const char *elm_sources() { return ELM_SOURCES; }
 const char *elm_isa() { return chosen.name; }
+void elm_lend(void *parallel) {
+    lent = reinterpret_cast<Parallel>(parallel);
+    owner = getpid();
+}
 int64_t elm_padded(int64_t is_double, int64_t size) { return kernels(is_double).padded(size); }
 int64_t elm_tile(int64_t is_double) { return kernels(is_double).tile; }
 
