@@ -67,7 +67,7 @@ def draw(window: Window, twin: dict[str, Array], expected: dict[str, Array]) -> 
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 6.6))
         axes = figure.subplots(4, 1, sharex=True, height_ratios=[1.3, 1.0, 1.3, 0.8])
-        for sign, colour, name in ((1.0, BLUE, "excitatory"), (-1.0, VERMILION, "inhibitory")):
+        for sign, colour, name in ((1.0, VERMILION, "excitatory"), (-1.0, BLUE, "inhibitory")):
             step, channel = np.nonzero(window.x * sign > 0)
             axes[0].scatter(step + 0.5, channel, s=0.7, linewidths=0, color=colour, rasterized=True)
             middle = num_input * (0.25 if sign > 0 else 0.75)
