@@ -1,5 +1,6 @@
 """Neurons for other runtimes; needs the extra "onnx"."""
 
+from elm_neuro.export import _hosts  # noqa: F401  # makes their layers known
 from elm_neuro.export._graph import Graph, Value
 from elm_neuro.export._lowering import Lowering, Trace, register
 from elm_neuro.export.onnx import ExportError, VerifyReport, to_onnx, verify

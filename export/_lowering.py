@@ -1,7 +1,9 @@
 """What each kind of layer computes: as ONNX operators and, for the check of a model, in torch.
 
 A layer is lowered once for all forms; :class:`Graph` decides what a step is. Layers of hosts and of training are known by their full
-name, so that none of them is imported; any other registers itself with :func:`register`.
+name, so that none of them is imported (:mod:`elm_neuro.export._hosts`); any other registers itself with :func:`register`.
+
+Longer than most modules: each layer has its operators beside what they are checked against.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Trace(Scoped):
 
     def __init__(self, states: dict[str, Tensor], *, stepwise: bool = False) -> None:
         self.states, self.margin = dict(states), torch.tensor(torch.inf)
+        self.extras: dict[str, Tensor] = {}  # further outputs, as :meth:`Graph.extra` has them
         self.stepwise = stepwise  # every step is an end: a readout of the last step has one for each
 
     def get(self, name: str, *zeros: int, like: Tensor) -> Tensor:
@@ -39,6 +42,11 @@ class Trace(Scoped):
         for name, value in after.items():
             if self.scoped(name) in self.states:
                 self.states[self.scoped(name)] = value
+
+    def extra(self, name: str, value: Tensor) -> None:
+        """A further output, (batch, time, ...), of the outermost layer only."""
+        if not self._scope:
+            self.extras[name] = value
 
     def fired(self, distance: Tensor) -> None:
         """Note the distances to threshold, (batch, time, ...)."""
@@ -292,20 +300,21 @@ class _SpikingELM:
         output = module.output
         if output.stochastic:
             raise ExportError("spikes must be deterministic to be exported, got stochastic=True")
-        y = _of(module.core).lower(graph, module.core, x)
+        y = lowering_of(module.core).lower(graph, module.core, x)
         factor = output.graded_factor
-        return _fire(graph, y, output.threshold, None if factor is None else factor, reset=output.reset, state="s")
+        return fire(graph, y, output.threshold, None if factor is None else factor, reset=output.reset, state="s")
 
     def run(self, module: SpikingELM, x: Tensor, trace: Trace) -> Tensor:
-        y = _of(module.core).run(module.core, x, trace)
+        y = lowering_of(module.core).run(module.core, x, trace)
         spikes, v, s = module.output(y, trace.get("s", y.shape[0], *y.shape[2:], like=y))
         trace.fired(v - module.output.threshold)
+        trace.extra("v", v)
         if s.shape[1]:
             trace.keep(s=s[:, -1])
         return spikes  # type: ignore[no-any-return]
 
 
-def _fire(graph: Graph, y: Value, threshold: Tensor, factor: Tensor | None, *, reset: str, state: str) -> Value:
+def fire(graph: Graph, y: Value, threshold: Tensor, factor: Tensor | None, *, reset: str, state: str) -> Value:
     """Spikes of a readout y, times the graded factor.
 
     Args:
@@ -414,144 +423,6 @@ def _distance(current: Tensor, state: ALIFState, p: ALIFParameters) -> Tensor:
     return seen[0]
 
 
-class _LeakyReadout:
-    """Leaky integrators without spikes, averaged over time or read at its end."""
-
-    def input_shape(self, module: Any) -> Shape:
-        return (module.linear.in_features,)
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        beta = module.beta.clamp(0.001, 0.999)
-        start = graph.state("v", module.linear.out_features)
-        current = graph.linear("linear", x.name, module.linear.weight, module.linear.bias, matrix=graph.form == "step")
-        driven = graph.add("Mul", current, graph.constant("share", 1.0 - beta))
-        v, last = graph.leaky("v", replace(x, name=driven, shape=(module.linear.out_features,)), beta, start)
-        graph.keep("v", last)
-        return graph.last_step(v) if module.readout == "last" else graph.mean(v)
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        beta, v = module.beta.clamp(0.001, 0.999), trace.get("v", x.shape[0], module.linear.out_features, like=x)
-        records = []
-        for current in module.linear(x).unbind(1):
-            v = beta * v + (1.0 - beta) * current
-            records.append(v)
-        trace.keep(v=v)
-        if module.readout == "mean":
-            return torch.stack(records, dim=1).mean(1)
-        return torch.stack(records, dim=1) if trace.stepwise else v
-
-
-class _SnnTorchELM:
-    """The snnTorch face of an ELM: the same, but the reset goes by the last membrane."""
-
-    def input_shape(self, module: Any) -> Shape:
-        return (module.core.config.input_size,)
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition)):
-            if not plain:
-                raise ExportError(f"{name} must be off to be exported, got {getattr(module, name)!r} in {type(module).__name__}")
-        y = _of(module.core).lower(graph, module.core, x)
-        return _fire(graph, y, module.threshold, module.graded_spikes_factor, reset=module.reset_mechanism, state="mem")
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        y = _of(module.core).run(module.core, x, trace)
-        mem, records = trace.get("mem", y.shape[0], *y.shape[2:], like=y), []
-        for y_t in y.unbind(1):
-            mem = module._after_reset(y_t, mem)
-            records.append(mem)
-        v = torch.stack(records, dim=1)
-        trace.fired(v - module.threshold)
-        trace.keep(mem=mem)
-        return module.fire(v)  # type: ignore[no-any-return]
-
-
-class _SnnTorchALIF:
-    def input_shape(self, module: Any) -> Shape:
-        return (module.core.input_size,)
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        spikes = _of(module.core).lower(graph, module.core, x)
-        return replace(spikes, name=graph.add("Mul", spikes.name, graph.constant("graded_factor", module.graded_spikes_factor)))
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        spikes: Tensor = _of(module.core).run(module.core, x, trace) * module.graded_spikes_factor
-        return spikes
-
-
-class _SnnTorchLeaky:
-    r"""snnTorch's own leaky integrate-and-fire neurons, one an input.
-
-    :math:`v_t = \beta v_{t-1} + i_t - \theta [v_{t-1} > \theta]`, or with a reset to zero :math:`v_t = \beta v_{t-1} [v_{t-1} \le \theta] + i_t`.
-    """
-
-    def input_shape(self, module: Any) -> None:
-        return None
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition), ("reset_delay", module.reset_delay)):
-            if not plain:
-                raise ExportError(f"{name} must be as snnTorch has it by default to be exported, got {getattr(module, name)!r} in Leaky")
-        x = graph.time_first(x)
-        state = graph.state("mem", *x.shape)
-        limit, beta = graph.constant("threshold", module.threshold), graph.constant("beta", module.beta.clamp(0, 1))
-
-        def above(v: str) -> str:
-            return graph.add("Cast", graph.add("Greater", v, limit), to=graph.kind)
-
-        def step(i_t: str, states: dict[str, str]) -> tuple[str, dict[str, str]]:
-            before = states["mem"]
-            if module.reset_mechanism == "zero":
-                before = graph.add("Mul", before, graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), above(before)))
-            v = graph.add("Add", graph.add("Mul", before, beta), i_t)
-            if module.reset_mechanism == "subtract":
-                v = graph.add("Sub", v, graph.add("Mul", above(states["mem"]), limit))
-            return v, {"mem": v}
-
-        v, after = graph.loop(x.name, {"mem": state}, step, reads=(None, *x.shape), gives=(None, *x.shape))
-        graph.keep("mem", after["mem"])
-        return replace(x, name=graph.add("Mul", above(v), graph.constant("graded_factor", module.graded_spikes_factor)))
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        mem, beta, records = trace.get("mem", x.shape[0], *x.shape[2:], like=x), module.beta.clamp(0, 1), []
-        for i_t in x.unbind(1):
-            fired = (mem > module.threshold).to(mem.dtype)
-            if module.reset_mechanism == "zero":
-                mem = beta * (1.0 - fired) * mem + i_t
-            else:
-                mem = beta * mem + i_t - (fired * module.threshold if module.reset_mechanism == "subtract" else 0.0)
-            records.append(mem)
-        v = torch.stack(records, dim=1)
-        trace.fired(v - module.threshold)
-        trace.keep(mem=mem)
-        return (v > module.threshold).to(v.dtype) * module.graded_spikes_factor  # type: ignore[no-any-return]
-
-
-class _NorseFace:
-    """A norse face: its core, or with spiking=False the neuron inside."""
-
-    def _core(self, module: Any) -> nn.Module:
-        core: nn.Module = module.core if module.spiking else module.core.core
-        return core
-
-    def input_shape(self, module: Any) -> Shape | None:
-        return _of(self._core(module)).input_shape(self._core(module))
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        return _of(self._core(module)).lower(graph, self._core(module), x)
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        return _of(self._core(module)).run(self._core(module), x, trace)
-
-
-_of = lowering_of
-
-
-def _classifier(module: Any) -> dict[str, Any]:
-    hidden = {} if getattr(module, "hidden", None) is None else {"hidden": module.hidden}
-    return {**hidden, "neuron": module.neuron, "readout": Readout(module.readout)}
-
-
 _KINDS: list[tuple[tuple[type | str, ...], Lowering]] = [
     ((ELM, ELMCell), _ELM()),
     ((ALIF, ALIFCell), _ALIF()),
@@ -564,13 +435,6 @@ _KINDS: list[tuple[tuple[type | str, ...], Lowering]] = [
     ((nn.Tanh,), Pointwise("tanh")),
     ((nn.Sigmoid,), Pointwise("sigmoid")),
     ((nn.Identity, nn.modules.dropout._DropoutNd), Pointwise(None)),
-    (("elm_neuro.training._models.SequenceClassifier",), Chain(_classifier)),
-    (("elm_neuro.training._models.LIFNetwork",), Chain(lambda m: {"hidden": m.hidden, "recurrent": m.recurrent, "readout": m.readout})),
-    (("elm_neuro.training._models.LeakyReadout",), _LeakyReadout()),
-    (("snntorch._neurons.leaky.Leaky",), _SnnTorchLeaky()),
-    (("elm_neuro.adapters.snntorch.ELM",), _SnnTorchELM()),
-    (("elm_neuro.adapters.snntorch.ALIF",), _SnnTorchALIF()),
-    (("elm_neuro.adapters.norse._Face",), _NorseFace()),
 ]
 for _kinds, _lowering in _KINDS:
     for _kind in _kinds:

@@ -73,6 +73,7 @@ class Built:
         trace = Trace(states, stepwise=self.options.form == "step")
         y = lowering_of(module).run(module, x, trace)
         found = {"y": y} if self.options.head is None else neuronio_head(y)._asdict()
+        found |= {name: value for name, value in trace.extras.items() if name in self.outputs}
         return found | {f"{name}_next": value for name, value in trace.states.items()}, trace.margin
 
 

@@ -1,4 +1,7 @@
-"""The compiled backend: every size of tile and vector against the reference, every instruction set, threads, processes, bad memory."""
+"""The compiled backend: every size of tile and vector against the reference, every instruction set, threads, processes, bad memory.
+
+Long, because all of it runs through one library and shares how it is built and driven.
+"""
 
 from __future__ import annotations
 

@@ -257,6 +257,17 @@ def test_a_wrong_threshold_is_found_out(tmp_path: Path) -> None:
         export.verify(tmp_path / "neuron.onnx", neuron)
 
 
+@pytest.mark.parametrize("reset", ["none", "subtract"])
+def test_the_readout_beside_the_spikes_is_compared_too(tmp_path: Path, reset: str) -> None:
+    """Spikes far below their threshold show nothing of a readout that is off."""
+    neuron = SpikingELM(ELM(3, 1, num_memory=2), threshold=100.0, reset=reset)
+    assert 0 < export.to_onnx(neuron, tmp_path / "neuron.onnx", form="sequence").errors["v"] < 1e-5
+    with torch.no_grad():
+        neuron.core.cell.w_y.bias += 0.1
+    with pytest.raises(export.ExportError, match=r"off by v 1\.00e-01"):
+        export.verify(tmp_path / "neuron.onnx", neuron)
+
+
 def test_layers_with_states_stand_before_a_readout(tmp_path: Path) -> None:
     training = pytest.importorskip("elm_neuro.training")
     net = nn.Sequential(training.SequenceClassifier(ELM(3, 2, num_memory=2)), LIF(2, 2))
