@@ -81,7 +81,7 @@ def first_layer(weight: Tensor, w_s: Tensor) -> tuple[Tensor, Tensor]:
     num_input = w_s.shape[-1]
     if torch.compiler.is_compiling():
         return (weight[..., :num_input] * w_s.unsqueeze(-2)).movedim(-1, 0).flatten(1), weight[..., num_input:]
-    table, w_m = _FirstLayer.apply(weight, w_s)  # type: ignore[no-untyped-call]
+    table, w_m = _FirstLayer.apply(weight, w_s)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return table, w_m
 
 
@@ -144,7 +144,7 @@ def drive(events: Events | None, table: Tensor | None, dense: Tensor | None, kap
     if torch.compiler.is_compiling() and dense is not None:
         out = torch.ops.elm_neuro.leaky_filter(dense, kappa, initial, bias)
     else:
-        out = _Drive.apply(events, table, dense, kappa, initial, bias)  # type: ignore[no-untyped-call]
+        out = _Drive.apply(events, table, dense, kappa, initial, bias)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return out
 
 

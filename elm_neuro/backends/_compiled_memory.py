@@ -30,7 +30,7 @@ def memory_scan(u: Tensor, m_0: Tensor, w_m: Tensor, params: ELMParameters) -> T
         needed = torch.is_grad_enabled()
         memory, _, _ = torch.ops.elm_neuro.memory_scan(silu, needed, u, m_0, params.kappa_m, params.gain, w_m, layers)
     else:
-        memory = _MemoryScan.apply(silu, u, m_0, params.kappa_m, params.gain, w_m, *layers)  # type: ignore[no-untyped-call]
+        memory = _MemoryScan.apply(silu, u, m_0, params.kappa_m, params.gain, w_m, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return memory
 
 
