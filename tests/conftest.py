@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # With ELM_NEURO_STRICT_SKIPS=1 (or CI=true) every extra is installed, and a skip whose reason begins otherwise is a failure.
-SKIP_REASONS = ("no GPU", "no ../shared", "no C++ compiler")
+SKIP_REASONS = ("no GPU", "no ../shared", "no C++ compiler", "no valgrind", "no clang++", "no compiler and emulator for AArch64")
 
 
 def _strict_skips() -> bool:

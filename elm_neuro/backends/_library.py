@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 FOLDER = Path(__file__).parent / "native"
 LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
+LARGE_BYTES = 1 << 22
 
 _Layers = ctypes.c_void_p * MAX_LAYERS
 
@@ -24,14 +26,16 @@ def _fields(integers: str, pointers: str, layers: tuple[str, ...] = ()) -> list[
     return list(kinds.items())
 
 
-class MemoryArgs(ctypes.Structure):
-    """``struct ElmMemory`` of native/api.h."""
+class ScanArgs(ctypes.Structure):
+    """``struct ElmScan`` of native/api.h."""
 
     _fields_ = _fields(
-        "batch num_steps num_neuron num_memory num_layers hidden silu u_batch u_time u_neuron memory_batch memory_time memory_neuron "
-        "grad_batch grad_time grad_neuron w_m_neuron w_m_row tile num_task",
-        "u m_0 kappa gain w_m weight bias memory saved grad_memory grad_u grad_m_0 grad_kappa grad_gain grad_w_m grad_weight grad_bias",
-        layers=("weight", "bias", "grad_weight", "grad_bias"),
+        "batch num_steps num_neuron num_memory num_layers hidden silu num_output num_input first_step all_steps wide tile num_task accumulate "
+        "dense_batch dense_time dense_neuron y_batch y_time y_neuron grad_y_batch grad_y_time grad_y_neuron w_m_neuron w_m_row",
+        "begin end lengths channel value table dense kappa_b initial bias m_0 kappa gain w_m w_y b_y weight layer_bias y m_last f_last saved "
+        "grad_y grad_m_last grad_f_last grad_table grad_dense grad_initial grad_m_0 grad_bias grad_kappa grad_gain grad_w_m grad_w_y grad_b_y "
+        "grad_weight grad_layer_bias",
+        layers=("weight", "layer_bias", "grad_weight", "grad_layer_bias"),
     )
 
 
@@ -40,7 +44,7 @@ class DriveArgs(ctypes.Structure):
 
     _fields_ = _fields(
         "batch num_steps width table_row num_input dense_batch dense_time wide",
-        "begin end channel value table dense kappa initial bias out grad_out grad_table grad_dense grad_initial grad_bias",
+        "begin end channel value table dense kappa initial out grad_out grad_table grad_dense grad_initial",
     )
 
 
@@ -50,10 +54,13 @@ class FramesArgs(ctypes.Structure):
     _fields_ = _fields("batch num_steps num_input frames_batch frames_time room num_part", "frames begin end channel value")
 
 
-class FirstLayerArgs(ctypes.Structure):
-    """``struct ElmFirstLayer`` of native/api.h."""
+class TableArgs(ctypes.Structure):
+    """``struct ElmTable`` of native/api.h."""
 
-    _fields_ = _fields("num_neuron hidden num_input num_memory table_row", "weight w_s table w_m grad_table grad_w_m grad_weight grad_w_s")
+    _fields_ = _fields(
+        "num_neuron hidden num_input num_branch num_synapse num_memory table_row routing_neuron",
+        "routing weight w_s table w_m grad_table grad_w_m grad_weight grad_w_s",
+    )
 
 
 def _open() -> tuple[ctypes.CDLL | None, str]:
@@ -100,12 +107,12 @@ def _declare(library: ctypes.CDLL) -> None:
     word, pointer = ctypes.c_int64, ctypes.c_void_p
     library.elm_isa.restype = ctypes.c_char_p
     library.elm_lend.argtypes, library.elm_lend.restype = (pointer,), None
-    for name in ("padded", "tile", "compact", "memory_forward", "memory_backward"):
-        getattr(library, f"elm_{name}").restype = word
-    library.elm_padded.argtypes, library.elm_tile.argtypes = (word, word), (word,)
-    for name in ("memory_forward", "memory_backward", "drive_forward", "drive_backward", "compact"):
-        getattr(library, f"elm_{name}").argtypes = (word, word, pointer)
-    library.elm_first_layer.argtypes = (word, word, pointer, word)
+    library.elm_advise.argtypes, library.elm_advise.restype = (pointer, word), None
+    library.elm_padded.argtypes, library.elm_padded.restype = (word, word), word
+    for name in ("tile", "chunk"):
+        getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word,), word
+    for name in ("scan_forward", "scan_backward", "drive_forward", "drive_backward", "table_forward", "table_backward", "compact"):
+        getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
     for name in ("elm_discount_f32", "elm_discount_f64"):
         getattr(library, name).argtypes = (word,) * 4 + (ctypes.c_double, word) + (pointer,) * 6
 
@@ -147,9 +154,28 @@ def tile(dtype: torch.dtype) -> int:
     return int(library().elm_tile(dtype == torch.float64))
 
 
+@cache
+def chunk(dtype: torch.dtype) -> int:
+    """Steps after which a whole tile's memory is kept for the backward pass."""
+    return int(library().elm_chunk(dtype == torch.float64))
+
+
+def large(like: Tensor, size: int) -> Tensor:
+    """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page costs more than its use."""
+    buffer = like.new_empty(size)
+    if buffer.nbytes >= LARGE_BYTES:
+        library().elm_advise(buffer.data_ptr(), buffer.nbytes)
+    return buffer
+
+
 def threads_for(work: float) -> int:
     """Threads for about `work` multiply-adds: torch's number, fewer where starting them would take longer than the work."""
     return max(1, min(torch.get_num_threads(), int(work / 2e6)))
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """`tensor`, its rows contiguous."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -157,6 +183,6 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def addresses(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """The same for up to MAX_LAYERS tensors."""
     return _Layers(*(tensor.data_ptr() for tensor in tensors))

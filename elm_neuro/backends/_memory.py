@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from elm_neuro.backends._once import differentiable_once
 from elm_neuro.functional import ELMParameters
 from elm_neuro.functional._elm import TANH_SCALE, TANH_SLOPE
 
@@ -67,7 +67,7 @@ class _MemoryScan(Function):
         return (memory[1:].transpose(1, 2) if population else memory[1:]) * ratio
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad_memory.device.type, enabled=False):
             return _gradients(ctx, grad_memory)

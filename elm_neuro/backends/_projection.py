@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from elm_neuro.backends._once import differentiable_once
 from elm_neuro.events import SpikeEvents
 
 # Measured on CPUs: a dense product costs about 4 * channels / 70 ns an entry forward and backward, finding the spikes about 1 ns and
@@ -100,7 +100,7 @@ class _EventProjection(Function):
         return _bag(weight.t().contiguous(), indptr, channel, value)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         indptr, channel, value = ctx.saved_tensors
         order = _stable_order(channel, ctx.num_channels)

@@ -10,12 +10,12 @@ from threading import Lock
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from elm_neuro.backends import _library, _native, _reference, _torch
+from elm_neuro.backends._recompute import in_parts
 from elm_neuro.backends._untraced import untraced
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState
+from elm_neuro.functional import ELMParameters, ELMState, zero_state
 
 Scan = Callable[..., tuple[Tensor, ELMState]]
 SPARSE_INPUT = ("auto", "on", "off")
@@ -108,7 +108,7 @@ def _choice() -> str | None:
 def scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters,
-    state: ELMState,
+    state: ELMState | None,
     *,
     lengths: Tensor | None = None,
     recompute_every: int | None = None,
@@ -120,7 +120,7 @@ def scan(
     Args:
         x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events.
         params: effective parameters of one step.
-        state: before the first step.
+        state: before the first step; None for zeros.
         lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps its value.
         recompute_every: keep the activations of this many steps at a time and recompute the others in the backward pass.
         sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x needs no gradient; "on",
@@ -147,23 +147,17 @@ def _scan(
     name: str,
     x: Tensor | SpikeEvents,
     params: ELMParameters,
-    state: ELMState,
+    state: ELMState | None,
     lengths: Tensor | None,
     recompute_every: int | None,
     sparse_input: str,
 ) -> tuple[Tensor, ELMState]:
-    run = partial(_BACKENDS[name], sparse_input=sparse_input)
-    num_steps = x.shape[1]
-    if recompute_every is None or num_steps <= recompute_every or not torch.is_grad_enabled():
+    if name == "native":
+        return _native.scan(x, params, state, lengths=lengths, recompute_every=recompute_every, sparse_input=sparse_input)
+    run, state = partial(_BACKENDS[name], sparse_input=sparse_input), zero_state(params, x.shape[0]) if state is None else state
+    if recompute_every is None:
         return run(x, params, state, lengths=lengths)
-    outputs = []
-    for start in range(0, num_steps, recompute_every):
-        stop = min(start + recompute_every, num_steps)
-        part = x.steps(start, stop) if isinstance(x, SpikeEvents) else x[:, start:stop]
-        left = None if lengths is None else (lengths - start).clamp(0, stop - start)
-        y, state = checkpoint(run, part, params, state, lengths=left, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(y)
-    return torch.cat(outputs, dim=1), state
+    return in_parts(run, x, params, state, lengths, recompute_every)
 
 
 def _checked(backend: str, x: Tensor | SpikeEvents, params: ELMParameters) -> str:

@@ -44,8 +44,7 @@ def cut_at(lengths: Tensor | None, y: Tensor, memory: Tensor, b: Tensor, m_0: Te
     """Output and state where each sample ends: `y` and `memory` are (batch, time, ...), `b` is there already."""
     if lengths is None:
         return y, ELMState(b, memory[:, -1].clone())  # a view would keep the whole record alive
-    mask = torch.arange(y.shape[1], device=lengths.device) < lengths[:, None]
-    y = torch.where(mask.view(*mask.shape, *[1] * (y.ndim - 2)), y, 0.0)
+    y = torch.where(valid(lengths, y), y, 0.0)
     return y, ELMState(b, last_valid(memory, lengths, m_0))
 
 
@@ -61,8 +60,13 @@ def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeE
     if isinstance(x, SpikeEvents):
         row = x.rows()
         return x.select(row % x.num_steps < lengths[row // x.num_steps])
-    mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-    return torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, 0.0)
+    return torch.where(valid(lengths, x), x, 0.0)
+
+
+def valid(lengths: Tensor, like: Tensor) -> Tensor:
+    """Whether a step lies before its sample's end, (batch, time, 1, ...) for `like`, (batch, time, ...)."""
+    mask = torch.arange(like.shape[1], device=lengths.device) < lengths[:, None]
+    return mask.view(*mask.shape, *[1] * (like.ndim - 2))
 
 
 def filters_commute(params: ELMParameters) -> bool:

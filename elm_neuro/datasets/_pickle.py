@@ -16,6 +16,7 @@ import pickle
 import pickletools
 import re
 import struct
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO
 
@@ -157,7 +158,9 @@ def load(file: BinaryIO, size: int, *, wanted: Collection[str]) -> Any:
     if size == 0:
         raise pickle.UnpicklingError("the file is empty")
     runs = _Runs()
-    checked = b"".join(_checked(_Joined(runs.compact(file)), runs, frozenset(wanted)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python, on a damaged name with a backslash
+        checked = b"".join(_checked(_Joined(runs.compact(file)), runs, frozenset(wanted)))
     # S301: nothing but the stand-ins can be named
     return _Unpickler(io.BytesIO(checked), encoding="latin1").load()
 

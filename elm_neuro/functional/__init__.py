@@ -9,6 +9,7 @@ from elm_neuro.functional._elm import (
     memory_proposal,
     memory_update,
     scaled_tanh,
+    zero_state,
 )
 from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
 from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Surrogate, bernoulli_spike
@@ -39,4 +40,5 @@ __all__ = [
     "routing_index",
     "scaled_tanh",
     "spaced_tau",
+    "zero_state",
 ]

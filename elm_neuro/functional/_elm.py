@@ -45,6 +45,16 @@ class ELMParameters(NamedTuple):
     branch_activation: str | None = None
 
 
+def zero_state(params: ELMParameters, batch: int) -> ELMState:
+    """The state before a sequence: zeros.
+
+    Args:
+        params: the neuron's parameters.
+        batch: number of samples.
+    """
+    return ELMState(params.w_s.new_zeros(batch, *params.w_s.shape[:-1]), params.kappa_m.new_zeros(batch, *params.kappa_m.shape))
+
+
 def scaled_tanh(x: Tensor) -> Tensor:
     """``1.7159 * tanh(2/3 * x)``.
 

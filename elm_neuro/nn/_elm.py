@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from elm_neuro import backends
 from elm_neuro.backends._select import check_sparse_input
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update
+from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._config import ELMConfig
@@ -159,7 +159,7 @@ class ELM(nn.Module):
 
     def _checked(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
-    ) -> tuple[Tensor | SpikeEvents, ELMState, Tensor | None]:
+    ) -> tuple[Tensor | SpikeEvents, ELMState | None, Tensor | None]:
         config = self.config
         if isinstance(x, SpikeEvents):
             if x.num_channels != config.input_size:
@@ -177,7 +177,7 @@ class ELM(nn.Module):
             self.cell.check_tensor("x", x)
             x = x if config.batch_first else x.transpose(0, 1)
         batch, num_steps = x.shape[:2]
-        state = self.cell.initial_state(batch) if state is None else self.cell.check_state(state, batch)
+        state = None if state is None else self.cell.check_state(state, batch)
         if lengths is not None:
             lengths = _checked_lengths(lengths, batch, num_steps, self.cell.tau_s.device)
         return x, state, lengths
@@ -192,8 +192,9 @@ class ELM(nn.Module):
         >>> ELM(3, 1, num_memory=2).traces(torch.ones(1, 4, 3)).synapse.shape
         torch.Size([1, 4, 3, 1])
         """
-        x, state_, _ = self._checked(x, state, None)
+        x, checked, _ = self._checked(x, state, None)
         params = self.cell.effective_parameters()
+        state_ = zero_state(params, x.shape[0]) if checked is None else checked
         x = x.to_dense(state_.m.dtype) if isinstance(x, SpikeEvents) else x
         if params.kappa_m.ndim == 2 and x.ndim == 3:
             x = x.unsqueeze(2).expand(-1, -1, params.kappa_m.shape[0], -1)
@@ -292,11 +293,11 @@ def _checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.
     return lengths.to(device=device, dtype=torch.int64)
 
 
-def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState, lengths: Tensor | None, total: Tensor) -> None:
+def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor) -> None:
     """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
     if not bool(torch.isnan(total)):
         return
-    for name, part in zip(before._fields, before, strict=True):
+    for name, part in () if before is None else zip(before._fields, before, strict=True):
         if bool(torch.isnan(part).any()):
             raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
     values = x.value if isinstance(x, SpikeEvents) else x

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
-from elm_neuro.backends import _compiled_drive, _library
+from elm_neuro.backends import _compiled_events, _library
 from elm_neuro.backends._filter import leaky_filter
 from tests import oracle
 from tests.strategies import frames, neurons
@@ -99,14 +99,14 @@ def test_events_are_made_of_frames_always_never_or_by_density(
     wanted = ELM.from_config(neuron.config, backend="reference")
     wanted.load_state_dict(neuron.state_dict())
     made: list[bool] = []
-    from_frames, compacted = SpikeEvents.from_frames, _compiled_drive.Events.compacted
+    from_frames, compacted = SpikeEvents.from_frames, _compiled_events.Events.compacted
 
     def noted(events: Any) -> Any:
         made.append(events is not None)
         return events
 
     monkeypatch.setattr(SpikeEvents, "from_frames", lambda frames: noted(from_frames(frames)))
-    monkeypatch.setattr(_compiled_drive.Events, "compacted", lambda *given, **density: noted(compacted(*given, **density)))
+    monkeypatch.setattr(_compiled_events.Events, "compacted", lambda *given, **density: noted(compacted(*given, **density)))
     for density, found in zip((0.01, 0.5), searches, strict=True):
         x = (torch.rand(3, 64, 100) < density).float()
         made.clear()
@@ -253,8 +253,22 @@ def test_second_derivatives_are_refused_clearly(backend: str) -> None:
     neuron = ELM(3, 1, num_memory=2, backend=backend)
     x = torch.rand(1, 4, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(neuron(x)[0].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match='no second derivative; backend="reference" has'):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("given", ["frames", "events"])
+def test_a_penalty_on_a_gradient_that_flows_from_a_constant_is_refused_too(backend: str, given: str) -> None:
+    """The incoming gradient of a sum needs none itself: torch's own check would let the result pass as a constant."""
+    neuron = ELM(3, 1, num_memory=2, backend=backend)
+    neuron.cell.w_y.requires_grad_(False)
+    x = torch.rand(1, 4, 3)
+    y = neuron(SpikeEvents.from_frames(x) if given == "events" else x)[0]
+    leaves = [p for p in neuron.parameters() if p.requires_grad]
+    penalty = sum(g.square().sum() for g in torch.autograd.grad(y.sum(), leaves, create_graph=True))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        penalty.backward()  # type: ignore[union-attr]
 
 
 def test_choice_of_backend_by_name_by_context_and_automatically() -> None:

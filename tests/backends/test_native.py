@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +23,11 @@ import torch
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.backends import _library
-from elm_neuro.backends._compiled_drive import SPARSE_DENSITY, Events
+from elm_neuro.backends._compiled_events import SPARSE_DENSITY, Events
 from tests.tolerances import assert_close
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+X86_SETS = ast.literal_eval(re.search(r"X86_SETS = (\{.*?\n\})", (REPOSITORY / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1])  # type: ignore[index]
 COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
 
 
@@ -430,6 +433,58 @@ def test_compiled_operators_refuse_second_derivatives() -> None:
     (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
     with pytest.raises(RuntimeError, match="elm_neuro"):
         gradient.sum().backward()
+
+
+def driver(tmp_path: Path, compiler: str, *flags: str) -> Path:
+    """native_driver.cpp and the kernels, of every instruction set, as one program."""
+    sources = Path(_library.__file__).parent / "native"
+    x86 = "aarch64" not in compiler and platform.machine().lower() in ("x86_64", "amd64")
+    sets = X86_SETS if x86 else {"baseline": []}
+    common = [compiler, "-O2", "-g", "-std=c++17", "-fno-math-errno", "-fno-exceptions", "-fno-rtti", "-w", f"-I{sources}", *flags]
+    steps = [("library", [*(["-DELM_X86"] if x86 else []), '-DELM_SOURCES="driven"'], sources / "library.cpp")]
+    steps += [(name, [*extra, f"-DELM_ISA={name}"], sources / "kernels.cpp") for name, extra in sets.items()]
+    steps += [("driver", [], Path(__file__).with_name("native_driver.cpp"))]
+    for name, extra, source in steps:
+        subprocess.run([*common, *extra, "-c", source, "-o", tmp_path / f"{name}.o"], check=True)
+    program = tmp_path / "driver"
+    subprocess.run([compiler, *flags, *(tmp_path / f"{name}.o" for name, _, _ in steps), "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def drive(program: Path, *before: str, isa: str = "") -> None:
+    done = subprocess.run([*before, program], capture_output=True, text=True, env=os.environ | {"ELM_NEURO_ISA": isa})
+    assert done.returncode == 0 and "clean" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_valgrind_finds_nothing(tmp_path: Path) -> None:
+    """Odd sizes in buffers of exactly the size promised; valgrind knows no AVX-512."""
+    if shutil.which("valgrind") is None:
+        pytest.skip("no valgrind")
+    program = driver(tmp_path, COMPILER or "c++")
+    for isa in ("avx2", "baseline"):
+        drive(program, "valgrind", "-q", "--error-exitcode=9", isa=isa)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_clang_compiles_the_same_numbers(tmp_path: Path) -> None:
+    if shutil.which("clang++") is None:
+        pytest.skip("no clang++")
+    program = driver(tmp_path, "clang++")
+    for isa in ("avx512", "avx2", "baseline"):
+        drive(program, isa=isa)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_arm_processors_compute_the_same_numbers(tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no compiler and emulator for AArch64")
+    drive(driver(tmp_path, compiler, "-static"), emulator)
 
 
 def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:

@@ -169,6 +169,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "numpy.load": (pickle.dumps(Calls(np.load, "x"), 4), "may be named, got numpy.load"),
     "an attribute of an allowed name": (hostile(b"\x8c\x05numpy\x8c\x0endarray.tofile\x93"), "may be named, got numpy.ndarray.tofile"),
     "object": (pickle.dumps(made, 2), "may be named, got tests.datasets"),
+    "a name with a backslash": (hostile(b"cnum\\By\nload\n"), "may be named, got num.By.load"),
     "persistent id": (hostile(b"U\x01aQ"), "must not hold the instruction BINPERSID"),
     "instance": (hostile(b"(ios\nsystem\n"), "must not hold the instruction INST"),
     "extension": (hostile(b"\x82\x01"), "must not hold the instruction EXT1"),

@@ -4,35 +4,41 @@
 
 enum { ELM_MAX_LAYERS = 8 };
 
-// The memory recurrence. Rows of u, memory and their gradients are contiguous; the strides of (batch, time, neuron) are in entries.
-struct ElmMemory {
-    int64_t batch, num_steps, num_neuron, num_memory, num_layers, hidden, silu;
-    int64_t u_batch, u_time, u_neuron;           // of u and grad_u
-    int64_t memory_batch, memory_time, memory_neuron;
-    int64_t grad_batch, grad_time, grad_neuron;  // of grad_memory
-    int64_t w_m_neuron, w_m_row;                 // of w_m
-    int64_t tile, num_task;                      // samples that one task takes, tasks
-    const void *u, *m_0, *kappa, *gain, *w_m;    // m_0 (batch, num_neuron, num_memory) or null for zeros
-    const void *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];  // of the layers after the first, contiguous
-    void *memory;
-    void *saved;  // elm_saved_size entries, or null where no backward pass will follow
-    const void *grad_memory;
-    void *grad_u, *grad_m_0, *grad_kappa, *grad_gain, *grad_w_m;
-    void *grad_weight[ELM_MAX_LAYERS], *grad_bias[ELM_MAX_LAYERS];
+// The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, and the memory advances from f_t + bias; y_t reads it.
+// v_t is the sum of the events' rows of `table`, or given in `dense`. Rows of every array are contiguous; strides are in entries.
+struct ElmScan {
+    int64_t batch, num_steps, num_neuron, num_memory, num_layers, hidden, silu, num_output, num_input;
+    int64_t first_step, all_steps, wide;            // events of a step: row sample * all_steps + first_step + step; `wide`: int64 channels
+    int64_t tile, num_task, accumulate;             // samples that one task takes, tasks; whether sums are added to what is there
+    int64_t dense_batch, dense_time, dense_neuron;  // of dense and grad_dense
+    int64_t y_batch, y_time, y_neuron;
+    int64_t grad_y_batch, grad_y_time, grad_y_neuron;
+    int64_t w_m_neuron, w_m_row;                    // of w_m
+    const int64_t *begin, *end, *lengths;           // null without events; lengths (batch,) or null: valid steps of each sample
+    const void *channel, *value;                    // value null where every event counts 1
+    const void *table;                              // (num_neuron, num_input, padded(first)), the padding 0
+    const void *dense, *kappa_b, *initial, *bias;   // kappa_b: one number, null where nothing is integrated; initial f_{-1} or null for zeros
+    const void *m_0, *kappa, *gain, *w_m, *w_y, *b_y;  // m_0 (batch, num_neuron, num_memory) or null for zeros
+    const void *weight[ELM_MAX_LAYERS], *layer_bias[ELM_MAX_LAYERS];  // of the layers after the first, contiguous
+    void *y, *m_last, *f_last;                      // y null where it is not asked for, f_last too
+    void *saved;                                    // what the backward pass reads, or null where none will follow
+    const void *grad_y, *grad_m_last, *grad_f_last;  // the last two or null
+    void *grad_table, *grad_dense, *grad_initial, *grad_m_0;  // null where not asked for; the table's comes zeroed
+    void *grad_bias, *grad_kappa, *grad_gain, *grad_w_m, *grad_w_y, *grad_b_y;  // grad_bias or null
+    void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
-// Input of every time step summed over its events and integrated: out_t = f_t + bias, f_t = kappa f_{t-1} + v_t.
-// v_t is the sum of the events' rows of `table`, or given in `dense`.
+// Branch traces, integrated alone where something other than the first layer reads them: f_t = kappa f_{t-1} + v_t.
 struct ElmDrive {
     int64_t batch, num_steps, width, table_row, num_input;  // table_row: width padded with zeros, the same for grad_table
     int64_t dense_batch, dense_time;                        // strides of dense, of grad_out in the backward pass
     int64_t wide;                                           // whether `channel` holds int64 instead of int32
     const int64_t *begin, *end;                             // events of row batch * num_steps + time; null without events
     const void *channel, *value;                            // value null where every event counts 1
-    const void *table, *dense, *kappa, *initial, *bias;     // kappa (width,); initial (batch, width) or null; bias (width,) or null
+    const void *table, *dense, *kappa, *initial;            // kappa (width,); initial (batch, width) or null
     void *out;                                              // (batch, num_steps, width)
     const void *grad_out;
-    void *grad_table, *grad_dense, *grad_initial, *grad_bias;  // grad_dense (batch, num_steps, width); null where not asked for
+    void *grad_table, *grad_dense, *grad_initial;           // grad_dense (batch, num_steps, width); null where not asked for
 };
 
 // Dense frames to events, each thread its samples.
@@ -46,10 +52,11 @@ struct ElmFrames {
     void *value;
 };
 
-// The memory's and the inputs' part of the first layer's weight (num_neuron, hidden, num_input + num_memory): table (num_input,
-// table_row) holds weight * w_s for every neuron's hidden units side by side.
-struct ElmFirstLayer {
-    int64_t num_neuron, hidden, num_input, num_memory, table_row;
+// The first layer, weight (num_neuron, hidden, num_branch + num_memory), as what an input adds to it, table (num_neuron, num_input,
+// table_row), and the memory's part of it, w_m.
+struct ElmTable {
+    int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row, routing_neuron;
+    const int64_t *routing;  // (num_branch, num_synapse), -1 where empty, for each neuron where routing_neuron is not 0; null: input j is branch j
     const void *weight, *w_s;
     void *table, *w_m;
     const void *grad_table, *grad_w_m;
@@ -64,14 +71,14 @@ struct ElmShare {
 };
 
 struct ElmKernels {
-    int64_t lanes, tile;
+    int64_t lanes, tile, chunk;  // chunk: steps after which the memory is kept, for a whole tile
     int64_t (*padded)(int64_t);
-    void (*memory_forward)(const ElmMemory *, ElmShare *);
-    void (*memory_backward)(const ElmMemory *, ElmShare *);
-    int64_t (*memory_reduce)(const ElmMemory *, const ElmShare *, int64_t num_share);
+    void (*scan_forward)(const ElmScan *, ElmShare *);
+    void (*scan_backward)(const ElmScan *, ElmShare *);
+    int64_t (*scan_reduce)(const ElmScan *, const ElmShare *, int64_t num_share);
     void (*drive_forward)(const ElmDrive *, ElmShare *);
     void (*drive_backward)(const ElmDrive *, ElmShare *);
     void (*compact)(const ElmFrames *, ElmShare *);
-    void (*first_layer)(const ElmFirstLayer *, ElmShare *);
-    void (*first_layer_backward)(const ElmFirstLayer *, ElmShare *);
+    void (*table_forward)(const ElmTable *, ElmShare *);
+    void (*table_backward)(const ElmTable *, ElmShare *);
 };

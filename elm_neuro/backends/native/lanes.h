@@ -79,6 +79,10 @@ template <class R> ELM_INLINE void copy_row(R *to, const R *from, i64 size) {
     if (j < size) store_part(to + j, load_part(from + j, int(size - j)), int(size - j));
 }
 
+template <class R> ELM_INLINE void add_row(R *to, const R *from, i64 size) {
+    for (i64 j = 0; j < size; j++) to[j] += from[j];
+}
+
 template <class R> ELM_INLINE Vector<R> clamped(Vector<R> x, R low, R high) {  // NaN stays NaN
     const Vector<R> l = all<R>(low), h = all<R>(high);
     x = x < l ? l : x;

@@ -3,6 +3,7 @@
 // They are torch's own where it lends them: its idle OpenMP threads wait spinning, and others beside them would have to share their cores.
 // Otherwise, and in a forked child, where that pool is gone, threads are started for the call and never kept. The caller says how many.
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -100,9 +101,17 @@ template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), con
     return threads;
 }
 
+// The same where the shares leave nothing behind but their status.
+template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads) {
+    ElmShare share[MAX_THREADS];
+    const int64_t used = spread(work, args, count, threads, share);
+    int64_t status = 0;
+    for (int64_t k = 0; k < used; k++) status |= share[k].status;
+    return status;
+}
+
 }  // namespace
 
-#define ELM_EXPORT
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -114,45 +123,49 @@ void elm_lend(void *parallel) {
 }
 int64_t elm_padded(int64_t is_double, int64_t size) { return kernels(is_double).padded(size); }
 int64_t elm_tile(int64_t is_double) { return kernels(is_double).tile; }
+int64_t elm_chunk(int64_t is_double) { return kernels(is_double).chunk; }
 
 // 0, or 1 where there was not enough memory: then what they were to write is undefined.
-int64_t elm_memory_forward(int64_t is_double, int64_t threads, const ElmMemory *args) {
-    ElmShare share[MAX_THREADS];
-    const int64_t used = spread(kernels(is_double).memory_forward, args, args->num_task, threads, share);
-    int64_t lacking = 0;
-    for (int64_t k = 0; k < used; k++) lacking |= share[k].status;
-    return lacking;
+int64_t elm_scan_forward(int64_t is_double, int64_t threads, const ElmScan *args) {
+    return spread(kernels(is_double).scan_forward, args, args->num_task, threads);
 }
 
-int64_t elm_memory_backward(int64_t is_double, int64_t threads, const ElmMemory *args) {
+int64_t elm_scan_backward(int64_t is_double, int64_t threads, const ElmScan *args) {
     ElmShare share[MAX_THREADS];
-    const int64_t used = spread(kernels(is_double).memory_backward, args, args->num_task, threads, share);
-    return kernels(is_double).memory_reduce(args, share, used);
+    const int64_t used = spread(kernels(is_double).scan_backward, args, args->num_task, threads, share);
+    return kernels(is_double).scan_reduce(args, share, used);
 }
 
-void elm_drive_forward(int64_t is_double, int64_t threads, const ElmDrive *args) {
-    ElmShare share[MAX_THREADS];
-    spread(kernels(is_double).drive_forward, args, args->batch, threads, share);
+int64_t elm_drive_forward(int64_t is_double, int64_t threads, const ElmDrive *args) {
+    return spread(kernels(is_double).drive_forward, args, args->batch, threads);
 }
 
-void elm_drive_backward(int64_t is_double, int64_t threads, const ElmDrive *args) {
-    ElmShare share[MAX_THREADS];
+int64_t elm_drive_backward(int64_t is_double, int64_t threads, const ElmDrive *args) {
     const int64_t lanes = kernels(is_double).lanes;
-    spread(kernels(is_double).drive_backward, args, (args->width + lanes - 1) / lanes, threads, share);
+    return spread(kernels(is_double).drive_backward, args, (args->width + lanes - 1) / lanes, threads);
+}
+
+int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *args) {
+    return spread(kernels(is_double).table_forward, args, args->num_neuron, threads);
+}
+
+int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *args) {
+    return spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
 }
 
 // 0, or 1 where the events do not fit.
 int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
-    ElmShare share[MAX_THREADS];
-    const int64_t used = spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part, share);
-    int64_t full = 0;
-    for (int64_t k = 0; k < used; k++) full |= share[k].status;
-    return full;
+    return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
 }
 
-void elm_first_layer(int64_t is_double, int64_t threads, const ElmFirstLayer *args, int64_t backward) {
-    ElmShare share[MAX_THREADS];
-    spread(backward ? kernels(is_double).first_layer_backward : kernels(is_double).first_layer, args, args->num_neuron, threads, share);
+// Asks for large pages where the system gives them on request: a buffer's first touch costs a fault for each.
+void elm_advise(void *start, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = 1 << 21, from = ((uintptr_t)start + page - 1) / page * page, to = ((uintptr_t)start + (uintptr_t)bytes) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
 }
 
 // The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t) value.

@@ -1,0 +1,66 @@
+// Dense frames searched for the events in them.
+#pragma once
+#include "lanes.h"
+
+namespace ELM_ISA {
+
+// The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
+#if defined(__AVX512F__)
+ELM_INLINE unsigned occupied(const float *p) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_setzero_ps(), _CMP_NEQ_UQ); }
+ELM_INLINE unsigned occupied(const double *p) { return _mm512_cmp_pd_mask(_mm512_loadu_pd(p), _mm512_setzero_pd(), _CMP_NEQ_UQ); }
+#elif defined(__AVX2__)
+ELM_INLINE unsigned occupied(const float *p) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_setzero_ps(), _CMP_NEQ_UQ)); }
+ELM_INLINE unsigned occupied(const double *p) { return (unsigned)_mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(p), _mm256_setzero_pd(), _CMP_NEQ_UQ)); }
+#else
+template <class R> ELM_INLINE unsigned occupied(const R *p) {
+    uint64_t words[VECTOR_BYTES / 8];
+    std::memcpy(words, p, sizeof words);
+    uint64_t any = 0;
+    for (uint64_t word : words) any |= word;
+    unsigned bits = 0;
+    if (any)
+        for (int j = 0; j < Lanes<R>::W; j++) bits |= (unsigned)(p[j] != R(0)) << j;
+    return bits;
+}
+#endif
+
+// Part `index` of the samples to part `index` of the events; status 1 where they do not fit.
+template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
+    constexpr int W = Lanes<R>::W, GROUP = 64 / Lanes<R>::W;
+    const i64 base = share->index * a->room, limit = base + a->room;
+    i64 at = base;
+    R *value = (R *)a->value;
+    for (i64 b = share->first; b < share->last; b++) {
+        for (i64 t = 0; t < a->num_steps; t++) {
+            const R *x = (const R *)a->frames + b * a->frames_batch + t * a->frames_time;
+            a->begin[b * a->num_steps + t] = at;
+            if (limit - at < a->num_input) {  // rows with more room than inputs need no further look
+                i64 count = 0;
+                for (i64 c = 0; c < a->num_input; c++) count += x[c] != R(0);
+                if (count > limit - at) {
+                    share->status = 1;
+                    return;
+                }
+            }
+            i64 c = 0;
+            for (; c + 64 <= a->num_input; c += 64) {
+                uint64_t bits = 0;
+#pragma GCC unroll 64
+                for (int k = 0; k < GROUP; k++) bits |= (uint64_t)occupied(x + c + k * W) << (k * W);
+                for (; bits; bits &= bits - 1, at++) {
+                    const i64 found = c + __builtin_ctzll(bits);
+                    a->channel[at] = (int32_t)found;
+                    value[at] = x[found];
+                }
+            }
+            for (; c < a->num_input; c++)
+                if (x[c] != R(0)) {
+                    a->channel[at] = (int32_t)c;
+                    value[at++] = x[c];
+                }
+            a->end[b * a->num_steps + t] = at;
+        }
+    }
+}
+
+}  // namespace ELM_ISA

@@ -1,0 +1,126 @@
+// The first layer as a table: what one spike of an input adds to the hidden units, through all synapses that it reaches.
+#pragma once
+#include "lanes.h"
+
+namespace ELM_ISA {
+
+constexpr i64 SIDE = 16;  // of the squares in which a matrix is transposed
+
+ELM_INLINE i64 lesser(i64 a, i64 b) { return a < b ? a : b; }
+
+// Without routing, input j is branch j: table[c][h] = weight[h][c] * w_s[c], squares of inputs by hidden units at a time.
+template <class R> static void scale_columns(const ElmTable &a, const R *weight, const R *w_s, R *table) {
+    const i64 row = a.num_branch + a.num_memory;
+    for (i64 c0 = 0; c0 < a.num_branch; c0 += SIDE) {
+        const i64 c1 = lesser(c0 + SIDE, a.num_branch);
+        for (i64 h0 = 0; h0 < a.hidden; h0 += SIDE) {
+            const i64 h1 = lesser(h0 + SIDE, a.hidden);
+            R square[SIDE][SIDE];
+            for (i64 h = h0; h < h1; h++)
+                for (i64 c = c0; c < c1; c++) square[c - c0][h - h0] = weight[h * row + c];
+            for (i64 c = c0; c < c1; c++)
+                for (i64 h = h0; h < h1; h++) table[c * a.table_row + h] = square[c - c0][h - h0] * w_s[c];
+        }
+    }
+}
+
+template <class R> static void scale_columns_backward(const ElmTable &a, const R *weight, const R *w_s, const R *grad_table, R *grad_weight, R *grad_w_s) {
+    const i64 row = a.num_branch + a.num_memory;
+    for (i64 c0 = 0; c0 < a.num_branch; c0 += SIDE) {
+        const i64 c1 = lesser(c0 + SIDE, a.num_branch);
+        R sum[SIDE] = {};
+        for (i64 h0 = 0; h0 < a.hidden; h0 += SIDE) {
+            const i64 h1 = lesser(h0 + SIDE, a.hidden);
+            R square[SIDE][SIDE];
+            for (i64 c = c0; c < c1; c++)
+                for (i64 h = h0; h < h1; h++) square[h - h0][c - c0] = grad_table[c * a.table_row + h];
+            for (i64 h = h0; h < h1; h++) {
+                const R *w = weight + h * row;
+                R *to = grad_weight + h * row;
+                for (i64 c = c0; c < c1; c++) {
+                    sum[c - c0] += square[h - h0][c - c0] * w[c];
+                    to[c] = square[h - h0][c - c0] * w_s[c];
+                }
+            }
+        }
+        for (i64 c = c0; c < c1; c++) grad_w_s[c] = sum[c - c0];
+    }
+}
+
+// With routing: table[routing[j][k]] += w_s[j][k] * column j of the weight, which stands in `column`, padded.
+template <class R> static void add_synapses(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column, R *table) {
+    constexpr int W = Lanes<R>::W;
+    const i64 row = a.num_branch + a.num_memory;
+    for (i64 j = 0; j < a.num_branch; j++) {
+        for (i64 h = 0; h < a.hidden; h++) column[h] = weight[h * row + j];
+        for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
+            if (routing[k] < 0) continue;
+            R *to = table + routing[k] * a.table_row;
+            const Vector<R> factor = all<R>(w_s[k]);
+            for (i64 h = 0; h < a.table_row; h += W) store(to + h, load(to + h) + factor * load(column + h));
+        }
+    }
+}
+
+template <class R>
+static void add_synapses_backward(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column, R *grad_column, const R *grad_table,
+                                  R *grad_weight, R *grad_w_s) {
+    constexpr int W = Lanes<R>::W;
+    const i64 row = a.num_branch + a.num_memory;
+    for (i64 j = 0; j < a.num_branch; j++) {
+        for (i64 h = 0; h < a.hidden; h++) column[h] = weight[h * row + j];
+        std::memset(grad_column, 0, a.table_row * sizeof(R));
+        for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
+            grad_w_s[k] = R(0);
+            if (routing[k] < 0) continue;
+            const R *from = grad_table + routing[k] * a.table_row;
+            const Vector<R> factor = all<R>(w_s[k]);
+            Vector<R> sum = {};
+            for (i64 h = 0; h < a.table_row; h += W) {
+                sum += load(from + h) * load(column + h);
+                store(grad_column + h, load(grad_column + h) + factor * load(from + h));
+            }
+            for (int i = 0; i < W; i++) grad_w_s[k] += sum[i];
+        }
+        for (i64 h = 0; h < a.hidden; h++) grad_weight[h * row + j] = grad_column[h];
+    }
+}
+
+template <class R> static void table_forward(const ElmTable *a, ElmShare *share) {  // neurons
+    const i64 row = a->num_branch + a->num_memory;
+    Arena arena((size_t)a->table_row * sizeof(R));
+    share->status = !arena.base;
+    if (share->status) return;
+    R *column = arena.take<R>(a->table_row);
+    for (i64 n = share->first; n < share->last; n++) {
+        const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
+        R *table = (R *)a->table + n * a->num_input * a->table_row;
+        if (a->routing)
+            add_synapses(*a, a->routing + n * a->routing_neuron, weight, w_s, column, table);
+        else
+            scale_columns(*a, weight, w_s, table);
+        for (i64 h = 0; h < a->hidden; h++) copy_row((R *)a->w_m + (n * a->hidden + h) * a->num_memory, weight + h * row + a->num_branch, a->num_memory);
+    }
+}
+
+template <class R> static void table_backward(const ElmTable *a, ElmShare *share) {
+    const i64 row = a->num_branch + a->num_memory;
+    Arena arena((size_t)2 * a->table_row * sizeof(R));
+    share->status = !arena.base;
+    if (share->status) return;
+    R *column = arena.take<R>(a->table_row), *grad_column = arena.take<R>(a->table_row);
+    for (i64 n = share->first; n < share->last; n++) {
+        const i64 synapses = n * a->num_branch * a->num_synapse;
+        const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + synapses;
+        const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
+        R *grad_weight = (R *)a->grad_weight + n * a->hidden * row, *grad_w_s = (R *)a->grad_w_s + synapses;
+        if (a->routing)
+            add_synapses_backward(*a, a->routing + n * a->routing_neuron, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
+        else
+            scale_columns_backward(*a, weight, w_s, grad_table, grad_weight, grad_w_s);
+        for (i64 h = 0; h < a->hidden; h++)
+            copy_row(grad_weight + h * row + a->num_branch, (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);
+    }
+}
+
+}  // namespace ELM_ISA
