@@ -11,6 +11,8 @@ and its wrapper ``fast.py``: they are built in a temporary folder with g++ and r
 ``--upstream``. ``--hosts`` adds recurrent layers of the same width from norse (``LSNNRecurrent``) and snnTorch (``SLSTM``): other neurons
 than ours, of which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs each variant once more in a process of its
 own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not counted.
+A population is compared with the authors' neurons one after the other and with layers as wide as all its memory units. Beside the times
+stands the floor of each row: its multiply-adds at the speed of a large matrix product on the same core.
 """
 
 from __future__ import annotations
@@ -49,6 +51,12 @@ class Row(NamedTuple):
     num_steps: int
     density: float  # of the input spikes; 0 stands for one-hot tokens
     branched: bool = False
+    num_neuron: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Memory units of all neurons."""
+        return self.num_memory * (self.num_neuron or 1)
 
 
 Result = dict[str, Any]
@@ -62,14 +70,16 @@ ROWS = {
     "S1000": Row(700, 100, 32, 1000, 0.02),
     "L1k": Row(16, 150, 32, 1024, 0.0),
     "L16k": Row(16, 150, 2, 16384, 0.0),
+    "P64": Row(140, 8, 32, 100, 0.03, num_neuron=64),
 }
 SMOKE = Row(40, 4, 2, 30, 0.05)
 OUTPUT_SIZE = 2
+FASTEST = "native, events"
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-3  # float32 against float64 reference, relative to the largest entry
 
 
 def make_neuron(row: Row) -> ELM:
-    options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0)}
+    options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0), "num_neuron": row.num_neuron}
     if row.branched:
         return BranchELM(row.input_size, OUTPUT_SIZE, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options)
     return ELM(row.input_size, OUTPUT_SIZE, row.num_memory, **options)
@@ -91,7 +101,8 @@ def load_upstream(checkout: Path) -> type[torch.nn.Module]:
     return upstream
 
 
-def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM) -> torch.nn.Module:
+def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM, index: int | None = None) -> torch.nn.Module:
+    """Their neuron with the weights of ours, of number `index` in a population."""
     config, cell = neuron.config, neuron.cell
     low, high = config.bounds
     branches = {} if config.num_branch is None else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
@@ -99,7 +110,9 @@ def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM) -> torch.nn.Modu
     twin = upstream(config.input_size, config.output_size, config.num_memory, **times, **branches)
     values = {f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()}
     values |= {f"w_y.{name}": p for name, p in cell.w_y.named_parameters()}
-    values |= {"_proto_w_s": cell._proto_w_s.flatten(), "_proto_tau_m": cell._proto_tau_m}
+    values |= {"_proto_w_s": cell._proto_w_s, "_proto_tau_m": cell._proto_tau_m}
+    values = {name: value if index is None else value[index] for name, value in values.items()}
+    values["_proto_w_s"] = values["_proto_w_s"].flatten()
     twin.load_state_dict({name: value.detach() for name, value in values.items()}, strict=False)
     return twin
 
@@ -140,7 +153,7 @@ def hosts(row: Row) -> dict[str, torch.nn.Module]:
     """The same width in other libraries."""
     import norse.torch  # type: ignore[import-untyped]
 
-    return {"norse LSNN": norse.torch.LSNNRecurrent(row.input_size, row.num_memory), "snnTorch SLSTM": SnnTorchLayer(row.input_size, row.num_memory)}
+    return {"norse LSNN": norse.torch.LSNNRecurrent(row.input_size, row.width), "snnTorch SLSTM": SnnTorchLayer(row.input_size, row.width)}
 
 
 def resident(kind: str) -> float:
@@ -211,6 +224,25 @@ def measure(
     return times
 
 
+def flops(row: Row) -> float:
+    """What a forward and backward pass has to compute: the recurrence, the readout, and for every event its hidden units; two a multiply-add."""
+    events = row.batch * row.num_steps * (row.density * row.input_size or 1.0)
+    hidden = 2 * row.num_memory
+    step = 3 * (2 * hidden * row.num_memory + OUTPUT_SIZE * row.num_memory)  # forward, backward, and the weights' gradients
+    return 2.0 * (row.num_neuron or 1) * (row.batch * row.num_steps * step + 2 * events * hidden)
+
+
+def product_speed() -> float:
+    """FLOP/s of a large matrix product in torch, float32, the best of ten."""
+    a, b = torch.randn(2, 1024, 1024)
+    best = float("inf")
+    for _ in range(12):
+        start = time.process_time()
+        a @ b
+        best = min(best, time.process_time() - start)
+    return 2.0 * 1024**3 / best
+
+
 class Variants(NamedTuple):
     """What is measured in one row."""
 
@@ -225,13 +257,13 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
     torch.manual_seed(0)
     x = make_input(row)
     neuron = make_neuron(row)
-    lstm = torch.nn.LSTM(row.input_size, row.num_memory, batch_first=True)
+    lstm = torch.nn.LSTM(row.input_size, row.width, batch_first=True)
     models: list[torch.nn.Module] = [neuron, lstm]
     runs: dict[str, Callable[[], Tensor]] = {}
     if upstream is not None:
-        twin = upstream_twin(upstream, neuron)
-        models.append(twin)
-        runs["upstream"] = lambda: twin(x)
+        twins = [upstream_twin(upstream, neuron, index) for index in ([None] if row.num_neuron is None else range(row.num_neuron))]
+        models += twins
+        runs["upstream"] = lambda: twins[0](x) if row.num_neuron is None else torch.stack([twin(x) for twin in twins], dim=2)
     for model in models:
         model.to(args.device)
     x, events = x.to(args.device), SpikeEvents.from_frames(x).to(args.device)
@@ -243,7 +275,8 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
     for backend in args.backends:
         runs[backend] = partial(run, backend, x)
         runs[f"{backend}, events"] = partial(run, backend, events)
-    if prototype is not None:
+    if prototype is not None and row.num_neuron is None:
+        twin = twins[0]
         dense, sparse = prototype.FusedELM(twin, "dense" if row.density == 0 else "scan"), prototype.FusedELM(twin, "events")
         csr = prototype.csr(x)
         runs |= {"prototype": lambda: dense(x), "prototype, events": lambda: sparse(x, csr)}
@@ -285,6 +318,7 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
         "ratio_to": peer,
         "ratio": {key: median[peer] / value for key, value in median.items()},
         "spread": {key: (min(values), max(values)) for key, values in times.items()},
+        "flops": flops(row),
         "peak_mib": peaks,
     }
 
@@ -333,6 +367,15 @@ def main() -> None:
         table.add_row(name, *(f"{ms:.1f} ({result['ratio'][key]:.1f}x)" for key, ms in result["median_ms"].items()))
         console.print(f"{name}: outputs and gradients agree with the float64 reference; measured")
     console.print(table)
+    if args.device == "cpu" and args.threads == [1] and "native" in args.backends:
+        speed = product_speed()
+        table = Table(
+            "row", "MFLOP", f"{FASTEST}, ms", "floor, ms", "reached", title=f"distance from a large matrix product, {speed / 1e9:.0f} GFLOP/s"
+        )
+        for result in results:
+            floor, spent = 1e3 * result["flops"] / speed, result["median_ms"][FASTEST]
+            table.add_row(result["row"], f"{result['flops'] / 1e6:.0f}", f"{spent:.1f}", f"{floor:.1f}", f"{floor / spent:.0%}")
+        console.print(table)
     if args.memory:
         table = Table("row", *results[0]["peak_mib"], title="peak of resident memory above the start, MiB")
         for result in results:

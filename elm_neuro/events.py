@@ -241,14 +241,20 @@ class SpikeEvents:
         if p == 0.0:
             return self
         keep = torch.rand(self.num_events, generator=generator, device=self.device) >= p
-        kept = self.select(keep)
-        return replace(kept, value=kept._values() / (1.0 - p)) if scale else kept
+        return self._selected(keep, 1.0 / (1.0 - p) if scale else 1.0)
 
     def select(self, keep: Tensor) -> SpikeEvents:
         """Only the events where `keep`, (num_events,), bool, is True, in the same frames."""
-        value = None if self.value is None else self.value[keep]
+        return self._selected(keep, 1.0)
+
+    def _selected(self, keep: Tensor, factor: float) -> SpikeEvents:
+        """Those where `keep` is True, their values times `factor`."""
+        kept = keep.nonzero().squeeze(-1)
+        channel, value = self.channel[kept], None if self.value is None else self.value[kept]
+        if factor != 1.0:
+            value = torch.full_like(channel, factor, dtype=self._dtype()) if value is None else value * factor
         indptr = torch.nn.functional.pad(keep.cumsum(0), (1, 0))[self.indptr]
-        return replace(self, indptr=indptr, channel=self.channel[keep], value=value)
+        return replace(self, indptr=indptr, channel=channel, value=value)
 
     def steps(self, start: int, stop: int) -> SpikeEvents:
         """The events of steps `start` to `stop` (exclusive), times counted from `start`."""

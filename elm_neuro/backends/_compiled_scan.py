@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends import _library
-from elm_neuro.backends._compiled_events import Events
 from elm_neuro.backends._compiled_table import padded_table, with_padded_rows
 from elm_neuro.backends._once import differentiable_once
 
@@ -87,7 +86,7 @@ class _Scan(Function):
     @staticmethod
     def forward(ctx: Any, way: Way, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         given = _operands(tensors)
-        y, m_last, kept = _forward(given, way, save=any(ctx.needs_input_grad))
+        y, m_last, kept = run_forward(given, way, save=any(ctx.needs_input_grad))
         ctx.way, ctx.num_kept = way, len(kept.m_starts)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(kept.saved, *kept.m_starts, *kept.f_starts, *tensors)
@@ -100,19 +99,20 @@ class _Scan(Function):
         num = ctx.num_kept
         kept, given = Kept(saved, tuple(rest[:num]), tuple(rest[num : 2 * num])), _operands(rest[2 * num :])
         wanted = ctx.needs_input_grad[1 + NUM_CONSTANT : 1 + NUM_SINGLE]
-        return (None,) * (1 + NUM_CONSTANT) + tuple(_backward(given, ctx.way, kept, grad_y, grad_m_last, wanted))
+        return (None,) * (1 + NUM_CONSTANT) + tuple(run_backward(given, ctx.way, kept, grad_y, grad_m_last, wanted))
 
 
 def _operands(tensors: Any) -> Operands:
     return Operands._make([*tensors[:NUM_SINGLE], tuple(tensors[NUM_SINGLE:])])
 
 
-def _forward(given: Operands, way: Way, *, save: bool) -> tuple[Tensor, Tensor, Kept]:
+def run_forward(given: Operands, way: Way, *, save: bool) -> tuple[Tensor, Tensor, Kept]:
+    """Output, last memory, and what the backward pass reads (nothing without `save`)."""
     given = _laid_out(given)
     like, parts = given.kappa, way.parts()
     y = _rows_like(given, way, given.b_y.shape)
     m_last = like.new_empty(way.batch, *like.shape)
-    saved = _library.large(like, _saved_size(given, way.batch, way.num_steps) if save and len(parts) == 1 else 0)
+    saved = _library.large(like, saved_size(given, way.batch, way.num_steps) if save and len(parts) == 1 else 0)
     m_starts: list[Tensor] = []
     f_starts: list[Tensor] = []
     m, f = given.m_0, given.start
@@ -131,7 +131,7 @@ def _forward(given: Operands, way: Way, *, save: bool) -> tuple[Tensor, Tensor, 
     return y, m_last, Kept(saved, tuple(m_starts), tuple(f_starts))
 
 
-def _backward(
+def run_backward(
     given: Operands, way: Way, kept: Kept, grad_y: Tensor | None, grad_m_last: Tensor | None, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Gradients of the operands from `x` on; those of x, table, dense, start, bias and m_0 where wanted."""
@@ -148,7 +148,7 @@ def _backward(
         **{name: torch.empty_like(getattr(given, name)) for name in ("kappa", "gain", "w_m", "w_y", "b_y")},
         layers=tuple(torch.empty_like(layer) for layer in given.layers),
     )
-    workspace = kept.saved if len(parts) == 1 else _library.large(like, _saved_size(given, way.batch, way.every))
+    workspace = kept.saved if len(parts) == 1 else _library.large(like, saved_size(given, way.batch, way.every))
     grad_f: Tensor | None = None
     for index in range(len(parts) - 1, -1, -1):
         first, count = parts[index]
@@ -196,7 +196,7 @@ def _rows_like(given: Operands, way: Way, shape: torch.Size) -> Tensor:
     return given.kappa.new_empty(way.batch, way.num_steps, *shape)
 
 
-def _saved_size(given: Operands, batch: int, num_steps: int) -> int:
+def saved_size(given: Operands, batch: int, num_steps: int) -> int:
     """Entries that the backward pass reads: hidden units and tanh of every step, and the memory before every chunk of steps."""
     kappa, chunk = given.kappa, _library.chunk(given.kappa.dtype)
     rows = batch * (kappa.numel() // kappa.shape[-1])
@@ -300,155 +300,3 @@ def _strides(tensor: Tensor) -> tuple[int, int, int]:
     """Strides of batch, time and neuron."""
     stride = tensor.stride()
     return stride[0], stride[1], stride[2] if len(stride) == 4 else 0
-
-
-# Inside torch.compile the same is an operator, into which it does not look; there `x` is searched for events in each pass.
-
-
-def run_compiled(given: Operands, *, silu: bool, sparse_input: str) -> tuple[Tensor, Tensor]:
-    """As :func:`run`, without events and lengths; `x` gets no gradient."""
-    single = given[NUM_CONSTANT - 1 : NUM_SINGLE]
-    y, m_last, _, _ = torch.ops.elm_neuro.scan(*single, list(given.layers), silu, sparse_input, torch.is_grad_enabled())
-    return y, m_last
-
-
-def _with_events(x: Tensor | None, kappa_b: Tensor | None, rest: list[Tensor | None], layers: list[Tensor], sparse_input: str) -> Operands:
-    """The operands, `x` replaced by its events where it is sparse; `rest` are those from `table` to `b_y`."""
-    found = None if x is None else Events.of(x.detach(), x.dtype, sparse_input)
-    events, x = ((None,) * 4, x) if found is None else (found[:4], None)
-    return Operands._make([*events, None, kappa_b, x, *rest, tuple(layers)])
-
-
-def _shape(x: Tensor | None, dense: Tensor | None) -> tuple[int, int]:
-    given = dense if x is None else x
-    if given is None:
-        raise RuntimeError("nothing arrives")
-    return given.shape[0], given.shape[1]
-
-
-@torch.library.custom_op("elm_neuro::scan", mutates_args=())
-def _scan_op(
-    kappa_b: Tensor | None,
-    x: Tensor | None,
-    table: Tensor | None,
-    dense: Tensor | None,
-    start: Tensor | None,
-    bias: Tensor | None,
-    m_0: Tensor | None,
-    kappa: Tensor,
-    gain: Tensor,
-    w_m: Tensor,
-    w_y: Tensor,
-    b_y: Tensor,
-    layers: list[Tensor],
-    silu: bool,
-    sparse_input: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    way = Way.of(*_shape(x, dense), kappa, silu=silu)
-    given = _with_events(x, kappa_b, [table, dense, start, bias, m_0, kappa, gain, w_m, w_y, b_y], layers, sparse_input)
-    y, m_last, kept = _forward(given, way, save=save)
-    return y.contiguous(), m_last, kept.saved, torch.tensor(way.tile)
-
-
-@_scan_op.register_fake
-def _(
-    kappa_b: Tensor | None,
-    x: Tensor | None,
-    table: Tensor | None,
-    dense: Tensor | None,
-    start: Tensor | None,
-    bias: Tensor | None,
-    m_0: Tensor | None,
-    kappa: Tensor,
-    gain: Tensor,
-    w_m: Tensor,
-    w_y: Tensor,
-    b_y: Tensor,
-    layers: list[Tensor],
-    silu: bool,
-    sparse_input: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, num_steps = _shape(x, dense)
-    given = Operands(None, None, None, None, None, kappa_b, x, table, dense, start, bias, m_0, kappa, gain, w_m, w_y, b_y, tuple(layers))
-    saved = kappa.new_empty(_saved_size(given, batch, num_steps) if save else 0)
-    return kappa.new_empty(batch, num_steps, *b_y.shape), kappa.new_empty(batch, *kappa.shape), saved, torch.empty((), dtype=torch.int64)
-
-
-@torch.library.custom_op("elm_neuro::scan_backward", mutates_args=())
-def _scan_backward_op(
-    grad_y: Tensor | None,
-    grad_m_last: Tensor | None,
-    saved: Tensor,
-    tile: Tensor,
-    kappa_b: Tensor | None,
-    x: Tensor | None,
-    table: Tensor | None,
-    dense: Tensor | None,
-    start: Tensor | None,
-    bias: Tensor | None,
-    m_0: Tensor | None,
-    kappa: Tensor,
-    gain: Tensor,
-    w_m: Tensor,
-    w_y: Tensor,
-    b_y: Tensor,
-    layers: list[Tensor],
-    silu: bool,
-    sparse_input: str,
-) -> list[Tensor]:
-    """Gradients from `table` on; of those that are not there, nothing."""
-    batch, num_steps = _shape(x, dense)
-    rest = [table, dense, start, bias, m_0, kappa, gain, w_m, w_y, b_y]
-    given = _with_events(x, kappa_b, rest, layers, sparse_input)
-    way = Way(batch, num_steps, silu, int(tile), num_steps)
-    wanted = (False, *(tensor is not None for tensor in rest))
-    grads = _backward(given, way, Kept(saved, (), ()), grad_y, grad_m_last, wanted)[1:]
-    return [kappa.new_empty(0) if grad is None else grad.contiguous() for grad in grads]
-
-
-@_scan_backward_op.register_fake
-def _(
-    grad_y: Tensor | None,
-    grad_m_last: Tensor | None,
-    saved: Tensor,
-    tile: Tensor,
-    kappa_b: Tensor | None,
-    x: Tensor | None,
-    table: Tensor | None,
-    dense: Tensor | None,
-    start: Tensor | None,
-    bias: Tensor | None,
-    m_0: Tensor | None,
-    kappa: Tensor,
-    gain: Tensor,
-    w_m: Tensor,
-    w_y: Tensor,
-    b_y: Tensor,
-    layers: list[Tensor],
-    silu: bool,
-    sparse_input: str,
-) -> list[Tensor]:
-    rest = [table, dense, start, bias, m_0, kappa, gain, w_m, w_y, b_y, *layers]
-    return [kappa.new_empty(0 if tensor is None else tensor.shape) for tensor in rest]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *single, layers, ctx.silu, ctx.sparse_input, _ = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[2:], *single, *layers)
-
-
-def _differentiate(ctx: Any, grad_y: Tensor | None, grad_m_last: Tensor | None, *_: None) -> tuple[Any, ...]:
-    num = NUM_SINGLE - NUM_CONSTANT + 1
-    saved, tile, *tensors = ctx.saved_tensors
-    single, layers = tensors[:num], tensors[num:]
-    if grad_y is None and grad_m_last is None:
-        return (None,) * (num + 4)
-    grads = torch.ops.elm_neuro.scan_backward(grad_y, grad_m_last, saved, tile, *single, layers, ctx.silu, ctx.sparse_input)
-    found = [grad if tensor is not None else None for grad, tensor in zip(grads, [*single[2:], *layers], strict=True)]
-    return None, None, *found[: num - 2], found[num - 2 :], None, None, None
-
-
-_scan_op.register_autograd(_differentiate, setup_context=_keep)

@@ -13,7 +13,8 @@ from torch import Tensor
 from elm_neuro.backends import _library, _torch
 from elm_neuro.backends._compiled_drive import drive
 from elm_neuro.backends._compiled_events import DTYPES, Events, searched
-from elm_neuro.backends._compiled_scan import Operands, Way, run, run_compiled
+from elm_neuro.backends._compiled_op import run_compiled
+from elm_neuro.backends._compiled_scan import Operands, Way, run
 from elm_neuro.backends._compiled_table import first_layer
 from elm_neuro.backends._projection import discounted_sum
 from elm_neuro.backends._recompute import in_parts

@@ -192,10 +192,12 @@ class SpikeClassification(LightningModule):
         if self.input_dropout:
             x = drop_input(x, self.input_dropout, generator=torch.Generator(device).manual_seed(self._seed(0)))
         with torch.random.fork_rng([device] if device.type == "cuda" else []), spikes_recorded(self.network) as spikes:
-            torch.manual_seed(self._seed(1))  # of dropout inside the network
+            # of dropout inside the network; torch.manual_seed would also seed a GPU that is not there, for which it writes out the stack
+            seed = torch.manual_seed if device.type == "cuda" else torch.default_generator.manual_seed
+            seed(self._seed(1))
             logits = self(x)
         loss = F.cross_entropy(logits, labels)
-        self.train_accuracy(logits, labels)
+        self.train_accuracy.update(logits, labels)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
         if self.spike_l1:

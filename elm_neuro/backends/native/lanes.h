@@ -71,6 +71,11 @@ template <class R> ELM_INLINE void store_part(R *p, Vector<R> x, int count) {
 }
 #endif
 
+// Have these bytes brought near while something else is computed.
+ELM_INLINE void prefetch(const void *from, i64 bytes) {
+    for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
+}
+
 // One row between an unpadded array and a padded one; the padding is neither read nor written.
 template <class R> ELM_INLINE void copy_row(R *to, const R *from, i64 size) {
     constexpr int W = Lanes<R>::W;

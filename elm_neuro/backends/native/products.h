@@ -49,7 +49,8 @@ ELM_INLINE void product(i64 num_term, int num_vector, const R *a, i64 row, i64 s
     if (v < num_vector) tile<R, MB, 1>(num_term, a, row, step, b, ldb, v, start, end);
 }
 
-// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out, ldb), all padded.
+// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out or more, ldb), all
+// padded: rows of c up to the next whole tile are written.
 template <class R> static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, R *c) {
     constexpr int W = Lanes<R>::W;
     for (i64 out = 0; out < num_out; out += TILE) {

@@ -252,6 +252,8 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
         hidden[l] = (const R *)a.saved + s.saved_hidden(a, l, task);
     }
     const R *tanhs = (const R *)a.saved + s.saved_tanh(a, task), *memory = (const R *)a.saved + s.saved_memory(a, task);
+    const R *grad_y[MB];
+    for (int i = 0; i < MB; i++) grad_y[i] = (const R *)a.grad_y + (task.sample + i) * a.grad_y_batch + task.neuron * a.grad_y_neuron;
     if (a.grad_f_last)
         for (int i = 0; i < MB; i++) copy_row(f + i * s.fp, (const R *)a.grad_f_last + samples.row[i] * s.first, s.first);
     const Arrivals<R> events = arrivals<R>(a, s, task.neuron, grad_table);
@@ -264,17 +266,24 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
                     const i64 o = (t * MB + i) * s.dp + j;
                     store(before + o + MB * s.dp, load(before + o) * load(w.kappa + j) + load(w.gain + j) * load(tanhs + start * MB * s.dp + o));
                 }
+        for (i64 t = start; t < start + count; t++)
+            for (int i = 0; i < MB; i++) {
+                R *to = dy + ((t - start) * MB + i) * s.op;
+                if (t < samples.length[i])
+                    copy_row(to, grad_y[i] + t * a.grad_y_time, s.o);
+                else
+                    std::memset(to, 0, s.op * sizeof(R));
+            }
         for (i64 t = start + count - 1; t >= start; t--) {
             const i64 at = (t - start) * MB;
-            R *q = dq + at * s.dp, *gy = dy + at * s.op;
-            const R *m = before + at * s.dp, *th = tanhs + t * MB * s.dp;
-            for (int i = 0; i < MB; i++) {
-                if (t < samples.length[i])
-                    copy_row(gy + i * s.op, (const R *)a.grad_y + (task.sample + i) * a.grad_y_batch + t * a.grad_y_time + task.neuron * a.grad_y_neuron, s.o);
-                else
-                    std::memset(gy + i * s.op, 0, s.op * sizeof(R));
-                if (a.grad_m_last && t == samples.length[i] - 1) add_row(carry + i * s.dp, (const R *)a.grad_m_last + samples.row[i] * s.d, s.d);
+            R *q = dq + at * s.dp;
+            const R *gy = dy + at * s.op, *m = before + at * s.dp, *th = tanhs + t * MB * s.dp;
+            if (t >= CHUNK) {  // what the next chunk reads: no processor expects it backward in time
+                prefetch(tanhs + (t - CHUNK) * MB * s.dp, MB * s.dp * sizeof(R));
+                for (i64 l = 0; l < s.layers; l++) prefetch(hidden[l] + (t - CHUNK) * MB * s.hp, MB * s.hp * sizeof(R));
             }
+            for (int i = 0; i < MB; i++)
+                if (a.grad_m_last && t == samples.length[i] - 1) add_row(carry + i * s.dp, (const R *)a.grad_m_last + samples.row[i] * s.d, s.d);
             product<R, MB>(
                 s.o, int(s.dp / W), gy, s.op, 1, w.readout, s.dp, [&](int i, int v) ELM_LAMBDA { return load(carry + i * s.dp + v * W); },
                 [&](int i, int v, Vector<R> x) ELM_LAMBDA {  // x: gradient of the memory
@@ -318,13 +327,13 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
         const i64 num = count * MB;
         for (i64 l = s.layers - 1; l >= 0; l--) {
             const R *out = l + 1 == s.layers ? dq : dz[l + 1], *h = silu ? post[l] : hidden[l] + start * MB * s.hp;
-            add_outer(num, out, s.outp(l), s.outp(l), h, s.hp, sum.weight[l]);
+            add_outer(num, out, s.outp(l), s.out(l), h, s.hp, sum.weight[l]);
             add_rows(num, out, s.outp(l), sum.bias[l]);
         }
         R *flow = s.layers ? dz[0] : dq;
-        add_outer(num, flow, s.fp, s.fp, before, s.dp, sum.recurrent);
+        add_outer(num, flow, s.fp, s.first, before, s.dp, sum.recurrent);
         add_rows(num, flow, s.fp, sum.first_bias);
-        add_outer(num, dy, s.op, (s.o + TILE - 1) / TILE * TILE, before + MB * s.dp, s.dp, sum.readout);
+        add_outer(num, dy, s.op, s.o, before + MB * s.dp, s.dp, sum.readout);
         add_rows(num, dy, s.op, sum.read_bias);
         if (!grad_table && !a.grad_dense && !a.grad_initial) continue;
         for (int i = 0; i < MB; i++) {
