@@ -153,7 +153,7 @@ def run_backward(
     for index in range(len(parts) - 1, -1, -1):
         first, count = parts[index]
         m, f = (kept.m_starts[index - 1], kept.f_starts[index - 1]) if index else (given.m_0, given.start)
-        args, held = _arguments(given, way, first, count, m, f)
+        args, held = _arguments(given, way, first, count, m, f, forward=len(parts) > 1)
         args.saved = workspace.data_ptr()
         if len(parts) > 1:
             again = torch.empty_like(kept.m_starts[0])
@@ -205,9 +205,12 @@ def saved_size(given: Operands, batch: int, num_steps: int) -> int:
 
 
 def _arguments(
-    given: Operands, way: Way, first: int, count: int, m: Tensor | None, f: Tensor | None
+    given: Operands, way: Way, first: int, count: int, m: Tensor | None, f: Tensor | None, *, forward: bool = True
 ) -> tuple[_library.ScanArgs, tuple[Tensor | None, ...]]:
-    """Arguments for `count` steps from `first` on with this memory and this integral before them, and tensors that must outlive the call."""
+    """Arguments for `count` steps from `first` on with this memory and this integral before them, and tensors that must outlive the call.
+
+    Without `forward` the product with `x` is not computed: there is only room for its gradient.
+    """
     kappa, layers = given.kappa, given.layers
     num_neuron, hidden = kappa.numel() // kappa.shape[-1], given.w_m.shape[-2] if layers else 0
     num_input = 0 if given.table is None else given.table.shape[1]
@@ -222,7 +225,7 @@ def _arguments(
         args.begin, args.end = _library.address(given.begin), _library.address(given.end)
         args.channel, args.value = given.channel.data_ptr(), _library.address(given.value)
     elif given.x is not None:
-        dense = _project(given, way, first, count)
+        dense = _project(given, way, first, count) if forward else kappa.new_empty(way.batch, count, *given.w_m.shape[:-1])
     if dense is not None:
         args.dense, (args.dense_batch, args.dense_time, args.dense_neuron) = dense.data_ptr(), _strides(dense)
     args.lengths, args.kappa_b, args.initial, args.m_0 = map(_library.address, (lengths, given.kappa_b, f, m))
@@ -278,7 +281,10 @@ def _project_backward(given: Operands, grad_v: Tensor, first: int, count: int, g
             grads.x[:, first : first + count] = torch.einsum("btnh,nih->btni", grad_v, table)
         return
     flat = grad_v.flatten(2).flatten(0, 1)
-    grads.table.add_((x.flatten(0, 1).mT @ flat).view(table.shape[1], table.shape[0], -1).transpose(0, 1))
+    if table.shape[0] == 1:
+        grads.table[0].addmm_(x.flatten(0, 1).mT, flat)
+    else:
+        grads.table.add_((x.flatten(0, 1).mT @ flat).view(table.shape[1], table.shape[0], -1).transpose(0, 1))
     if grads.x is not None:
         grads.x[:, first : first + count] = (flat @ _side_by_side(table).mT).view(x.shape)
 
