@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +118,7 @@ def run_forward(given: Operands, way: Way, *, save: bool) -> tuple[Tensor, Tenso
     f_starts: list[Tensor] = []
     m, f = given.m_0, given.start
     for index, (first, count) in enumerate(parts):
-        args, held = _arguments(given, way, first, count, m, f)
+        args, _alive = _arguments(given, way, first, count, m, f)
         if index + 1 < len(parts):
             m, f = torch.empty_like(m_last), like.new_empty(way.batch, *given.w_m.shape[:-1])
             m_starts.append(m)
@@ -127,7 +128,6 @@ def run_forward(given: Operands, way: Way, *, save: bool) -> tuple[Tensor, Tenso
         args.y, (args.y_batch, args.y_time, args.y_neuron) = y[:, first:].data_ptr(), _strides(y)
         args.m_last, args.f_last, args.saved = m.data_ptr(), _library.address(f), saved.data_ptr() if saved.numel() else None
         _call(_library.library().elm_scan_forward, args, like)
-        del held
     return y, m_last, Kept(saved, tuple(m_starts), tuple(f_starts))
 
 
@@ -140,13 +140,14 @@ def run_backward(
     x, table, dense, start, _, m_0, *_ = wanted
     grad_y = like.new_zeros(()).expand(way.batch, way.num_steps, *given.b_y.shape) if grad_y is None else grad_y
     grad_y, grad_m = _library.rows(grad_y), None if grad_m_last is None else grad_m_last.contiguous()
+    room = partial(torch.empty_like, memory_format=torch.contiguous_format)
     grads = given._replace(
-        x=None if given.x is None or not x else torch.empty_like(given.x),
+        x=None if given.x is None or not x else room(given.x),
         table=None if given.table is None or not (table or x) else padded_table(like, *given.table.shape, zero=True),
-        dense=None if given.dense is None or not dense else torch.empty_like(given.dense, memory_format=torch.contiguous_format),
-        bias=None if given.bias is None else torch.empty_like(given.bias),
-        **{name: torch.empty_like(getattr(given, name)) for name in ("kappa", "gain", "w_m", "w_y", "b_y")},
-        layers=tuple(torch.empty_like(layer) for layer in given.layers),
+        dense=None if given.dense is None or not dense else room(given.dense),
+        bias=None if given.bias is None else room(given.bias),
+        **{name: room(getattr(given, name)) for name in ("kappa", "gain", "w_m", "w_y", "b_y")},
+        layers=tuple(room(layer) for layer in given.layers),
     )
     workspace = kept.saved if len(parts) == 1 else _library.large(like, saved_size(given, way.batch, way.every))
     grad_f: Tensor | None = None

@@ -262,6 +262,32 @@ assert torch.equal(run(), expected)
 
 
 @native
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")
+@pytest.mark.parametrize("given", ["events", "frames"])
+def test_a_recomputed_pass_takes_the_memory_of_its_parts(given: str) -> None:
+    """16,384 rows of 60 + 120 units in float32 are 12 MiB; of 256 steps at a time they are 0.4, and the frames' product adds as much."""
+    code = f"""
+import torch
+from elm_neuro import ELM, SpikeEvents
+from neuron_speed import peak_above_start
+torch.manual_seed(0)
+torch.set_num_threads(1)
+x = (torch.rand(2, 8192, 40) < 0.05).float()
+x = SpikeEvents.from_frames(x) if {given!r} == "events" else x + 0.1
+neuron = ELM(40, 1, num_memory=60, backend="native")
+for neuron.recompute_every in (256, None):
+    neuron.recompute_every, every = 20, neuron.recompute_every  # what is loaded once
+    neuron(x.steps(0, 40) if {given!r} == "events" else x[:, :40])[0].sum().backward()
+    neuron.recompute_every = every
+    print(peak_above_start(lambda: neuron(x)[0].square().sum().backward()))
+"""
+    path = f"{REPOSITORY / 'benchmarks'}{os.pathsep}{REPOSITORY}"
+    recomputed, kept = map(float, run_python(code, PYTHONPATH=path, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="65536").split())
+    assert kept > 11.0
+    assert recomputed < kept / 4
+
+
+@native
 def test_layouts_of_the_input_do_not_matter() -> None:
     torch.manual_seed(0)
     neuron = ELM(70, 2, num_memory=6, backend="native")

@@ -71,6 +71,26 @@ template <class R> ELM_INLINE void store_part(R *p, Vector<R> x, int count) {
 }
 #endif
 
+// The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
+#if defined(__AVX512F__)
+ELM_INLINE unsigned occupied(const float *p) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_setzero_ps(), _CMP_NEQ_UQ); }
+ELM_INLINE unsigned occupied(const double *p) { return _mm512_cmp_pd_mask(_mm512_loadu_pd(p), _mm512_setzero_pd(), _CMP_NEQ_UQ); }
+#elif defined(__AVX2__)
+ELM_INLINE unsigned occupied(const float *p) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_setzero_ps(), _CMP_NEQ_UQ)); }
+ELM_INLINE unsigned occupied(const double *p) { return (unsigned)_mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(p), _mm256_setzero_pd(), _CMP_NEQ_UQ)); }
+#else
+template <class R> ELM_INLINE unsigned occupied(const R *p) {
+    uint64_t words[VECTOR_BYTES / 8];
+    std::memcpy(words, p, sizeof words);
+    uint64_t any = 0;
+    for (uint64_t word : words) any |= word;
+    unsigned bits = 0;
+    if (any)
+        for (int j = 0; j < Lanes<R>::W; j++) bits |= (unsigned)(p[j] != R(0)) << j;
+    return bits;
+}
+#endif
+
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {
     for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);

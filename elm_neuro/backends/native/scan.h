@@ -124,6 +124,15 @@ template <class R> ELM_INLINE Arrivals<R> arrivals(const ElmScan &a, const Shape
     return {a.begin, a.end, a.channel, (const R *)a.value, (const R *)a.table + neuron * a.num_input * s.fp, grad_table, s.fp, a.wide != 0};
 }
 
+// A product whose terms come from behind a relu, if so without those that are 0 where that pays.
+template <class R, int MB, class Start, class End>
+ELM_INLINE void behind_relu(bool sparse, i64 num_term, int32_t *list, int num_vector, const R *a, i64 row, const R *b, i64 ldb, Start start, End end) {
+    if (MB <= 2 && sparse)
+        sparse_product<R, MB>(num_term, list, num_vector, a, row, b, ldb, start, end);
+    else
+        product<R, MB>(num_term, num_vector, a, row, 1, b, ldb, start, end);
+}
+
 // Whether there was memory enough.
 template <class R, int MB> static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape<R> &s, const Neuron<R> &w, const Task &task) {
     constexpr int W = Lanes<R>::W;
@@ -131,10 +140,12 @@ template <class R, int MB> static __attribute__((noinline)) bool forward_task(co
     const bool silu = a.silu, keep = a.saved;
     const Samples<MB> samples(a, task);
     const i64 chunk = CHUNK < samples.longest ? CHUNK : samples.longest;
-    Arena arena((size_t)MB * ((1 + chunk) * s.fp + (s.layers + 2) * s.hp + 3 * s.dp + s.op + 64 * (s.layers + 8)) * sizeof(R));
+    Arena arena((size_t)MB * ((1 + chunk) * s.fp + (s.layers + 3) * s.hp + 3 * s.dp + s.op + 64 * (s.layers + 8)) * sizeof(R));
     if (!arena.base) return false;
     R *decayed = arena.take<R>(MB * s.dp), *memory = arena.take<R>(MB * s.dp), *tanh_step = arena.take<R>(MB * s.dp), *f = arena.take<R>(MB * s.fp);
     R *z_chunk = arena.take<R>(MB * chunk * s.fp), *post = arena.take<R>(MB * s.hp), *post_next = arena.take<R>(MB * s.hp);
+    int32_t *active = arena.take<int32_t>(s.hp + 16);
+    const bool sparse = !silu;
     R *y = arena.take<R>(MB * s.op), *hidden[ELM_MAX_LAYERS];
     for (i64 l = 0; l < s.layers; l++) hidden[l] = keep ? (R *)a.saved + s.saved_hidden(a, l, task) : arena.take<R>(MB * s.hp);
     for (int i = 0; i < MB; i++) {
@@ -180,8 +191,8 @@ template <class R, int MB> static __attribute__((noinline)) bool forward_task(co
                     R *z_l = hidden[l + 1] + (keep ? t * MB * s.hp : 0);
                     R *next = !silu ? z_l : in == post ? post_next : post;
                     const R *bias = w.bias[l];
-                    product<R, MB>(
-                        s.h, int(s.hp / W), in, s.hp, 1, w.weight[l], s.hp, [&](int, int v) ELM_LAMBDA { return load(bias + v * W); },
+                    behind_relu<R, MB>(
+                        sparse, s.h, active, int(s.hp / W), in, s.hp, w.weight[l], s.hp, [&](int, int v) ELM_LAMBDA { return load(bias + v * W); },
                         [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                             if (silu) store(z_l + i * s.hp + v * W, x);
                             store(next + i * s.hp + v * W, activated<R>(x, silu));
@@ -189,8 +200,8 @@ template <class R, int MB> static __attribute__((noinline)) bool forward_task(co
                     in = next;
                 }
                 const R *bias = w.bias[s.layers - 1];
-                product<R, MB>(
-                    s.h, int(s.dp / W), in, s.hp, 1, w.weight[s.layers - 1], s.dp, [&](int, int v) ELM_LAMBDA { return load(bias + v * W); }, propose);
+                behind_relu<R, MB>(
+                    sparse, s.h, active, int(s.dp / W), in, s.hp, w.weight[s.layers - 1], s.dp, [&](int, int v) ELM_LAMBDA { return load(bias + v * W); }, propose);
             }
             if (a.y)
                 product<R, MB>(
@@ -240,10 +251,12 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
     const bool silu = a.silu;
     const Samples<MB> samples(a, task);
     const i64 rows = (CHUNK < samples.longest ? CHUNK : samples.longest) * MB;
-    Arena arena((size_t)(MB * (5 * s.dp + s.fp) + rows * (2 * s.dp + s.op) + 2 * s.layers * rows * s.hp + 64 * (10 + 2 * s.layers)) * sizeof(R));
+    Arena arena((size_t)(MB * (5 * s.dp + s.fp) + s.hp + 16 + rows * (2 * s.dp + s.op) + 2 * s.layers * rows * s.hp + 64 * (10 + 2 * s.layers)) * sizeof(R));
     if (!arena.base) return false;
     R *g = arena.take<R>(MB * s.dp), *carry = arena.take<R>(MB * s.dp), *d_kappa = arena.take<R>(MB * s.dp), *d_gain = arena.take<R>(MB * s.dp);
     R *f = arena.take<R>(MB * s.fp), *dq = arena.take<R>(rows * s.dp), *before = arena.take<R>((rows + MB) * s.dp), *dy = arena.take<R>(rows * s.op);
+    int32_t *active = arena.take<int32_t>(s.hp + 16);
+    const bool sparse = !silu;
     R *dz[ELM_MAX_LAYERS], *post[ELM_MAX_LAYERS];
     const R *hidden[ELM_MAX_LAYERS];
     for (i64 l = 0; l < s.layers; l++) {
@@ -298,8 +311,8 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
             for (i64 l = s.layers - 1; l >= 0; l--) {
                 R *to = dz[l] + at * s.hp, *h = silu ? post[l] + at * s.hp : nullptr;
                 const R *z = hidden[l] + t * MB * s.hp;
-                product<R, MB>(
-                    terms, int(s.hp / W), flow, row, 1, w.weight[l], s.hp, [](int, int) ELM_LAMBDA { return Vector<R>{}; },
+                behind_relu<R, MB>(
+                    sparse && flow != q, terms, active, int(s.hp / W), flow, row, w.weight[l], s.hp, [](int, int) ELM_LAMBDA { return Vector<R>{}; },
                     [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                         const i64 o = i * s.hp + v * W;
                         const Vector<R> at_z = load(z + o), zero = {};
@@ -316,8 +329,8 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
                 terms = s.h;
                 row = s.hp;
             }
-            product<R, MB>(
-                terms, int(s.dp / W), flow, row, 1, w.recurrent, s.dp, [&](int i, int v) ELM_LAMBDA { return load(g + i * s.dp + v * W); },
+            behind_relu<R, MB>(
+                sparse && s.layers, terms, active, int(s.dp / W), flow, row, w.recurrent, s.dp, [&](int i, int v) ELM_LAMBDA { return load(g + i * s.dp + v * W); },
                 [&](int i, int v, Vector<R> x) ELM_LAMBDA {  // x: gradient of the decayed memory
                     const i64 o = i * s.dp + v * W;
                     store(d_kappa + o, load(d_kappa + o) + x * load(m + o));
