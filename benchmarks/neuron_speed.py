@@ -1,7 +1,7 @@
 """Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness check.
 
     python benchmarks/neuron_speed.py [--upstream CHECKOUT] [--device cuda] [--rows N8 E20] [--repeats 7] [--json FILE]
-                                      [--backends torch native] [--prototype FOLDER] [--hosts] [--threads 1 2] [--memory]
+                                      [--markdown FILE] [--backends torch native] [--prototype FOLDER] [--hosts] [--threads 1 2] [--memory]
 
 Times are medians of processor time on one thread, of wall time on a GPU or where ``--threads`` names more than one: then each variant
 is measured with each number of threads, interleaved, and the process must not be pinned to one core. With ``--upstream``, a checkout of
@@ -323,6 +323,32 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
     }
 
 
+def described(row: Row) -> str:
+    """What a row of the tables in the documentation stands for."""
+    neurons = f"{row.num_neuron} × " if row.num_neuron else ""
+    kind = "Branch-ELM" if row.branched else "ELM"
+    inputs = f"{row.input_size} one-hot" if row.density == 0 else f"{row.input_size}, density {row.density:g}"
+    return f"{kind} {inputs} → {neurons}{row.num_memory}, T {row.num_steps:,}, batch {row.batch}"
+
+
+def markdown(results: list[Result], rows: dict[str, Row]) -> str:
+    """The table for the documentation: milliseconds and ratios, then peaks of memory in MiB where they were measured."""
+    lines = []
+    for kind, shown in (
+        ("median_ms", lambda r, key: f"{r['median_ms'][key]:.1f} ({r['ratio'][key]:.1f}x)"),
+        ("peak_mib", lambda r, key: f"{r['peak_mib'][key]:.0f}"),
+    ):
+        keys = list(results[0][kind])
+        if keys:
+            lines += [f"| {kind} | {' | '.join(keys)} |", f"| --- | {' | '.join('---:' for _ in keys)} |"]
+            lines += [
+                f"| {r['row']}: {described(rows[r['row']])} | {' | '.join(shown(r, key) if key in r[kind] else '' for key in keys)} |"
+                for r in results
+            ]
+            lines.append("")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
@@ -336,6 +362,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also peaks of resident memory, each in a process of its own")
     parser.add_argument("--peak-of", metavar="VARIANT", help="print the peak of resident memory of this variant in the first row and stop")
     parser.add_argument("--json", type=Path, help="write all times to this file")
+    parser.add_argument("--markdown", type=Path, help="write the tables for the documentation to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -381,6 +408,8 @@ def main() -> None:
         for result in results:
             table.add_row(result["row"], *(f"{peak:.1f}" for peak in result["peak_mib"].values()))
         console.print(table)
+    if args.markdown:
+        args.markdown.write_text(markdown(results, rows), encoding="utf-8")
     if args.json:
         settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "device": device, "backends": backends.available()}
         found = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}

@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ("name", "options", "needs"),
     [
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
-        ("neuron_speed", ["--repeats", "1", "--hosts", "--threads", "1", "2"], ["norse", "snntorch"]),
+        ("neuron_speed", ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"], ["norse", "snntorch"]),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
         ("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"]),
     ],
@@ -36,6 +36,8 @@ def test_a_benchmark_runs_small(name: str, options: list[str], needs: list[str],
     finally:
         torch.set_num_threads(threads)
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["settings"]
+    if "--markdown" in options:
+        assert len((tmp_path / "table.md").read_text(encoding="utf-8").splitlines()) == 3
     if "--out" in options:
         assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))
 
