@@ -71,7 +71,8 @@ def scan(
             sparse = compiling and searched(x, sparse_input)
             commutes = commutes and (sparse or params.routing is None or params.mlp_weight[0].shape[-2] <= params.w_s.shape[-2])
             if recompute_every is not None and not commutes:
-                return in_parts(partial(scan, sparse_input="off"), x, params, state, lengths, recompute_every)
+                with lowered:
+                    return in_parts(partial(scan, sparse_input="off"), x, params, state, lengths, recompute_every)
         through = _through_hidden if commutes else _through_branches
         given, b = through(x, events, params, state, lengths, lowered, sparse_input)
         silu = params.activation == "silu"
@@ -154,7 +155,7 @@ def _through_branches(
     lowered: torch.autocast,
     sparse_input: str,
 ) -> tuple[Operands, Tensor]:
-    """The same where the filter runs on the branches."""
+    """The same where the filter runs on the branches; inside torch.compile frames stay dense here."""
     shape, num_input = params.w_s.shape[:-1], x.shape[-1]  # ([num_neuron,] num_branch)
     decay, b_0 = params.kappa_b.expand(shape).flatten(), None if state is None else state.b.flatten(1)
     if events is None and isinstance(x, Tensor):

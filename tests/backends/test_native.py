@@ -411,14 +411,17 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 
 @native
-def test_autocast_lowers_the_projection_only() -> None:
+@pytest.mark.parametrize("recompute_every", [None, 7])
+@pytest.mark.parametrize("branches", [{}, {"num_branch": 10, "num_synapse_per_branch": 8, "routing": "window"}], ids=["ELM", "Branch-ELM"])
+def test_autocast_lowers_the_projection_only(branches: dict[str, Any], recompute_every: int | None) -> None:
     torch.manual_seed(0)
-    neuron = ELM(40, 2, num_memory=20, backend="native")
+    neuron = (BranchELM if branches else ELM)(40, 2, num_memory=20, backend="native", recompute_every=recompute_every, **branches)
     x = torch.rand(2, 30, 40)
     exact = neuron(x)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, state = neuron(x)
-    assert state.m.dtype == state.b.dtype == torch.float32
+    assert y.dtype == torch.bfloat16 and state.m.dtype == state.b.dtype == torch.float32
+    assert 0.0 < float((y - exact).detach().abs().max())
     assert_close(y.float(), exact, dtype=torch.bfloat16)
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 and bool(p.grad.isfinite().all()) for p in neuron.parameters())
