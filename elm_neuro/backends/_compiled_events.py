@@ -46,10 +46,12 @@ class Events(NamedTuple):
         """The events of dense frames, or None where there are more than `density` of the entries."""
         x = x if x.stride(2) == 1 else x.contiguous()
         batch, num_steps, num_input = x.shape
-        parts = min(_library.threads_for(x.numel()), batch)
-        room = math.ceil(density * (x.numel() / parts if density < 1.0 else -(-batch // parts) * num_steps * num_input))
+        # as much room for any number of threads: torch.utils.checkpoint holds a second pass to the shapes of the first
+        size = math.ceil(density * x.numel())
+        parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
+        room = size // parts
         begin, end = torch.empty(2, batch * num_steps, dtype=torch.int64).unbind()
-        channel, value = torch.empty(parts * room, dtype=torch.int32), x.new_empty(parts * room)
+        channel, value = torch.empty(size, dtype=torch.int32), x.new_empty(size)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
         args.frames, args.begin, args.end = x.data_ptr(), begin.data_ptr(), end.data_ptr()
         args.channel, args.value = channel.data_ptr(), value.data_ptr()

@@ -79,28 +79,31 @@ class Kept(NamedTuple):
 
 def run(given: Operands, way: Way) -> tuple[Tensor, Tensor]:
     """Output of every step, (batch, time, [num_neuron,] output_size), and memory after each sample's last, (batch, [num_neuron,] num_memory)."""
-    y, m_last = _Scan.apply(way, *given[:NUM_SINGLE], *given.layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    y, m_last = _Scan.apply(way, torch.is_grad_enabled(), *given[:NUM_SINGLE], *given.layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return y, m_last
 
 
 class _Scan(Function):
     @staticmethod
-    def forward(ctx: Any, way: Way, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, way: Way, recorded: bool, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         given = _operands(tensors)
-        y, m_last, kept = run_forward(given, way, save=any(ctx.needs_input_grad))
+        y, m_last, kept = run_forward(given, way, save=recorded and any(ctx.needs_input_grad))
         ctx.way, ctx.num_kept = way, len(kept.m_starts)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(kept.saved, *kept.m_starts, *kept.f_starts, *tensors)
+        # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it belongs to what is saved then
+        ctx.save_for_backward(torch.tensor(way.tile), kept.saved, *kept.m_starts, *kept.f_starts, *tensors)
         return y, m_last
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad_y: Tensor | None, grad_m_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved, *rest = ctx.saved_tensors
+        tile, saved, *rest = ctx.saved_tensors
         num = ctx.num_kept
         kept, given = Kept(saved, tuple(rest[:num]), tuple(rest[num : 2 * num])), _operands(rest[2 * num :])
-        wanted = ctx.needs_input_grad[1 + NUM_CONSTANT : 1 + NUM_SINGLE]
-        return (None,) * (1 + NUM_CONSTANT) + tuple(run_backward(given, ctx.way, kept, grad_y, grad_m_last, wanted))
+        wanted = ctx.needs_input_grad[2 + NUM_CONSTANT : 2 + NUM_SINGLE]
+        with torch.autocast("cpu", enabled=False):
+            grads = run_backward(given, ctx.way._replace(tile=int(tile)), kept, grad_y, grad_m_last, wanted)
+        return (None,) * (2 + NUM_CONSTANT) + tuple(grads)
 
 
 def _operands(tensors: Any) -> Operands:

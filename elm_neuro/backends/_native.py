@@ -54,6 +54,7 @@ def scan(
     """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
     if x.shape[0] * x.shape[1] == 0:
         return _torch.scan(x, params, zero_state(params, x.shape[0]) if state is None else state, lengths=lengths, sparse_input=sparse_input)
+    lengths = None if lengths is None else lengths.contiguous()
     commutes = params.kappa_b.ndim == 0 and params.branch_activation is None  # the filter may follow the first layer
     if recompute_every is not None and not commutes:
         return in_parts(partial(scan, sparse_input=sparse_input), x, params, state, lengths, recompute_every)

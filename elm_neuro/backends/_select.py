@@ -137,6 +137,7 @@ def scan(
     """
     check_sparse_input(sparse_input, x)
     name = _checked(backend, x, params)
+    state = None if state is None else ELMState(*(part.to(params.kappa_m.dtype) for part in state))  # autocast lets others pass
     if name == "native" and torch.compiler.is_compiling() and isinstance(x, Tensor) and lengths is None and recompute_every is None:
         return _native.scan(x, params, state, sparse_input=sparse_input)  # operators: nothing to unroll
     return _scan(name, x, params, state, lengths, recompute_every, sparse_input)

@@ -454,6 +454,84 @@ def test_a_compiled_network_has_no_graph_break_and_the_same_gradients(options: d
 
 
 @native
+@pytest.mark.parametrize("given", ["events", "sparse frames", "dense frames"])
+def test_lengths_may_lie_anywhere_in_memory(given: str) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(30, 2, num_memory=4, backend="native")
+    x = (torch.rand(4, 20, 30) < (0.7 if given == "dense frames" else 0.05)).float()
+    frames: Any = SpikeEvents.from_frames(x) if given == "events" else x
+    table = torch.tensor([[5, 99], [10, 99], [20, 99], [0, 99]])
+    for lengths in (table[:, 0], table[:1, 0].expand(4)):
+        y, after = neuron(frames, None, lengths)
+        wanted, end = neuron(frames, None, lengths.contiguous())
+        for one, other in ((y, wanted), (after.b, end.b), (after.m, end.m)):
+            assert torch.equal(one, other)
+
+
+@native
+@pytest.mark.parametrize("options", [{"tau_s": tuple(1.0 + i for i in range(64))}, {"branch_activation": "tanh"}, {}])
+@pytest.mark.parametrize("density", [0.02, 0.7])
+@pytest.mark.parametrize("threads", [(1, 4), (4, 1)])
+def test_checkpoints_may_run_again_with_another_number_of_threads(
+    options: dict[str, Any], density: float, threads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved in the second pass is laid out for its own number of threads."""
+    monkeypatch.setattr(_library, "threads_for", lambda work: torch.get_num_threads())
+    torch.manual_seed(0)
+    neuron, x = ELM(64, 2, num_memory=6, backend="native", **options), (torch.rand(9, 40, 64) < density).float()
+    expected = torch.autograd.grad(neuron(x)[0].square().sum(), list(neuron.parameters()))
+    before = torch.get_num_threads()
+    try:
+        for every in (13, None):
+            neuron.recompute_every = every
+            torch.set_num_threads(threads[0])
+            loss = torch.utils.checkpoint.checkpoint(lambda: neuron(x)[0].square().sum(), use_reentrant=False)
+            torch.set_num_threads(threads[1])
+            for grad, wanted in zip(torch.autograd.grad(loss, list(neuron.parameters())), expected, strict=True):
+                assert_close(grad, wanted, scale=10.0)
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"tau_s": tuple(1.0 + i for i in range(30))}])
+def test_under_autocast_a_state_of_another_dtype_counts_as_what_it_is(dtype: torch.dtype, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    neuron, x = ELM(30, 2, num_memory=4, backend="native", **options), (torch.rand(2, 20, 30) < 0.05).float()
+    state = ELMState(*(torch.randn(part.shape).to(dtype) for part in neuron.cell.initial_state(2)))
+    same = ELMState(*(part.float() for part in state))
+    for given in (x, SpikeEvents.from_frames(x)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for one, other in zip(neuron(given, state)[1], neuron(given, same)[1], strict=True):
+                assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+@native
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_kept_where_no_backward_pass_follows(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(_library, "large", lambda like, size: kept.append(size) or like.new_empty(size))
+    neuron, x = ELM(30, 2, num_memory=4, backend="native"), torch.rand(2, 20, 30)
+    with context():
+        neuron(x)
+    neuron(x)
+    assert kept[0] == 0 and kept[1] > 0
+
+
+@native
+def test_a_backward_pass_inside_autocast_is_exact() -> None:
+    torch.manual_seed(0)
+    neuron, x = ELM(40, 2, num_memory=6, backend="native"), torch.randn(3, 25, 40, requires_grad=True)
+    leaves = [x, *neuron.parameters()]
+    expected = torch.autograd.grad(neuron(x)[0].square().sum(), leaves)
+    loss = neuron(x)[0].square().sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for grad, wanted in zip(torch.autograd.grad(loss, leaves), expected, strict=True):
+            assert_close(grad, wanted)
+
+
+@native
 def test_compiled_operators_refuse_second_derivatives() -> None:
     torch._dynamo.reset()
     neuron = ELM(3, 1, num_memory=2, backend="native")
