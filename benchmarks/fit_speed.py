@@ -25,7 +25,8 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
-from neuron_speed import OUTPUT_TOLERANCE, load_upstream, upstream_twin
+from neuron_speed import OUTPUT_TOLERANCE
+from peers import load_upstream, upstream_twin
 from raster_speed import BATCH_SIZE, authors_loader
 from rich.console import Console
 from rich.table import Table

@@ -12,22 +12,18 @@ and its wrapper ``fast.py``: they are built in a temporary folder with g++ and r
 than ours, of which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs each variant once more in a process of its
 own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not counted.
 A population is compared with the authors' neurons one after the other and with layers as wide as all its memory units. Beside the times
-stands the floor of each row: its multiply-adds at the speed of a large matrix product on the same core.
+stands the share of the floor that native reaches with events: the time of the row's multiply-adds in a large matrix product on the same core.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
-import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -36,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from peers import hosts, load_prototype, load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -89,71 +86,6 @@ def make_input(row: Row) -> Tensor:
     if row.density == 0:
         return torch.nn.functional.one_hot(torch.randint(row.input_size, (row.batch, row.num_steps)), row.input_size).float()
     return (torch.rand(row.batch, row.num_steps, row.input_size) < row.density).float()
-
-
-def load_upstream(checkout: Path) -> type[torch.nn.Module]:
-    if not (checkout / "src/expressive_leaky_memory_neuron.py").is_file():
-        raise SystemExit(f"--upstream must be a checkout of the authors' repository, found no src/expressive_leaky_memory_neuron.py in {checkout}")
-    sys.path.insert(0, str(checkout))
-    sys.modules.setdefault("seaborn", types.ModuleType("seaborn"))  # imported there for figures only
-    from src.expressive_leaky_memory_neuron import ELM as upstream  # type: ignore[import-not-found]
-
-    return upstream
-
-
-def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM, index: int | None = None) -> torch.nn.Module:
-    """Their neuron with the weights of ours, of number `index` in a population."""
-    config, cell = neuron.config, neuron.cell
-    low, high = config.bounds
-    branches = {} if config.num_branch is None else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
-    times = {"memory_tau_min": low, "memory_tau_max": high, "learn_memory_tau": config.learn_tau_m, "delta_t": config.delta_t}
-    twin = upstream(config.input_size, config.output_size, config.num_memory, **times, **branches)
-    values = {f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()}
-    values |= {f"w_y.{name}": p for name, p in cell.w_y.named_parameters()}
-    values |= {"_proto_w_s": cell._proto_w_s, "_proto_tau_m": cell._proto_tau_m}
-    values = {name: value if index is None else value[index] for name, value in values.items()}
-    values["_proto_w_s"] = values["_proto_w_s"].flatten()
-    twin.load_state_dict({name: value.detach() for name, value in values.items()}, strict=False)
-    return twin
-
-
-def load_prototype(folder: Path) -> types.ModuleType:
-    """The scratch wrapper, its kernel built beside a copy of it; flags are those of its README."""
-    built = Path(tempfile.mkdtemp(prefix="elm_prototype_"))
-    shutil.copy(folder / "fast.py", built)
-    flags = "-O3 -w -march=x86-64-v3 -fno-math-errno -ffp-contract=fast -shared -fPIC".split()
-    subprocess.run(["g++", *flags, "-o", str(built / "libelm_x86-64-v3.so"), str(folder / "elm_core.cpp")], check=True)
-    os.environ["ELM_ARCH"] = "x86-64-v3"
-    spec = importlib.util.spec_from_file_location("elm_prototype", built / "fast.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class SnnTorchLayer(torch.nn.Module):
-    """snnTorch's recurrent LSTM over a sequence, behind a linear layer: 1.0 forgets its state in every step where input and width differ."""
-
-    def __init__(self, input_size: int, width: int) -> None:
-        import snntorch  # type: ignore[import-untyped]
-
-        super().__init__()
-        self.before, self.layer = torch.nn.Linear(input_size, width), snntorch.SLSTM(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        syn, mem = self.layer.init_slstm()
-        spikes = []
-        for x_t in self.before(x).unbind(1):
-            spike, syn, mem = self.layer(x_t, syn, mem)
-            spikes.append(spike)
-        return torch.stack(spikes, dim=1)
-
-
-def hosts(row: Row) -> dict[str, torch.nn.Module]:
-    """The same width in other libraries."""
-    import norse.torch  # type: ignore[import-untyped]
-
-    return {"norse LSNN": norse.torch.LSNNRecurrent(row.input_size, row.width), "snnTorch SLSTM": SnnTorchLayer(row.input_size, row.width)}
 
 
 def resident(kind: str) -> float:
@@ -282,7 +214,7 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
         runs |= {"prototype": lambda: dense(x), "prototype, events": lambda: sparse(x, csr)}
     others: dict[str, Callable[[], Tensor]] = {"nn.LSTM": lambda: lstm(x)[0]}
     if args.hosts:
-        layers = hosts(row)
+        layers = hosts(row.input_size, row.width)
         models += [layer.to(args.device) for layer in layers.values()]
         norse, snntorch = layers.values()
         others |= dict(zip(layers, (lambda: norse(x.transpose(0, 1))[0], lambda: snntorch(x)), strict=True))
@@ -319,6 +251,7 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
         "ratio": {key: median[peer] / value for key, value in median.items()},
         "spread": {key: (min(values), max(values)) for key, values in times.items()},
         "flops": flops(row),
+        "of_the_floor": flops(row) / args.floor / median[FASTEST] if args.floor and FASTEST in median else None,
         "peak_mib": peaks,
     }
 
@@ -332,20 +265,20 @@ def described(row: Row) -> str:
 
 
 def markdown(results: list[Result], rows: dict[str, Row]) -> str:
-    """The table for the documentation: milliseconds and ratios, then peaks of memory in MiB where they were measured."""
+    """The tables for the documentation: milliseconds, ratios and share of the floor, then peaks of memory in MiB where they were measured."""
     lines = []
-    for kind, shown in (
-        ("median_ms", lambda r, key: f"{r['median_ms'][key]:.1f} ({r['ratio'][key]:.1f}x)"),
-        ("peak_mib", lambda r, key: f"{r['peak_mib'][key]:.0f}"),
-    ):
-        keys = list(results[0][kind])
-        if keys:
-            lines += [f"| {kind} | {' | '.join(keys)} |", f"| --- | {' | '.join('---:' for _ in keys)} |"]
-            lines += [
-                f"| {r['row']}: {described(rows[r['row']])} | {' | '.join(shown(r, key) if key in r[kind] else '' for key in keys)} |"
-                for r in results
-            ]
-            lines.append("")
+    for kind in ("median_ms", "peak_mib"):
+        keys, last = list(results[0][kind]), ["of the floor"] if kind == "median_ms" else []
+        if not keys:
+            continue
+        lines += [f"| {' | '.join([kind, *keys, *last])} |", f"| --- | {' | '.join('---:' for _ in [*keys, *last])} |"]
+        for result in results:
+            cells = [f"{result[kind][key]:.1f}" if key in result[kind] else "" for key in keys]
+            if last:
+                cells = [f"{cell} ({result['ratio'][key]:.1f}x)" if cell else "" for key, cell in zip(keys, cells, strict=True)]
+                cells.append("" if result["of_the_floor"] is None else f"{result['of_the_floor']:.0%}")
+            lines.append(f"| {result['row']}: {described(rows[result['row']])} | {' | '.join(cells)} |")
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -377,6 +310,7 @@ def main() -> None:
     upstream = load_upstream(args.upstream) if args.upstream else None
     rows = {"smoke": SMOKE} if args.smoke else {name: ROWS[name] for name in args.rows}
 
+    args.floor = product_speed() if args.device == "cpu" and args.threads == [1] else None
     if args.peak_of:
         return print_peak(next(iter(rows.values())), upstream, prototype, args)
     console = Console(width=None if sys.stdout.isatty() else 170)
@@ -391,18 +325,12 @@ def main() -> None:
             table.add_column("row")
             for key in result["median_ms"]:
                 table.add_column(key, justify="right")
-        table.add_row(name, *(f"{ms:.1f} ({result['ratio'][key]:.1f}x)" for key, ms in result["median_ms"].items()))
+            table.add_column("of the floor", justify="right")
+        share, ms = result["of_the_floor"], result["median_ms"]
+        cells = [f"{ms[key]:.1f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in results[0]["median_ms"]]
+        table.add_row(name, *cells, "" if share is None else f"{share:.0%}")
         console.print(f"{name}: outputs and gradients agree with the float64 reference; measured")
     console.print(table)
-    if args.device == "cpu" and args.threads == [1] and "native" in args.backends:
-        speed = product_speed()
-        table = Table(
-            "row", "MFLOP", f"{FASTEST}, ms", "floor, ms", "reached", title=f"distance from a large matrix product, {speed / 1e9:.0f} GFLOP/s"
-        )
-        for result in results:
-            floor, spent = 1e3 * result["flops"] / speed, result["median_ms"][FASTEST]
-            table.add_row(result["row"], f"{result['flops'] / 1e6:.0f}", f"{spent:.1f}", f"{floor:.1f}", f"{floor / spent:.0%}")
-        console.print(table)
     if args.memory:
         table = Table("row", *results[0]["peak_mib"], title="peak of resident memory above the start, MiB")
         for result in results:
@@ -412,6 +340,7 @@ def main() -> None:
         args.markdown.write_text(markdown(results, rows), encoding="utf-8")
     if args.json:
         settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "device": device, "backends": backends.available()}
+        settings["flops_of_a_product"] = args.floor
         found = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

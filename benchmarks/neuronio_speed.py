@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from neuron_speed import load_upstream, upstream_twin
+from peers import load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
 

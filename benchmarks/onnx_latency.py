@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from neuron_speed import load_upstream, upstream_twin
+from peers import load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

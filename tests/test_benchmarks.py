@@ -37,7 +37,10 @@ def test_a_benchmark_runs_small(name: str, options: list[str], needs: list[str],
         torch.set_num_threads(threads)
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["settings"]
     if "--markdown" in options:
-        assert len((tmp_path / "table.md").read_text(encoding="utf-8").splitlines()) == 3
+        head, _, row = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+        found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"][0]
+        assert head.split(" | ")[1:-1] == list(found["median_ms"])
+        assert [float(cell.split()[0]) for cell in row.split(" | ")[1:-1]] == [round(ms, 1) for ms in found["median_ms"].values()]
     if "--out" in options:
         assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 FOLDER = Path(__file__).parent / "native"
 LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
-LARGE_BYTES = 1 << 22
+LARGE_BYTES = 1 << 22  # buffers from this size on ask for large pages, of 2 MiB on most systems
 
 _Layers = ctypes.c_void_p * MAX_LAYERS
 

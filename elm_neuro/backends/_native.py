@@ -19,7 +19,7 @@ from elm_neuro.backends._compiled_table import first_layer
 from elm_neuro.backends._projection import discounted_sum
 from elm_neuro.backends._recompute import in_parts
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, branch_input, branch_matrix, zero_state
+from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
@@ -55,7 +55,7 @@ def scan(
     if x.shape[0] * x.shape[1] == 0:
         return _torch.scan(x, params, zero_state(params, x.shape[0]) if state is None else state, lengths=lengths, sparse_input=sparse_input)
     lengths = None if lengths is None else lengths.contiguous()
-    commutes = params.kappa_b.ndim == 0 and params.branch_activation is None  # the filter may follow the first layer
+    commutes = _torch.may_commute(params)
     if recompute_every is not None and not commutes:
         return in_parts(partial(scan, sparse_input=sparse_input), x, params, state, lengths, recompute_every)
     lowered = torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu"))
@@ -133,18 +133,7 @@ def _through_hidden(
     given = _operands(
         params, state, lengths, w_m, events=events, x=x, table=None if dense is not None else table, dense=dense, start=start, filtered=True
     )
-    return given, _branch_traces(total, params, state, x.shape[1], lengths)
-
-
-def _branch_traces(total: Tensor, params: ELMParameters, state: ELMState | None, num_steps: int, lengths: Tensor | None) -> Tensor:
-    """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input."""
-    if params.w_s.ndim == 3 and total.ndim == 2:  # input shared by the neurons of a population
-        total = total.unsqueeze(1).expand(-1, params.w_s.shape[0], -1)
-    arrived = branch_input(total, params.w_s, params.routing)
-    if state is None:
-        return arrived
-    age = num_steps if lengths is None else lengths.view(-1, *[1] * (arrived.ndim - 1))
-    return params.kappa_b**age * state.b + arrived
+    return given, _torch.branch_traces(total, params, state, x.shape[1], lengths)
 
 
 def _through_branches(

@@ -25,7 +25,7 @@ def differentiable_once(backward: Backward) -> Backward:
             results = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return results
-        refused: tuple[Any, ...] = _Refused.apply(torch.empty(0, requires_grad=True), *results)  # type: ignore[no-untyped-call]
+        refused: tuple[Any, ...] = _Refused.apply(torch.empty(0, requires_grad=True), *results)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return refused
 
     return run

@@ -13,7 +13,7 @@ from elm_neuro.backends._filter import leaky_filter
 from elm_neuro.backends._memory import memory_scan
 from elm_neuro.backends._projection import discounted_sum, project, sparse_where_faster
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, branch_matrix
+from elm_neuro.functional import ELMParameters, ELMState, branch_input, branch_matrix
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
@@ -71,8 +71,12 @@ def valid(lengths: Tensor, like: Tensor) -> Tensor:
 
 def filters_commute(params: ELMParameters) -> bool:
     """Whether the trace filter may follow the first MLP layer, and does so on no more channels than there are branches."""
-    num_hidden, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
-    return params.kappa_b.ndim == 0 and params.branch_activation is None and num_hidden <= num_branch
+    return may_commute(params) and params.mlp_weight[0].shape[-2] <= params.w_s.shape[-2]
+
+
+def may_commute(params: ELMParameters) -> bool:
+    """Whether the trace filter may follow the first MLP layer: all branches share their time constant and have no nonlinearity."""
+    return params.kappa_b.ndim == 0 and params.branch_activation is None
 
 
 def _through_hidden(
@@ -90,17 +94,18 @@ def _through_hidden(
     u = leaky_filter(v.to(state.b.dtype), params.kappa_b, matvec(weight, state.b)) + bias
 
     total = discounted_sum(x, params.kappa_b, lengths)
-    return u, branch_traces(total, to_branch, params, state, x.shape[1], lengths)
+    return u, branch_traces(total, params, state, x.shape[1], lengths)
 
 
-def branch_traces(total: Tensor, to_branch: Tensor | None, params: ELMParameters, state: ELMState, num_steps: int, lengths: Tensor | None) -> Tensor:
+def branch_traces(total: Tensor, params: ELMParameters, state: ELMState | None, num_steps: int, lengths: Tensor | None) -> Tensor:
     """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input."""
     if params.w_s.ndim == 3 and total.ndim == 2:  # input shared by the neurons of a population
         total = total.unsqueeze(1).expand(-1, params.w_s.shape[0], -1)
-    arrived = total * params.w_s.squeeze(-1) if to_branch is None else matvec(to_branch, total)
-    if lengths is None:
-        return params.kappa_b**num_steps * state.b + arrived
-    return params.kappa_b ** lengths.view(-1, *[1] * (state.b.ndim - 1)) * state.b + arrived
+    arrived = branch_input(total, params.w_s, params.routing)
+    if state is None:
+        return arrived
+    age = num_steps if lengths is None else lengths.view(-1, *[1] * (arrived.ndim - 1))
+    return params.kappa_b**age * state.b + arrived
 
 
 def _through_branches(

@@ -49,8 +49,11 @@ def zero_state(params: ELMParameters, batch: int) -> ELMState:
     """The state before a sequence: zeros.
 
     Args:
-        params: the neuron's parameters.
+        params: the neuron's parameters; they give the sizes, the dtype and the device.
         batch: number of samples.
+
+    Returns:
+        b (batch, [num_neuron,] num_branch) and m (batch, [num_neuron,] num_memory).
     """
     return ELMState(params.w_s.new_zeros(batch, *params.w_s.shape[:-1]), params.kappa_m.new_zeros(batch, *params.kappa_m.shape))
 
