@@ -264,11 +264,23 @@ def described(row: Row) -> str:
     return f"{kind} {inputs} → {neurons}{row.num_memory}, T {row.num_steps:,}, batch {row.batch}"
 
 
+def columns(results: list[Result], kind: str) -> list[str]:
+    """The variants that any row has."""
+    return list(dict.fromkeys(key for result in results for key in result[kind]))
+
+
+def writable(path: str) -> Path:
+    """A file to be written at the end of a long measurement: its folder has to be there at the start."""
+    if not Path(path).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of a result must exist, got {path}")
+    return Path(path)
+
+
 def markdown(results: list[Result], rows: dict[str, Row]) -> str:
     """The tables for the documentation: milliseconds, ratios and share of the floor, then peaks of memory in MiB where they were measured."""
     lines = []
     for kind in ("median_ms", "peak_mib"):
-        keys, last = list(results[0][kind]), ["of the floor"] if kind == "median_ms" else []
+        keys, last = columns(results, kind), ["of the floor"] if kind == "median_ms" else []
         if not keys:
             continue
         lines += [f"| {' | '.join([kind, *keys, *last])} |", f"| --- | {' | '.join('---:' for _ in [*keys, *last])} |"]
@@ -294,8 +306,8 @@ def main() -> None:
     parser.add_argument("--hosts", action="store_true", help="also recurrent layers of norse and snnTorch")
     parser.add_argument("--memory", action="store_true", help="also peaks of resident memory, each in a process of its own")
     parser.add_argument("--peak-of", metavar="VARIANT", help="print the peak of resident memory of this variant in the first row and stop")
-    parser.add_argument("--json", type=Path, help="write all times to this file")
-    parser.add_argument("--markdown", type=Path, help="write the tables for the documentation to this file")
+    parser.add_argument("--json", type=writable, help="write all times to this file")
+    parser.add_argument("--markdown", type=writable, help="write the tables for the documentation to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -316,25 +328,29 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 170)
     device = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     threads, clock = " and ".join(map(str, args.threads)), "wall time" if args.device == "cuda" or max(args.threads) > 1 else "processor time"
-    table = Table(title=f"forward + backward, float32, {clock} on {threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)")
     results = []
     for name, row in rows.items():
         result = benchmark(name, row, upstream, prototype, args)
         results.append(result)
-        if not table.columns:
-            table.add_column("row")
-            for key in result["median_ms"]:
-                table.add_column(key, justify="right")
-            table.add_column("of the floor", justify="right")
-        share, ms = result["of_the_floor"], result["median_ms"]
-        cells = [f"{ms[key]:.1f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in results[0]["median_ms"]]
-        table.add_row(name, *cells, "" if share is None else f"{share:.0%}")
         console.print(f"{name}: outputs and gradients agree with the float64 reference; measured")
+    keys = columns(results, "median_ms")
+    table = Table(
+        "row",
+        *keys,
+        "of the floor",
+        title=f"forward + backward, float32, {clock} on {threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)",
+    )
+    for result in results:
+        share, ms = result["of_the_floor"], result["median_ms"]
+        cells = [f"{ms[key]:.1f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
+        table.add_row(result["row"], *cells, "" if share is None else f"{share:.0%}")
     console.print(table)
     if args.memory:
-        table = Table("row", *results[0]["peak_mib"], title="peak of resident memory above the start, MiB")
+        keys = columns(results, "peak_mib")
+        table = Table("row", *keys, title="peak of resident memory above the start, MiB")
         for result in results:
-            table.add_row(result["row"], *(f"{peak:.1f}" for peak in result["peak_mib"].values()))
+            peaks = result["peak_mib"]
+            table.add_row(result["row"], *(f"{peaks[key]:.1f}" if key in peaks else "" for key in keys))
         console.print(table)
     if args.markdown:
         args.markdown.write_text(markdown(results, rows), encoding="utf-8")

@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -25,7 +24,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from neuron_speed import Row, check, in_a_process, make_input, make_neuron, measure, peak_above_start
+from neuron_speed import Row, check, in_a_process, make_input, make_neuron, measure, peak_above_start, writable
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -128,9 +127,9 @@ def _titled(axis: Axes, letter: str, title: str, unit: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="name of the figure, written with .png and .pdf")
+    parser.add_argument("--out", type=writable, help="name of the figure, written with .png and .pdf")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write all times and peaks to this file")
+    parser.add_argument("--json", type=writable, help="write all times and peaks to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, in seconds")
     parser.add_argument("--peak-of", choices=list(COLOURS), help="print the peak of resident memory of this variant and stop")
     parser.add_argument("--index", type=int, default=0, help="with --peak-of: which of the numbers of time steps")
