@@ -1,4 +1,7 @@
-"""Neurons survive the disk bit by bit, the authors' checkpoints compute what they computed, and a bad file says what is wrong with it."""
+"""Neurons survive the disk bit by bit, the authors' checkpoints compute what they computed, and a bad file says what is wrong with it.
+
+Long: what is written, read and refused is tested on the same saved neurons.
+"""
 
 from __future__ import annotations
 

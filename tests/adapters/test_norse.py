@@ -1,3 +1,8 @@
+"""The faces against norse's contract of cells and layers.
+
+Long: one file a host, as the source.
+"""
+
 from __future__ import annotations
 
 import copy

@@ -1,5 +1,8 @@
 """The faces against snnTorch's contract of a neuron (its own Alpha and Synaptic run as the control), its Lapicque as the oracle of firing and
-reset, and nn.SpikingELM and nn.ALIF on the same weights."""
+reset, and nn.SpikingELM and nn.ALIF on the same weights.
+
+Long: one file a host, as the source.
+"""
 
 from __future__ import annotations
 

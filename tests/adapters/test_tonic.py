@@ -1,4 +1,7 @@
-"""SHD-Adding and SHD as tonic data sets: tonic's own transforms, caches and collation work on them, and nothing stale is served."""
+"""SHD-Adding and SHD as tonic data sets: tonic's own transforms, caches and collation work on them, and nothing stale is served.
+
+Long: one file a host, as the source.
+"""
 
 from __future__ import annotations
 

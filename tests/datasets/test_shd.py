@@ -1,3 +1,8 @@
+"""SHD-format files: binning against plain loops, storage, loaders, and files that are damaged or hostile.
+
+Long: the files of all these tests are made in one place.
+"""
+
 from __future__ import annotations
 
 import hashlib
