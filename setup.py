@@ -1,7 +1,7 @@
 """Builds the library of the native backend while the package is built; everything else stands in pyproject.toml.
 
-A compiler is never required: where there is none, or it fails, the package is built without the library and runs on the `torch` backend.
-``CXX`` or ``CC`` name the compiler (``CC=false``: none), ``CXXFLAGS`` adds flags.
+A compiler is never required: where there is none, or it fails, the package is built without the library and runs on the
+`torch` backend. ``CXX`` or ``CC`` name the compiler (``CC=false``: none), ``CXXFLAGS`` adds flags.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def compile_library(compiler: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources())).hexdigest()[:16]
         steps = [("library", [f'-DELM_SOURCES="{digest}"', *(["-DELM_X86"] if x86 else [])], "library.cpp")]
-        steps += [(name, [*extra, f"-DELM_ISA={name}"], "kernels.cpp") for name, extra in (X86_SETS if x86 else {"baseline": []}).items()]
+        steps += [
+            (name, [*extra, f"-DELM_ISA={name}"], "kernels.cpp")
+            for name, extra in (X86_SETS if x86 else {"baseline": []}).items()
+        ]
 
         def compile_one(step: tuple[str, list[str], str]) -> str:
             name, extra, source = step
@@ -62,7 +65,16 @@ def compile_library(compiler: list[str], target: Path) -> None:
             objects = list(pool.map(compile_one, steps))
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}")
-        linked = [*compiler, "-shared", *shlex.split(os.environ.get("CXXFLAGS", "")), *objects, "-o", str(partial), "-lm", "-lpthread"]
+        linked = [
+            *compiler,
+            "-shared",
+            *shlex.split(os.environ.get("CXXFLAGS", "")),
+            *objects,
+            "-o",
+            str(partial),
+            "-lm",
+            "-lpthread",
+        ]
         try:
             subprocess.run(linked, check=True)
             os.replace(partial, target)
@@ -74,7 +86,10 @@ class BuildNative(Command):
     """Compile the native backend; a failure leaves the package without it."""
 
     description = "compile the library of the native backend"
-    user_options: ClassVar = [("build-lib=", "d", "folder of the built package"), ("inplace", "i", "build beside the sources")]
+    user_options: ClassVar = [
+        ("build-lib=", "d", "folder of the built package"),
+        ("inplace", "i", "build beside the sources"),
+    ]
     boolean_options: ClassVar = ["inplace"]
     editable_mode = False
 

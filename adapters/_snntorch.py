@@ -38,7 +38,10 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
     def __init__(self, core: nn.Module, output_shape: tuple[int, ...], **host: Any) -> None:
         if host["reset_mechanism"] not in RESETS:
             raise ValueError(f"reset_mechanism must be one of {list(RESETS)}, got {host['reset_mechanism']!r}")
-        for name in ("threshold", "graded_spikes_factor"):  # snnTorch would keep an integer as such, and the caller's own tensor
+        for name in (
+            "threshold",
+            "graded_spikes_factor",
+        ):  # snnTorch would keep an integer as such, and the caller's own tensor
             value = torch.as_tensor(host.get(name, 1.0), dtype=torch.get_default_dtype()).detach().clone()
             if value.shape not in ((), output_shape[-1:], output_shape):
                 raise ValueError(f"{name} must be a number or have shape {output_shape}, got {tuple(value.shape)}")
@@ -96,11 +99,15 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         """The states given, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for zeros."""
         if self.init_hidden:
             if any(part is not None for part in given):
-                raise TypeError(f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them itself")
+                raise TypeError(
+                    f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them itself"
+                )
             given = self._hidden()
             if given[0].ndim > 1:
                 if given[0].shape[0] != batch:
-                    raise ValueError(f"x must have the hidden states' batch of {given[0].shape[0]} until reset_mem(), got {batch}")
+                    raise ValueError(
+                        f"x must have the hidden states' batch of {given[0].shape[0]} until reset_mem(), got {batch}"
+                    )
                 return self._hidden()
         shapes = self._shapes(batch)
         if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in given):
@@ -109,7 +116,9 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         states = []
         for name, part, shape in zip(self.state_names, given, shapes, strict=True):
             if not isinstance(part, Tensor):
-                raise TypeError(f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} for {name}")
+                raise TypeError(
+                    f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} for {name}"
+                )
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
             self.core.cell.check_tensor(name, part)
@@ -133,7 +142,9 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy, which refuse a tensor inside a graph."""
-        return self.__dict__ | {"_buffers": {name: None if part is None else part.detach() for name, part in self._buffers.items()}}
+        return self.__dict__ | {
+            "_buffers": {name: None if part is None else part.detach() for name, part in self._buffers.items()}
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,17 +1,20 @@
-"""Our neurons as norse's: ``out, state = neuron(x, state=None)``, time first, any number of batch dimensions, times in seconds.
+"""Our neurons as norse's: ``out, state = neuron(x, state=None)``, time first, any number of batch dimensions, times in
+seconds.
 
-norse knows a stateful module by a parameter named `state` in its ``forward``, not by its class. The faces here have one, and stand in
-``norse.torch.SequentialState`` and ``RecurrentSequential``, inside ``Lift`` (the cells) and beside it, like norse's own.
+norse knows a stateful module by a parameter named `state` in its ``forward``, not by its class. The faces here have
+one, and stand in ``norse.torch.SequentialState`` and ``RecurrentSequential``, inside ``Lift`` (the cells) and beside
+it, like norse's own.
 
-- **Times are seconds**, as everywhere in norse: `dt`, and also `tau_s`, `tau_m_init`, `tau_m_bounds`, `tau_v`, `tau_a` and `latency`.
-  The rest of elm_neuro counts milliseconds; so does the wrapped neuron, `face.core`.
-- **Layouts**: a layer takes ``[T, *batch, input_size]`` and gives ``[T, *batch, output_size]``, a cell the same without T. A cell cannot
-  know that an axis is time: use a layer, or ``Lift(cell)``, for sequences.
-- **State** is a plain named tuple of tensors ``[*batch, ...]`` with the membrane or readout as `v`, zeros by default. Hand it on to go
-  on; :func:`detach` it between the pieces of a long sequence; start with None where the batch changes.
-- ``cell.compile()`` compiles in place; the wrapper that ``torch.compile(cell)`` returns hides `state` from norse. A layer inside a
-  compiled network runs uncompiled, because its loop over time would be unrolled.
-- norse's surrogates fit: ``surrogate=functools.partial(norse.torch.functional.threshold.threshold, method="super", alpha=100.0)``.
+- **Times are seconds**, as everywhere in norse: `dt`, and also `tau_s`, `tau_m_init`, `tau_m_bounds`, `tau_v`, `tau_a`
+  and `latency`. The rest of elm_neuro counts milliseconds; so does the wrapped neuron, `face.core`.
+- **Layouts**: a layer takes ``[T, *batch, input_size]`` and gives ``[T, *batch, output_size]``, a cell the same without
+  T. A cell cannot know that an axis is time: use a layer, or ``Lift(cell)``, for sequences.
+- **State** is a plain named tuple of tensors ``[*batch, ...]`` with the membrane or readout as `v`, zeros by default.
+  Hand it on to go on; :func:`detach` it between the pieces of a long sequence; start with None where the batch changes.
+- ``cell.compile()`` compiles in place; the wrapper that ``torch.compile(cell)`` returns hides `state` from norse. A
+  layer inside a compiled network runs uncompiled, because its loop over time would be unrolled.
+- norse's surrogates fit:
+  ``surrogate=functools.partial(norse.torch.functional.threshold.threshold, method="super", alpha=100.0)``.
 
 >>> import norse.torch as norse
 >>> from elm_neuro.adapters.norse import ELM
@@ -48,9 +51,18 @@ __all__ = ["ALIF", "ELM", "ALIFCell", "ALIFState", "BranchELM", "ELMCell", "Spik
 OLDEST = "1.1"  # of norse
 FOUND = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
 if [int(number) for number in re.findall(r"\d+", FOUND)[:2]] < [int(number) for number in OLDEST.split(".")]:
-    raise ImportError(f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {FOUND}: pip install "elm-neuro[norse]"')
+    raise ImportError(
+        f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {FOUND}: pip install "elm-neuro[norse]"'
+    )
 
-TIMES = ("tau_s", "tau_m_init", "tau_m_bounds", "tau_v", "tau_a", "latency")  # keywords in seconds here, in ms in elm_neuro.nn
+TIMES = (
+    "tau_s",
+    "tau_m_init",
+    "tau_m_bounds",
+    "tau_v",
+    "tau_a",
+    "latency",
+)  # keywords in seconds here, in ms in elm_neuro.nn
 SPIKE_OPTIONS = frozenset(inspect.signature(nn.SpikeOutput).parameters) - {"generator"}
 
 State = TypeVar("State", SpikingELMState, ALIFState)
@@ -85,7 +97,9 @@ class _Face(torch.nn.Module, Generic[State]):
         if self.time_axes and isinstance(x, SpikeEvents):
             return (x.shape[0],)
         if not isinstance(x, Tensor) or x.layout != torch.strided:
-            raise TypeError(f"x must be a dense tensor {layout}, got {x.layout if isinstance(x, Tensor) else type(x).__name__}")
+            raise TypeError(
+                f"x must be a dense tensor {layout}, got {x.layout if isinstance(x, Tensor) else type(x).__name__}"
+            )
         if x.ndim < self.time_axes + 1 or x.shape[-1] != self.input_size:
             raise ValueError(f"x must have shape {layout}, got {tuple(x.shape)}")
         return tuple(x.shape[self.time_axes : -1])
@@ -130,7 +144,9 @@ class _Face(torch.nn.Module, Generic[State]):
             run = core.cell if one_step else core
             out, after = run(x, state)
             if out.dtype != after.v.dtype:
-                raise TypeError(f"surrogate must keep the dtype {after.v.dtype} of the membrane, got spikes of {out.dtype}")
+                raise TypeError(
+                    f"surrogate must keep the dtype {after.v.dtype} of the membrane, got spikes of {out.dtype}"
+                )
             return out, after
         if self.spiking:
             run = core.step if one_step else core
@@ -158,7 +174,9 @@ class _Cell(_Face[State]):
 class _Layer(_Face[State]):
     time_axes = 1
 
-    def __init__(self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True, record_states: bool = False) -> None:
+    def __init__(
+        self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True, record_states: bool = False
+    ) -> None:
         super().__init__(core, dt, spiking)
         self.record_states = record_states
 
@@ -169,7 +187,8 @@ class _Layer(_Face[State]):
             x = x.reshape(x.shape[0], math.prod(dims), self.input_size).transpose(0, 1)
         if self.record_states:
             return self._recorded(x.to_dense(self._zeros(0).v.dtype) if isinstance(x, SpikeEvents) else x, before, dims)
-        # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the compiler.
+        # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the
+        # compiler.
         run = torch.compiler.disable(self._run) if torch.compiler.is_compiling() else self._run
         out, after = run(x, before, one_step=False)
         return out.transpose(0, 1).reshape(out.shape[1], *dims, self.output_size).contiguous(), self._split(after, dims)
@@ -201,15 +220,16 @@ class ELMCell(_Cell[SpikingELMState]):
         dt: time step in seconds.
         spiking: False gives the readout itself, to drive another layer as a current; `state.v` holds it in either case.
         spike_generator: source of the random spikes of ``stochastic=True``; torch's global one by default.
-        options: the keywords of :class:`elm_neuro.nn.ELM`, times in seconds (`num_branch` and `routing` make a Branch-ELM,
-            `num_neuron` a population), and those of :class:`elm_neuro.nn.SpikeOutput`: `threshold`, `surrogate`, `reset`, `stochastic`...
+        options: the keywords of :class:`elm_neuro.nn.ELM`, times in seconds (`num_branch` and `routing` make a
+            Branch-ELM, `num_neuron` a population), and those of :class:`elm_neuro.nn.SpikeOutput`: `threshold`,
+            `surrogate`, `reset`, `stochastic`...
 
     Shapes: x [*batch, input_size], which all neurons of a population share; out [*batch, output_size], or
     [*batch, num_neuron * output_size]; state :class:`SpikingELMState` of [*batch, ...], None for zeros.
 
     Raises:
-        TypeError: an unknown keyword, or `delta_t`, `batch_first`, `flatten_output`, which this face decides; wrong dtype of x or
-            state; a surrogate that changes the dtype.
+        TypeError: an unknown keyword, or `delta_t`, `batch_first`, `flatten_output`, which this face decides; wrong
+            dtype of x or state; a surrogate that changes the dtype.
         ValueError: wrong shape or device of x or state, a value out of its range.
 
     >>> cell = ELMCell(3, 1, num_memory=4, num_neuron=6, threshold=0.0, dt=0.001)
@@ -229,11 +249,14 @@ class ELMCell(_Cell[SpikingELMState]):
         spike_generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(_spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options), dt, spiking)
+        super().__init__(
+            _spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options), dt, spiking
+        )
 
 
 class ELM(_Layer[SpikingELMState]):
-    """A spiking ELM neuron, or a population, over sequences and on the fast backends: ``spikes, state = neuron(x, state)``.
+    """A spiking ELM neuron, or a population, over sequences and on the fast backends:
+    ``spikes, state = neuron(x, state)``.
 
     Args:
         input_size: number of inputs.
@@ -279,7 +302,8 @@ class BranchELM(ELM):
         num_memory: number of memory units.
         num_branch: number of branches.
         num_synapse_per_branch: synapses on each.
-        options: the other keywords of :class:`ELM`; `routing` is "neuronio" by default, as in :class:`elm_neuro.nn.BranchELM`.
+        options: the other keywords of :class:`ELM`; `routing` is "neuronio" by default, as in
+            :class:`elm_neuro.nn.BranchELM`.
 
     >>> neuron = BranchELM(700, 1, num_branch=10, num_synapse_per_branch=70, num_neuron=32)
     >>> neuron(torch.zeros(50, 8, 700))[0].shape
@@ -287,7 +311,14 @@ class BranchELM(ELM):
     """
 
     def __init__(
-        self, input_size: int, output_size: int, num_memory: int = 20, *, num_branch: int, num_synapse_per_branch: int, **options: Any
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int = 20,
+        *,
+        num_branch: int,
+        num_synapse_per_branch: int,
+        **options: Any,
     ) -> None:
         options |= {"num_branch": num_branch, "num_synapse_per_branch": num_synapse_per_branch}
         super().__init__(input_size, output_size, num_memory, **options)
@@ -302,7 +333,8 @@ class ALIFCell(_Cell[ALIFState]):
         dt: time step in seconds.
         options: the other keywords of :class:`elm_neuro.nn.ALIF`, times in seconds; ``adaptive=False`` makes it a LIF.
 
-    Shapes: x [*batch, input_size]; spikes [*batch, output_size]; state :class:`ALIFState` of [*batch, ...]; errors as in :class:`ELMCell`.
+    Shapes: x [*batch, input_size]; spikes [*batch, output_size]; state :class:`ALIFState` of [*batch, ...]; errors as
+    in :class:`ELMCell`.
 
     >>> spikes, state = ALIFCell(3, 2, dt=0.001, tau_v=0.02)(torch.zeros(5, 3))
     >>> spikes.shape, state.v.shape
@@ -314,7 +346,8 @@ class ALIFCell(_Cell[ALIFState]):
 
 
 class ALIF(_Layer[ALIFState]):
-    """Adaptive LIF neurons over sequences, ``spikes, state = layer(x, state)``; `record_states` as in :class:`ELM`, the rest as in :class:`ALIFCell`.
+    """Adaptive LIF neurons over sequences, ``spikes, state = layer(x, state)``; `record_states` as in :class:`ELM`, the
+    rest as in :class:`ALIFCell`.
 
     Shapes: x [T, *batch, input_size] or :class:`elm_neuro.SpikeEvents`; spikes [T, *batch, output_size].
 
@@ -322,15 +355,20 @@ class ALIF(_Layer[ALIFState]):
     torch.Size([50, 2, 128])
     """
 
-    def __init__(self, input_size: int, output_size: int, *, dt: float = 0.001, record_states: bool = False, **options: Any) -> None:
-        super().__init__(nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt, record_states=record_states)
+    def __init__(
+        self, input_size: int, output_size: int, *, dt: float = 0.001, record_states: bool = False, **options: Any
+    ) -> None:
+        super().__init__(
+            nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt, record_states=record_states
+        )
 
 
 def detach(state: Any) -> Any:
     """A state cut off from the gradient, for truncated backpropagation through time.
 
     Args:
-        state: of a face, of a norse module or of a network of them: tensors in tuples, named tuples and lists; None stays.
+        state: of a face, of a norse module or of a network of them: tensors in tuples, named tuples and lists; None
+            stays.
 
     >>> from elm_neuro.adapters import norse as faces
     >>> layer = faces.ELM(3, 1, num_memory=2)
@@ -346,10 +384,12 @@ def detach(state: Any) -> Any:
 
 
 def suggest(dt: float, num_steps: int) -> dict[str, Any]:
-    """:func:`elm_neuro.suggest` for these faces: keywords in seconds that suit sequences of `num_steps` steps of `dt` s.
+    """:func:`elm_neuro.suggest` for these faces: keywords in seconds that suit sequences of `num_steps` steps of `dt`
+    s.
 
     >>> suggest(dt=0.01, num_steps=100)
-    {'dt': 0.01, 'tau_s': 0.01, 'tau_m_init': (0.01, 1.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (0.001, 2.0), 'lambda_': 5.0}
+    {'dt': 0.01, 'tau_s': 0.01, 'tau_m_init': (0.01, 1.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (0.001, 2.0),
+    'lambda_': 5.0}
     """
     keywords = nn.suggest(num_steps=num_steps, **_milliseconds(dt, {}))
     del keywords["delta_t"]
@@ -357,7 +397,12 @@ def suggest(dt: float, num_steps: int) -> dict[str, Any]:
 
 
 def _spiking_elm(
-    sizes: tuple[int, int], num_memory: int | None, dt: float, spiking: bool, generator: torch.Generator | None, options: dict[str, Any]
+    sizes: tuple[int, int],
+    num_memory: int | None,
+    dt: float,
+    spiking: bool,
+    generator: torch.Generator | None,
+    options: dict[str, Any],
 ) -> nn.SpikingELM:
     for name, rule in (("batch_first", "is time first"), ("flatten_output", "flattens populations")):
         if name in options:
@@ -375,17 +420,26 @@ def _spiking_elm(
 def _milliseconds(dt: float, options: dict[str, Any]) -> dict[str, Any]:
     """The keywords of our neurons for those of a face."""
     if "delta_t" in options:
-        raise TypeError(f"delta_t must be given as dt, in seconds like all times of a norse face, got delta_t={options['delta_t']}")
+        raise TypeError(
+            f"delta_t must be given as dt, in seconds like all times of a norse face, got delta_t={options['delta_t']}"
+        )
     if not (isinstance(dt, float | int) and dt > 0 and math.isfinite(dt)):
         raise ValueError(f"dt must be a time in seconds above 0, got {dt!r}")
     given = {name: options[name] for name in TIMES if options.get(name) is not None}
     for name, value in given.items():
         shortest = min(value) if isinstance(value, Iterable) else value
         if shortest >= 1.0 and dt < 0.1:
-            warnings.warn(f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms", stacklevel=4)
+            warnings.warn(
+                f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms",
+                stacklevel=4,
+            )
     return options | {name: _scaled(value, 1000.0) for name, value in given.items()} | {"delta_t": _scaled(dt, 1000.0)}
 
 
 def _scaled(value: Any, factor: float) -> Any:
     """A time or several in another unit, rounded to 12 digits so that 0.07 s are 70 ms."""
-    return tuple(_scaled(part, factor) for part in value) if isinstance(value, Iterable) else float(f"{value * factor:.12g}")
+    return (
+        tuple(_scaled(part, factor) for part in value)
+        if isinstance(value, Iterable)
+        else float(f"{value * factor:.12g}")
+    )

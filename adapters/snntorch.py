@@ -1,8 +1,9 @@
-"""The ELM neuron and adaptive LIF layers as snnTorch neurons: one step at a time, or an ELM over whole sequences at once.
+"""The ELM neuron and adaptive LIF layers as snnTorch neurons: one step at a time, or an ELM over whole sequences at
+once.
 
-Each keeps the neuron it wraps as `core`; weights have the same names in :class:`ELM` and :class:`ELMSequence`. snnTorch's own helpers know
-its own neurons only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
-Longer than most modules: one file a host, and half of it is docstrings.
+Each keeps the neuron it wraps as `core`; weights have the same names in :class:`ELM` and :class:`ELMSequence`.
+snnTorch's own helpers know its own neurons only: use :func:`reset` here in place of ``snntorch.utils.reset``, or
+:func:`patch` theirs. Times are milliseconds. Longer than most modules: one file a host, and half of it is docstrings.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ class ELM(Neuron):
     r"""One step of an ELM that spikes, as an snnTorch neuron: ``spk, syn, memory, mem = neuron(x, syn, memory, mem)``.
 
     The membrane `mem` is the readout. The reset, none by default, acts on the readout of the next step alone, as in
-    :class:`elm_neuro.nn.SpikeOutput`; the ELM itself has none. As in snnTorch it asks whether the last `mem` lies above the threshold:
-    below a negative threshold, the zeros at the start count as a spike.
+    :class:`elm_neuro.nn.SpikeOutput`; the ELM itself has none. As in snnTorch it asks whether the last `mem` lies above
+    the threshold: below a negative threshold, the zeros at the start count as a spike.
 
     Args:
         input_size: number of inputs.
         output_size: number of outputs of each neuron.
         num_memory: number of memory units; 100 by default, 20 with branches.
         threshold: of the readout, a number or one per output.
-        spike_grad: surrogate, called on ``mem - threshold``; :class:`elm_neuro.functional.ATan` by default, which has the numbers of
-            snnTorch's default and also pickles and keeps float64. snnTorch's own give float32.
+        spike_grad: surrogate, called on ``mem - threshold``; :class:`elm_neuro.functional.ATan` by default, which has
+            the numbers of snnTorch's default and also pickles and keeps float64. snnTorch's own give float32.
         surrogate_disable: a plain step, no gradient.
         init_hidden: keep the states in the neuron; the call takes x alone and returns the spikes.
         inhibition: only the output furthest above its threshold spikes.
@@ -48,16 +49,18 @@ class ELM(Neuron):
         output: return the states too where `init_hidden` keeps them.
         graded_spikes_factor: spikes leave multiplied by this.
         learn_graded_spikes_factor: train it.
-        options: the other keywords of :class:`elm_neuro.nn.ELM`; with `num_neuron` the outputs are flattened, unless told otherwise.
+        options: the other keywords of :class:`elm_neuro.nn.ELM`; with `num_neuron` the outputs are flattened, unless
+            told otherwise.
 
     Shapes:
         - x (batch, input_size), for a population also (batch, num_neuron, input_size).
         - spk, mem (batch, output_size), for a population (batch, num_neuron * output_size).
-        - syn, the branch trace (batch, [num_neuron,] num_branch); memory (batch, [num_neuron,] num_memory). All three None, or what
-          :meth:`reset_mem` returns, for zeros.
+        - syn, the branch trace (batch, [num_neuron,] num_branch); memory (batch, [num_neuron,] num_memory). All three
+          None, or what :meth:`reset_mem` returns, for zeros.
 
     Raises:
-        TypeError: states with `init_hidden`, not all three, or of the wrong dtype; a surrogate or quantiser that changes the dtype.
+        TypeError: states with `init_hidden`, not all three, or of the wrong dtype; a surrogate or quantiser that
+            changes the dtype.
         ValueError: wrong shape or device; another batch than the hidden states have.
 
     >>> layer = ELM(700, 1, num_memory=10, num_neuron=32)  # 32 neurons, each with a spike train of its own
@@ -115,7 +118,9 @@ class ELM(Neuron):
             learn_graded_spikes_factor=learn_graded_spikes_factor,
         )
 
-    def forward(self, x: Tensor, syn: Tensor | None = None, memory: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(
+        self, x: Tensor, syn: Tensor | None = None, memory: Tensor | None = None, mem: Tensor | None = None
+    ) -> Any:
         return self._one_step(x, syn, memory, mem)
 
     def fire(self, mem: Tensor) -> Tensor:
@@ -172,17 +177,31 @@ class BranchELM(ELM):
     """
 
     def __init__(
-        self, input_size: int, output_size: int, num_memory: int = 20, *, num_branch: int, num_synapse_per_branch: int, **options: Any
+        self,
+        input_size: int,
+        output_size: int,
+        num_memory: int = 20,
+        *,
+        num_branch: int,
+        num_synapse_per_branch: int,
+        **options: Any,
     ) -> None:
-        super().__init__(input_size, output_size, num_memory, num_branch=num_branch, num_synapse_per_branch=num_synapse_per_branch, **options)
+        super().__init__(
+            input_size,
+            output_size,
+            num_memory,
+            num_branch=num_branch,
+            num_synapse_per_branch=num_synapse_per_branch,
+            **options,
+        )
 
 
 class ELMSequence(ELM):
     """:class:`ELM` over whole sequences, time first, on the fast backends: ``spk = neuron(x)``.
 
-    The same neuron, weights and keywords, hence a ``state_dict`` of the one loads into the other; `num_branch` makes it a
-    :class:`BranchELM`. Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is refused: the
-    backends do not stop between steps.
+    The same neuron, weights and keywords, hence a ``state_dict`` of the one loads into the other; `num_branch` makes it
+    a :class:`BranchELM`. Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is
+    refused: the backends do not stop between steps.
 
     Args:
         input_size: number of inputs.
@@ -199,7 +218,8 @@ class ELMSequence(ELM):
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: wrong shape or device; lengths out of range; sequences that are batch-first, where their shape shows it.
+        ValueError: wrong shape or device; lengths out of range; sequences that are batch-first, where their shape shows
+            it.
 
     >>> spk, mem = ELMSequence(700, 20, num_memory=10, output=True)(torch.zeros(100, 8, 700))
     >>> spk.shape, mem.shape
@@ -208,7 +228,9 @@ class ELMSequence(ELM):
 
     def __init__(self, input_size: int, output_size: int, num_memory: int | None = None, **options: Any) -> None:
         if options.get("state_quant"):
-            raise ValueError("state_quant must be False for whole sequences, whose states are not seen between steps: use ELM")
+            raise ValueError(
+                "state_quant must be False for whole sequences, whose states are not seen between steps: use ELM"
+            )
         super().__init__(input_size, output_size, num_memory, **options)
 
     def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
@@ -234,7 +256,9 @@ class ELMSequence(ELM):
     def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
         """Size of the batch of a sequence that has the right shape."""
         if lengths is not None and self.init_hidden:
-            raise ValueError("lengths must be left out with init_hidden=True: the next call would go on behind the end of the shorter samples")
+            raise ValueError(
+                "lengths must be left out with init_hidden=True: the next call would go on behind the end of the shorter samples"
+            )
         if isinstance(x, SpikeEvents):
             return int(x.shape[0])
         if not isinstance(x, Tensor):
@@ -243,17 +267,25 @@ class ELMSequence(ELM):
         if x.shape[2:] not in ((size,), (neuron, size)):
             raise ValueError(f"x must have shape (time, batch, {size}), got {tuple(x.shape)}")
         num_step, batch = x.shape[:2]
-        known = self.mem.shape[0] if self.init_hidden and self.mem.ndim > 1 else len(lengths) if lengths is not None and lengths.ndim else batch
+        known = (
+            self.mem.shape[0]
+            if self.init_hidden and self.mem.ndim > 1
+            else len(lengths)
+            if lengths is not None and lengths.ndim
+            else batch
+        )
         if known != batch and known == num_step:
-            raise ValueError(f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: batch-first?")
+            raise ValueError(
+                f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: batch-first?"
+            )
         return batch
 
 
 class ALIF(Neuron):
     """One step of a layer of adaptive LIF neurons: ``spk, past, adaptation, mem = neuron(x, past, adaptation, mem)``.
 
-    Unlike snnTorch's neurons it holds its input weights, and its threshold rises with every spike. It has the keywords of snnTorch that
-    do not contradict its equations: the threshold starts at 1, the reset is to zero.
+    Unlike snnTorch's neurons it holds its input weights, and its threshold rises with every spike. It has the keywords
+    of snnTorch that do not contradict its equations: the threshold starts at 1, the reset is to zero.
 
     Args:
         input_size: number of inputs.
@@ -266,8 +298,9 @@ class ALIF(Neuron):
         learn_graded_spikes_factor: train it.
         options: the other keywords of :class:`elm_neuro.nn.ALIF`, times in ms.
 
-    Shapes: x (batch, input_size); spk, adaptation, mem (batch, output_size); past, the spikes of the last steps with the newest last,
-    (batch, latency steps + 1, output_size). All three None, or what :meth:`reset_mem` returns, for zeros.
+    Shapes: x (batch, input_size); spk, adaptation, mem (batch, output_size); past, the spikes of the last steps with
+    the newest last, (batch, latency steps + 1, output_size). All three None, or what :meth:`reset_mem` returns, for
+    zeros.
 
     Raises:
         TypeError: as :class:`ELM`.
@@ -294,8 +327,12 @@ class ALIF(Neuron):
         learn_graded_spikes_factor: bool = False,
         **options: Any,
     ) -> None:
-        if wrong := sorted({"threshold", "inhibition", "learn_threshold", "reset_mechanism", "state_quant", "surrogate"} & set(options)):
-            raise TypeError(f"{wrong[0]} must be left out: an ALIF's threshold starts at 1, its reset is to zero, spike_grad is its surrogate")
+        if wrong := sorted(
+            {"threshold", "inhibition", "learn_threshold", "reset_mechanism", "state_quant", "surrogate"} & set(options)
+        ):
+            raise TypeError(
+                f"{wrong[0]} must be left out: an ALIF's threshold starts at 1, its reset is to zero, spike_grad is its surrogate"
+            )
         super().__init__(
             neurons.ALIF(input_size, output_size, **options),
             (output_size,),
@@ -309,7 +346,9 @@ class ALIF(Neuron):
         )
         self.core.cell.surrogate = self.spike_grad
 
-    def forward(self, x: Tensor, past: Tensor | None = None, adaptation: Tensor | None = None, mem: Tensor | None = None) -> Any:
+    def forward(
+        self, x: Tensor, past: Tensor | None = None, adaptation: Tensor | None = None, mem: Tensor | None = None
+    ) -> Any:
         return self._one_step(x, past, adaptation, mem)
 
     def _shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
@@ -346,9 +385,9 @@ def reset(net: nn.Module) -> None:
 def patch() -> ExitStack:
     """Teach ``snntorch.utils.reset`` and ``snntorch.backprop`` (BPTT, TBPTT, RTRL) our neurons, until undone.
 
-    ``utils.reset(net)`` then also forgets the states of our neurons in `net`, at any depth, and of no others; the functions of
-    ``backprop`` take a network that ends in one of ours with ``output=True``, and detach our neurons in it after each optimizer step.
-    Patching twice changes nothing.
+    ``utils.reset(net)`` then also forgets the states of our neurons in `net`, at any depth, and of no others; the
+    functions of ``backprop`` take a network that ends in one of ours with ``output=True``, and detach our neurons in it
+    after each optimizer step. Patching twice changes nothing.
 
     Returns:
         What undoes it: call ``.close()``, or use it in a ``with`` statement.

@@ -1,4 +1,5 @@
-"""SHD-Adding and SHD as tonic data sets: structured events (t in microseconds, x, p) or rasters, for tonic's transforms, caches and collation.
+"""SHD-Adding and SHD as tonic data sets: structured events (t in microseconds, x, p) or rasters, for tonic's
+transforms, caches and collation.
 
 >>> from tonic.transforms import Compose
 >>> digits = SpikeRecordings(np.array([0, 5, 9]), np.array([7, 8, 9]), np.array([0, 1, 2, 3]), np.array([4, 15, 6]), np.array([0, 1, 2]))
@@ -42,7 +43,7 @@ from elm_neuro.datasets import (
     read_shd,
     sample_key,
 )
-from elm_neuro.datasets._shd import KEYS
+from elm_neuro.datasets.shd._files import KEYS
 
 try:
     import tonic
@@ -50,8 +51,13 @@ except ImportError as error:
     raise ImportError('elm_neuro.adapters.tonic needs tonic: pip install "elm-neuro[tonic]"') from error
 
 _VERSION = str(getattr(tonic, "__version__", "unknown"))
-if tuple(int(part) for part in re.findall(r"\d+", _VERSION)[:2]) < (1, 7):  # before, float16 seconds became garbage under NumPy 2
-    raise ImportError(f'elm_neuro.adapters.tonic needs tonic 1.7 or newer, got {_VERSION}: pip install -U "elm-neuro[tonic]"')
+if tuple(int(part) for part in re.findall(r"\d+", _VERSION)[:2]) < (
+    1,
+    7,
+):  # before, float16 seconds became garbage under NumPy 2
+    raise ImportError(
+        f'elm_neuro.adapters.tonic needs tonic 1.7 or newer, got {_VERSION}: pip install -U "elm-neuro[tonic]"'
+    )
 
 __all__ = [
     "SHD",
@@ -69,7 +75,16 @@ __all__ = [
 ]
 
 Source = str | os.PathLike[str] | SpikeRecordings | SpokenDigits
-OURS = (ChannelDrop, ChannelJitter, EventDrop, InputDropout, PoolChannels, TimeJitter, TimeWarp, ToRaster)  # which take no events, too
+OURS = (
+    ChannelDrop,
+    ChannelJitter,
+    EventDrop,
+    InputDropout,
+    PoolChannels,
+    TimeJitter,
+    TimeWarp,
+    ToRaster,
+)  # which take no events, too
 DOWNLOAD_FAILS = (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile)
 
 
@@ -89,7 +104,9 @@ class _Face:
         self.transform, self.target_transform, self.transforms = transform, target_transform, transforms
         self._raster = raster
 
-    def _item(self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool) -> tuple[Any, Any]:
+    def _item(
+        self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool
+    ) -> tuple[Any, Any]:
         data: Any = np.empty(times.size, dtype=self.dtype)
         data["t"], data["x"], data["p"] = times, units, 1
         label: Any = target
@@ -105,10 +122,15 @@ class _Face:
         return data, label
 
     def _cache_path(self, folder: str | os.PathLike[str], name: str, *content: Any) -> str:
-        settings = [repr(part) for part in (__version__, *content, self._raster, self.transform, self.target_transform, self.transforms)]
+        settings = [
+            repr(part)
+            for part in (__version__, *content, self._raster, self.transform, self.target_transform, self.transforms)
+        ]
         for setting in settings:
             if " at 0x" in setting and not name:
-                raise ValueError(f"name must stand for transforms whose repr does not tell their settings, got name='' and {setting}")
+                raise ValueError(
+                    f"name must stand for transforms whose repr does not tell their settings, got name='' and {setting}"
+                )
         settings = [re.sub(r" at 0x[0-9a-f]+", "", setting, flags=re.IGNORECASE) for setting in settings]
         return os.path.join(os.fspath(folder), hashlib.sha256("\n".join([name, *settings]).encode()).hexdigest()[:32])
 
@@ -116,23 +138,25 @@ class _Face:
 class SHDAdding(_Face):
     """SHD-Adding as a tonic data set: item ``i`` is (events or raster, sum of two spoken digits).
 
-    `elm_neuro.datasets.SHDAdding` says what the lists are, the fixed protocol v1 and the authors'. The second digit's times begin
-    where the window of the first digit ends, 1 s by default. Transforms are called as in tonic; those of this package draw from (their
-    seed, epoch, index), whatever the workers, and `InputDropout` is off in validation and test lists. Call `set_epoch` before each epoch of
-    training, else every epoch has the same pairs and the same draws. All spikes are read once, into flat arrays; workers that are
-    forked share them, spawned ones get a copy.
+    `elm_neuro.datasets.SHDAdding` says what the lists are, the fixed protocol v1 and the authors'. The second digit's
+    times begin where the window of the first digit ends, 1 s by default. Transforms are called as in tonic; those of
+    this package draw from (their seed, epoch, index), whatever the workers, and `InputDropout` is off in validation and
+    test lists. Call `set_epoch` before each epoch of training, else every epoch has the same pairs and the same draws.
+    All spikes are read once, into flat arrays; workers that are forked share them, spawned ones get a copy.
 
     Args:
-        source: a folder ``save_to`` as in tonic, where tonic's SHD lies or is downloaded to; or an SHD-format file, recordings, or
-            `SpokenDigits`: the training set.
+        source: a folder ``save_to`` as in tonic, where tonic's SHD lies or is downloaded to; or an SHD-format file,
+            recordings, or `SpokenDigits`: the training set.
         test_source: the test set, unless `source` is a folder; None holds speakers of `source` out for testing.
         split: "train", "validation" or "test".
         num_samples: number of pairs; None is the protocol's.
         seed: of the pairs.
         speakers: "all", "seen" or "heldout".
         pairing: "fixed", "upstream", or a `FixedPairing` or `UpstreamPairing`.
-        digit_us: window of one digit in microseconds; None is 1,000,000 (the authors': rounded up to whole steps of `bin_us`).
-        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of that step, ``ceil(2 * digit_us / bin_us)`` long.
+        digit_us: window of one digit in microseconds; None is 1,000,000 (the authors': rounded up to whole steps of
+            `bin_us`).
+        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of that step,
+            ``ceil(2 * digit_us / bin_us)`` long.
         transform: called with events or raster.
         target_transform: called with the target.
         transforms: called with both.
@@ -162,7 +186,9 @@ class SHDAdding(_Face):
     ) -> None:
         if isinstance(source, str | os.PathLike) and _is_folder(source):
             if test_source is not None:
-                raise ValueError(f"test_source must be None where source is a folder, got source={os.fspath(source)!r} and a test_source")
+                raise ValueError(
+                    f"test_source must be None where source is a folder, got source={os.fspath(source)!r} and a test_source"
+                )
             test_source = _file_of_tonic(source, train=False, needed=split == "test")
             source = _file_of_tonic(source, train=True, needed=split != "test" or speakers != "all")
         raster = None if bin_us is None else ToRaster(bin_us=bin_us)
@@ -213,15 +239,19 @@ class SHDAdding(_Face):
             ValueError: `epoch` is out of range, or a cache was made of this epoch by `cache_path`.
         """
         if self._cached and epoch != self.core.epoch:
-            raise ValueError(f"epoch must stay {self.core.epoch}, of which cache_path made a cache, got {epoch}; cache a new data set")
+            raise ValueError(
+                f"epoch must stay {self.core.epoch}, of which cache_path made a cache, got {epoch}; cache a new data set"
+            )
         self.core.set_epoch(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
-        """A folder in `folder` that is this list's, epoch's and these transforms' alone, for ``tonic.DiskCachedDataset``.
+        """A folder in `folder` that is this list's, epoch's and these transforms' alone, for
+        ``tonic.DiskCachedDataset``.
 
-        Transforms tell their settings by their repr, as tonic's and this package's do. For others, such as functions, `name` must stand:
-        change it when they change. A cache holds one epoch's pairs and draws: after this call `set_epoch` refuses another one, a
-        ``MemoryCachedDataset`` must be made anew. Augment behind the cache, by its own ``transform``.
+        Transforms tell their settings by their repr, as tonic's and this package's do. For others, such as functions,
+        `name` must stand: change it when they change. A cache holds one epoch's pairs and draws: after this call
+        `set_epoch` refuses another one, a ``MemoryCachedDataset`` must be made anew. Augment behind the cache, by its
+        own ``transform``.
 
         Raises:
             ValueError: the repr of a transform is an address, and `name` is empty.
@@ -250,7 +280,8 @@ class SHD(_Face):
     Args:
         source: a folder ``save_to`` as in tonic, an SHD-format file, recordings, or `SpokenDigits`.
         train: which of the two files, where `source` is a folder; whether `InputDropout` is on, in any case.
-        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of the first second, of that step.
+        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of the first second, of that
+            step.
         transform: called with events or raster.
         target_transform: called with the label.
         transforms: called with both.
@@ -283,7 +314,12 @@ class SHD(_Face):
         self.train = train
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that live on see a new epoch
         num_channels = self.recordings.num_channels
-        super().__init__(None if bin_us is None else ToRaster(bin_us=bin_us, num_channels=num_channels), transform, target_transform, transforms)
+        super().__init__(
+            None if bin_us is None else ToRaster(bin_us=bin_us, num_channels=num_channels),
+            transform,
+            target_transform,
+            transforms,
+        )
         self.sensor_size = (num_channels, 1, 1)
 
     @property

@@ -1,9 +1,12 @@
-"""What a host's face costs on top of the neuron it wraps: interleaved in one run, same weights, behind a check of equal numbers.
+"""What a host's face costs on top of the neuron it wraps: interleaved in one run, same weights, behind a check of equal
+numbers.
 
-    taskset -c 1 python benchmarks/adapter_overhead.py [--host snntorch|norse|all] [--repeats 15] [--json FILE] [--smoke]
+    taskset -c 1 python benchmarks/adapter_overhead.py [--host snntorch|norse|all] [--repeats 15] [--json FILE]
+    [--smoke]
 
-Medians of processor time on one thread, forward and forward + backward. One step: a loop over single calls against the same loop over
-the bare cell, which does not fire. Sequence: one call against the forward of the ELM inside. Targets: 1.5 and 1.1.
+Medians of processor time on one thread, forward and forward + backward. One step: a loop over single calls against the
+same loop over the bare cell, which does not fire. Sequence: one call against the forward of the ELM inside. Targets:
+1.5 and 1.1.
 """
 
 from __future__ import annotations
@@ -107,7 +110,14 @@ def snntorch_pairs(row: Row) -> Iterator[Pair]:
     )  # fmt: skip
     yield Pair("step, hidden", STEP_TARGET, step_loop(hidden.core.cell), keeping_them, membrane, hidden)
     sequence = faces.ELMSequence(*sizes, **row.options, output=True)
-    yield Pair("sequence", SEQUENCE_TARGET, bare_sequence(sequence.core), lambda x: sequence(x)[0], lambda x: sequence(x)[1], sequence)
+    yield Pair(
+        "sequence",
+        SEQUENCE_TARGET,
+        bare_sequence(sequence.core),
+        lambda x: sequence(x)[0],
+        lambda x: sequence(x)[1],
+        sequence,
+    )
 
 
 def norse_pairs(row: Row) -> Iterator[Pair]:
@@ -119,7 +129,9 @@ def norse_pairs(row: Row) -> Iterator[Pair]:
     layer = faces.ELM(row.input_size, row.output_size, row.num_memory, **row.options)
     plain = faces.ELM(row.input_size, row.output_size, row.num_memory, **row.options, spiking=False)
     plain.load_state_dict(layer.state_dict())
-    yield Pair("sequence", SEQUENCE_TARGET, bare_sequence(layer.core.core), lambda x: layer(x)[0], lambda x: plain(x)[0], layer)
+    yield Pair(
+        "sequence", SEQUENCE_TARGET, bare_sequence(layer.core.core), lambda x: layer(x)[0], lambda x: plain(x)[0], layer
+    )
 
 
 HOSTS = {"snntorch": snntorch_pairs, "norse": norse_pairs}
@@ -161,7 +173,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     console, results = Console(), []
-    table = Table(title=f"face / bare neuron, float32, 1 thread, torch {torch.__version__}, {platform.machine()}; median ms (ratio)")
+    table = Table(
+        title=f"face / bare neuron, float32, 1 thread, torch {torch.__version__}, {platform.machine()}; median ms (ratio)"
+    )
     for column in ("host", "row", "call", "forward", "forward + backward", "target"):
         table.add_column(column)
     for host in HOSTS if args.host == "all" else [args.host]:
@@ -174,9 +188,21 @@ def main() -> None:
             for pair in HOSTS[host](row):
                 check(pair, x)
                 forward, both = (measure(pair, x, args.repeats, backward=backward) for backward in (False, True))
-                cells = [f"{found['face_ms']:.1f} / {found['bare_ms']:.1f} ({found['ratio']:.2f}x)" for found in (forward, both)]
+                cells = [
+                    f"{found['face_ms']:.1f} / {found['bare_ms']:.1f} ({found['ratio']:.2f}x)"
+                    for found in (forward, both)
+                ]
                 table.add_row(host, name, pair.what, *cells, f"{pair.target}x")
-                results.append({"host": host, "row": name, **row._asdict(), "call": pair.what, "forward": forward, "forward_backward": both})
+                results.append(
+                    {
+                        "host": host,
+                        "row": name,
+                        **row._asdict(),
+                        "call": pair.what,
+                        "forward": forward,
+                        "forward_backward": both,
+                    }
+                )
     console.print(table)
     if args.json:
         settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "machine": platform.machine()}

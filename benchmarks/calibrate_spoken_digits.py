@@ -1,10 +1,11 @@
-"""How hard the made-up spoken digits are: logistic regression on spike counts, and a GRU, trained and tested as on recorded digits.
+"""How hard the made-up spoken digits are: logistic regression on spike counts, and a GRU, trained and tested as on
+recorded digits.
 
 python benchmarks/calibrate_spoken_digits.py --seeds 0 1
 python benchmarks/calibrate_spoken_digits.py --smoke
 
-The marks to meet with 1440 training samples are 40 +- 10 % for the regression and 70 +- 10 % for the GRU. They are marks of
-`SpokenDigits` alone: no accuracy printed here is one on SHD.
+The marks to meet with 1440 training samples are 40 +- 10 % for the regression and 70 +- 10 % for the GRU. They are
+marks of `SpokenDigits` alone: no accuracy printed here is one on SHD.
 """
 
 from __future__ import annotations
@@ -71,14 +72,22 @@ def gru(train: SpikeRecordings, test: SpikeRecordings, *, num_epochs: int, seed:
 
 def describe(name: str, recordings: SpikeRecordings) -> None:
     count = np.diff(recordings.indptr)
-    last = np.array([times[-1] / 1e6 if times.size else 0.0 for times, _ in map(recordings.sample, range(len(recordings)))])
+    last = np.array(
+        [times[-1] / 1e6 if times.size else 0.0 for times, _ in map(recordings.sample, range(len(recordings)))]
+    )
     for what, values, digits in (("spikes", count, 0), ("seconds", last, 2)):
         low, middle, high = np.percentile(values, [5, 50, 95])
-        print(f"{name}: {what} a sample: mean {values.mean():.{digits}f}, 5 % {low:.{digits}f}, median {middle:.{digits}f}, 95 % {high:.{digits}f}")
+        print(
+            f"{name}: {what} a sample: mean {values.mean():.{digits}f}, 5 % {low:.{digits}f}, median {middle:.{digits}f}, 95 % {high:.{digits}f}"
+        )
 
 
 def report(name: str, right: np.ndarray, unseen: np.ndarray) -> None:
-    groups = ", ".join(f"{who} speakers {right[chosen].mean():.1%}" for who, chosen in (("seen", ~unseen), ("unseen", unseen)) if chosen.any())
+    groups = ", ".join(
+        f"{who} speakers {right[chosen].mean():.1%}"
+        for who, chosen in (("seen", ~unseen), ("unseen", unseen))
+        if chosen.any()
+    )
     print(f"{name}: {right.mean():.1%} ({groups})", flush=True)
 
 
@@ -99,7 +108,9 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--train-file", help="SHD-format file in place of made training samples")
     parser.add_argument("--test-file", help="SHD-format file in place of made test samples")
-    parser.add_argument("--smoke", action="store_true", help="a few samples and one epoch, in seconds; the accuracies mean nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few samples and one epoch, in seconds; the accuracies mean nothing"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.num_threads)
     if arguments.smoke:
@@ -111,7 +122,9 @@ def main() -> None:
         describe("train", train)
         describe("test", test)
         unseen = np.isin(test.speakers, unseen_speakers(train, test))
-        print(f"majority class: {np.bincount(test.labels).max() / len(test):.1%}, test samples of unseen speakers: {unseen.mean():.1%}")
+        print(
+            f"majority class: {np.bincount(test.labels).max() / len(test):.1%}, test samples of unseen speakers: {unseen.mean():.1%}"
+        )
         report("logistic regression on spike counts", regression(train, test), unseen)
         start = time.process_time()
         right = gru(train, test, num_epochs=arguments.num_epochs, seed=seed)

@@ -1,14 +1,17 @@
-"""Training speed where users stand: the recipe shd_adding_elm in Lightning beside the authors' loop, loader and neuron, interleaved.
+"""Training speed where users stand: the recipe shd_adding_elm in Lightning beside the authors' loop, loader and neuron,
+interleaved.
 
-    taskset -c 1 python benchmarks/fit_speed.py [--upstream CHECKOUT] [--file SHD.h5] [--backends native torch] [--updates 200] [--repeats 5]
+    taskset -c 1 python benchmarks/fit_speed.py [--upstream CHECKOUT] [--file SHD.h5] [--backends native torch]
+    [--updates 200] [--repeats 5]
                                                 [--json FILE] [--smoke]
 
-Both train the paper's neuron (700 inputs, 100 memory units, T = 200) from the same weights on pairs of the same digits: batches of 8 at
-10 ms, input dropout 0.5, cross entropy on the last output, Adamax with a cosine, float32. Ours is what ``elm-neuro fit`` runs: data
-module, Lightning module and Trainer, its metrics included. Rates are by processor time inside the training loop; the loader's share is
-that of the wall time in which the loop waits for its next batch. The authors' side (``--upstream``, a checkout of
-github.com/AaronSpieler/elmneuron at 52e68a6) is their loader and their TorchScript neuron in the loop of their notebook. Before anything
-is timed both neurons have to give the same logits, on each backend that ``--backends`` names. Without ``--file`` the digits are synthetic.
+Both train the paper's neuron (700 inputs, 100 memory units, T = 200) from the same weights on pairs of the same digits:
+batches of 8 at 10 ms, input dropout 0.5, cross entropy on the last output, Adamax with a cosine, float32. Ours is what
+``elm-neuro fit`` runs: data module, Lightning module and Trainer, its metrics included. Rates are by processor time
+inside the training loop; the loader's share is that of the wall time in which the loop waits for its next batch. The
+authors' side (``--upstream``, a checkout of github.com/AaronSpieler/elmneuron at 52e68a6) is their loader and their
+TorchScript neuron in the loop of their notebook. Before anything is timed both neurons have to give the same logits, on
+each backend that ``--backends`` names. Without ``--file`` the digits are synthetic.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import elm_neuro
 from elm_neuro import ELM, backends
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, read_shd
 from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification
-from elm_neuro.training._quiet import quiet
+from elm_neuro.training.loop._quiet import quiet
 
 BIN_MS, DROPOUT, LEARNING_RATE = 10.0, 0.5, 5e-3
 WAITING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the wait for a batch
@@ -63,9 +66,15 @@ class Clock(lightning.Callback):
 
 def ours(source: Any, updates: int, backend: str) -> dict[str, float]:
     module = SpikeClassification(
-        SequenceClassifier(make_neuron(backend)), num_classes=19, optimizer="adamax", learning_rate=LEARNING_RATE, input_dropout=DROPOUT
+        SequenceClassifier(make_neuron(backend)),
+        num_classes=19,
+        optimizer="adamax",
+        learning_rate=LEARNING_RATE,
+        input_dropout=DROPOUT,
     )
-    data = SHDAddingDataModule(source, num_pairs=(updates * BATCH_SIZE, 8, 8), binning=Binning(bin_ms=BIN_MS), batch_size=BATCH_SIZE)
+    data = SHDAddingDataModule(
+        source, num_pairs=(updates * BATCH_SIZE, 8, 8), binning=Binning(bin_ms=BIN_MS), batch_size=BATCH_SIZE
+    )
     clock, profiler = Clock(), SimpleProfiler()
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=1, callbacks=[clock], profiler=profiler, logger=False, limit_val_batches=0,
@@ -112,7 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--file", type=Path, help="an SHD-format file")
-    parser.add_argument("--backends", nargs="+", default=["auto"], choices=["auto", *backends.available()], help="of our neuron")
+    parser.add_argument(
+        "--backends", nargs="+", default=["auto"], choices=["auto", *backends.available()], help="of our neuron"
+    )
     parser.add_argument("--updates", type=int, default=200, help="of the weights in each run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -126,12 +137,16 @@ def main() -> None:
     recordings: SpikeRecordings = read_shd(args.file) if args.file else digits.recordings()
 
     names = {backend: backends.resolve(backend) for backend in args.backends}
-    runs: dict[str, Any] = {f"elm-neuro fit, {name}": partial(ours, source, updates, backend) for backend, name in names.items()}
+    runs: dict[str, Any] = {
+        f"elm-neuro fit, {name}": partial(ours, source, updates, backend) for backend, name in names.items()
+    }
     if args.upstream is not None:
         upstream, loader = load_upstream(args.upstream), authors_loader(args.upstream, recordings, updates)
         for backend in args.backends:
             check(make_neuron(backend), upstream_twin(upstream, make_neuron()), next(iter(loader))[0])
-        runs["authors' loop"] = lambda: theirs(upstream_twin(upstream, make_neuron()), authors_loader(args.upstream, recordings, updates))
+        runs["authors' loop"] = lambda: theirs(
+            upstream_twin(upstream, make_neuron()), authors_loader(args.upstream, recordings, updates)
+        )
     found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):  # the first warms up
         for name, run in runs.items():
@@ -140,15 +155,29 @@ def main() -> None:
             if repeat or args.smoke:
                 found[name].append(result)
     pairs = updates * BATCH_SIZE
-    settings = f"torch {torch.__version__}, lightning {lightning.__version__}, {platform.machine()}, {args.threads} thread(s)"
-    table = Table("run", "pairs/s", "range", "waits for data", title=f"SHD-Adding, ELM 700 -> 100, batches of {BATCH_SIZE}, 10 ms; {settings}")
+    settings = (
+        f"torch {torch.__version__}, lightning {lightning.__version__}, {platform.machine()}, {args.threads} thread(s)"
+    )
+    table = Table(
+        "run",
+        "pairs/s",
+        "range",
+        "waits for data",
+        title=f"SHD-Adding, ELM 700 -> 100, batches of {BATCH_SIZE}, 10 ms; {settings}",
+    )
     for name, results in found.items():
         rates = [pairs / result["seconds"] for result in results]
         share = statistics.median(result["waiting"] for result in results)
         table.add_row(name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{share:.1%}")
     Console().print(table)
     if args.json:
-        words = {"settings": settings, "elm_neuro": elm_neuro.__version__, "digits": str(args.file or digits), "pairs": pairs, "runs": found}
+        words = {
+            "settings": settings,
+            "elm_neuro": elm_neuro.__version__,
+            "digits": str(args.file or digits),
+            "pairs": pairs,
+            "runs": found,
+        }
         args.json.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 

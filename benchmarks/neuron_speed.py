@@ -1,18 +1,22 @@
-"""Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness check.
+"""Forward and backward pass of the neuron against its peers, interleaved in one run, each row behind a correctness
+check.
 
     python benchmarks/neuron_speed.py [--upstream CHECKOUT] [--device cuda] [--rows N8 E20] [--repeats 7] [--json FILE]
-                                      [--markdown FILE] [--backends torch native] [--prototype FOLDER] [--hosts] [--threads 1 2] [--memory]
+                                      [--markdown FILE] [--backends torch native] [--prototype FOLDER] [--hosts]
+                                      [--threads 1 2] [--memory]
 
-Times are medians of processor time on one thread, of wall time on a GPU or where ``--threads`` names more than one: then each variant
-is measured with each number of threads, interleaved, and the process must not be pinned to one core. With ``--upstream``, a checkout of
-the authors' repository (github.com/AaronSpieler/elmneuron at 52e68a6), one column is their TorchScript neuron with the same weights and
-ratios refer to it; without, to ``torch.nn.LSTM`` of the same width. ``--prototype`` names a folder with the scratch kernel ``elm_core.cpp``
-and its wrapper ``fast.py``: they are built in a temporary folder with g++ and run on the weights of the authors' neuron, hence need
-``--upstream``. ``--hosts`` adds recurrent layers of the same width from norse (``LSNNRecurrent``) and snnTorch (``SLSTM``): other neurons
-than ours, of which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs each variant once more in a process of its
-own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not counted.
-A population is compared with the authors' neurons one after the other and with layers as wide as all its memory units. Beside the times
-stands the share of the floor that native reaches with events: the time of the row's multiply-adds in a large matrix product on the same core.
+Times are medians of processor time on one thread, of wall time on a GPU or where ``--threads`` names more than one:
+then each variant is measured with each number of threads, interleaved, and the process must not be pinned to one core.
+With ``--upstream``, a checkout of the authors' repository (github.com/AaronSpieler/elmneuron at 52e68a6), one column is
+their TorchScript neuron with the same weights and ratios refer to it; without, to ``torch.nn.LSTM`` of the same width.
+``--prototype`` names a folder with the scratch kernel ``elm_core.cpp`` and its wrapper ``fast.py``: they are built in a
+temporary folder with g++ and run on the weights of the authors' neuron, hence need ``--upstream``. ``--hosts`` adds
+recurrent layers of the same width from norse (``LSNNRecurrent``) and snnTorch (``SLSTM``): other neurons than ours, of
+which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs each variant once more in a process of
+its own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not
+counted. A population is compared with the authors' neurons one after the other and with layers as wide as all its
+memory units. Beside the times stands the share of the floor that native reaches with events: the time of the row's
+multiply-adds in a large matrix product on the same core.
 """
 
 from __future__ import annotations
@@ -78,13 +82,17 @@ OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-3  # float32 against float64 ref
 def make_neuron(row: Row) -> ELM:
     options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0), "num_neuron": row.num_neuron}
     if row.branched:
-        return BranchELM(row.input_size, OUTPUT_SIZE, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options)
+        return BranchELM(
+            row.input_size, OUTPUT_SIZE, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options
+        )
     return ELM(row.input_size, OUTPUT_SIZE, row.num_memory, **options)
 
 
 def make_input(row: Row) -> Tensor:
     if row.density == 0:
-        return torch.nn.functional.one_hot(torch.randint(row.input_size, (row.batch, row.num_steps)), row.input_size).float()
+        return torch.nn.functional.one_hot(
+            torch.randint(row.input_size, (row.batch, row.num_steps)), row.input_size
+        ).float()
     return (torch.rand(row.batch, row.num_steps, row.input_size) < row.density).float()
 
 
@@ -116,7 +124,11 @@ def in_a_process(script: str, arguments: list[str]) -> float:
 def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backend_names: list[str]) -> None:
     """Every implementation gives the float64 reference's output; ours also its gradients. Raises otherwise."""
     few = min(x.shape[1], 100)
-    double = ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference").double().to(x.device)
+    double = (
+        ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference")
+        .double()
+        .to(x.device)
+    )
     double.load_state_dict(neuron.state_dict())
     expected, _ = double(x[:, :few].double())
     for name, run in others.items():
@@ -133,14 +145,25 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backe
             for (name, p), (_, q) in zip(neuron.named_parameters(), double.named_parameters(), strict=True):
                 error = float((p.grad.double() - q.grad).abs().max() / q.grad.abs().max().clamp(min=1e-12))
                 if not error <= GRADIENT_TOLERANCE:
-                    raise SystemExit(f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported")
+                    raise SystemExit(
+                        f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported"
+                    )
 
 
 def measure(
-    runs: dict[str, Callable[[], Tensor]], models: list[torch.nn.Module], *, repeats: int, device: str = "cpu", threads: Sequence[int] = (1,)
+    runs: dict[str, Callable[[], Tensor]],
+    models: list[torch.nn.Module],
+    *,
+    repeats: int,
+    device: str = "cpu",
+    threads: Sequence[int] = (1,),
 ) -> dict[str, list[float]]:
     clock = time.process_time if device == "cpu" and max(threads) == 1 else time.perf_counter
-    cases = {name if len(threads) == 1 else f"{name}, {num} thread(s)": (num, run) for name, run in runs.items() for num in threads}
+    cases = {
+        name if len(threads) == 1 else f"{name}, {num} thread(s)": (num, run)
+        for name, run in runs.items()
+        for num in threads
+    }
     times: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 2):
         for name, (num, run) in cases.items():
@@ -160,7 +183,9 @@ def flops(row: Row) -> float:
     """What a forward and backward pass has to compute: the recurrence, the readout, and for every event its hidden units; two a multiply-add."""
     events = row.batch * row.num_steps * (row.density * row.input_size or 1.0)
     hidden = 2 * row.num_memory
-    step = 3 * (2 * hidden * row.num_memory + OUTPUT_SIZE * row.num_memory)  # forward, backward, and the weights' gradients
+    step = 3 * (
+        2 * hidden * row.num_memory + OUTPUT_SIZE * row.num_memory
+    )  # forward, backward, and the weights' gradients
     return 2.0 * (row.num_neuron or 1) * (row.batch * row.num_steps * step + 2 * events * hidden)
 
 
@@ -185,7 +210,9 @@ class Variants(NamedTuple):
     models: list[torch.nn.Module]
 
 
-def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Variants:
+def variants(
+    row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace
+) -> Variants:
     torch.manual_seed(0)
     x = make_input(row)
     neuron = make_neuron(row)
@@ -193,9 +220,14 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
     models: list[torch.nn.Module] = [neuron, lstm]
     runs: dict[str, Callable[[], Tensor]] = {}
     if upstream is not None:
-        twins = [upstream_twin(upstream, neuron, index) for index in ([None] if row.num_neuron is None else range(row.num_neuron))]
+        twins = [
+            upstream_twin(upstream, neuron, index)
+            for index in ([None] if row.num_neuron is None else range(row.num_neuron))
+        ]
         models += twins
-        runs["upstream"] = lambda: twins[0](x) if row.num_neuron is None else torch.stack([twin(x) for twin in twins], dim=2)
+        runs["upstream"] = lambda: (
+            twins[0](x) if row.num_neuron is None else torch.stack([twin(x) for twin in twins], dim=2)
+        )
     for model in models:
         model.to(args.device)
     x, events = x.to(args.device), SpikeEvents.from_frames(x).to(args.device)
@@ -209,7 +241,10 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
         runs[f"{backend}, events"] = partial(run, backend, events)
     if prototype is not None and row.num_neuron is None:
         twin = twins[0]
-        dense, sparse = prototype.FusedELM(twin, "dense" if row.density == 0 else "scan"), prototype.FusedELM(twin, "events")
+        dense, sparse = (
+            prototype.FusedELM(twin, "dense" if row.density == 0 else "scan"),
+            prototype.FusedELM(twin, "events"),
+        )
         csr = prototype.csr(x)
         runs |= {"prototype": lambda: dense(x), "prototype, events": lambda: sparse(x, csr)}
     others: dict[str, Callable[[], Tensor]] = {"nn.LSTM": lambda: lstm(x)[0]}
@@ -221,7 +256,9 @@ def variants(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.
     return Variants(neuron, x, runs, others, models)
 
 
-def print_peak(row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> None:
+def print_peak(
+    row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace
+) -> None:
     """Of the one variant that is named, after a short pass that loads what it needs."""
     for warm in (True, False):
         found = variants(row._replace(num_steps=min(row.num_steps, 20)) if warm else row, upstream, prototype, args)
@@ -230,7 +267,13 @@ def print_peak(row: Row, upstream: type[torch.nn.Module] | None, prototype: type
     print(peak)
 
 
-def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, prototype: types.ModuleType | None, args: argparse.Namespace) -> Result:
+def benchmark(
+    name: str,
+    row: Row,
+    upstream: type[torch.nn.Module] | None,
+    prototype: types.ModuleType | None,
+    args: argparse.Namespace,
+) -> Result:
     found = variants(row, upstream, prototype, args)
     check(found.neuron, found.x, found.ours, args.backends)
     runs = found.others | found.ours
@@ -241,7 +284,10 @@ def benchmark(name: str, row: Row, upstream: type[torch.nn.Module] | None, proto
     peaks = {}
     if args.memory:
         given = [argument for argument in sys.argv[1:] if argument != "--memory"]
-        peaks = {key: in_a_process(__file__, [*given, "--rows", args.rows[0] if args.smoke else name, "--peak-of", key]) for key in runs}
+        peaks = {
+            key: in_a_process(__file__, [*given, "--rows", args.rows[0] if args.smoke else name, "--peak-of", key])
+            for key in runs
+        }
     return {
         "row": name,
         **row._asdict(),
@@ -287,7 +333,10 @@ def markdown(results: list[Result], rows: dict[str, Row]) -> str:
         for result in results:
             cells = [f"{result[kind][key]:.1f}" if key in result[kind] else "" for key in keys]
             if last:
-                cells = [f"{cell} ({result['ratio'][key]:.1f}x)" if cell else "" for key, cell in zip(keys, cells, strict=True)]
+                cells = [
+                    f"{cell} ({result['ratio'][key]:.1f}x)" if cell else ""
+                    for key, cell in zip(keys, cells, strict=True)
+                ]
                 cells.append("" if result["of_the_floor"] is None else f"{result['of_the_floor']:.0%}")
             lines.append(f"| {result['row']}: {described(rows[result['row']])} | {' | '.join(cells)} |")
         lines.append("")
@@ -298,14 +347,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--prototype", type=Path, help="folder of the scratch prototype")
-    parser.add_argument("--backends", nargs="+", choices=["torch", "native"], help="of elm_neuro; by default those that run")
+    parser.add_argument(
+        "--backends", nargs="+", choices=["torch", "native"], help="of elm_neuro; by default those that run"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="each variant with each of these numbers")
     parser.add_argument("--hosts", action="store_true", help="also recurrent layers of norse and snnTorch")
-    parser.add_argument("--memory", action="store_true", help="also peaks of resident memory, each in a process of its own")
-    parser.add_argument("--peak-of", metavar="VARIANT", help="print the peak of resident memory of this variant in the first row and stop")
+    parser.add_argument(
+        "--memory", action="store_true", help="also peaks of resident memory, each in a process of its own"
+    )
+    parser.add_argument(
+        "--peak-of",
+        metavar="VARIANT",
+        help="print the peak of resident memory of this variant in the first row and stop",
+    )
     parser.add_argument("--json", type=writable, help="write all times to this file")
     parser.add_argument("--markdown", type=writable, help="write the tables for the documentation to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
@@ -327,7 +384,10 @@ def main() -> None:
         return print_peak(next(iter(rows.values())), upstream, prototype, args)
     console = Console(width=None if sys.stdout.isatty() else 170)
     device = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    threads, clock = " and ".join(map(str, args.threads)), "wall time" if args.device == "cuda" or max(args.threads) > 1 else "processor time"
+    threads, clock = (
+        " and ".join(map(str, args.threads)),
+        "wall time" if args.device == "cuda" or max(args.threads) > 1 else "processor time",
+    )
     results = []
     for name, row in rows.items():
         result = benchmark(name, row, upstream, prototype, args)
@@ -355,7 +415,12 @@ def main() -> None:
     if args.markdown:
         args.markdown.write_text(markdown(results, rows), encoding="utf-8")
     if args.json:
-        settings = {"torch": torch.__version__, "elm_neuro": elm_neuro.__version__, "device": device, "backends": backends.available()}
+        settings = {
+            "torch": torch.__version__,
+            "elm_neuro": elm_neuro.__version__,
+            "device": device,
+            "backends": backends.available(),
+        }
         settings["flops_of_a_product"] = args.floor
         found = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

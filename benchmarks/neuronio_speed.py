@@ -1,14 +1,17 @@
-"""NeuronIO beside the authors' loader on a file of full size: reading it, windows per second, training; interleaved, after a check.
+"""NeuronIO beside the authors' loader on a file of full size: reading it, windows per second, training; interleaved,
+after a check.
 
-    taskset -c 1 python benchmarks/neuronio_speed.py --file SIM.p [--upstream CHECKOUT] [--repeats 3] [--json FILE] [--smoke]
+    taskset -c 1 python benchmarks/neuronio_speed.py --file SIM.p [--upstream CHECKOUT] [--repeats 3] [--json FILE]
+    [--smoke]
 
-A file of 128 simulations of 6 s is made of a smaller real one by repeating its simulations, with the places in the pickle's memo numbered
-on, as in a real one. Reading: our conversion to HDF5, checksums included, and the authors' ``parse_sim_experiment_file``, each in a process
-of its own, wall time and peak memory of that process. Windows: our batches of 8 as events and as int8 frames, and the authors'
-``generate_batch``, in one process, after both gave the same windows. Training: steps of a Branch-ELM with 20 memory units on batches of 8
-from the same weights, loading included; the share of loading is how much a training step waits where nothing loads beside it. The authors'
-side (``--upstream``) is a checkout of github.com/AaronSpieler/elmneuron at 52e68a6; their arrays take 5 to 7 GB. ``--smoke`` makes up a
-small file, and measures nothing of use.
+A file of 128 simulations of 6 s is made of a smaller real one by repeating its simulations, with the places in the
+pickle's memo numbered on, as in a real one. Reading: our conversion to HDF5, checksums included, and the authors'
+``parse_sim_experiment_file``, each in a process of its own, wall time and peak memory of that process. Windows: our
+batches of 8 as events and as int8 frames, and the authors' ``generate_batch``, in one process, after both gave the same
+windows. Training: steps of a Branch-ELM with 20 memory units on batches of 8 from the same weights, loading included;
+the share of loading is how much a training step waits where nothing loads beside it. The authors' side (``--upstream``)
+is a checkout of github.com/AaronSpieler/elmneuron at 52e68a6; their arrays take 5 to 7 GB. ``--smoke`` makes up a small
+file, and measures nothing of use.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from rich.table import Table
 
 from elm_neuro import BranchELM
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulations
-from elm_neuro.datasets._neuronio_convert import convert_file
+from elm_neuro.datasets.neuronio._convert import convert_file
 from elm_neuro.training import neuronio_loss
 
 BATCH_SIZE = 8
@@ -64,7 +67,9 @@ def full_size(small: Path, large: Path, num_simulations: int) -> None:
     for begin_op, begin, end_op, end in spans[1:]:  # the first one puts names into the memo that all others read
         inside = [(name, arg, pos - begin) for name, arg, pos in ops[begin_op:end_op]]
         own = {arg for name, arg, _ in inside if name == "LONG_BINPUT"}
-        at = np.array([pos + 1 for name, arg, pos in inside if name == "LONG_BINPUT" or (name == "LONG_BINGET" and arg in own)])
+        at = np.array(
+            [pos + 1 for name, arg, pos in inside if name == "LONG_BINPUT" or (name == "LONG_BINGET" and arg in own)]
+        )
         copies.append((np.frombuffer(raw[begin:end], np.uint8), at[:, None] + np.arange(4), own))
     with large.open("wb") as file:
         file.write(raw[:head] + raw[spans[0][1] : spans[0][3]])
@@ -83,10 +88,16 @@ def made_up(path: Path) -> None:
     """A small file, for --smoke: pickled by Python 3, which the authors' loader reads too."""
     rng, steps = np.random.default_rng(0), 6000
     spikes = [{i: [int(t) for t in np.flatnonzero(rng.random(steps) < 0.001)] for i in range(639)} for _ in range(2)]
-    one = {"exInputSpikeTimes": spikes[0], "inhInputSpikeTimes": spikes[1], "outputSpikeTimes": np.array([700.0, 900.0], np.float16)}
+    one = {
+        "exInputSpikeTimes": spikes[0],
+        "inhInputSpikeTimes": spikes[1],
+        "outputSpikeTimes": np.array([700.0, 900.0], np.float16),
+    }
     one["somaVoltageLowRes"] = rng.normal(-70, 3, steps).astype(np.float16)
     params = {"totalSimDurationInSec": 6, "allSegmentsType": ["basal"] * 639}
-    path.write_bytes(pickle.dumps({"Params": params, "Results": {"listOfSingleSimulationDicts": [one] * BATCH_SIZE}}, protocol=4))
+    path.write_bytes(
+        pickle.dumps({"Params": params, "Results": {"listOfSingleSimulationDicts": [one] * BATCH_SIZE}}, protocol=4)
+    )
 
 
 def child(what: str, source: str, target: str) -> None:
@@ -127,7 +138,9 @@ class Theirs:
 
     def batch(self, _: int) -> Any:
         num = self.arrays[0].shape[0]
-        return self.loader.generate_batch(*self.arrays, self.types, self.rng, BATCH_SIZE, 500, 500, neuronio_sim_per_file=num)
+        return self.loader.generate_batch(
+            *self.arrays, self.types, self.rng, BATCH_SIZE, 500, 500, neuronio_sim_per_file=num
+        )
 
     def check(self, dataset: NeuronIODataset) -> None:
         """Our windows are slices of their arrays."""
@@ -179,8 +192,18 @@ def main() -> None:
         sides = ["ours", *(["theirs"] if args.upstream else [])]
         for _ in range(repeats):
             for side in sides:
-                command = [sys.executable, __file__, "child", side, str(file), f"{folder}/out.h5", str(args.upstream or "")]
-                result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+                command = [
+                    sys.executable,
+                    __file__,
+                    "child",
+                    side,
+                    str(file),
+                    f"{folder}/out.h5",
+                    str(args.upstream or ""),
+                ]
+                result = json.loads(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+                )
                 for key, value in result.items():
                     found.setdefault(f"{side}: read, {key}", []).append(value)
         (name,) = convert_neuronio([file], f"{folder}/converted")
@@ -209,7 +232,9 @@ def main() -> None:
             runs["theirs: windows/s"], runs["theirs: trained windows/s"] = theirs.batch, train_theirs
         for _ in range(repeats):
             for what, run in runs.items():
-                found.setdefault(what, []).append(BATCH_SIZE * rate(run, seconds if "trained" not in what else 2 * seconds))
+                found.setdefault(what, []).append(
+                    BATCH_SIZE * rate(run, seconds if "trained" not in what else 2 * seconds)
+                )
         simulations = open_simulations(path)
     share = statistics.median(found["ours: trained windows/s"]) / statistics.median(found["ours: windows/s, events"])
     settings = f"{simulations}, pickle of {size:.0f} MB; torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s)"
@@ -219,7 +244,9 @@ def main() -> None:
     table.add_row("ours: share of loading in a training step", f"{share:.1%}", "")
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps({"settings": settings, "found": found, "share": share}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"settings": settings, "found": found, "share": share}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

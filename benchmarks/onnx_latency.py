@@ -1,11 +1,13 @@
-"""Latency of the exported neuron in onnxruntime beside the authors' TorchScript neuron and our backends, interleaved in one run.
+"""Latency of the exported neuron in onnxruntime beside the authors' TorchScript neuron and our backends, interleaved in
+one run.
 
-    taskset -c 1 python benchmarks/onnx_latency.py [--upstream CHECKOUT] [--steps 1 100 500] [--batches 1 32] [--repeats 15] [--json FILE] [--smoke]
+    taskset -c 1 python benchmarks/onnx_latency.py [--upstream CHECKOUT] [--steps 1 100 500] [--batches 1 32] [--repeats
+    15] [--json FILE] [--smoke]
 
-Branch-ELM 1278 -> 45 x 100 -> 20 memory units, float32, one thread, spikes with density 0.01; medians of wall time a call, ratios to the
-authors' neuron (``--upstream``, a checkout of github.com/AaronSpieler/elmneuron at 52e68a6), without it to our torch backend. Every
-row stands behind a check of equal outputs. The form "step" is called once a step, its states fed back. ``--device cuda`` runs
-onnxruntime's CUDA provider, and torch on the GPU.
+Branch-ELM 1278 -> 45 x 100 -> 20 memory units, float32, one thread, spikes with density 0.01; medians of wall time a
+call, ratios to the authors' neuron (``--upstream``, a checkout of github.com/AaronSpieler/elmneuron at 52e68a6),
+without it to our torch backend. Every row stands behind a check of equal outputs. The form "step" is called once a
+step, its states fed back. ``--device cuda`` runs onnxruntime's CUDA provider, and torch on the GPU.
 """
 
 from __future__ import annotations
@@ -109,7 +111,10 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for num_steps in args.steps:
-            models = {form: Model(neuron, form, num_steps, Path(folder), args.device) for form in ("step", "sequence", "unrolled")}
+            models = {
+                form: Model(neuron, form, num_steps, Path(folder), args.device)
+                for form in ("step", "sequence", "unrolled")
+            }
             for batch in args.batches:
                 x = (torch.rand(batch, num_steps, 1278) < 0.01).float()
                 frames, given = x.numpy(), x.to(args.device)
@@ -118,9 +123,14 @@ def main() -> None:
                     with backends.use(name):
                         return ours(given)[0]
 
-                runs: dict[str, Callable[[], Any]] = {} if twin is None else {"authors' TorchScript": lambda given=given: twin(given)}
+                runs: dict[str, Callable[[], Any]] = (
+                    {} if twin is None else {"authors' TorchScript": lambda given=given: twin(given)}
+                )
                 runs |= {f"elm_neuro, {name}": partial(call, name) for name in chosen}
-                runs |= {f"onnxruntime, {form}": lambda model=model, frames=frames: model.run(frames) for form, model in models.items()}
+                runs |= {
+                    f"onnxruntime, {form}": lambda model=model, frames=frames: model.run(frames)
+                    for form, model in models.items()
+                }
                 expected = np.asarray(runs["elm_neuro, torch"]().cpu())
                 for name, run in runs.items():
                     found = run()
@@ -133,14 +143,19 @@ def main() -> None:
                 for name, values in times.items():
                     middle, model = statistics.median(values), models.get(name.rpartition(", ")[2])
                     extra = ("", "") if model is None else (f"{1e3 * model.loading:.0f}", f"{model.size / 1e3:.0f}")
-                    table.add_row(str(num_steps), str(batch), name, f"{1e3 * middle:.2f}", f"{base / middle:.1f}x", *extra)
-                    results.append({"num_steps": num_steps, "batch": batch, "run": name, "seconds": values, "ratio": base / middle})
+                    table.add_row(
+                        str(num_steps), str(batch), name, f"{1e3 * middle:.2f}", f"{base / middle:.1f}x", *extra
+                    )
+                    results.append(
+                        {"num_steps": num_steps, "batch": batch, "run": name, "seconds": values, "ratio": base / middle}
+                    )
                     if model is not None:
                         results[-1] |= {"load_seconds": model.loading, "bytes": model.size}
     Console().print(table)
     if args.json:
         args.json.write_text(
-            json.dumps({"settings": settings, "elm_neuro": elm_neuro.__version__, "rows": results}, indent=1) + "\n", encoding="utf-8"
+            json.dumps({"settings": settings, "elm_neuro": elm_neuro.__version__, "rows": results}, indent=1) + "\n",
+            encoding="utf-8",
         )
 
 

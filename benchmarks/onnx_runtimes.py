@@ -1,16 +1,17 @@
-"""Exported models in every runtime that is installed, beside torch: which form loads, whether its numbers are torch's, how long it takes.
+"""Exported models in every runtime that is installed, beside torch: which form loads, whether its numbers are torch's,
+how long it takes.
 
     python benchmarks/onnx_runtimes.py [--checkpoint FOLDER] [--node FOLDER] [--runtimes NAMES] [--json FILE] [--smoke]
 
-Two networks: the authors' Branch-ELM 1278 -> 45 x 100 -> 20 (``--checkpoint``, their folder num_memory_20; random weights of the same size
-without) in float32 and float16, and a mixed one, Linear -> LIF -> spiking population -> LIF -> Linear, in float32. Each in the forms
-step, sequence and unrolled, in the export's default opset with free sizes; where that fails with the sizes fixed in the file, and where
-that fails in opset 17 too. Every case runs in a process of its own, so that a runtime may crash. ``--node`` is a folder with the npm
-packages onnxruntime-web and onnxruntime-node.
+Two networks: the authors' Branch-ELM 1278 -> 45 x 100 -> 20 (``--checkpoint``, their folder num_memory_20; random
+weights of the same size without) in float32 and float16, and a mixed one, Linear -> LIF -> spiking population -> LIF ->
+Linear, in float32. Each in the forms step, sequence and unrolled, in the export's default opset with free sizes; where
+that fails with the sizes fixed in the file, and where that fails in opset 17 too. Every case runs in a process of its
+own, so that a runtime may crash. ``--node`` is a folder with the npm packages onnxruntime-web and onnxruntime-node.
 
-Milliseconds are medians of wall time for a sequence of 500 steps (100 for the mixed network) at batch 1 on one thread; the form "step" is
-called once a step. Errors are relative to the largest value of each output; one above the tolerance is a failure. tract gets its models
-with all sizes fixed.
+Milliseconds are medians of wall time for a sequence of 500 steps (100 for the mixed network) at batch 1 on one thread;
+the form "step" is called once a step. Errors are relative to the largest value of each output; one above the tolerance
+is a failure. tract gets its models with all sizes fixed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ Run = Callable[[Arrays], Arrays]
 
 TOLERANCES = {"float32": 2e-5, "float16": 2e-2}  # of a sequence, relative to the largest value
 OLD_OPSET = 17
-PYTHON_RUNTIMES = {"onnxruntime": "onnxruntime", "onnx reference": "onnx", "OpenVINO": "openvino", "tract": "tract", "OpenCV": "cv2"}
+PYTHON_RUNTIMES = {
+    "onnxruntime": "onnxruntime",
+    "onnx reference": "onnx",
+    "OpenVINO": "openvino",
+    "tract": "tract",
+    "OpenCV": "cv2",
+}
 NODE_RUNTIMES = ("onnxruntime-web", "onnxruntime-node")
 PACKAGES = {"OpenCV": "opencv-python-headless", "onnx reference": "onnx"}
 
@@ -95,7 +102,8 @@ def tract_run(path: str, outputs: list[str]) -> Run:
     names = [model.input_name(i) for i in range(model.input_count())]
     runnable = model.into_model().into_runnable()  # its outputs are in the model's order, under other names
     return lambda fed: {
-        name: value.to_numpy() for name, value in zip(outputs, runnable.run([np.ascontiguousarray(fed[name]) for name in names]), strict=True)
+        name: value.to_numpy()
+        for name, value in zip(outputs, runnable.run([np.ascontiguousarray(fed[name]) for name in names]), strict=True)
     }
 
 
@@ -123,11 +131,17 @@ RUNS: dict[str, Callable[[str, list[str]], Run]] = {
 
 
 def packed(arrays: Arrays) -> dict[str, Any]:
-    return {name: {"dims": array.shape, "data": base64.b64encode(array.astype("<f4").tobytes()).decode()} for name, array in arrays.items()}
+    return {
+        name: {"dims": array.shape, "data": base64.b64encode(array.astype("<f4").tobytes()).decode()}
+        for name, array in arrays.items()
+    }
 
 
 def unpacked(entries: dict[str, Any]) -> Arrays:
-    return {name: np.frombuffer(base64.b64decode(entry["data"]), "<f4").reshape(entry["dims"]) for name, entry in entries.items()}
+    return {
+        name: np.frombuffer(base64.b64decode(entry["data"]), "<f4").reshape(entry["dims"])
+        for name, entry in entries.items()
+    }
 
 
 def child(runtime: str, model: str, task: Path, result: Path) -> None:
@@ -171,7 +185,9 @@ def fixed(case: Case) -> Case:
     return case._replace(path=path, sizes="fixed")
 
 
-def attempt(runtime: str, case: Case, folder: Path, *, node: Path | None, repeats: int, seconds: float) -> dict[str, Any]:
+def attempt(
+    runtime: str, case: Case, folder: Path, *, node: Path | None, repeats: int, seconds: float
+) -> dict[str, Any]:
     """What a runtime makes of a case: times to load and to run, error; or the reason it failed."""
     task, result = folder / "task.json", folder / "result.json"
     result.unlink(missing_ok=True)
@@ -203,14 +219,18 @@ def attempt(runtime: str, case: Case, folder: Path, *, node: Path | None, repeat
 
 def version_of(runtime: str, node: Path | None) -> str:
     if runtime in NODE_RUNTIMES and node is not None:
-        return str(json.loads((node / "node_modules" / runtime / "package.json").read_text(encoding="utf-8"))["version"])
+        return str(
+            json.loads((node / "node_modules" / runtime / "package.json").read_text(encoding="utf-8"))["version"]
+        )
     return importlib.metadata.version(PACKAGES.get(runtime, runtime.lower()))
 
 
 def reason(stderr: str) -> str:
     """The words of an error that say what happened, without places in source files."""
     panic = re.search(r" panicked at .*\n(.*)", stderr)
-    words = panic[1] if panic else stderr.rpartition("Traceback (most recent call last)")[2].partition("Stack backtrace")[0]
+    words = (
+        panic[1] if panic else stderr.rpartition("Traceback (most recent call last)")[2].partition("Stack backtrace")[0]
+    )
     words = words.rpartition("    raise ")[2].partition("\n")[2] if "    raise " in words else words
     words = re.sub(r"(Exception from )?\S*/\S+:\d+:?", "", words)
     return " ".join(words.split())[-160:] or "it ended without a word"
@@ -228,8 +248,14 @@ def cases(folder: Path, checkpoint: Path | None, opset: int | None, *, num_steps
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    neuron = BranchELM(1278, 2, 20, num_branch=45, num_synapse_per_branch=100) if checkpoint is None else from_upstream(checkpoint)
-    population = SpikingELM(BranchELM(24, 1, 6, num_branch=4, num_synapse_per_branch=8, num_neuron=16, flatten_output=True), threshold=0.3)
+    neuron = (
+        BranchELM(1278, 2, 20, num_branch=45, num_synapse_per_branch=100)
+        if checkpoint is None
+        else from_upstream(checkpoint)
+    )
+    population = SpikingELM(
+        BranchELM(24, 1, 6, num_branch=4, num_synapse_per_branch=8, num_neuron=16, flatten_output=True), threshold=0.3
+    )
     mixed = nn.Sequential(nn.Linear(40, 20), LIF(20, 24), population, LIF(16, 12), nn.Linear(12, 5))
 
     def forward(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -238,13 +264,18 @@ def cases(folder: Path, checkpoint: Path | None, opset: int | None, *, num_steps
             x = x[0] if isinstance(x, tuple) else x
         return x
 
-    for name, network, steps, precisions in (("Branch-ELM", neuron, num_steps, ("float32", "float16")), ("mixed", mixed, 100, ("float32",))):
+    for name, network, steps, precisions in (
+        ("Branch-ELM", neuron, num_steps, ("float32", "float16")),
+        ("mixed", mixed, 100, ("float32",)),
+    ):
         network.eval()
         steps = min(steps, num_steps)
         width = 1278 if network is neuron else 40
         with torch.no_grad():
             while True:  # spikes that no rounding decides: the same with a disturbed input
-                x = (torch.rand(1, steps, width) < (0.01 if network is neuron else 0.3)).float() * (1.0 if network is neuron else 2.0)
+                x = (torch.rand(1, steps, width) < (0.01 if network is neuron else 0.3)).float() * (
+                    1.0 if network is neuron else 2.0
+                )
                 y, disturbed = forward(network, x), forward(network, x * (1.0 + 1e-5 * torch.randn_like(x)))
                 if y.std(1).max() > 0 and float((y - disturbed).abs().max()) < 1e-3 * max(1.0, float(y.abs().max())):
                     break
@@ -252,7 +283,12 @@ def cases(folder: Path, checkpoint: Path | None, opset: int | None, *, num_steps
             for form in ("step", "sequence", "unrolled"):
                 path = folder / f"{name}_{precision}_{form}_{opset}.onnx"
                 number = steps if form == "unrolled" else None
-                options: dict[str, Any] = {"form": form, "num_steps": number, "precision": precision, "opset": opset or OPSET}
+                options: dict[str, Any] = {
+                    "form": form,
+                    "num_steps": number,
+                    "precision": precision,
+                    "opset": opset or OPSET,
+                }
                 to_onnx(network, path, **options, verify=precision == "float32" and form != "unrolled")
                 yield Case(name, form, opset or OPSET, precision, path, *feed(path, x.numpy(), y.numpy()))
 
@@ -265,18 +301,24 @@ def feed(path: Path, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[
     _, after = neuron.run(x)
     names = [value.name for value in neuron.session.get_outputs()]
     states = {f"{name}_next": value for name, value in after.items()}
-    return {"x": x, **neuron.initial_state(1)}, {name: y if name == "y" else states[name] for name in names if name == "y" or name in states}
+    return {"x": x, **neuron.initial_state(1)}, {
+        name: y if name == "y" else states[name] for name in names if name == "y" or name in states
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="the authors' num_memory_20")
-    parser.add_argument("--node", type=Path, help="folder whose node_modules holds onnxruntime-web and onnxruntime-node")
+    parser.add_argument(
+        "--node", type=Path, help="folder whose node_modules holds onnxruntime-web and onnxruntime-node"
+    )
     parser.add_argument("--runtimes", nargs="+", help="those to run; all that are installed by default")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=120.0, help="after which a case is given up")
     parser.add_argument("--json", type=Path, help="write all results to this file")
-    parser.add_argument("--smoke", action="store_true", help="onnxruntime and onnx's reference evaluator over a few steps, in seconds")
+    parser.add_argument(
+        "--smoke", action="store_true", help="onnxruntime and onnx's reference evaluator over a few steps, in seconds"
+    )
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -297,7 +339,16 @@ def main() -> None:
         raise SystemExit(f"--runtimes must be of those installed, {there}, got {unknown}")
     runtimes = args.runtimes or there
     table = Table(
-        "runtime", "network", "precision", "form", "opset", "sizes", "result", "ms", "load ms", title=f"{num_steps} steps, batch 1, one thread"
+        "runtime",
+        "network",
+        "precision",
+        "form",
+        "opset",
+        "sizes",
+        "result",
+        "ms",
+        "load ms",
+        title=f"{num_steps} steps, batch 1, one thread",
     )
     results, failed = [], False
     console = Console()
@@ -315,15 +366,32 @@ def main() -> None:
                     if "failed" in found:
                         tried.append((fixed(case), attempt(runtime, fixed(case), folder, **options)))
                     if "failed" in tried[-1][1]:
-                        older = older or {old[:2] + old[3:4]: old for old in cases(folder, args.checkpoint, OLD_OPSET, num_steps=num_steps)}
+                        older = older or {
+                            old[:2] + old[3:4]: old
+                            for old in cases(folder, args.checkpoint, OLD_OPSET, num_steps=num_steps)
+                        }
                         case = fixed(older[case[:2] + case[3:4]])
                         tried.append((case, attempt(runtime, case, folder, **options)))
                     for one, found in tried:
                         failed |= "failed" in found and runtime == "onnxruntime"
                         result = found.get("failed") or f"error {found['error']:.0e}"
                         figures = [f"{found[key]:.1f}" if key in found else "" for key in ("ms", "load_ms")]
-                        table.add_row(f"{runtime} {version}", one.network, one.precision, one.form, str(one.opset), one.sizes, result, *figures)
-                        what = {"runtime": runtime, "version": version, "network": one.network, "precision": one.precision}
+                        table.add_row(
+                            f"{runtime} {version}",
+                            one.network,
+                            one.precision,
+                            one.form,
+                            str(one.opset),
+                            one.sizes,
+                            result,
+                            *figures,
+                        )
+                        what = {
+                            "runtime": runtime,
+                            "version": version,
+                            "network": one.network,
+                            "precision": one.precision,
+                        }
                         results.append({**what, "form": one.form, "opset": one.opset, "sizes": one.sizes, **found})
     console.print(table)
     if args.json:

@@ -19,7 +19,9 @@ from elm_neuro import ELM
 
 def load_upstream(checkout: Path) -> type[torch.nn.Module]:
     if not (checkout / "src/expressive_leaky_memory_neuron.py").is_file():
-        raise SystemExit(f"--upstream must be a checkout of the authors' repository, found no src/expressive_leaky_memory_neuron.py in {checkout}")
+        raise SystemExit(
+            f"--upstream must be a checkout of the authors' repository, found no src/expressive_leaky_memory_neuron.py in {checkout}"
+        )
     sys.path.insert(0, str(checkout))
     sys.modules.setdefault("seaborn", types.ModuleType("seaborn"))  # imported there for figures only
     from src.expressive_leaky_memory_neuron import ELM as upstream  # type: ignore[import-not-found]
@@ -31,10 +33,21 @@ def upstream_twin(upstream: type[torch.nn.Module], neuron: ELM, index: int | Non
     """Their neuron with the weights of ours, of number `index` in a population."""
     config, cell = neuron.config, neuron.cell
     low, high = config.bounds
-    branches = {} if config.num_branch is None else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
-    times = {"memory_tau_min": low, "memory_tau_max": high, "learn_memory_tau": config.learn_tau_m, "delta_t": config.delta_t}
+    branches = (
+        {}
+        if config.num_branch is None
+        else {"num_branch": 45, "num_synapse_per_branch": 100, "input_to_synapse_routing": "neuronio_routing"}
+    )
+    times = {
+        "memory_tau_min": low,
+        "memory_tau_max": high,
+        "learn_memory_tau": config.learn_tau_m,
+        "delta_t": config.delta_t,
+    }
     twin = upstream(config.input_size, config.output_size, config.num_memory, **times, **branches)
-    values = {f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()}
+    values = {
+        f"mlp.network.{2 * i}.{name}": p for i, layer in enumerate(cell.mlp) for name, p in layer.named_parameters()
+    }
     values |= {f"w_y.{name}": p for name, p in cell.w_y.named_parameters()}
     values |= {"_proto_w_s": cell._proto_w_s, "_proto_tau_m": cell._proto_tau_m}
     values = {name: value if index is None else value[index] for name, value in values.items()}
@@ -79,4 +92,7 @@ def hosts(input_size: int, width: int) -> dict[str, torch.nn.Module]:
     """The same width in other libraries."""
     import norse.torch  # type: ignore[import-untyped]
 
-    return {"norse LSNN": norse.torch.LSNNRecurrent(input_size, width), "snnTorch SLSTM": SnnTorchLayer(input_size, width)}
+    return {
+        "norse LSNN": norse.torch.LSNNRecurrent(input_size, width),
+        "snnTorch SLSTM": SnnTorchLayer(input_size, width),
+    }

@@ -1,11 +1,13 @@
-"""ToRaster against tonic's ToFrame, and samples per second of the SHD-Adding loader, each behind a check that the counts are equal.
+"""ToRaster against tonic's ToFrame, and samples per second of the SHD-Adding loader, each behind a check that the
+counts are equal.
 
     python benchmarks/raster_speed.py [--upstream CHECKOUT] [--file SHD.h5] [--repeats 15] [--json FILE] [--smoke]
 
-Both binnings run in turn on the same samples of 8000 events; times are medians of wall time a sample on one thread. Ends with
-status 1 where ToRaster is less than 10 times (1 and 2 ms) or 5 times (10 ms) as fast. With ``--upstream``, a checkout of the authors'
-repository (github.com/AaronSpieler/elmneuron at 52e68a6), their SHD-Adding loader runs beside ours, in turn, on the same pairs.
-Without ``--file`` the spikes are made up: uniform in time and channel, on the millisecond grid of the files.
+Both binnings run in turn on the same samples of 8000 events; times are medians of wall time a sample on one thread.
+Ends with status 1 where ToRaster is less than 10 times (1 and 2 ms) or 5 times (10 ms) as fast. With ``--upstream``, a
+checkout of the authors' repository (github.com/AaronSpieler/elmneuron at 52e68a6), their SHD-Adding loader runs beside
+ours, in turn, on the same pairs. Without ``--file`` the spikes are made up: uniform in time and channel, on the
+millisecond grid of the files.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def made_up(num_samples: int, num_events: int) -> SpikeRecordings:
     seconds = rng.random((num_samples, num_events)).astype(np.float16).astype(np.float64)
     times = np.sort((seconds * 1e6).astype(np.int64), axis=1).ravel()
     indptr = np.arange(num_samples + 1) * num_events
-    return SpikeRecordings(times, rng.integers(0, 700, times.size), indptr, np.arange(num_samples) % 20, np.arange(num_samples) % 10)
+    return SpikeRecordings(
+        times, rng.integers(0, 700, times.size), indptr, np.arange(num_samples) % 20, np.arange(num_samples) % 10
+    )
 
 
 def tonic_events(recordings: SpikeRecordings, num_samples: int) -> list[np.ndarray]:
@@ -68,7 +72,9 @@ def rasters(samples: list[np.ndarray], bin_us: int, repeats: int) -> dict[str, l
 
 def authors_loader(checkout: Path, recordings: SpikeRecordings, num_batches: int) -> Any:
     if not (checkout / "src/shd/shd_data_loader.py").is_file():
-        raise SystemExit(f"--upstream must be a checkout of the authors' repository, found no src/shd/shd_data_loader.py in {checkout}")
+        raise SystemExit(
+            f"--upstream must be a checkout of the authors' repository, found no src/shd/shd_data_loader.py in {checkout}"
+        )
     sys.path.insert(0, str(checkout))
     loader = importlib.import_module("src.shd.shd_data_loader")
     spikes = [recordings.sample(i) for i in range(len(recordings))]
@@ -76,8 +82,13 @@ def authors_loader(checkout: Path, recordings: SpikeRecordings, num_batches: int
     return loader.SHDAdding(content, recordings.labels, BATCH_SIZE, 10, batches_per_epoch=num_batches, shuffle=False)
 
 
-def loaders(recordings: SpikeRecordings, num_batches: int, upstream: Path | None) -> dict[str, Callable[[], Iterator[Any]]]:
-    options: dict[str, Any] = {"num_samples": num_batches * BATCH_SIZE, "pairing": UpstreamPairing(BATCH_SIZE, valid_fraction=0.0)}
+def loaders(
+    recordings: SpikeRecordings, num_batches: int, upstream: Path | None
+) -> dict[str, Callable[[], Iterator[Any]]]:
+    options: dict[str, Any] = {
+        "num_samples": num_batches * BATCH_SIZE,
+        "pairing": UpstreamPairing(BATCH_SIZE, valid_fraction=0.0),
+    }
     frames, events = (SHDAdding(recordings, output=output, **options) for output in ("frames", "events"))
     as_tonic = face.SHDAdding(recordings, bin_us=10_000, **options)
     runs: dict[str, Callable[[], Iterator[Any]]] = {
@@ -112,8 +123,17 @@ def main() -> int:
     console = Console()
     made = made_up(num_samples, num_events)
     samples = tonic_events(made, num_samples)
-    settings = f"tonic {tonic.__version__}, numpy {np.__version__}, torch {torch.__version__}, {platform.machine()}, 1 thread"
-    table = Table("step", "ToFrame ms", "ToRaster ms", "ratio", "asked for", title=f"{num_events} events to (time, 700); {settings}")
+    settings = (
+        f"tonic {tonic.__version__}, numpy {np.__version__}, torch {torch.__version__}, {platform.machine()}, 1 thread"
+    )
+    table = Table(
+        "step",
+        "ToFrame ms",
+        "ToRaster ms",
+        "ratio",
+        "asked for",
+        title=f"{num_events} events to (time, 700); {settings}",
+    )
     results: dict[str, Any] = {}
     enough = True
     for bin_us, bar in BARS.items():
@@ -121,7 +141,13 @@ def main() -> int:
         median = {name: statistics.median(values) for name, values in times.items()}
         ratio = median["ToFrame"] / median["ToRaster"]
         enough &= ratio >= bar or args.smoke
-        table.add_row(f"{bin_us / 1000:g} ms", f"{1e3 * median['ToFrame']:.3f}", f"{1e3 * median['ToRaster']:.3f}", f"{ratio:.1f}x", f"{bar:g}x")
+        table.add_row(
+            f"{bin_us / 1000:g} ms",
+            f"{1e3 * median['ToFrame']:.3f}",
+            f"{1e3 * median['ToRaster']:.3f}",
+            f"{ratio:.1f}x",
+            f"{bar:g}x",
+        )
         results[f"raster {bin_us}"] = {"seconds": times, "ratio": ratio}
     console.print(table)
 
@@ -135,7 +161,9 @@ def main() -> int:
                 pass
             seconds[name].append(time.process_time() - start)
     table = Table(
-        "loader", "pairs/s", title=f"SHD-Adding, batches of {BATCH_SIZE}, 10 ms, {args.file or f'digits of {num_events} events'}; no workers"
+        "loader",
+        "pairs/s",
+        title=f"SHD-Adding, batches of {BATCH_SIZE}, 10 ms, {args.file or f'digits of {num_events} events'}; no workers",
     )
     for name, values in seconds.items():
         table.add_row(name, f"{num_batches * BATCH_SIZE / statistics.median(values):.0f}")

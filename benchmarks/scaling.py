@@ -1,11 +1,13 @@
-"""How time and memory of a forward and backward pass grow with time steps, batch and memory units: JSON, a table and a figure.
+"""How time and memory of a forward and backward pass grow with time steps, batch and memory units: JSON, a table and a
+figure.
 
     taskset -c 1 python benchmarks/scaling.py [--out scaling] [--repeats 5] [--json FILE] [--smoke]
 
-ELM 128 -> 100 memory units, spikes of density 0.02 as dense frames, float32, one thread; one size at a time is varied, the others stay at
-T 512, batch 8 and 100 units (over T: batch 2). Medians of processor time, the variants interleaved, beside ``torch.nn.LSTM`` of the same
-width; before, our outputs and gradients are compared with the float64 reference. Peaks are those of resident memory above what it was
-before the pass, each measured in a process of its own (Linux only). ``--out`` names the figure, written as PNG and PDF.
+ELM 128 -> 100 memory units, spikes of density 0.02 as dense frames, float32, one thread; one size at a time is varied,
+the others stay at T 512, batch 8 and 100 units (over T: batch 2). Medians of processor time, the variants interleaved,
+beside ``torch.nn.LSTM`` of the same width; before, our outputs and gradients are compared with the float64 reference.
+Peaks are those of resident memory above what it was before the pass, each measured in a process of its own (Linux
+only). ``--out`` names the figure, written as PNG and PDF.
 """
 
 from __future__ import annotations
@@ -40,9 +42,17 @@ SWEEPS: dict[str, list[Row]] = {
     "batch": [BASE._replace(batch=num) for num in (1, 2, 4, 8, 16, 32, 64, 128)],
     "num_memory": [BASE._replace(num_memory=num) for num in (10, 20, 50, 100, 200, 400)],
 }
-SMOKE = {name: [Row(40, 4, 2, 30, 0.05)._replace(**{name: num}) for num in ((10,) if name == "num_steps" else (5, 10))] for name in SWEEPS}
+SMOKE = {
+    name: [Row(40, 4, 2, 30, 0.05)._replace(**{name: num}) for num in ((10,) if name == "num_steps" else (5, 10))]
+    for name in SWEEPS
+}
 LABELS = {"num_steps": "time steps", "batch": "batch", "num_memory": "memory units"}
-COLOURS = {"nn.LSTM": plotting.PALE, "torch": plotting.ORANGE, "native": plotting.BLUE, "native, recomputed": plotting.VERMILION}
+COLOURS = {
+    "nn.LSTM": plotting.PALE,
+    "torch": plotting.ORANGE,
+    "native": plotting.BLUE,
+    "native, recomputed": plotting.VERMILION,
+}
 MARKS = {"nn.LSTM": "s", "torch": "^", "native": "o", "native, recomputed": "D"}
 
 
@@ -52,7 +62,9 @@ def names(what: str) -> list[str]:
     return ["nn.LSTM", "torch", *native, *(["native, recomputed"] if native and what == "num_steps" else [])]
 
 
-def variants(row: Row, wanted: list[str], every: int) -> tuple[ELM, Tensor, dict[str, Callable[[], Tensor]], list[nn.Module]]:
+def variants(
+    row: Row, wanted: list[str], every: int
+) -> tuple[ELM, Tensor, dict[str, Callable[[], Tensor]], list[nn.Module]]:
     torch.manual_seed(0)
     x, neuron, lstm = make_input(row), make_neuron(row), nn.LSTM(row.input_size, row.num_memory, batch_first=True)
 
@@ -60,7 +72,10 @@ def variants(row: Row, wanted: list[str], every: int) -> tuple[ELM, Tensor, dict
         if name == "nn.LSTM":
             y: Tensor = lstm(x)[0]
             return y
-        neuron.backend, neuron.recompute_every = name.removesuffix(", recomputed"), every if name.endswith("recomputed") else None
+        neuron.backend, neuron.recompute_every = (
+            name.removesuffix(", recomputed"),
+            every if name.endswith("recomputed") else None,
+        )
         return neuron(x)[0]
 
     return neuron, x, {name: partial(run, name) for name in wanted}, [neuron, lstm]
@@ -82,10 +97,16 @@ def swept(what: str, rows: list[Row], every: int, args: argparse.Namespace) -> l
         ours = {name: run for name, run in runs.items() if name != "nn.LSTM"}
         check(neuron, x, ours, [name for name in ours if name in backends.available()])
         times = measure(runs, models, repeats=args.repeats)
-        result: dict[str, Any] = {**row._asdict(), "seconds": times, "median_ms": {name: 1e3 * statistics.median(s) for name, s in times.items()}}
+        result: dict[str, Any] = {
+            **row._asdict(),
+            "seconds": times,
+            "median_ms": {name: 1e3 * statistics.median(s) for name, s in times.items()},
+        }
         if what == "num_steps":
             small = ["--smoke"] if args.smoke else []
-            result["peak_mib"] = {name: in_a_process(__file__, [*small, "--peak-of", name, "--index", str(index)]) for name in runs}
+            result["peak_mib"] = {
+                name: in_a_process(__file__, [*small, "--peak-of", name, "--index", str(index)]) for name in runs
+            }
         found.append(result)
     return found
 
@@ -94,7 +115,10 @@ def draw(sweeps: dict[str, list[dict[str, Any]]], every: int) -> Figure:
     with matplotlib.rc_context(plotting.STYLE):
         figure = Figure(figsize=(6.8, 5.6))
         axes = figure.subplots(2, 2).flatten()
-        fixed = {what: ", ".join(f"{LABELS[name]} {rows[0][name]}" for name in LABELS if name != what) for what, rows in sweeps.items()}
+        fixed = {
+            what: ", ".join(f"{LABELS[name]} {rows[0][name]}" for name in LABELS if name != what)
+            for what, rows in sweeps.items()
+        }
         for axis, letter, (what, rows) in zip(axes, "abc", sweeps.items(), strict=False):
             _curves(axis, rows, what, "median_ms")
             _titled(axis, letter, fixed[what], "forward + backward (ms)")
@@ -131,7 +155,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=writable, help="write all times and peaks to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--peak-of", choices=list(COLOURS), help="print the peak of resident memory of this variant and stop")
+    parser.add_argument(
+        "--peak-of", choices=list(COLOURS), help="print the peak of resident memory of this variant and stop"
+    )
     parser.add_argument("--index", type=int, default=0, help="with --peak-of: which of the numbers of time steps")
     args = parser.parse_args()
     sweeps, every = (SMOKE, 4) if args.smoke else (SWEEPS, RECOMPUTED)
@@ -146,10 +172,17 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for what, rows in sweeps.items():
         results[what] = swept(what, rows, every, args)
-        table = Table(LABELS[what], *names(what), title=f"forward + backward over {LABELS[what]}, float32, {settings}; median ms (peak MiB)")
+        table = Table(
+            LABELS[what],
+            *names(what),
+            title=f"forward + backward over {LABELS[what]}, float32, {settings}; median ms (peak MiB)",
+        )
         for row in results[what]:
             peaks = row.get("peak_mib", {})
-            table.add_row(f"{row[what]:,}", *(f"{ms:.1f}" + (f" ({peaks[name]:.1f})" if peaks else "") for name, ms in row["median_ms"].items()))
+            table.add_row(
+                f"{row[what]:,}",
+                *(f"{ms:.1f}" + (f" ({peaks[name]:.1f})" if peaks else "") for name, ms in row["median_ms"].items()),
+            )
         console.print(table)
     if args.json:
         words = {"settings": settings, "elm_neuro": elm_neuro.__version__, "recompute_every": every, "sweeps": results}

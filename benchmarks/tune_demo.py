@@ -1,4 +1,5 @@
-"""Settings of the demonstration: both networks over the same grid, validated on training speakers who are held out in turn.
+"""Settings of the demonstration: both networks over the same grid, validated on training speakers who are held out in
+turn.
 
 python benchmarks/tune_demo.py --jobs 2
 python benchmarks/tune_demo.py --smoke
@@ -18,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from elm_neuro.training._demo import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
-from elm_neuro.training._quiet import quiet
+from elm_neuro.demo._run import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
+from elm_neuro.training.loop._quiet import quiet
 
 GRID = {"bin_ms": [10.0, 20.0], "learning_rate": [3e-3, 1e-2, 2e-2], "input_dropout": [0.3, 0.5]}
 FOLDS = [[2, 7], [0, 9]]  # speakers held out
@@ -42,23 +43,38 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--cache-dir", help="folder of the synthetic samples")
-    parser.add_argument("--smoke", action="store_true", help="two settings, one epoch, few samples; the accuracies mean nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="two settings, one epoch, few samples; the accuracies mean nothing"
+    )
     arguments = parser.parse_args()
     grid = {name: values[:1] for name, values in GRID.items()} if arguments.smoke else GRID
     sizes = {"num_train": 120, "num_test": 60} if arguments.smoke else {}
-    settings = DemoSettings(num_epochs=1 if arguments.smoke else arguments.epochs, cache_dir=arguments.cache_dir, **sizes)
+    settings = DemoSettings(
+        num_epochs=1 if arguments.smoke else arguments.epochs, cache_dir=arguments.cache_dir, **sizes
+    )
     data_module(settings, bin_ms=10.0, seed=0).prepare_data()
     points = [Tuned(**dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
     jobs = [(name, tuned, fold, settings) for tuned in points for name in (MIXED, CONTROL) for fold in FOLDS]
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        scores = dict(zip([(name, tuned, tuple(fold)) for name, tuned, fold, _ in jobs], pool.imap(validate, jobs), strict=True))
-    table = Table(title=f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0")
+        scores = dict(
+            zip([(name, tuned, tuple(fold)) for name, tuned, fold, _ in jobs], pool.imap(validate, jobs), strict=True)
+        )
+    table = Table(
+        title=f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
+    )
     for column in (*grid, MIXED, CONTROL):
         table.add_column(column, justify="right")
-    mean = {(name, tuned): sum(scores[name, tuned, tuple(fold)] for fold in FOLDS) / len(FOLDS) for name in (MIXED, CONTROL) for tuned in points}
+    mean = {
+        (name, tuned): sum(scores[name, tuned, tuple(fold)] for fold in FOLDS) / len(FOLDS)
+        for name in (MIXED, CONTROL)
+        for tuned in points
+    }
     for tuned in points:
-        table.add_row(*(f"{value:g}" for value in asdict(tuned).values()), *(f"{mean[name, tuned]:.1%}" for name in (MIXED, CONTROL)))
+        table.add_row(
+            *(f"{value:g}" for value in asdict(tuned).values()),
+            *(f"{mean[name, tuned]:.1%}" for name in (MIXED, CONTROL)),
+        )
     console = Console(width=100)
     console.print(table)
     for name in (MIXED, CONTROL):

@@ -2,7 +2,19 @@
 
 from elm_neuro import backends, checkpoints
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, ELMConfig, ELMState, SpikingELM, last_output, suggest
+from elm_neuro.nn import (
+    ALIF,
+    ELM,
+    LIF,
+    ALIFCell,
+    BranchELM,
+    ELMCell,
+    ELMConfig,
+    ELMState,
+    SpikingELM,
+    last_output,
+    suggest,
+)
 
 __version__ = "0.1.0"
 

@@ -18,8 +18,9 @@ Array: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
 class SpikeEvents:
     """Spikes of a batch in compressed rows, one row a (sample, time step), batch-major.
 
-    The spikes of sample ``i`` in step ``t`` are entries ``indptr[row] : indptr[row + 1]`` of `channel` and `value`, with
-    ``row = i * num_steps + t``. A channel may occur twice in a row; the values add up, as in a dense frame of counts.
+    The spikes of sample ``i`` in step ``t`` are entries ``indptr[row] : indptr[row + 1]`` of `channel` and `value`,
+    with ``row = i * num_steps + t``. A channel may occur twice in a row; the values add up, as in a dense frame of
+    counts.
 
     Args:
         indptr: row boundaries, (batch * num_steps + 1,), int64, from 0 to the number of events, never falling.
@@ -49,21 +50,29 @@ class SpikeEvents:
             raise ValueError(f"shape must be (batch, num_steps, num_channels) with no negative size, got {self.shape}")
         for name, tensor in (("indptr", self.indptr), ("channel", self.channel)):
             if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; SpikeEvents.from_arrays takes arrays")
+                raise TypeError(
+                    f"{name} must be a tensor, got {type(tensor).__name__}; SpikeEvents.from_arrays takes arrays"
+                )
             if tensor.dtype != torch.int64:
                 raise TypeError(f"{name} must have dtype torch.int64, got {tensor.dtype}")
             if tensor.ndim != 1:
                 raise ValueError(f"{name} must have one dimension, got shape {tuple(tensor.shape)}")
         num_rows = self.shape[0] * self.shape[1]
         if self.indptr.shape[0] != num_rows + 1:
-            raise ValueError(f"indptr must have batch * num_steps + 1 = {num_rows + 1} entries, got {self.indptr.shape[0]}")
+            raise ValueError(
+                f"indptr must have batch * num_steps + 1 = {num_rows + 1} entries, got {self.indptr.shape[0]}"
+            )
         if self.value is not None:
             if not self.value.is_floating_point():
                 raise TypeError(f"value must be floating point, got {self.value.dtype}")
             if self.value.shape != self.channel.shape:
-                raise ValueError(f"value must have one entry per event, ({self.channel.shape[0]},), got {tuple(self.value.shape)}")
+                raise ValueError(
+                    f"value must have one entry per event, ({self.channel.shape[0]},), got {tuple(self.value.shape)}"
+                )
             if self.value.requires_grad:
-                raise ValueError("value must not require a gradient: events are data; pass dense frames to differentiate the input")
+                raise ValueError(
+                    "value must not require a gradient: events are data; pass dense frames to differentiate the input"
+                )
         devices = {tensor.device for tensor in (self.indptr, self.channel, self.value) if tensor is not None}
         if len(devices) > 1:
             raise ValueError(f"indptr, channel and value must be on one device, got {sorted(map(str, devices))}")
@@ -79,7 +88,11 @@ class SpikeEvents:
             ValueError: a row boundary or a channel is out of range.
         """
         num_events = self.channel.shape[0]
-        if int(self.indptr[0]) != 0 or int(self.indptr[-1]) != num_events or bool((self.indptr[1:] < self.indptr[:-1]).any()):
+        if (
+            int(self.indptr[0]) != 0
+            or int(self.indptr[-1]) != num_events
+            or bool((self.indptr[1:] < self.indptr[:-1]).any())
+        ):
             raise ValueError(f"indptr must rise from 0 to the number of events, {num_events}, without falling")
         if num_events:
             low, high = (int(extreme) for extreme in self.channel.aminmax())
@@ -110,7 +123,9 @@ class SpikeEvents:
         return cls(indptr, position % max(num_channels, 1), None if plain else value, (batch, num_steps, num_channels))
 
     @classmethod
-    def from_arrays(cls, t: Array, x: Array, p: Array | None = None, *, delta_t: float, num_steps: int, num_channels: int) -> SpikeEvents:
+    def from_arrays(
+        cls, t: Array, x: Array, p: Array | None = None, *, delta_t: float, num_steps: int, num_channels: int
+    ) -> SpikeEvents:
         """One sample from its (time, channel, value) arrays, in any order; events from `num_steps` on are left out.
 
         An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0.
@@ -131,15 +146,21 @@ class SpikeEvents:
         if not (delta_t > 0 and math.isfinite(delta_t)):
             raise ValueError(f"delta_t must be positive, got {delta_t}")
         if num_steps < 0 or num_channels < 1:
-            raise ValueError(f"num_steps must not be negative and num_channels at least 1, got {num_steps} and {num_channels}")
+            raise ValueError(
+                f"num_steps must not be negative and num_channels at least 1, got {num_steps} and {num_channels}"
+            )
         times = _array("t", t, None)
         channels, values = _array("x", x, times.shape[0]), None if p is None else _array("p", p, times.shape[0])
         if channels.is_floating_point():
             raise TypeError(f"x must be integers, got {channels.dtype}")
         if bool((~((times >= 0) & (times < torch.inf))).any()):
-            raise ValueError(f"t must be finite and not negative, got {times[~((times >= 0) & (times < torch.inf))][0].item()}")
+            raise ValueError(
+                f"t must be finite and not negative, got {times[~((times >= 0) & (times < torch.inf))][0].item()}"
+            )
         if bool(((channels < 0) | (channels >= num_channels)).any()):
-            raise ValueError(f"x must be in [0, {num_channels}), got {channels[(channels < 0) | (channels >= num_channels)][0].item()}")
+            raise ValueError(
+                f"x must be in [0, {num_channels}), got {channels[(channels < 0) | (channels >= num_channels)][0].item()}"
+            )
         if values is not None and bool(values.isnan().any()):
             raise ValueError(f"p must not be NaN, got {int(values.isnan().sum())} of {values.shape[0]}")
         whole = float(delta_t).is_integer() and not times.is_floating_point()
@@ -203,12 +224,16 @@ class SpikeEvents:
         """Where the events lie."""
         return self.indptr.device
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False) -> SpikeEvents:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> SpikeEvents:
         """The same events on `device`, their values in the floating `dtype`."""
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating point, got {dtype}")
         value = None if self.value is None else self.value.to(device=device, dtype=dtype, non_blocking=non_blocking)
-        indptr, channel = (tensor.to(device=device, non_blocking=non_blocking) for tensor in (self.indptr, self.channel))
+        indptr, channel = (
+            tensor.to(device=device, non_blocking=non_blocking) for tensor in (self.indptr, self.channel)
+        )
         return replace(self, indptr=indptr, channel=channel, value=value)
 
     def pin_memory(self) -> SpikeEvents:
@@ -262,7 +287,11 @@ class SpikeEvents:
         step = self.rows() % max(self.num_steps, 1)
         inside = self.select((step >= start) & (step < stop))
         count = inside._counts()[:, start:stop].flatten()
-        return replace(inside, indptr=torch.nn.functional.pad(count.cumsum(0), (1, 0)), shape=(self.batch, max(stop - start, 0), self.num_channels))
+        return replace(
+            inside,
+            indptr=torch.nn.functional.pad(count.cumsum(0), (1, 0)),
+            shape=(self.batch, max(stop - start, 0), self.num_channels),
+        )
 
     def _counts(self) -> Tensor:
         return self.indptr.diff().view(self.batch, self.num_steps)
@@ -271,7 +300,9 @@ class SpikeEvents:
         return torch.get_default_dtype() if self.value is None else self.value.dtype
 
     def _values(self) -> Tensor:
-        return torch.ones(self.num_events, dtype=self._dtype(), device=self.device) if self.value is None else self.value
+        return (
+            torch.ones(self.num_events, dtype=self._dtype(), device=self.device) if self.value is None else self.value
+        )
 
     def __repr__(self) -> str:
         batch, num_steps, num_channels = self.shape
@@ -296,7 +327,9 @@ def _array(name: str, values: Array, size: int | None) -> Tensor:
         values = values.astype(np.int64)
     tensor = torch.as_tensor(values)
     if tensor.ndim != 1 or (size is not None and tensor.shape[0] != size):
-        raise ValueError(f"{name} must have shape ({'num_events' if size is None else size},), got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} must have shape ({'num_events' if size is None else size},), got {tuple(tensor.shape)}"
+        )
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
     return tensor if tensor.is_floating_point() else tensor.long()

@@ -1,7 +1,8 @@
-"""Figures of spike trains, of what happens inside an ELM neuron, and of its training; in colours that colour-blind readers tell apart.
+"""Figures of spike trains, of what happens inside an ELM neuron, and of its training; in colours that colour-blind
+readers tell apart.
 
-Every function returns a matplotlib Figure that belongs to nobody else: no pyplot, no window, no global style. :func:`save` writes it.
-Longer than most modules: all figures share one style and its few helpers.
+Every function returns a matplotlib Figure that belongs to nobody else: no pyplot, no window, no global style.
+:func:`save` writes it. Longer than most modules: all figures share one style and its few helpers.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
         ValueError: not one hidden raster and one title per input.
     """
     if not len(inputs) == len(hidden) == len(titles) or not inputs:
-        raise ValueError(f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and {len(titles)}")
+        raise ValueError(
+            f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and {len(titles)}"
+        )
     figure = Figure(figsize=(1.65 * len(inputs) + 0.6, 4.0))
     axes = figure.subplots(2, len(inputs), sharex=True, sharey="row", squeeze=False)
     for column, (above, below, title) in enumerate(zip(inputs, hidden, titles, strict=True)):
@@ -109,8 +112,11 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
 
 
 @_styled
-def workings(x: Values, traces: ELMTraces, *, tau_m: Values, delta_t: float, answer: int, names: Sequence[str] | None = None) -> Figure:
-    """One sample on its way through an ELM neuron: input, synapses, branches, memory coloured by its time constants, outputs.
+def workings(
+    x: Values, traces: ELMTraces, *, tau_m: Values, delta_t: float, answer: int, names: Sequence[str] | None = None
+) -> Figure:
+    """One sample on its way through an ELM neuron: input, synapses, branches, memory coloured by its time constants,
+    outputs.
 
     Args:
         x: input of one sample, (time, input_size).
@@ -124,7 +130,9 @@ def workings(x: Values, traces: ELMTraces, *, tau_m: Values, delta_t: float, ans
         ValueError: `traces` are not those of one sample.
     """
     if traces.memory.ndim != 3 or traces.memory.shape[0] != 1:
-        raise ValueError(f"traces must be of one sample and one neuron, memory (1, time, num_memory), got {tuple(traces.memory.shape)}")
+        raise ValueError(
+            f"traces must be of one sample and one neuron, memory (1, time, num_memory), got {tuple(traces.memory.shape)}"
+        )
     synapse, branch, memory, output = (_array(record)[0] for record in traces)
     synapse = synapse.reshape(len(synapse), -1)
     time = delta_t * (np.arange(len(memory)) + 0.5)
@@ -208,25 +216,32 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
     """Accuracy and loss of several networks over the epochs, in training and on validation samples.
 
     Args:
-        histories: for each network the records of its runs (one a seed), each with "train/accuracy", "valid/accuracy", "train/loss" and
-            "valid/loss", one value an epoch. Lines are means over the runs, bands go from the lowest to the highest.
+        histories: for each network the records of its runs (one a seed), each with "train/accuracy", "valid/accuracy",
+            "train/loss" and "valid/loss", one value an epoch. Lines are means over the runs, bands go from the lowest
+            to the highest.
         majority: accuracy of the best constant answer.
 
     Raises:
         ValueError: no network, or one without a run.
     """
     if not histories or not all(histories.values()):
-        raise ValueError(f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} of {[*histories]}")
+        raise ValueError(
+            f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} of {[*histories]}"
+        )
     figure = Figure(figsize=(6.8, 3.3))
     axes = figure.subplots(1, 2)
     for runs, colour in zip(histories.values(), PALETTE, strict=False):
         for axis, what in zip(axes, ("accuracy", "loss"), strict=True):
             for part, line in (("train", (0, (3, 1.5))), ("valid", "-")):
-                values = np.array([run[f"{part}/{what}"] for run in runs if len(run.get(f"{part}/{what}", ()))], dtype=float)  # (run, epoch)
+                values = np.array(
+                    [run[f"{part}/{what}"] for run in runs if len(run.get(f"{part}/{what}", ()))], dtype=float
+                )  # (run, epoch)
                 if not values.size:
                     continue
                 epoch = np.arange(1, values.shape[1] + 1)
-                axis.plot(epoch, values.mean(0), color=colour, linestyle=line, linewidth=1.6 if part == "valid" else 1.1)
+                axis.plot(
+                    epoch, values.mean(0), color=colour, linestyle=line, linewidth=1.6 if part == "valid" else 1.1
+                )
                 if len(values) > 1 and part == "valid":
                     axis.fill_between(epoch, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
     axes[0].axhline(majority, color=INK, linewidth=0.9, linestyle=":")
@@ -274,7 +289,9 @@ def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None) -> F
     for row, column in zip(*np.nonzero(share >= 0.05), strict=True):
         value = share[row, column]
         colour = "white" if value > 0.55 else INK
-        axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=min(7.0, 120 / num), color=colour)
+        axis.text(
+            column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=min(7.0, 120 / num), color=colour
+        )
     rotation = 90 if max(map(len, labels)) > 2 else 0
     axis.set_xticks(range(num), labels, rotation=rotation)
     axis.set_yticks(range(num), labels)
@@ -291,13 +308,17 @@ def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None) -> F
 
 @_styled
 def accuracies(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], *, xlabel: str, majority: float | None = None, log: bool = True
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]],
+    *,
+    xlabel: str,
+    majority: float | None = None,
+    log: bool = True,
 ) -> Figure:
     """Accuracy of several networks against a setting, one panel a part of the data, as in figure 5 of the paper.
 
     Args:
-        panels: for each panel, by its title, for each network its points (setting, mean, half width of the interval or NaN), drawn in the
-            order of the setting.
+        panels: for each panel, by its title, for each network its points (setting, mean, half width of the interval or
+            NaN), drawn in the order of the setting.
         xlabel: the setting and its unit.
         majority: accuracy of the best constant answer.
         log: whether the setting is drawn on a log axis.
@@ -306,16 +327,31 @@ def accuracies(
         ValueError: there is no panel, or a panel without a network.
     """
     if not panels or not all(panels.values()):
-        raise ValueError(f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in {[*panels]}")
+        raise ValueError(
+            f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in {[*panels]}"
+        )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     figure = Figure(figsize=(max(3.6, 2.3 * len(panels)), 3.1))
-    for axis, letter, (title, lines) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], "abcdefgh", panels.items(), strict=False):
+    for axis, letter, (title, lines) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], "abcdefgh", panels.items(), strict=False
+    ):
         for name, points in lines.items():
             x, mean, half = np.array(sorted(points), dtype=float).T
             colour = PALETTE[names.index(name) % len(PALETTE)]
             aside = ScaledTranslation((names.index(name) - (len(names) - 1) / 2) * DODGE, 0, figure.dpi_scale_trans)
             place, error = axis.transData + aside, np.nan_to_num(half)
-            axis.errorbar(x, mean, yerr=error, transform=place, color=colour, marker="o", markersize=3.2, linewidth=1.3, elinewidth=0.8, capsize=2)
+            axis.errorbar(
+                x,
+                mean,
+                yerr=error,
+                transform=place,
+                color=colour,
+                marker="o",
+                markersize=3.2,
+                linewidth=1.3,
+                elinewidth=0.8,
+                capsize=2,
+            )
         settings = sorted({point[0] for points in lines.values() for point in points})
         lowest, highest = settings[0], settings[-1]
         if log:
@@ -363,7 +399,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
             target = Path(path).with_suffix(f".{kind}")
             partial = target.with_name(f".{target.name}.part")
             try:
-                figure.savefig(partial, format=kind, metadata={"Software": None} if kind == "png" else {"CreationDate": None})
+                figure.savefig(
+                    partial, format=kind, metadata={"Software": None} if kind == "png" else {"CreationDate": None}
+                )
                 os.replace(partial, target)
             finally:
                 partial.unlink(missing_ok=True)
@@ -379,7 +417,9 @@ def _raster(axis: Axes, counts: Values, *, delta_t: float, colour: str) -> None:
     spikes = _array(counts)
     step, channel = np.nonzero(spikes)
     size = min(4.0, 260.0 / max(spikes.shape))  # points, so that neighbouring rows just touch
-    axis.scatter(delta_t * (step + 0.5), channel, s=size**2 / 2, marker="s", linewidths=0, color=colour, rasterized=True)
+    axis.scatter(
+        delta_t * (step + 0.5), channel, s=size**2 / 2, marker="s", linewidths=0, color=colour, rasterized=True
+    )
     axis.set_xlim(0, delta_t * len(spikes))
     axis.set_ylim(-1, spikes.shape[1])
 

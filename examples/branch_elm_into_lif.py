@@ -1,13 +1,15 @@
-"""A Branch-ELM drives LIF neurons with its real-valued output; both learn to answer late which of two sounds they heard.
+"""A Branch-ELM drives LIF neurons with its real-valued output; both learn to answer late which of two sounds they
+heard.
 
     python examples/branch_elm_into_lif.py [--smoke] [--epochs 40] [--out branch_elm_into_lif.png]
 
     spikes (40 channels) -> Branch-ELM, 8 currents -> 2 LIF neurons: "it was A", "it was B"
 
-A burst in the 15 channels of A or in those of B, silence but for background noise, and 80 to 280 ms later a burst in 10 channels that asks:
-then, and not before, one LIF neuron must spike, and the right one. What was heard must be kept without a sound and meet the question: the
-memory of the Branch-ELM and its MLP do that. The control has 32 LIF neurons in their place, whose time constants of 10 ms are trained too.
-Both networks are trained in the same way, on data made here.
+A burst in the 15 channels of A or in those of B, silence but for background noise, and 80 to 280 ms later a burst in 10
+channels that asks: then, and not before, one LIF neuron must spike, and the right one. What was heard must be kept
+without a sound and meet the question: the memory of the Branch-ELM and its MLP do that. The control has 32 LIF neurons
+in their place, whose time constants of 10 ms are trained too. Both networks are trained in the same way, on data made
+here.
 """
 
 from __future__ import annotations
@@ -85,7 +87,10 @@ def networks() -> dict[str, Network]:
         sum(GROUPS), CURRENTS, num_memory=16, num_branch=8, num_synapse_per_branch=10, routing="random", delta_t=DELTA_T,
         tau_m_init=(5.0, 300.0), tau_m_bounds=(1.0, 1000.0),
     )  # fmt: skip
-    return {"Branch-ELM into LIF": Network(elm, CURRENTS), "LIF into LIF": Network(LIF(sum(GROUPS), 32, delta_t=DELTA_T, tau_v=10.0), 32)}
+    return {
+        "Branch-ELM into LIF": Network(elm, CURRENTS),
+        "LIF into LIF": Network(LIF(sum(GROUPS), 32, delta_t=DELTA_T, tau_v=10.0), 32),
+    }
 
 
 def answer(spikes: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,14 +106,18 @@ def right(spikes: Tensor, sound: Tensor) -> Tensor:
     return (counts[rows, sound] > counts[rows, 1 - sound]) & (early <= MOST_EARLY)
 
 
-def train(net: Network, data: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: Settings, step: Any) -> list[float]:
+def train(
+    net: Network, data: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], settings: Settings, step: Any
+) -> list[float]:
     """Test accuracy after every epoch."""
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     curve = []
     for epoch in range(settings.num_epochs):
         for chosen in torch.randperm(len(data[0])).split(settings.batch):
             counts, early = answer(net(data[0][chosen])[1])
-            loss = nn.functional.cross_entropy(counts, data[1][chosen]) + EARLY_COST * (early - MOST_EARLY).relu().mean()
+            loss = (
+                nn.functional.cross_entropy(counts, data[1][chosen]) + EARLY_COST * (early - MOST_EARLY).relu().mean()
+            )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -148,7 +157,13 @@ def draw_sample(axes: list[Axes], net: Network, x: Tensor, word: str) -> None:
 
 def draw(nets: dict[str, Network], curves: dict[str, list[float]], test: tuple[Tensor, Tensor]) -> Figure:
     """A sample of each kind, answered rightly, through the network with the ELM, and both learning curves."""
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9}
+    style: Any = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "font.size": 9,
+    }
     with rc_context(style):
         figure = Figure(figsize=(10.5, 5.2), layout="constrained")
         grid = figure.add_gridspec(3, 3, height_ratios=[1.6, 1.3, 0.7], width_ratios=[1, 1, 0.9])
@@ -160,7 +175,10 @@ def draw(nets: dict[str, Network], curves: dict[str, list[float]], test: tuple[T
             early = test[0][:, :40].sum((1, 2))  # many spikes by then: an early sound, a long wait
             sample = int(torch.where(good, early, early - 1e3).argmax())
             axes = [figure.add_subplot(grid[0, column])]
-            axes += [figure.add_subplot(grid[row, column], sharex=axes[0], sharey=shared[row] if shared else None) for row in (1, 2)]
+            axes += [
+                figure.add_subplot(grid[row, column], sharex=axes[0], sharey=shared[row] if shared else None)
+                for row in (1, 2)
+            ]
             draw_sample(axes, net, test[0][sample], f"$\\bf{{{'ab'[column]}}}$  {word}")
             for axis in axes[:2]:
                 axis.tick_params(labelbottom=False)
@@ -185,7 +203,9 @@ def draw(nets: dict[str, Network], curves: dict[str, list[float]], test: tuple[T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a few samples and epochs, in seconds; the accuracies mean nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few samples and epochs, in seconds; the accuracies mean nothing"
+    )
     parser.add_argument("--epochs", type=int, help="number of epochs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("branch_elm_into_lif.png"), help="the figure")
@@ -197,7 +217,14 @@ def main() -> None:
     data, test = make_data(settings.num_train, generator), make_data(settings.num_test, generator)
     console, curves = Console(), {}
     nets = networks()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, console=console) as progress:
         for name, net in nets.items():
             task = progress.add_task(name, total=settings.num_epochs)
@@ -209,7 +236,9 @@ def main() -> None:
     draw(nets, curves, test).savefig(args.out, dpi=160)
     for name, net in nets.items():
         size = sum(p.numel() for p in net.parameters())
-        console.print(f"{name}: {curves[name][-1]:.1%} of {len(test[0])} test samples (guessing: 50 %), {size} parameters")
+        console.print(
+            f"{name}: {curves[name][-1]:.1%} of {len(test[0])} test samples (guessing: 50 %), {size} parameters"
+        )
     console.print(f"figure: {args.out}")
 
 

@@ -1,11 +1,13 @@
-"""Train a Branch-ELM on recordings of a cortical neuron, evaluate it beside a published checkpoint, and draw what it does.
+"""Train a Branch-ELM on recordings of a cortical neuron, evaluate it beside a published checkpoint, and draw what it
+does.
 
     python examples/neuronio.py [--smoke] [--data FOLDER] [--model DIR] [--steps 400] [--out neuronio]
 
-FOLDER holds simulation files of the NeuronIO data set (Beniaguev et al. 2021, on Kaggle); they are converted into --out once. Without it
-a leaky membrane with random synapses stands in for the cell: figures on it say nothing about NeuronIO. DIR is a checkpoint of the authors'
-repository, or a folder of save_pretrained. What is trained on and what is evaluated is the same here, so the figures show that the neuron
-can follow the cell, not that it generalises: `elm-neuro fit --config neuronio_branch_elm` trains on the whole data set and its split.
+FOLDER holds simulation files of the NeuronIO data set (Beniaguev et al. 2021, on Kaggle); they are converted into --out
+once. Without it a leaky membrane with random synapses stands in for the cell: figures on it say nothing about NeuronIO.
+DIR is a checkpoint of the authors' repository, or a folder of save_pretrained. What is trained on and what is evaluated
+is the same here, so the figures show that the neuron can follow the cell, not that it generalises:
+`elm-neuro fit --config neuronio_branch_elm` trains on the whole data set and its split.
 """
 
 from __future__ import annotations
@@ -23,8 +25,16 @@ from torch.utils.data import DataLoader
 from elm_neuro import BranchELM, plotting
 from elm_neuro.checkpoints import from_upstream
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulations
-from elm_neuro.training import Windows, evaluate_neuronio, neuronio_loss, neuronio_workings, predict_neuronio, receptive_fields, roc_curves
-from elm_neuro.training._neuronio_report import evaluation_table, remarks
+from elm_neuro.training import (
+    Windows,
+    evaluate_neuronio,
+    neuronio_loss,
+    neuronio_workings,
+    predict_neuronio,
+    receptive_fields,
+    roc_curves,
+)
+from elm_neuro.training.neuronio._tables import evaluation_table, remarks
 
 
 def made_up_cell(file: Path, *, num_simulations: int, num_steps: int) -> None:
@@ -42,8 +52,14 @@ def made_up_cell(file: Path, *, num_simulations: int, num_steps: int) -> None:
             if v > 14.0:
                 voltage[-1], v = 20.0, -2.0
                 fired.append(t + 1.0)
-        lists = [{i: np.flatnonzero(row).tolist() for i, row in enumerate(half)} for half in (spikes[:639], spikes[639:])]
-        one = {"exInputSpikeTimes": lists[0], "inhInputSpikeTimes": lists[1], "outputSpikeTimes": np.array(fired, np.float16)}
+        lists = [
+            {i: np.flatnonzero(row).tolist() for i, row in enumerate(half)} for half in (spikes[:639], spikes[639:])
+        ]
+        one = {
+            "exInputSpikeTimes": lists[0],
+            "inhInputSpikeTimes": lists[1],
+            "outputSpikeTimes": np.array(fired, np.float16),
+        }
         simulations.append(one | {"somaVoltageLowRes": np.array(voltage, np.float16)})
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(pickle.dumps({"Params": {}, "Results": {"listOfSingleSimulationDicts": simulations}}, protocol=4))
@@ -79,7 +95,9 @@ def main() -> None:
     source = args.data
     if source is None:
         source = args.out / "made_up"
-        made_up_cell(source / "sim__made_up.p", num_simulations=2 if args.smoke else 8, num_steps=1500 if args.smoke else 6000)
+        made_up_cell(
+            source / "sim__made_up.p", num_simulations=2 if args.smoke else 8, num_steps=1500 if args.smoke else 6000
+        )
     converted = args.out / "converted"
     files = [converted / name for name in convert_neuronio([source], converted)]
 
@@ -104,7 +122,10 @@ def main() -> None:
         figures["roc"] = roc_curves(curves)
     for name, figure in figures.items():
         plotting.save(figure, args.out / name)
-    print(f"neuron and figures are in {args.out}" + ("" if args.data else "; the cell is made up: these are no figures on NeuronIO"))
+    print(
+        f"neuron and figures are in {args.out}"
+        + ("" if args.data else "; the cell is made up: these are no figures on NeuronIO")
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     python examples/norse_mixed.py [--smoke] [--epochs 20] [--out norse_mixed.png]
 
-    spikes (140 channels) -> 48 Branch-ELM neurons -> Linear -> 64 LIF neurons of norse -> Linear -> norse's leaky integrators, one per digit
+    spikes (140 channels) -> 48 Branch-ELM neurons -> Linear -> 64 LIF neurons of norse -> Linear -> norse's leaky
+    integrators, one per digit
 
-A ``norse.torch.SequentialState`` like any other: the ELM layer takes whole sequences, time first, here even as events instead of frames,
-and gives a spike train per neuron. The figure shows one digit on its way through the network, the memory of one of its ELM neurons, and
-what the network has learned.
+A ``norse.torch.SequentialState`` like any other: the ELM layer takes whole sequences, time first, here even as events
+instead of frames, and gives a spike train per neuron. The figure shows one digit on its way through the network, the
+memory of one of its ELM neurons, and what the network has learned.
 """
 
 from __future__ import annotations
@@ -58,7 +59,18 @@ class Settings:
     learning_rate: float = 5e-3
 
 
-SMOKE = Settings(num_train=40, num_test=20, num_epochs=2, batch=20, dt=0.04, duration=0.4, pool=20, num_neuron=8, num_memory=5, num_lif=8)
+SMOKE = Settings(
+    num_train=40,
+    num_test=20,
+    num_epochs=2,
+    batch=20,
+    dt=0.04,
+    duration=0.4,
+    pool=20,
+    num_neuron=8,
+    num_memory=5,
+    num_lif=8,
+)
 
 
 @dataclass
@@ -75,7 +87,10 @@ def network(num_channels: int, settings: Settings) -> norse.SequentialState:
         num_channels, 1, settings.num_memory, num_neuron=settings.num_neuron, num_branch=8, num_synapse_per_branch=num_channels // 4,
         routing="random", w_s_init=0.1, threshold=0.5, reset="subtract", **times,
     )  # fmt: skip
-    slow = {"tau_syn_inv": torch.tensor(1 / 0.04), "tau_mem_inv": torch.tensor(1 / 0.06)}  # norse's defaults are faster than these steps
+    slow = {
+        "tau_syn_inv": torch.tensor(1 / 0.04),
+        "tau_mem_inv": torch.tensor(1 / 0.06),
+    }  # norse's defaults are faster than these steps
     return norse.SequentialState(
         elm,
         norse.Lift(nn.Linear(settings.num_neuron, settings.num_lif)),
@@ -100,11 +115,15 @@ def logits(net: norse.SequentialState, events: SpikeEvents) -> Tensor:
 
 def accuracy(net: norse.SequentialState, data: SHDDataset, size: int) -> float:
     with torch.no_grad():
-        right = sum(int((logits(net, x).argmax(-1) == labels).sum()) for x, labels in batches(data, size, shuffle=False))
+        right = sum(
+            int((logits(net, x).argmax(-1) == labels).sum()) for x, labels in batches(data, size, shuffle=False)
+        )
     return right / len(data)
 
 
-def train(net: norse.SequentialState, data: SHDDataset, test: SHDDataset, settings: Settings, progress: Progress) -> History:
+def train(
+    net: norse.SequentialState, data: SHDDataset, test: SHDDataset, settings: Settings, progress: Progress
+) -> History:
     history = History()
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     steps = settings.num_epochs * -(-len(data) // settings.batch)
@@ -122,7 +141,9 @@ def train(net: norse.SequentialState, data: SHDDataset, test: SHDDataset, settin
             schedule.step()
             losses.append(float(loss.detach()))
             right += int((answers.argmax(-1) == labels).sum())
-            progress.update(task, advance=1, description=f"epoch {epoch + 1:2}/{settings.num_epochs}, loss {losses[-1]:.2f}")
+            progress.update(
+                task, advance=1, description=f"epoch {epoch + 1:2}/{settings.num_epochs}, loss {losses[-1]:.2f}"
+            )
         history.loss.append(sum(losses) / len(losses))
         history.train.append(right / len(data))
         history.test.append(accuracy(net, test, settings.batch))
@@ -133,7 +154,16 @@ def raster(axis: Axes, spikes: Tensor, step: float, colours: str) -> None:
     """Spikes (time, channel), a cell a time step, darker where it holds several."""
     extent = (0.0, step * len(spikes), 0.0, float(spikes.shape[1]))
     highest = max(1.0, float(spikes.flatten().quantile(0.999)))
-    axis.imshow(spikes.T, aspect="auto", origin="lower", interpolation="nearest", cmap=colours, vmin=0.0, vmax=1.2 * highest, extent=extent)
+    axis.imshow(
+        spikes.T,
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap=colours,
+        vmin=0.0,
+        vmax=1.2 * highest,
+        extent=extent,
+    )
 
 
 def by_latency(spikes: Tensor) -> Tensor:
@@ -169,10 +199,18 @@ def draw(net: norse.SequentialState, test: SHDDataset, history: History, majorit
         sample = int(margin.argmax())
         word, x = int(labels[sample]), events.to_dense()[sample]
         neuron = int((spikes[:, sample].sum(0) - spikes.mean((0, 1)) * len(spikes)).argmax())
-        memory = elm.core.core.traces(x[None]).memory[0, :, neuron]  # the wrapped neuron itself, batch first, times in ms
+        memory = elm.core.core.traces(x[None]).memory[
+            0, :, neuron
+        ]  # the wrapped neuron itself, batch first, times in ms
         tau_m = elm.core.core.tau_m[neuron]
     time = milliseconds * (torch.arange(len(x)) + 0.5)
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9}
+    style: Any = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "font.size": 9,
+    }
     with rc_context(style):
         figure = Figure(figsize=(10.5, 7.2), layout="constrained")
         grid = figure.add_gridspec(4, 2, width_ratios=[1.4, 1.0], height_ratios=[1.3, 1.0, 1.3, 1.1])
@@ -183,9 +221,20 @@ def draw(net: norse.SequentialState, test: SHDDataset, history: History, majorit
         others = [c for c in range(len(WORDS)) if c != word]
         left[3].plot(time, voltage[:, sample, others], color=PALE, linewidth=0.7)
         left[3].plot(time, voltage[:, sample, word], color=VERMILION, linewidth=2.0)
-        left[3].text(time[-1], float(voltage[-1, sample, word]), f" {WORDS[word]}", color=VERMILION, va="center", fontweight="bold", clip_on=False)
+        left[3].text(
+            time[-1],
+            float(voltage[-1, sample, word]),
+            f" {WORDS[word]}",
+            color=VERMILION,
+            va="center",
+            fontweight="bold",
+            clip_on=False,
+        )
         left[0].set(title=f"$\\bf{{a}}$  input spikes: “{WORDS[word]}”, a test sample", ylabel="channel")
-        left[1].set(title=f"$\\bf{{b}}$  spikes of the {settings.num_neuron} ELM neurons, in the order of their activity", ylabel="neuron")
+        left[1].set(
+            title=f"$\\bf{{b}}$  spikes of the {settings.num_neuron} ELM neurons, in the order of their activity",
+            ylabel="neuron",
+        )
         left[2].set(title="$\\bf{c}$  memory units of the ELM neuron that this digit excites most", ylabel="memory")
         left[3].set(title="$\\bf{d}$  norse's leaky integrators, one per digit", ylabel="voltage", xlabel="time (ms)")
         for axis in left:
@@ -202,10 +251,23 @@ def draw(net: norse.SequentialState, test: SHDDataset, history: History, majorit
         curve.grid(axis="y", color="#E2E2E2", linewidth=0.6)
         curve.legend(frameon=False, loc="upper left")
         rates = figure.add_subplot(grid[2:, 1])
-        bins = torch.linspace(0.0, float(max(spikes.mean((0, 1)).max(), lif.mean((0, 1)).max()).clamp(min=0.01)) / settings.dt, 25).tolist()
-        rates.hist(spikes.mean((0, 1)) / settings.dt, bins=bins, color=BLUE, alpha=0.75, label=f"{settings.num_neuron} ELM neurons")
+        bins = torch.linspace(
+            0.0, float(max(spikes.mean((0, 1)).max(), lif.mean((0, 1)).max()).clamp(min=0.01)) / settings.dt, 25
+        ).tolist()
         rates.hist(
-            lif.mean((0, 1)) / settings.dt, bins=bins, histtype="step", color=VERMILION, linewidth=1.6, label=f"{settings.num_lif} LIF neurons"
+            spikes.mean((0, 1)) / settings.dt,
+            bins=bins,
+            color=BLUE,
+            alpha=0.75,
+            label=f"{settings.num_neuron} ELM neurons",
+        )
+        rates.hist(
+            lif.mean((0, 1)) / settings.dt,
+            bins=bins,
+            histtype="step",
+            color=VERMILION,
+            linewidth=1.6,
+            label=f"{settings.num_lif} LIF neurons",
         )
         rates.set(title="$\\bf{f}$  firing rates on the test set", xlabel="spikes per second", ylabel="neurons")
         rates.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -224,13 +286,19 @@ def make_data(settings: Settings, progress: Progress) -> tuple[SHDDataset, SHDDa
 
         recordings = digits.recordings(show)
         progress.update(task, completed=num)
-        sets.append(SHDDataset(recordings, bin_ms=1000.0 * settings.dt, duration_ms=1000.0 * settings.duration, pool=settings.pool))
+        sets.append(
+            SHDDataset(
+                recordings, bin_ms=1000.0 * settings.dt, duration_ms=1000.0 * settings.duration, pool=settings.pool
+            )
+        )
     return sets[0], sets[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a tiny network on a few samples, in seconds; the accuracy means nothing")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny network on a few samples, in seconds; the accuracy means nothing"
+    )
     parser.add_argument("--epochs", type=int, help="number of epochs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("norse_mixed.png"), help="the figure")
@@ -239,14 +307,23 @@ def main() -> None:
     settings = settings if args.epochs is None else replace(settings, num_epochs=args.epochs)
     torch.manual_seed(args.seed)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, console=console) as progress:
         data, test = make_data(settings, progress)
         net = network(data.num_channels, settings)
         majority = float(data.labels.bincount().argmax().eq(test.labels).float().mean())
         history = train(net, data, test, settings, progress)
     draw(net, test, history, majority, settings).savefig(args.out, dpi=160)
-    console.print(f"test accuracy {history.test[-1]:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}")
+    console.print(
+        f"test accuracy {history.test[-1]:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""From a checkpoint to a streaming service: export a neuron, serve it with NumPy and onnxruntime alone, and drive it with many streams.
+"""From a checkpoint to a streaming service: export a neuron, serve it with NumPy and onnxruntime alone, and drive it
+with many streams.
 
-    python examples/onnx_stream.py [--smoke] [--checkpoint FOLDER] [--streams 16] [--steps 500] [--provider cuda]   # all three, in one go
-    python examples/onnx_stream.py export FOLDER neuron.onnx                       # needs elm_neuro; writes onnx_neuron.py beside the model
-    python examples/onnx_stream.py serve neuron.onnx [--provider cuda]             # needs NumPy and onnxruntime, no torch, no elm_neuro
+    python examples/onnx_stream.py [--smoke] [--checkpoint FOLDER] [--streams 16] [--steps 500] [--provider cuda]   #
+    all three, in one go python examples/onnx_stream.py export FOLDER neuron.onnx                       # needs
+    elm_neuro; writes onnx_neuron.py beside the model python examples/onnx_stream.py serve neuron.onnx [--provider cuda]
+    # needs NumPy and onnxruntime, no torch, no elm_neuro
 
-The service reads JSON from standard input, one line a request, and writes one line for each. A request is one time step of a stream, with
-the input channels that spike or with all inputs, or a list of such frames of different streams, which are computed as one batch:
+The service reads JSON from standard input, one line a request, and writes one line for each. A request is one time step
+of a stream, with the input channels that spike or with all inputs, or a list of such frames of different streams, which
+are computed as one batch:
 
-    {"stream": "a", "spikes": [3, 17, 902]}              ->  {"stream": "a", "step": 0, "spike_probability": 0.0021, "soma_mv": -75.3}
-    {"stream": "a", "spikes": [8], "inhibitory": [700]}  ->  {"stream": "a", "step": 1, ...}  inputs of +1 and -1, as in NeuronIO
-    {"stream": "b", "x": [0.0, 1.0, ...]}                ->  {"stream": "b", "step": 0, ...}
-    {"stream": "a", "close": true}                       ->  {"stream": "a", "closed": true}
-    {"stream": "b", "spikes": [99999]}                   ->  {"stream": "b", "error": "spikes must be channels from 0 to 1277, got 99999"}
+    {"stream": "a", "spikes": [3, 17, 902]}              ->  {"stream": "a", "step": 0, "spike_probability": 0.0021,
+    "soma_mv": -75.3} {"stream": "a", "spikes": [8], "inhibitory": [700]}  ->  {"stream": "a", "step": 1, ...}  inputs
+    of +1 and -1, as in NeuronIO {"stream": "b", "x": [0.0, 1.0, ...]}                ->  {"stream": "b", "step": 0,
+    ...} {"stream": "a", "close": true}                       ->  {"stream": "a", "closed": true}
+    {"stream": "b", "spikes": [99999]}                   ->  {"stream": "b", "error": "spikes must be channels from 0 to
+    1277, got 99999"}
 
-Each stream has a state of its own, which begins at zero. A frame that is wrong is answered with an error and changes no state. Without a
-checkpoint the neuron has random weights. Behind a socket: ``socat TCP-LISTEN:7000,fork EXEC:"python onnx_stream.py serve neuron.onnx"``.
+Each stream has a state of its own, which begins at zero. A frame that is wrong is answered with an error and changes no
+state. Without a checkpoint the neuron has random weights. Behind a socket:
+``socat TCP-LISTEN:7000,fork EXEC:"python onnx_stream.py serve neuron.onnx"``.
 """
 
 from __future__ import annotations
@@ -65,7 +70,10 @@ class Service:
                 else:
                     ready[name] = place, self._input(frame)
             except ValueError as error:
-                answers[place] = {"stream": frame.get("stream") if isinstance(frame, dict) else None, "error": str(error)}
+                answers[place] = {
+                    "stream": frame.get("stream") if isinstance(frame, dict) else None,
+                    "error": str(error),
+                }
         if ready:
             for name, (place, _), found in zip(ready, ready.values(), self._step(ready), strict=True):
                 answers[place] = {"stream": name, **found}
@@ -88,7 +96,11 @@ class Service:
         x = np.zeros(self.num_input, self.neuron.dtype)
         for key in signs.keys() & frame.keys():
             channels = frame[key]
-            wrong = [c for c in channels if type(c) is not int or not 0 <= c < self.num_input] if isinstance(channels, list) else [channels]
+            wrong = (
+                [c for c in channels if type(c) is not int or not 0 <= c < self.num_input]
+                if isinstance(channels, list)
+                else [channels]
+            )
             if wrong:
                 raise ValueError(f"{key} must be channels from 0 to {self.num_input - 1}, got {str(wrong[0])[:40]}")
             np.add.at(x, np.array(channels, dtype=np.int64), signs[key])
@@ -110,7 +122,10 @@ class Service:
         outputs, state = self.neuron.step(np.stack([x for _, x in ready.values()]), state)
         for i, (name, (steps, _)) in enumerate(zip(ready, before, strict=True)):
             self.streams[name] = steps + 1, {key: part[i : i + 1].copy() for key, part in state.items()}
-        return [{"step": steps, **{key: part[i].tolist() for key, part in outputs.items()}} for i, (steps, _) in enumerate(before)]
+        return [
+            {"step": steps, **{key: part[i].tolist() for key, part in outputs.items()}}
+            for i, (steps, _) in enumerate(before)
+        ]
 
 
 def serve(model: Path, provider: str) -> None:
@@ -127,7 +142,14 @@ def serve(model: Path, provider: str) -> None:
     if service.neuron.form != "step":
         raise SystemExit(f'the model must be of the form "step" to be streamed, got {service.neuron.form!r}')
     modules = sorted({"torch", "onnx", "elm_neuro"} & set(sys.modules))
-    write({"ready": str(model), "inputs": service.num_input, "outputs": service.neuron.output_names, "also imported": modules})
+    write(
+        {
+            "ready": str(model),
+            "inputs": service.num_input,
+            "outputs": service.neuron.output_names,
+            "also imported": modules,
+        }
+    )
     while line := sys.stdin.buffer.readline(MAX_LINE):
         if not line.endswith(b"\n") and len(line) == MAX_LINE:
             while line and not line.endswith(b"\n"):
@@ -200,8 +222,18 @@ class Client:
 
 def bad_lines(num_input: int) -> list[bytes]:
     """What a broken client might send."""
-    frames: list[Any] = [{"stream": "s0"}, {"stream": 7, "spikes": []}, {"stream": "s0", "spikes": [num_input]}, {"stream": "s0", "x": [1.0]}]
-    frames += [{"stream": "s0", "x": [float("nan")] * num_input}, {"stream": "s0", "spikes": [0], "x": []}, {"stream": "s0", "spikes": "all"}, 3]
+    frames: list[Any] = [
+        {"stream": "s0"},
+        {"stream": 7, "spikes": []},
+        {"stream": "s0", "spikes": [num_input]},
+        {"stream": "s0", "x": [1.0]},
+    ]
+    frames += [
+        {"stream": "s0", "x": [float("nan")] * num_input},
+        {"stream": "s0", "spikes": [0], "x": []},
+        {"stream": "s0", "spikes": "all"},
+        3,
+    ]
     return [b"{", b"\xff\xfe", b"[" * 100_000, *(json.dumps(frame).encode() for frame in frames)]
 
 
@@ -214,7 +246,8 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
     if head_of(neuron):
         x[..., width // 2 :] *= -1.0  # NeuronIO's second half is inhibitory
     spikes, inhibitory = (
-        [[(sign * x[i, t] > 0).nonzero().flatten().tolist() for t in range(num_steps)] for i in range(num_stream)] for sign in (1, -1)
+        [[(sign * x[i, t] > 0).nonzero().flatten().tolist() for t in range(num_steps)] for i in range(num_stream)]
+        for sign in (1, -1)
     )
     client = Client(model, provider)
     extra = client.greeting["also imported"]
@@ -223,7 +256,9 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
     )
     broken, refused, records = bad_lines(width), 0, []
     for t in range(num_steps):
-        frames = [{"stream": f"s{i}", "spikes": spikes[i][t], "inhibitory": inhibitory[i][t]} for i in range(num_stream)]
+        frames = [
+            {"stream": f"s{i}", "spikes": spikes[i][t], "inhibitory": inhibitory[i][t]} for i in range(num_stream)
+        ]
         if t % 2:
             answers = client.ask(frames, f"{num_stream} streams in one line")
         else:
@@ -244,8 +279,12 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
     error = float(np.abs(found - y.double().numpy()).max() / max(1.0, float(y.abs().max())))
     for kind, times in client.milliseconds.items():
         p50, p95, p99 = np.percentile(times, [50, 95, 99])
-        print(f"{kind:>24}: {len(times):6} lines, p50 {p50:.3f} ms, p95 {p95:.3f} ms, p99 {p99:.3f} ms, longest {max(times):.3f} ms")
-    print(f"{refused} of {min(num_steps, len(broken))} bad lines answered with an error; off from torch by {error:.1e} of the largest value")
+        print(
+            f"{kind:>24}: {len(times):6} lines, p50 {p50:.3f} ms, p95 {p95:.3f} ms, p99 {p99:.3f} ms, longest {max(times):.3f} ms"
+        )
+    print(
+        f"{refused} of {min(num_steps, len(broken))} bad lines answered with an error; off from torch by {error:.1e} of the largest value"
+    )
     if not error < 2e-5 or refused != min(num_steps, len(broken)):
         raise SystemExit("the service must compute what torch computes and refuse every bad line")
 
@@ -253,10 +292,17 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", help="export FOLDER MODEL, or serve MODEL; without, all three in one go")
-    parser.add_argument("--checkpoint", type=Path, help="folder of elm_neuro or of the authors; random weights by default")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="folder of elm_neuro or of the authors; random weights by default"
+    )
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--provider", choices=sorted(PROVIDERS), default="cpu", help="where the service computes; cuda needs onnxruntime-gpu")
+    parser.add_argument(
+        "--provider",
+        choices=sorted(PROVIDERS),
+        default="cpu",
+        help="where the service computes; cuda needs onnxruntime-gpu",
+    )
     parser.add_argument("--smoke", action="store_true", help="a small neuron and a few streams, in seconds")
     args = parser.parse_args()
     match args.part:

@@ -1,11 +1,14 @@
-"""A twin of a biophysical neuron in ONNX: the input spikes of a simulated pyramidal cell in, spike probability and somatic voltage out.
+"""A twin of a biophysical neuron in ONNX: the input spikes of a simulated pyramidal cell in, spike probability and
+somatic voltage out.
 
-    python examples/onnx_twin.py [--smoke] [--checkpoint FOLDER] [--data FILE] [--window 0] [--provider cuda] [--out onnx_twin]
+    python examples/onnx_twin.py [--smoke] [--checkpoint FOLDER] [--data FILE] [--window 0] [--provider cuda] [--out
+    onnx_twin]
 
-The authors' Branch-ELM num_memory_20, exported in the form "sequence" with its NeuronIO head, runs in onnxruntime on a window of a
-simulation from NeuronIO (``--data``, a .npz with input spikes, output spikes and voltage), beside torch. The figure shows the input, both
-outputs with the simulation's own, and how far onnxruntime and torch are apart. Checkpoint and window are looked for in ../shared/data;
-without them the weights are random and the input is Poisson, which says nothing about a real cell.
+The authors' Branch-ELM num_memory_20, exported in the form "sequence" with its NeuronIO head, runs in onnxruntime on a
+window of a simulation from NeuronIO (``--data``, a .npz with input spikes, output spikes and voltage), beside torch.
+The figure shows the input, both outputs with the simulation's own, and how far onnxruntime and torch are apart.
+Checkpoint and window are looked for in ../shared/data; without them the weights are random and the input is Poisson,
+which says nothing about a real cell.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def read_window(path: Path, number: int, num_input: int) -> Window:
     with np.load(path) as archive:
         if f"w{number}_input_t" not in archive:
             raise SystemExit(f"--window must be one of those in {path}, got {number}")
-        step, channel, spike, soma = (archive[f"w{number}_{name}"] for name in ("input_t", "input_ch", "y_spike", "y_soma_mV"))
+        step, channel, spike, soma = (
+            archive[f"w{number}_{name}"] for name in ("input_t", "input_ch", "y_spike", "y_soma_mV")
+        )
     x = np.zeros((len(spike), num_input), np.float32)
     np.add.at(x, (step.astype(int), channel.astype(int)), np.where(channel < num_input // 2, 1.0, -1.0))
     return Window(x, spike, soma)
@@ -71,19 +76,44 @@ def draw(window: Window, twin: dict[str, Array], expected: dict[str, Array]) -> 
             step, channel = np.nonzero(window.x * sign > 0)
             axes[0].scatter(step + 0.5, channel, s=0.7, linewidths=0, color=colour, rasterized=True)
             middle = num_input * (0.25 if sign > 0 else 0.75)
-            axes[0].text(1.008, middle / num_input, name, transform=axes[0].transAxes, color=colour, rotation=270, va="center", fontsize=8)
+            axes[0].text(
+                1.008,
+                middle / num_input,
+                name,
+                transform=axes[0].transAxes,
+                color=colour,
+                rotation=270,
+                va="center",
+                fontsize=8,
+            )
         axes[0].set(title=r"$\mathbf{a}$  input spikes", ylabel="synapse", ylim=(0, num_input))
         axes[1].plot(time, twin["spike_probability"], color=GREEN)
         axes[1].set(
-            title=r"$\mathbf{b}$  spike probability of the twin", ylabel="per ms", ylim=(0, max(0.05, 1.25 * twin["spike_probability"].max()))
+            title=r"$\mathbf{b}$  spike probability of the twin",
+            ylabel="per ms",
+            ylim=(0, max(0.05, 1.25 * twin["spike_probability"].max())),
         )
         if window.spike is not None:
             top = axes[1].get_ylim()[1]
             spikes = time[window.spike > 0]
-            axes[1].plot(spikes, np.full(len(spikes), 0.93 * top), "v", color=INK, markersize=4, label="spikes of the simulation", clip_on=False)
+            axes[1].plot(
+                spikes,
+                np.full(len(spikes), 0.93 * top),
+                "v",
+                color=INK,
+                markersize=4,
+                label="spikes of the simulation",
+                clip_on=False,
+            )
             axes[1].legend(loc="upper right", bbox_to_anchor=(1.0, 1.3))
         if window.soma_mv is not None:
-            axes[2].plot(time, np.minimum(window.soma_mv, CAP_MV), color=PALE, linewidth=2.2, label=f"simulation, capped at −{-CAP_MV:.0f} mV")
+            axes[2].plot(
+                time,
+                np.minimum(window.soma_mv, CAP_MV),
+                color=PALE,
+                linewidth=2.2,
+                label=f"simulation, capped at −{-CAP_MV:.0f} mV",
+            )
         axes[2].plot(time, twin["soma_mv"], color=ORANGE, linewidth=1.1, label="twin")
         axes[2].set(title=r"$\mathbf{c}$  somatic voltage", ylabel="mV")
         axes[2].legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.24))
@@ -92,23 +122,38 @@ def draw(window: Window, twin: dict[str, Array], expected: dict[str, Array]) -> 
             axes[3].plot(time, np.where(distance > 0, distance, np.nan), ".", color=colour, markersize=2.2, label=label)
         axes[3].set_yscale("log")
         axes[3].yaxis.set_major_locator(LogLocator(numticks=4))
-        axes[3].set(title=r"$\mathbf{d}$  distance between onnxruntime and torch", xlabel="time (ms)", ylabel="absolute", xlim=(0, num_steps))
+        axes[3].set(
+            title=r"$\mathbf{d}$  distance between onnxruntime and torch",
+            xlabel="time (ms)",
+            ylabel="absolute",
+            xlim=(0, num_steps),
+        )
         axes[3].legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.42), markerscale=3)
         if window.soma_mv is not None:
             for axis in axes[1:3]:
                 axis.axvspan(0, BURN_IN, color="#EEEEEE", linewidth=0, zorder=0)
-            axes[1].text(BURN_IN / 2, 0.9 * axes[1].get_ylim()[1], "settling", ha="center", va="top", fontsize=8, color="#555555")
+            axes[1].text(
+                BURN_IN / 2, 0.9 * axes[1].get_ylim()[1], "settling", ha="center", va="top", fontsize=8, color="#555555"
+            )
         figure.align_ylabels(axes)
     return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=SHARED / "checkpoints" / "num_memory_20", help="a folder of the authors")
-    parser.add_argument("--data", type=Path, default=SHARED / "neuronio" / "reference_outputs.npz", help="windows of simulations")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=SHARED / "checkpoints" / "num_memory_20", help="a folder of the authors"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=SHARED / "neuronio" / "reference_outputs.npz", help="windows of simulations"
+    )
     parser.add_argument("--window", type=int, default=0)
-    parser.add_argument("--provider", choices=sorted(PROVIDERS), default="cpu", help="cuda needs onnxruntime-gpu and a GPU")
-    parser.add_argument("--out", type=Path, default=Path("onnx_twin"), help="the model, .onnx, and the figure, .png and .pdf")
+    parser.add_argument(
+        "--provider", choices=sorted(PROVIDERS), default="cpu", help="cuda needs onnxruntime-gpu and a GPU"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("onnx_twin"), help="the model, .onnx, and the figure, .png and .pdf"
+    )
     parser.add_argument("--smoke", action="store_true", help="random weights and Poisson input, in seconds")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -138,12 +183,16 @@ def main() -> None:
         prediction = neuronio_head(neuron(torch.from_numpy(window.x)[None])[0][0])
     expected = {name: value.double().numpy() for name, value in prediction._asdict().items()}
     off = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
-    print(f"{path} in onnxruntime, {twin.providers[0]}: off from torch by {off['spike_probability']:.1e} and {off['soma_mv']:.1e} mV at most")
+    print(
+        f"{path} in onnxruntime, {twin.providers[0]}: off from torch by {off['spike_probability']:.1e} and {off['soma_mv']:.1e} mV at most"
+    )
     if not (off["spike_probability"] < 2e-5 and off["soma_mv"] < 2e-3):  # 2e-5 of 100 mV
         raise SystemExit("the twin must compute what torch computes")
     if window.soma_mv is not None and not args.smoke:
         error = found["soma_mv"][BURN_IN:] - np.minimum(window.soma_mv[BURN_IN:], CAP_MV)
-        print(f"after {BURN_IN} ms the twin's voltage is off from the simulation's by {np.sqrt((error**2).mean()):.2f} mV (root mean square)")
+        print(
+            f"after {BURN_IN} ms the twin's voltage is off from the simulation's by {np.sqrt((error**2).mean()):.2f} mV (root mean square)"
+        )
     png, pdf = save(draw(window, found, expected), args.out)
     print(f"figure: {png}, {pdf}")
 

@@ -1,16 +1,18 @@
-"""Compare ELM, Branch-ELM, LSTM and LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the ablations of the paper's figure 5.
+"""Compare ELM, Branch-ELM, LSTM and LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the ablations of the
+paper's figure 5.
 
     python examples/shd_study.py [--smoke]
-    python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding --updates 140000
-    python examples/shd_study.py --bins 10 20 50 --seeds 0 1 2 --updates 500 --minutes 60     # synthetic digits, what fits in an hour
-    python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
+    python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding --updates
+    140000 python examples/shd_study.py --bins 10 20 50 --seeds 0 1 2 --updates 500 --minutes 60     # synthetic digits,
+    what fits in an hour python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
 
-Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what is done in
-STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and several processes may share
-it. --updates is part of the study: another number begins another study in the same file. The best checkpoint on validation is tested.
-Written to STUDY, the folder --out: bins.md and bins.csv (the paper's tables S8 and S9), bins.png/pdf (figures 5 b-d and S4),
-ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of --bins, the paper's is 2).
-Needs the extras data, train and study. Without files the digits are synthetic: their accuracies say nothing about SHD.
+Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what
+is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
+several processes may share it. --updates is part of the study: another number begins another study in the same file.
+The best checkpoint on validation is tested. Written to STUDY, the folder --out: bins.md and bins.csv (the paper's
+tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of
+--bins, the paper's is 2). Needs the extras data, train and study. Without files the digits are synthetic: their
+accuracies say nothing about SHD.
 """
 
 from __future__ import annotations
@@ -46,19 +48,29 @@ from elm_neuro.training import (
     num_parameters,
     seed_interval,
 )
-from elm_neuro.training._quiet import quiet
+from elm_neuro.training.loop._quiet import quiet
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]
-PARTS = {"train": "training", "valid": "validation", "test": "test", "seen": "seen speakers", "unseen": "unseen speakers"}
+PARTS = {
+    "train": "training",
+    "valid": "validation",
+    "test": "test",
+    "seen": "seen speakers",
+    "unseen": "unseen speakers",
+}
 ABLATIONS: dict[str, dict[str, list[Any]]] = {
     "memory": {"num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
-    "timescales": {"tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0]},  # figure 5f: the longest initial time constant in ms
+    "timescales": {
+        "tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0]
+    },  # figure 5f: the longest initial time constant in ms
 }
 UNITS = {"bin_ms": "bin (ms)", "num_memory": "memory units", "tau_m_high": r"longest initial $\tau_m$ (ms)"}
 
 
-def network(model: str, *, num_channels: int, num_classes: int, bin_ms: float, num_memory: int = 100, tau_m_high: float = 150.0) -> torch.nn.Module:
+def network(
+    model: str, *, num_channels: int, num_classes: int, bin_ms: float, num_memory: int = 100, tau_m_high: float = 150.0
+) -> torch.nn.Module:
     """A network at the paper's size, as in the recipes shd_* and shd_adding_*."""
     elm: dict[str, Any] = {
         "num_memory": num_memory,
@@ -83,13 +95,20 @@ def data_module(args: argparse.Namespace, bin_ms: float) -> SHDDataModule:
     binning = Binning(bin_ms=bin_ms, pool=args.pool)
     train, test = args.train_file, args.test_file
     if args.task == "adding":
-        digits = [SpokenDigits(split, num, 0, args.cache_dir) for split, num in zip(("train", "test"), args.digits, strict=True)]
+        digits = [
+            SpokenDigits(split, num, 0, args.cache_dir)
+            for split, num in zip(("train", "test"), args.digits, strict=True)
+        ]
         source, target = (train, test) if train else digits
         pairs = (args.updates * args.batch_size // args.epochs, *args.eval_pairs)
-        return SHDAddingDataModule(source, target, held_out=args.held_out, num_pairs=pairs, binning=binning, batch_size=args.batch_size)
+        return SHDAddingDataModule(
+            source, target, held_out=args.held_out, num_pairs=pairs, binning=binning, batch_size=args.batch_size
+        )
     valid = args.valid_speakers or 0.2
     if train:
-        return SHDDataModule(train, test, held_out=args.held_out, valid=valid, binning=binning, batch_size=args.batch_size)
+        return SHDDataModule(
+            train, test, held_out=args.held_out, valid=valid, binning=binning, batch_size=args.batch_size
+        )
     num_train, num_test = args.digits
     options: dict[str, Any] = {"valid": valid, "binning": binning, "batch_size": args.batch_size}
     return SpokenDigitsDataModule(num_train=num_train, num_test=num_test, cache_dir=args.cache_dir, **options)
@@ -102,10 +121,14 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     classes = 19 if args.task == "adding" else 20
     net = network(model, num_channels=data.num_channels, num_classes=classes, bin_ms=bin_ms, **changes)
     spiking = model == "lif"
-    options: dict[str, Any] = {"learning_rate": 2e-3, "spike_l1": 0.01} if spiking else {"learning_rate": 5e-3, "input_dropout": 0.5}
+    options: dict[str, Any] = (
+        {"learning_rate": 2e-3, "spike_l1": 0.01} if spiking else {"learning_rate": 5e-3, "input_dropout": 0.5}
+    )
     module = SpikeClassification(net, num_classes=classes, optimizer="adamax", seed=seed, **options)
     start = time.perf_counter()
-    every = max(1, args.updates // args.epochs)  # updates from one validation to the next, whatever the size of an epoch
+    every = max(
+        1, args.updates // args.epochs
+    )  # updates from one validation to the next, whatever the size of an epoch
     with tempfile.TemporaryDirectory() as folder, quiet():
         best = ModelCheckpoint(folder, "best", monitor="valid/accuracy", mode="max", save_on_train_epoch_end=False)
         trainer = lightning.Trainer(
@@ -133,16 +156,29 @@ def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
     """Name and search space of each study: the comparison, and each ablation of the ELM neuron."""
     seeds, bins = {"seed": args.seeds}, {"bin_ms": args.bins}
     found: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
-    return found | {f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds} for name in args.ablations}
+    return found | {
+        f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds}
+        for name in args.ablations
+    }
 
 
-def search(args: argparse.Namespace, name: str, space: dict[str, list[Any]], deadline: float, console: Console) -> optuna.Study:
+def search(
+    args: argparse.Namespace, name: str, space: dict[str, list[Any]], deadline: float, console: Console
+) -> optuna.Study:
     """Train what is not done yet of a grid, one point after another, until it is full or the time is up."""
-    data = f"{args.train_file}, {args.test_file}, held out {args.held_out}" if args.train_file else f"synthetic digits {args.digits}"
+    data = (
+        f"{args.train_file}, {args.test_file}, held out {args.held_out}"
+        if args.train_file
+        else f"synthetic digits {args.digits}"
+    )
     settings = f"{args.task}, {args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times, {data}"
     sampler = optuna.samplers.GridSampler(space, seed=0)
     study = optuna.create_study(
-        study_name=f"{name}: {settings}", storage=f"sqlite:///{args.out / 'study.db'}", sampler=sampler, direction="maximize", load_if_exists=True
+        study_name=f"{name}: {settings}",
+        storage=f"sqlite:///{args.out / 'study.db'}",
+        sampler=sampler,
+        direction="maximize",
+        load_if_exists=True,
     )
 
     def objective(trial: optuna.Trial) -> float:
@@ -151,14 +187,20 @@ def search(args: argparse.Namespace, name: str, space: dict[str, list[Any]], dea
         for part, value in found.items():
             trial.set_user_attr(part, value)
         words = ", ".join(f"{axis} {value}" for axis, value in point.items())
-        console.print(f"{words}: test {found['test']:.1%}, validation {found['valid']:.1%}, {found['seconds']:.0f} s", highlight=False)
+        console.print(
+            f"{words}: test {found['test']:.1%}, validation {found['valid']:.1%}, {found['seconds']:.0f} s",
+            highlight=False,
+        )
         return found["test"]
 
     again(study)
     total = math.prod(map(len, space.values()))
     while len(rows(study, space)) < total:
         if time.monotonic() > deadline:
-            console.print(f"{name}: the time is up with {len(rows(study, space))} of {total} points; the same command goes on", highlight=False)
+            console.print(
+                f"{name}: the time is up with {len(rows(study, space))} of {total} points; the same command goes on",
+                highlight=False,
+            )
             break
         study.optimize(objective, n_trials=1)
     return study
@@ -202,9 +244,14 @@ def write(args: argparse.Namespace, name: str, axis: str, found: list[dict[str, 
     header = ["model", axis, "parameters", "seeds", *parts.values()]
     table = []
     for (model, setting), runs in groups.items():
-        cells = [str(seed_interval([run[part] for run in runs if part in run])) if any(part in run for run in runs) else "–" for part in parts]
+        cells = [
+            str(seed_interval([run[part] for run in runs if part in run])) if any(part in run for run in runs) else "–"
+            for part in parts
+        ]
         table.append([MODELS[model], f"{setting:g}", f"{runs[0]['parameters']:,}", str(len(runs)), *cells])
-    table.append(["majority class", *["–"] * 3, *(f"{100 * majority:.1f} %" if part == "test" else "–" for part in parts)])
+    table.append(
+        ["majority class", *["–"] * 3, *(f"{100 * majority:.1f} %" if part == "test" else "–" for part in parts)]
+    )
     source = f"{args.train_file}" if args.train_file else "synthetic digits, which say nothing about SHD"
     what = f"{'SHD-Adding' if args.task == 'adding' else 'SHD'} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * 3 + ["---:"] * (len(header) - 3), *table)]
@@ -232,20 +279,53 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=["shd", "adding"], default="shd")
     parser.add_argument("--train-file", type=Path, help="SHD-format file; synthetic digits by default")
-    parser.add_argument("--test-file", type=Path, help="SHD-format file; without it speakers of --train-file are held out")
-    parser.add_argument("--held-out", type=int, nargs="+", help="speakers of --train-file who only test, where there is no --test-file")
-    parser.add_argument("--valid-speakers", type=int, nargs="+", help="speakers who only validate, of --task shd; default: a fifth of the samples")
-    parser.add_argument("--models", choices=list(MODELS), nargs="*", default=PAPER, help="networks to compare; none runs the ablations only")
-    parser.add_argument("--ablations", choices=list(ABLATIONS), nargs="*", default=[], help="of the ELM neuron, as in figure 5 e and f")
-    parser.add_argument("--bins", type=float, nargs="+", default=[10.0], metavar="MS", help="the paper's: 1 2 4 6 8 10 20 50 100")
+    parser.add_argument(
+        "--test-file", type=Path, help="SHD-format file; without it speakers of --train-file are held out"
+    )
+    parser.add_argument(
+        "--held-out", type=int, nargs="+", help="speakers of --train-file who only test, where there is no --test-file"
+    )
+    parser.add_argument(
+        "--valid-speakers",
+        type=int,
+        nargs="+",
+        help="speakers who only validate, of --task shd; default: a fifth of the samples",
+    )
+    parser.add_argument(
+        "--models",
+        choices=list(MODELS),
+        nargs="*",
+        default=PAPER,
+        help="networks to compare; none runs the ablations only",
+    )
+    parser.add_argument(
+        "--ablations", choices=list(ABLATIONS), nargs="*", default=[], help="of the ELM neuron, as in figure 5 e and f"
+    )
+    parser.add_argument(
+        "--bins", type=float, nargs="+", default=[10.0], metavar="MS", help="the paper's: 1 2 4 6 8 10 20 50 100"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="the paper has 5")
-    parser.add_argument("--updates", type=int, default=1000, help="of the weights, for each point; the paper's: 56980 (SHD), 140000 (adding)")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=1000,
+        help="of the weights, for each point; the paper's: 56980 (SHD), 140000 (adding)",
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further point after so long")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pool", type=int, default=1, help="neighbouring channels that become one; the paper has none")
     parser.add_argument("--epochs", type=int, default=10, help="how often to validate; the paper has 70")
-    parser.add_argument("--eval-pairs", type=int, nargs=2, default=[2048, 4096], metavar=("VALID", "TEST"), help="pairs of --task adding")
-    parser.add_argument("--digits", type=int, nargs=2, default=[1440, 720], metavar=("TRAIN", "TEST"), help="synthetic digits")
+    parser.add_argument(
+        "--eval-pairs",
+        type=int,
+        nargs=2,
+        default=[2048, 4096],
+        metavar=("VALID", "TEST"),
+        help="pairs of --task adding",
+    )
+    parser.add_argument(
+        "--digits", type=int, nargs=2, default=[1440, 720], metavar=("TRAIN", "TEST"), help="synthetic digits"
+    )
     parser.add_argument("--cache-dir", help="folder of the synthetic digits")
     parser.add_argument("--out", type=Path, default=Path("runs/shd_study"), help="folder of the study")
     parser.add_argument("--smoke", action="store_true", help="small, in seconds; the accuracies mean nothing")
@@ -253,7 +333,10 @@ def arguments() -> argparse.Namespace:
     if args.smoke:
         args.updates, args.epochs, args.pool, args.seeds, args.bins = 4, 2, 35, args.seeds[:2], [50.0]
         args.digits, args.eval_pairs, args.models = [120, 60], [16, 16], args.models and ["elm", "lif"]
-    if min(args.updates, args.epochs, args.batch_size, args.pool, *args.bins, *args.digits, *args.eval_pairs) <= 0 or args.epochs > args.updates:
+    if (
+        min(args.updates, args.epochs, args.batch_size, args.pool, *args.bins, *args.digits, *args.eval_pairs) <= 0
+        or args.epochs > args.updates
+    ):
         parser.error("--updates must be at least --epochs, and every size above 0")
     if args.train_file and not args.test_file and not args.held_out and args.task == "shd":
         parser.error("--train-file needs --test-file, or --held-out speakers to test on")

@@ -2,10 +2,12 @@
 
     python examples/snntorch_mixed.py [--smoke] [--epochs 20] [--out snntorch_mixed.png]
 
-    spikes (140 channels) -> 64 Branch-ELM neurons, each with a spike train of its own -> Linear -> snnTorch's Leaky, one per digit
+    spikes (140 channels) -> 64 Branch-ELM neurons, each with a spike train of its own -> Linear -> snnTorch's Leaky,
+    one per digit
 
-Every neuron keeps its own state (``init_hidden=True``), as is usual in snnTorch; ``reset(net)`` before each batch, one call per time
-step, ``snntorch.functional`` for the loss. The figure shows one digit on its way through the network, and what it has learned.
+Every neuron keeps its own state (``init_hidden=True``), as is usual in snnTorch; ``reset(net)`` before each batch, one
+call per time step, ``snntorch.functional`` for the loss. The figure shows one digit on its way through the network, and
+what it has learned.
 """
 
 from __future__ import annotations
@@ -51,7 +53,17 @@ class Settings:
     learning_rate: float = 5e-3
 
 
-SMOKE = Settings(num_train=40, num_test=20, num_epochs=2, batch=20, bin_ms=40.0, duration_ms=400.0, pool=20, num_neuron=8, num_memory=4)
+SMOKE = Settings(
+    num_train=40,
+    num_test=20,
+    num_epochs=2,
+    batch=20,
+    bin_ms=40.0,
+    duration_ms=400.0,
+    pool=20,
+    num_neuron=8,
+    num_memory=4,
+)
 
 
 @dataclass
@@ -98,7 +110,9 @@ def batches(data: SHDDataset, size: int, *, shuffle: bool) -> Iterator[tuple[Ten
 
 def accuracy(net: Network, data: SHDDataset, size: int) -> float:
     with torch.no_grad():
-        right = sum(int((run(net, x)[1].mean(0).argmax(-1) == labels).sum()) for x, labels in batches(data, size, shuffle=False))
+        right = sum(
+            int((run(net, x)[1].mean(0).argmax(-1) == labels).sum()) for x, labels in batches(data, size, shuffle=False)
+        )
     return right / len(data)
 
 
@@ -120,7 +134,9 @@ def train(net: Network, data: SHDDataset, test: SHDDataset, settings: Settings, 
             schedule.step()
             losses.append(float(loss.detach()))
             right += int((mem.mean(0).argmax(-1) == labels).sum())
-            progress.update(task, advance=1, description=f"epoch {epoch + 1:2}/{settings.num_epochs}, loss {losses[-1]:.2f}")
+            progress.update(
+                task, advance=1, description=f"epoch {epoch + 1:2}/{settings.num_epochs}, loss {losses[-1]:.2f}"
+            )
         history.loss.append(sum(losses) / len(losses))
         history.train.append(right / len(data))
         history.test.append(accuracy(net, test, settings.batch))
@@ -161,7 +177,13 @@ def draw(net: Network, test: SHDDataset, history: History, majority: float, sett
     right = answers[torch.arange(len(labels)), labels]
     sample = int(right.argmax())
     word, time = int(labels[sample]), settings.bin_ms * (torch.arange(len(x)) + 0.5)
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9}
+    style: Any = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "font.size": 9,
+    }
     with rc_context(style):
         figure = Figure(figsize=(10, 6.2), layout="constrained")
         grid = figure.add_gridspec(3, 2, width_ratios=[1.35, 1.0], height_ratios=[1.3, 1.0, 1.1])
@@ -169,13 +191,27 @@ def draw(net: Network, test: SHDDataset, history: History, majority: float, sett
         raster(above, x[:, sample], settings.bin_ms, INK)
         raster(middle, by_latency(hidden[:, sample]), settings.bin_ms, BLUE)
         above.set(title=f"$\\bf{{a}}$  input spikes: “{WORDS[word]}”, a test sample", ylabel="channel")
-        middle.set(title=f"$\\bf{{b}}$  spikes of the {settings.num_neuron} ELM neurons, in the order of their activity", ylabel="neuron")
+        middle.set(
+            title=f"$\\bf{{b}}$  spikes of the {settings.num_neuron} ELM neurons, in the order of their activity",
+            ylabel="neuron",
+        )
         others = [c for c in range(mem.shape[2]) if c != word]
         below.plot(time, mem[:, sample, others], color=PALE, linewidth=0.7)
         below.plot(time, mem[:, sample, word], color=VERMILION, linewidth=2.0)
-        below.text(time[-1], float(mem[-1, sample, word]), f" {WORDS[word]}", color=VERMILION, va="center", fontweight="bold", clip_on=False)
+        below.text(
+            time[-1],
+            float(mem[-1, sample, word]),
+            f" {WORDS[word]}",
+            color=VERMILION,
+            va="center",
+            fontweight="bold",
+            clip_on=False,
+        )
         below.set(
-            title="$\\bf{c}$  membranes of the Leaky output neurons", xlabel="time (ms)", ylabel="membrane", xlim=(0.0, settings.bin_ms * len(x))
+            title="$\\bf{c}$  membranes of the Leaky output neurons",
+            xlabel="time (ms)",
+            ylabel="membrane",
+            xlim=(0.0, settings.bin_ms * len(x)),
         )
         for axis in (above, middle):
             axis.sharex(below)
@@ -183,7 +219,15 @@ def draw(net: Network, test: SHDDataset, history: History, majority: float, sett
         curve = figure.add_subplot(grid[:2, 1])
         epochs = range(1, len(history.test) + 1)
         curve.plot(epochs, history.train, color=GREEN, linestyle="--", linewidth=1.4, label="training")
-        curve.plot(epochs, history.test, color=BLUE, linewidth=2.0, marker="o", markersize=3, label="test, two in three by unseen speakers")
+        curve.plot(
+            epochs,
+            history.test,
+            color=BLUE,
+            linewidth=2.0,
+            marker="o",
+            markersize=3,
+            label="test, two in three by unseen speakers",
+        )
         curve.axhline(majority, color=INK, linestyle=":", linewidth=1.0, label="majority class")
         curve.set(title="$\\bf{d}$  accuracy", xlabel="epoch", xlim=(0.5, len(epochs) + 0.5), ylim=(0, 1))
         curve.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -192,7 +236,11 @@ def draw(net: Network, test: SHDDataset, history: History, majority: float, sett
         curve.legend(frameon=False, loc="upper left")
         rates = figure.add_subplot(grid[2, 1])
         rates.hist(1000.0 / settings.bin_ms * hidden.mean((0, 1)), bins=20, color=BLUE, alpha=0.8)
-        rates.set(title="$\\bf{e}$  firing rates of the ELM neurons on the test set", xlabel="spikes per second", ylabel="neurons")
+        rates.set(
+            title="$\\bf{e}$  firing rates of the ELM neurons on the test set",
+            xlabel="spikes per second",
+            ylabel="neurons",
+        )
         rates.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return figure
 
@@ -208,7 +256,11 @@ def make_data(settings: Settings, progress: Progress) -> tuple[SHDDataset, SHDDa
 
         recordings = digits.recordings(show)
         progress.update(task, completed=num)
-        options: dict[str, Any] = {"bin_ms": settings.bin_ms, "duration_ms": settings.duration_ms, "pool": settings.pool}
+        options: dict[str, Any] = {
+            "bin_ms": settings.bin_ms,
+            "duration_ms": settings.duration_ms,
+            "pool": settings.pool,
+        }
         sets.append(SHDDataset(recordings, output="frames", **options))
     return sets[0], sets[1]
 
@@ -225,14 +277,23 @@ def main() -> None:
         settings = Settings(**{**vars(settings), "num_epochs": args.epochs})
     torch.manual_seed(args.seed)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, console=console) as progress:
         data, test = make_data(settings, progress)
         net = Network(data.num_channels, len(WORDS), settings)
         majority = float(data.labels.bincount().argmax().eq(test.labels).float().mean())
         history = train(net, data, test, settings, progress)
     draw(net, test, history, majority, settings).savefig(args.out, dpi=160)
-    console.print(f"test accuracy {history.test[-1]:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}")
+    console.print(
+        f"test accuracy {history.test[-1]:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}"
+    )
 
 
 if __name__ == "__main__":

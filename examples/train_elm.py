@@ -2,8 +2,8 @@
 
     python examples/train_elm.py [--smoke] [--train-file F --test-file F] [--epochs 20] [--out my_neuron]
 
-Without files the digits are synthetic: the accuracies say nothing about SHD. `elm-neuro fit` does the same with checkpoints, logging
-and resuming.
+Without files the digits are synthetic: the accuracies say nothing about SHD. `elm-neuro fit` does the same with
+checkpoints, logging and resuming.
 """
 
 from __future__ import annotations

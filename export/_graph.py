@@ -75,14 +75,29 @@ class Scoped:
 class Graph(Scoped):
     """Nodes, constants and states of one form.
 
-    In the form "step" a loop's body stands in the graph as it is; in "sequence" it is the body of a Scan over time-first records; in
-    "unrolled" it stands there `num_steps` times. All else is computed for all time steps at once.
+    In the form "step" a loop's body stands in the graph as it is; in "sequence" it is the body of a Scan over
+    time-first records; in "unrolled" it stands there `num_steps` times. All else is computed for all time steps at
+    once.
     """
 
     def __init__(
-        self, form: str, dtype: torch.dtype, *, opset: int, precision: str = "float32", num_steps: int | None = None, batch: int | str = "batch"
+        self,
+        form: str,
+        dtype: torch.dtype,
+        *,
+        opset: int,
+        precision: str = "float32",
+        num_steps: int | None = None,
+        batch: int | str = "batch",
     ) -> None:
-        self.form, self.dtype, self.opset, self.precision, self.num_steps, self.batch = form, dtype, opset, precision, num_steps, batch
+        self.form, self.dtype, self.opset, self.precision, self.num_steps, self.batch = (
+            form,
+            dtype,
+            opset,
+            precision,
+            num_steps,
+            batch,
+        )
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Tensor] = {}
         self.states: dict[str, State] = {}
@@ -100,7 +115,9 @@ class Graph(Scoped):
     def check(self, parameter: Tensor) -> None:
         """Refuse parameters of another dtype than the model's."""
         if parameter.dtype != self.dtype:
-            raise TypeError(f"module must hold parameters of one dtype to be exported, got {parameter.dtype} beside {self.dtype}")
+            raise TypeError(
+                f"module must hold parameters of one dtype to be exported, got {parameter.dtype} beside {self.dtype}"
+            )
 
     def fresh(self, word: str) -> str:
         self._count += 1
@@ -115,8 +132,12 @@ class Graph(Scoped):
     def constant(self, name: str, value: Tensor) -> str:
         """Floating numbers in the model's dtype, whole ones as int64."""
         name = self.scoped(name)
-        if value.dtype in (torch.float16, torch.bfloat16) or (value.is_floating_point() and value.dtype not in ELEMENT_TYPES):
-            raise TypeError(f"module must hold float32 or float64 parameters to be exported, got {value.dtype} for {name}")
+        if value.dtype in (torch.float16, torch.bfloat16) or (
+            value.is_floating_point() and value.dtype not in ELEMENT_TYPES
+        ):
+            raise TypeError(
+                f"module must hold float32 or float64 parameters to be exported, got {value.dtype} for {name}"
+            )
         value = value.detach().cpu()
         value = value.to(self.dtype) if value.is_floating_point() else value
         known = self.constants.get(name)
@@ -126,7 +147,9 @@ class Graph(Scoped):
         return name
 
     def integers(self, *values: int) -> str:
-        return self.constant(f"integers_{'_'.join(map(str, values))}".replace("-", "minus"), torch.tensor(values, dtype=torch.int64))
+        return self.constant(
+            f"integers_{'_'.join(map(str, values))}".replace("-", "minus"), torch.tensor(values, dtype=torch.int64)
+        )
 
     def number(self, value: int) -> str:
         """A whole number without axes."""
@@ -158,7 +181,9 @@ class Graph(Scoped):
         """A constant ([num_neuron,] unit), with room for the batch axis before the units."""
         return self.constant(name, value.unsqueeze(-2) if value.ndim == 2 else value)
 
-    def linear(self, name: str, x: str, weight: Tensor, bias: Tensor | str | None = None, *, matrix: bool = False) -> str:
+    def linear(
+        self, name: str, x: str, weight: Tensor, bias: Tensor | str | None = None, *, matrix: bool = False
+    ) -> str:
         """``x @ weight.mT + bias`` in the chosen precision.
 
         Args:
@@ -187,10 +212,14 @@ class Graph(Scoped):
             return self.add("Mul", x, self.add("Sigmoid", x))
         operators = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
         if activation not in operators:
-            raise ExportError(f"activation must be one of {sorted([*operators, 'silu'])} to be exported, got {activation!r}")
+            raise ExportError(
+                f"activation must be one of {sorted([*operators, 'silu'])} to be exported, got {activation!r}"
+            )
         return self.add(operators[activation], x)
 
-    def loop(self, u: str, states: dict[str, str], body: Body, *, reads: Sizes, gives: Sizes) -> tuple[str, dict[str, str]]:
+    def loop(
+        self, u: str, states: dict[str, str], body: Body, *, reads: Sizes, gives: Sizes
+    ) -> tuple[str, dict[str, str]]:
         r"""Run `body` over the steps of `u`, (time, \*reads); in the form "step" it is one, without the time axis.
 
         Args:
@@ -218,7 +247,9 @@ class Graph(Scoped):
         before = {name: self.fresh(f"{name}_before") for name in states}
         u_t = self.fresh("u")
         record, after = body(u_t, before)
-        after = {name: self.add("Identity", value) if value in before.values() else value for name, value in after.items()}
+        after = {
+            name: self.add("Identity", value) if value in before.values() else value for name, value in after.items()
+        }
         record = self.add("Identity", record)  # outputs of a body are different values
         kind = self.kind
         inputs, outputs = ([helper.make_tensor_value_info(name, kind, None) for name in names] for names in (
@@ -228,7 +259,14 @@ class Graph(Scoped):
         self.nodes = outside
         finals = {name: self.fresh(f"{name}_after") for name in states}
         records = self.fresh("records")
-        node = helper.make_node("Scan", [*states.values(), u], [*finals.values(), records], name=self.fresh("scan"), body=step, num_scan_inputs=1)
+        node = helper.make_node(
+            "Scan",
+            [*states.values(), u],
+            [*finals.values(), records],
+            name=self.fresh("scan"),
+            body=step,
+            num_scan_inputs=1,
+        )
         self.nodes.append(node)
         return records, finals
 
@@ -251,16 +289,20 @@ class Graph(Scoped):
         if len(records) == 1:
             return self.add("Unsqueeze", records[0], self.integers(0))
         merged = self.add("Concat", *records, axis=0)
-        return self.add("Reshape", merged, self.integers(len(records), *(-1 if size is None else size for size in sizes)))
+        return self.add(
+            "Reshape", merged, self.integers(len(records), *(-1 if size is None else size for size in sizes))
+        )
 
     def leaky(self, name: str, drive: Value, kappa: Tensor, start: str) -> tuple[Value, str]:
         r"""First-order filter :math:`b_t = \kappa b_{t-1} + u_t` along time, without a loop, and its last value.
 
-        Within blocks of 32 steps it is the product with a triangular matrix of powers of kappa, and so is what a block hands on.
+        Within blocks of 32 steps it is the product with a triangular matrix of powers of kappa, and so is what a block
+        hands on.
 
         Args:
             name: of the constants.
-            drive: u, (batch, time, channel) or (time, batch, channel); a population has an axis after the time, time first.
+            drive: u, (batch, time, channel) or (time, batch, channel); a population has an axis after the time, time
+                first.
             kappa: one, or one per channel.
             start: b before the first step.
         """
@@ -289,7 +331,12 @@ class Graph(Scoped):
         carried = first
         if number != 1:
             ends = self.add("Gather", inside, self.number(size - 1), axis=rank)  # (..., channel, block)
-            entering = self.add("Concat", first, self.add("Slice", ends, self.integers(0), self.integers(-1), self.integers(rank - 1)), axis=rank - 1)
+            entering = self.add(
+                "Concat",
+                first,
+                self.add("Slice", ends, self.integers(0), self.integers(-1), self.integers(rank - 1)),
+                axis=rank - 1,
+            )
             across = self._across(name, k, size, number, ends, rank)
             if per_channel:
                 entering = self.add("Unsqueeze", entering, self.integers(rank - 1))
@@ -300,7 +347,11 @@ class Graph(Scoped):
         faded = self.add("Mul", self.add("Unsqueeze", carried, self.integers(rank)), powers)
         lines = self.add("Reshape", self.add("Add", inside, faded), self.integers(*keep, -1))
         if not whole:
-            length = self.add("Shape", drive.name, start=axis, end=axis + 1) if self.num_steps is None else self.integers(self.num_steps)
+            length = (
+                self.add("Shape", drive.name, start=axis, end=axis + 1)
+                if self.num_steps is None
+                else self.integers(self.num_steps)
+            )
             lines = self.add("Slice", lines, self.integers(0), length, self.integers(rank - 1))
         last = self.add("Gather", lines, self.number(-1), axis=rank - 1)
         return replace(drive, name=self.add("Transpose", lines, perm=[rank - 1, *range(rank - 1)]), time="first"), last
@@ -318,10 +369,15 @@ class Graph(Scoped):
         """What is left of a block's start (row) at the start of later blocks (column)."""
         if number is not None:
             i = torch.arange(number, dtype=torch.float64)
-            return self.constant(f"{name}.across", torch.where(i[None, :] >= i[:, None], k ** (size * (i[None, :] - i[:, None]).clamp(min=0)), 0.0))
+            return self.constant(
+                f"{name}.across",
+                torch.where(i[None, :] >= i[:, None], k ** (size * (i[None, :] - i[:, None]).clamp(min=0)), 0.0),
+            )
         count = self.add("Squeeze", self.add("Shape", ends, start=rank - 1, end=rank))
         steps = self.add("Range", self.number(0), count, self.number(1))
-        later = self.add("Sub", self.add("Unsqueeze", steps, self.integers(0)), self.add("Unsqueeze", steps, self.integers(1)))
+        later = self.add(
+            "Sub", self.add("Unsqueeze", steps, self.integers(0)), self.add("Unsqueeze", steps, self.integers(1))
+        )
         distance = self.add("Cast", self.add("Mul", later, self.number(size)), to=self.kind)
         zero = self.constant("zero", torch.zeros((), dtype=self.dtype))
         left = self.add("Pow", self.constant(f"{name}.kappa", k), self.add("Max", distance, zero))
@@ -338,7 +394,9 @@ class Graph(Scoped):
             count = self.add("Squeeze", self.add("Shape", frames, start=1, end=2))
             base = self.constant(f"{name}.kappa", kappa)
             later = self.add("Range", self.add("Sub", count, self.number(1)), self.number(-1), self.number(-1))
-            weights = self.add("Unsqueeze", self.add("Pow", base, self.add("Cast", later, to=self.kind)), self.integers(0))
+            weights = self.add(
+                "Unsqueeze", self.add("Pow", base, self.add("Cast", later, to=self.kind)), self.integers(0)
+            )
             rest = self.add("Pow", base, self.add("Cast", count, to=self.kind))
         return self.add("Squeeze", self.add("MatMul", weights, frames), self.integers(1)), rest
 
@@ -352,12 +410,18 @@ class Graph(Scoped):
         """The last step of a sequence, which has no time axis any more."""
         if value.time is None:
             return value
-        return replace(value, name=self.add("Gather", value.name, self.number(-1), axis=0 if value.time == "first" else 1), time=None)
+        return replace(
+            value,
+            name=self.add("Gather", value.name, self.number(-1), axis=0 if value.time == "first" else 1),
+            time=None,
+        )
 
     def mean(self, value: Value) -> Value:
         """Mean over the steps of a sequence."""
         if value.time is None:
-            raise ExportError('a mean over time needs a whole sequence: form must be "sequence" or "unrolled", got "step"')
+            raise ExportError(
+                'a mean over time needs a whole sequence: form must be "sequence" or "unrolled", got "step"'
+            )
         axis = 0 if value.time == "first" else 1
         name = self.add("ReduceMean", value.name, keepdims=0, axes=[axis]) if self.opset < 18 else (
             self.add("ReduceMean", value.name, self.integers(axis), keepdims=0))  # fmt: skip

@@ -48,7 +48,9 @@ class _SnnTorchELM:
     def lower(self, graph: Graph, module: Any, x: Value) -> Value:
         for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition)):
             if not plain:
-                raise ExportError(f"{name} must be off to be exported, got {getattr(module, name)!r} in {type(module).__name__}")
+                raise ExportError(
+                    f"{name} must be off to be exported, got {getattr(module, name)!r} in {type(module).__name__}"
+                )
         y = lowering_of(module.core).lower(graph, module.core, x)
         return fire(graph, y, module.threshold, module.graded_spikes_factor, reset=module.reset_mechanism, state="mem")
 
@@ -71,7 +73,9 @@ class _SnnTorchALIF:
 
     def lower(self, graph: Graph, module: Any, x: Value) -> Value:
         spikes = lowering_of(module.core).lower(graph, module.core, x)
-        return replace(spikes, name=graph.add("Mul", spikes.name, graph.constant("graded_factor", module.graded_spikes_factor)))
+        return replace(
+            spikes, name=graph.add("Mul", spikes.name, graph.constant("graded_factor", module.graded_spikes_factor))
+        )
 
     def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
         spikes: Tensor = lowering_of(module.core).run(module.core, x, trace) * module.graded_spikes_factor
@@ -81,16 +85,23 @@ class _SnnTorchALIF:
 class _SnnTorchLeaky:
     r"""snnTorch's own leaky integrate-and-fire neurons, one an input.
 
-    :math:`v_t = \beta v_{t-1} + i_t - \theta [v_{t-1} > \theta]`, or with a reset to zero :math:`v_t = \beta v_{t-1} [v_{t-1} \le \theta] + i_t`.
+    :math:`v_t = \beta v_{t-1} + i_t - \theta [v_{t-1} > \theta]`, or with a reset to zero
+    :math:`v_t = \beta v_{t-1} [v_{t-1} \le \theta] + i_t`.
     """
 
     def input_shape(self, module: Any) -> None:
         return None
 
     def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition), ("reset_delay", module.reset_delay)):
+        for name, plain in (
+            ("state_quant", not module.state_quant),
+            ("inhibition", not module.inhibition),
+            ("reset_delay", module.reset_delay),
+        ):
             if not plain:
-                raise ExportError(f"{name} must be as snnTorch has it by default to be exported, got {getattr(module, name)!r} in Leaky")
+                raise ExportError(
+                    f"{name} must be as snnTorch has it by default to be exported, got {getattr(module, name)!r} in Leaky"
+                )
         x = graph.time_first(x)
         state = graph.state("mem", *x.shape)
         limit, beta = graph.constant("threshold", module.threshold), graph.constant("beta", module.beta.clamp(0, 1))
@@ -101,7 +112,11 @@ class _SnnTorchLeaky:
         def step(i_t: str, states: dict[str, str]) -> tuple[str, dict[str, str]]:
             before = states["mem"]
             if module.reset_mechanism == "zero":
-                before = graph.add("Mul", before, graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), above(before)))
+                before = graph.add(
+                    "Mul",
+                    before,
+                    graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), above(before)),
+                )
             v = graph.add("Add", graph.add("Mul", before, beta), i_t)
             if module.reset_mechanism == "subtract":
                 v = graph.add("Sub", v, graph.add("Mul", above(states["mem"]), limit))
@@ -149,9 +164,11 @@ def _classifier(module: Any) -> dict[str, Any]:
 
 
 _KINDS: dict[str, Lowering] = {
-    "elm_neuro.training._models.SequenceClassifier": Chain(_classifier),
-    "elm_neuro.training._models.LIFNetwork": Chain(lambda m: {"hidden": m.hidden, "recurrent": m.recurrent, "readout": m.readout}),
-    "elm_neuro.training._models.LeakyReadout": _LeakyReadout(),
+    "elm_neuro.training.networks._classifiers.SequenceClassifier": Chain(_classifier),
+    "elm_neuro.training.networks._classifiers.LIFNetwork": Chain(
+        lambda m: {"hidden": m.hidden, "recurrent": m.recurrent, "readout": m.readout}
+    ),
+    "elm_neuro.training.networks._classifiers.LeakyReadout": _LeakyReadout(),
     "snntorch._neurons.leaky.Leaky": _SnnTorchLeaky(),
     "elm_neuro.adapters.snntorch.ELM": _SnnTorchELM(),
     "elm_neuro.adapters.snntorch.ALIF": _SnnTorchALIF(),

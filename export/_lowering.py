@@ -1,7 +1,8 @@
 """What each kind of layer computes: as ONNX operators and, for the check of a model, in torch.
 
-A layer is lowered once for all forms; :class:`Graph` decides what a step is. Layers of hosts and of training are known by their full
-name, so that none of them is imported (:mod:`elm_neuro.export._hosts`); any other registers itself with :func:`register`.
+A layer is lowered once for all forms; :class:`Graph` decides what a step is. Layers of hosts and of training are known
+by their full name, so that none of them is imported (:mod:`elm_neuro.export._hosts`); any other registers itself with
+:func:`register`.
 
 Longer than most modules: each layer has its operators beside what they are checked against.
 """
@@ -109,7 +110,9 @@ class Pointwise:
 
     def lower(self, graph: Graph, module: nn.Module, x: Value) -> Value:
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd):
-            raise ExportError(f"module must be in evaluation mode where it drops inputs, got {type(module).__name__} in training: call module.eval()")
+            raise ExportError(
+                f"module must be in evaluation mode where it drops inputs, got {type(module).__name__} in training: call module.eval()"
+            )
         return replace(x, name=graph.activated(x.name, self.activation))
 
     def run(self, module: nn.Module, x: Tensor, trace: Trace) -> Tensor:
@@ -201,7 +204,8 @@ class _ELM:
         weights, biases = [*p.mlp_weight], [*p.mlp_bias]
         weights[-1], biases[-1] = TANH_SLOPE * weights[-1], TANH_SLOPE * biases[-1]
         gain, size = TANH_SCALE * p.gain, weights[0].shape[-2]
-        # the loop then runs on memory / gain, which spares a product; a single number would be fused by onnxruntime, in single precision
+        # the loop then runs on memory / gain, which spares a product; a single number would be fused by onnxruntime, in
+        # single precision
         scaled = gain.numel() > 1 and bool((gain > SMALLEST_GAIN).all())
         unit = gain if scaled else torch.ones_like(gain)
         from_memory = weights[0][..., config.branches :] * (p.kappa_m * unit).unsqueeze(-2)
@@ -220,7 +224,9 @@ class _ELM:
             after = graph.add("Add", kept, change)
             return after, {"m": after}
 
-        records, last = graph.loop(drive, {"m": start}, step, reads=(*neurons, None, size), gives=(*neurons, None, config.num_memory))
+        records, last = graph.loop(
+            drive, {"m": start}, step, reads=(*neurons, None, size), gives=(*neurons, None, config.num_memory)
+        )
         m_after = graph.add("Mul", last["m"], graph.per_unit("unit", unit)) if scaled else last["m"]
         y = graph.linear("w_y", records, p.w_y * unit.unsqueeze(-2), p.b_y, matrix=not neurons and graph.form == "step")
         out = Value(y, (config.output_size,), None if graph.form == "step" else "first")
@@ -267,7 +273,9 @@ def _neurons_first(graph: Graph, x: Value, neurons: Shape) -> Value:
     return replace(x, name=name)
 
 
-def _drive(graph: Graph, config: ELMConfig, p: ELMParameters, x: Value, b: str, weight: Tensor, bias: Tensor) -> tuple[str, str]:
+def _drive(
+    graph: Graph, config: ELMConfig, p: ELMParameters, x: Value, b: str, weight: Tensor, bias: Tensor
+) -> tuple[str, str]:
     """What the branches give to the first layer, (time, [num_neuron,] batch, out), and the branch traces after the last step."""
     neurons = () if config.num_neuron is None else (config.num_neuron,)
     matrix = not neurons and graph.form == "step"
@@ -341,7 +349,9 @@ def fire(graph: Graph, y: Value, threshold: Tensor, factor: Tensor | None, *, re
             if reset == "subtract":
                 v_t = graph.add("Sub", y_t, graph.add("Mul", fired, limit))
             else:
-                v_t = graph.add("Mul", y_t, graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), fired))
+                v_t = graph.add(
+                    "Mul", y_t, graph.add("Sub", graph.constant("one", torch.ones((), dtype=graph.dtype)), fired)
+                )
             return v_t, {state: above(v_t) if state == "s" else v_t}
 
         name, after = graph.loop(y.name, {state: before}, step, reads=(None, *y.shape), gives=(None, *y.shape))
@@ -349,7 +359,11 @@ def fire(graph: Graph, y: Value, threshold: Tensor, factor: Tensor | None, *, re
         spikes = replace(y, name=above(name))
         graph.keep(state, after[state])
     graph.extra("v", v)
-    return spikes if factor is None else replace(spikes, name=graph.add("Mul", spikes.name, graph.constant("graded_factor", factor)))
+    return (
+        spikes
+        if factor is None
+        else replace(spikes, name=graph.add("Mul", spikes.name, graph.constant("graded_factor", factor)))
+    )
 
 
 class _ALIF:
@@ -381,7 +395,9 @@ class _ALIF:
                 recent = graph.add("Slice", before["s"], graph.integers(1), graph.integers(past), graph.integers(1))
                 i_t = graph.add("Mul", i_t, graph.add("Sub", one, graph.largest(recent, axis=1)))
             v = graph.add("Add", graph.add("Mul", before["v"], graph.constant("beta", p.beta)), i_t)
-            limit = one if p.b is None else graph.add("Add", graph.add("Mul", before["a"], graph.constant("b", p.b)), one)
+            limit = (
+                one if p.b is None else graph.add("Add", graph.add("Mul", before["a"], graph.constant("b", p.b)), one)
+            )
             spikes = graph.add("Cast", graph.add("Greater", v, limit), to=graph.kind)
             after = {"v": graph.add("Mul", v, graph.add("Sub", one, spikes))}
             if p.b is not None:
@@ -399,7 +415,9 @@ class _ALIF:
     def run(self, module: ALIF | ALIFCell, x: Tensor, trace: Trace) -> Tensor:
         cell = module if isinstance(module, ALIFCell) else module.cell
         p, zeros = cell.effective_parameters(), cell.initial_state(x.shape[0])
-        state = ALIFState(*(trace.get(name, *part.shape, like=part) for name, part in zip(zeros._fields, zeros, strict=True)))
+        state = ALIFState(
+            *(trace.get(name, *part.shape, like=part) for name, part in zip(zeros._fields, zeros, strict=True))
+        )
         currents, distances = nn.functional.linear(x, cell.weight, cell.bias), []
         spikes = []
         for current in currents.unbind(1):

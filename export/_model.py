@@ -99,9 +99,15 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
     outputs = {"y": _laid_out(graph, y, time)}
     if options.head is not None:
         outputs = _neuronio(graph, outputs["y"])
-    extras = {name: _laid_out(graph, value, time) for name, value in graph.extras.items()} if options.head is None else {}
+    extras = (
+        {name: _laid_out(graph, value, time) for name, value in graph.extras.items()} if options.head is None else {}
+    )
     built = Built(graph, module, options, x, outputs | extras, graph.states, dtype)
-    _name_outputs(graph, {name: value.name for name, value in built.outputs.items()} | {f"{name}_next": graph.finals[name] for name in graph.states})
+    _name_outputs(
+        graph,
+        {name: value.name for name, value in built.outputs.items()}
+        | {f"{name}_next": graph.finals[name] for name in graph.states},
+    )
     return built
 
 
@@ -110,19 +116,32 @@ def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
     graph, options = built.graph, built.options
     used = set(_used(graph.nodes))
     constants = [_initializer(name, value, graph) for name, value in graph.constants.items() if name in used]
-    values = {name: helper.make_tensor_value_info(name.split(" ", 1)[1], graph.kind, shape) for name, shape in shapes_of(built).items()}
-    inputs, outputs = ([value for name, value in values.items() if name.startswith(side)] for side in ("input ", "output "))
+    values = {
+        name: helper.make_tensor_value_info(name.split(" ", 1)[1], graph.kind, shape)
+        for name, shape in shapes_of(built).items()
+    }
+    inputs, outputs = (
+        [value for name, value in values.items() if name.startswith(side)] for side in ("input ", "output ")
+    )
     inner = [helper.make_tensor_value_info(name, graph.kind, shape) for name, shape in graph.shapes.items()]
     operators = helper.make_opsetid("", graph.opset)
     model = helper.make_model(
-        helper.make_graph(graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants, value_info=inner),
+        helper.make_graph(
+            graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants, value_info=inner
+        ),
         opset_imports=[operators],
         ir_version=helper.find_min_ir_version_for([operators]),
         producer_name="elm_neuro",
         producer_version=__version__,
         doc_string=f"{_WORDS[options.form]}: start with zeros for the states and feed them back, name_next -> name.",
     )
-    words = {"version": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "form": options.form, "options": options.to_json()}
+    words = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "form": options.form,
+        "options": options.to_json(),
+    }
     words |= _description(built.module) | ({} if source is None else {"source": source})
     helper.set_model_props(model, {f"elm_neuro.{key}": value for key, value in words.items()})
     return model
@@ -151,7 +170,9 @@ def options_of(model: onnx.ModelProto, path: Path) -> tuple[Options, int]:
         options = Options(**json.loads(words["elm_neuro.options"]))
         opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     except (KeyError, TypeError, ValueError, StopIteration) as error:
-        raise ValueError(f"path must be an ONNX model of elm_neuro.export, got {path} without its metadata ({error!r})") from error
+        raise ValueError(
+            f"path must be an ONNX model of elm_neuro.export, got {path} without its metadata ({error!r})"
+        ) from error
     return options, opset
 
 
@@ -163,7 +184,9 @@ def _dtype(module: nn.Module) -> torch.dtype:
     if not found:
         raise TypeError(f"module must have parameters to be exported, got {type(module).__name__}")
     if len(found) > 1:
-        raise TypeError(f"module must hold parameters of one dtype to be exported, got {' and '.join(sorted(map(str, found)))}")
+        raise TypeError(
+            f"module must hold parameters of one dtype to be exported, got {' and '.join(sorted(map(str, found)))}"
+        )
     dtype = found.pop()
     if dtype not in ELEMENT_TYPES:
         raise TypeError(f"module must hold float32 or float64 parameters to be exported, got {dtype}")
@@ -195,7 +218,9 @@ def _name_outputs(graph: Graph, outputs: dict[str, str]) -> None:
         if value in produced and value not in names:
             names[value] = output
         else:
-            graph.nodes.append(helper.make_node("Identity", [names.get(value, value)], [output], name=f"output_{output}"))
+            graph.nodes.append(
+                helper.make_node("Identity", [names.get(value, value)], [output], name=f"output_{output}")
+            )
     for node in graph.nodes:
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
@@ -225,11 +250,18 @@ def _description(module: nn.Module) -> dict[str, str]:
         if isinstance(part, ELMCell):
             place = name.removesuffix("cell").rstrip(".")
             tau = {"tau_s": part.tau_s, "tau_m": part.tau_m}
-            found[place] = {"config": part.config.to_dict(), **{key: value.detach().double().cpu().tolist() for key, value in tau.items()}}
+            found[place] = {
+                "config": part.config.to_dict(),
+                **{key: value.detach().double().cpu().tolist() for key, value in tau.items()},
+            }
         elif isinstance(part, ALIFCell):
             place = name.removesuffix("cell").rstrip(".")
             tau_v = -part.delta_t / part.effective_parameters().beta.detach().double().log()
-            found[place] = {"kind": "ALIF" if part.adaptive else "LIF", "delta_t": part.delta_t, "tau_v": tau_v.cpu().tolist()}
+            found[place] = {
+                "kind": "ALIF" if part.adaptive else "LIF",
+                "delta_t": part.delta_t,
+                "tau_v": tau_v.cpu().tolist(),
+            }
     words = {"units": json.dumps(UNITS), "neurons": json.dumps(found)}
     return words | ({"config": json.dumps(found[""]["config"])} if "config" in found.get("", {}) else {})
 
@@ -237,4 +269,7 @@ def _description(module: nn.Module) -> dict[str, str]:
 def size_of(built: Built) -> int:
     """Bytes of the constants."""
     half = built.graph.halves
-    return sum(math.prod(value.shape) * (2 if name in half else value.element_size()) for name, value in built.graph.constants.items())
+    return sum(
+        math.prod(value.shape) * (2 if name in half else value.element_size())
+        for name, value in built.graph.constants.items()
+    )

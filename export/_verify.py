@@ -67,13 +67,23 @@ def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int) -> 
     relative = LOWER.get(options.precision, TOLERANCES[dtype])
     errors, tolerances = dict.fromkeys(built.results, 0.0), dict.fromkeys(built.results, relative)
     total, undecided = 0, 0
-    cases = ((1, 0.05), (2, 0.5), (5, 1.0)) if options.batch_size is None else ((options.batch_size, 0.05), (options.batch_size, 1.0))
+    cases = (
+        ((1, 0.05), (2, 0.5), (5, 1.0))
+        if options.batch_size is None
+        else ((options.batch_size, 0.05), (options.batch_size, 1.0))
+    )
     for batch, density in cases:
         left = num_steps if batch == 1 else int(torch.randint(1, num_steps + 1, (), generator=generator))
         left = left if options.num_steps is None else options.num_steps
-        states = {name: _random_state(batch, state, dtype, generator).to(device) for name, state in built.states.items()}
+        states = {
+            name: _random_state(batch, state, dtype, generator).to(device) for name, state in built.states.items()
+        }
         while left:
-            length = int(torch.randint(1, min(left, CHUNK) + 1, (), generator=generator)) if options.num_steps is None else left
+            length = (
+                int(torch.randint(1, min(left, CHUNK) + 1, (), generator=generator))
+                if options.num_steps is None
+                else left
+            )
             left -= length
             x = torch.randn(batch, length, *built.x.shape, generator=generator)
             x = (x * (torch.rand(x.shape, generator=generator) < density)).to(dtype)
@@ -84,7 +94,11 @@ def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int) -> 
             total, undecided = total + batch * length, undecided + int((~decided).sum())
             for name in built.results:
                 one, want, two = (part.double().cpu() for part in (found[name], expected[name], rounded[name]))
-                mask = _mask(decided, want, timed=name in built.outputs and (built.outputs[name].time is not None or options.form == "step"))
+                mask = _mask(
+                    decided,
+                    want,
+                    timed=name in built.outputs and (built.outputs[name].time is not None or options.form == "step"),
+                )
                 if not bool(mask.any()):
                     continue
                 want_ = want[mask]
@@ -92,10 +106,18 @@ def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int) -> 
                 own = share * float((two[mask] - want_).abs().max())
                 tolerances[name] = max(tolerances[name], relative * max(1.0, float(want_.abs().max())) + 10.0 * own)
             states = {name: expected[f"{name}_next"] for name in states}
-    wrong = [f"{name} {error:.2e} (allowed {tolerances[name]:.2e})" for name, error in errors.items() if not error <= tolerances[name]]
+    wrong = [
+        f"{name} {error:.2e} (allowed {tolerances[name]:.2e})"
+        for name, error in errors.items()
+        if not error <= tolerances[name]
+    ]
     if wrong:
-        raise ExportError(f"{session.runtime} must compute what {type(module).__name__} computes, got outputs that are off by {', '.join(wrong)}")
-    return VerifyReport(errors, tolerances, total, session.opset, undecided, options.form, options.precision, session.runtime)
+        raise ExportError(
+            f"{session.runtime} must compute what {type(module).__name__} computes, got outputs that are off by {', '.join(wrong)}"
+        )
+    return VerifyReport(
+        errors, tolerances, total, session.opset, undecided, options.form, options.precision, session.runtime
+    )
 
 
 def _random_state(batch: int, state: Any, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -121,10 +143,14 @@ class Session:
             self.opset, declared = _checked(model)
             self._run, self.runtime = _runner(model, built)
         except Exception as error:  # onnx and onnxruntime have a dozen kinds
-            raise ExportError(f"the model must pass onnx's checker and load in onnxruntime, got {type(error).__name__}: {error}") from error
+            raise ExportError(
+                f"the model must pass onnx's checker and load in onnxruntime, got {type(error).__name__}: {error}"
+            ) from error
         wanted = _declared(built)
         if declared != wanted:
-            raise ExportError(f"the model must have the inputs and outputs of the module, {_difference(wanted, declared)}")
+            raise ExportError(
+                f"the model must have the inputs and outputs of the module, {_difference(wanted, declared)}"
+            )
 
     def run(self, x: Tensor, states: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name, (batch, time, ...), and the next states."""
@@ -132,9 +158,16 @@ class Session:
         fed = {name: state.cpu().numpy() for name, state in states.items()}
         if options.form != "step":
             frames = x if options.batch_first else x.transpose(0, 1)
-            found = {name: torch.from_numpy(value) for name, value in self._run({"x": np.ascontiguousarray(frames.numpy()), **fed}).items()}
+            found = {
+                name: torch.from_numpy(value)
+                for name, value in self._run({"x": np.ascontiguousarray(frames.numpy()), **fed}).items()
+            }
             if not options.batch_first:
-                found |= {name: found[name].transpose(0, 1) for name, value in self.built.outputs.items() if value.time is not None}
+                found |= {
+                    name: found[name].transpose(0, 1)
+                    for name, value in self.built.outputs.items()
+                    if value.time is not None
+                }
             return found
         steps: dict[str, list[Tensor]] = {name: [] for name in self.built.outputs}
         for x_t in x.unbind(1):
@@ -148,7 +181,11 @@ class Session:
 
 def _checked(model: bytes | Path) -> tuple[int, dict[str, tuple[int, tuple[int | str, ...]]]]:
     """Version of the operators; element type and shape of every input and output."""
-    loaded = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(str(model), load_external_data=False)
+    loaded = (
+        onnx.load_model_from_string(model)
+        if isinstance(model, bytes)
+        else onnx.load(str(model), load_external_data=False)
+    )
     onnx.checker.check_model(loaded if isinstance(model, bytes) else str(model), full_check=True)
     if isinstance(model, bytes):
         onnx.shape_inference.infer_shapes(loaded, check_type=True, strict_mode=True, data_prop=True)
@@ -169,7 +206,12 @@ def _declared(built: Built) -> dict[str, tuple[int, tuple[int | str, ...]]]:
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     def words(values: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {onnx.TensorProto.DataType.Name(kind)} {shape}" for name, (kind, shape) in values.items()) or "none"
+        return (
+            ", ".join(
+                f"{name} {onnx.TensorProto.DataType.Name(kind)} {shape}" for name, (kind, shape) in values.items()
+            )
+            or "none"
+        )
 
     return f"{words({k: v for k, v in wanted.items() if found.get(k) != v})}; got {words({k: v for k, v in found.items() if wanted.get(k) != v})}"
 
@@ -184,7 +226,9 @@ def _runner(model: bytes | Path, built: Built) -> tuple[Run, str]:
             raise
         import onnx.reference  # this onnxruntime has no kernels for it on a CPU
 
-        evaluator = onnx.reference.ReferenceEvaluator(onnx.load_model_from_string(content) if isinstance(content, bytes) else content)
+        evaluator = onnx.reference.ReferenceEvaluator(
+            onnx.load_model_from_string(content) if isinstance(content, bytes) else content
+        )
         return lambda feed: dict(zip(names, evaluator.run(names, feed), strict=True)), "onnx's reference evaluator"
     return lambda feed: dict(zip(names, session.run(names, feed), strict=True)), "onnxruntime"
 

@@ -19,7 +19,8 @@ from elm_neuro.export._graph import FORMS, PRECISIONS, ExportError
 from elm_neuro.export._model import HEADS, Built, Options, build, model_of, options_of, size_of
 from elm_neuro.export._verify import NUM_STEPS, VerifyReport, compare
 
-OPSET = 18  # newer versions of Scan, Identity and Pad have no kernel in onnxruntime's CUDA provider; tests/export/test_operators.py
+# newer versions of Scan, Identity and Pad have no kernel in onnxruntime's CUDA provider; tests/export/test_operators.py
+OPSET = 18
 MIN_OPSET = 17  # older ones are not tested
 MAX_BYTES = 2**31 - 2**24  # of constants in the file itself: protobuf ends at 2 GiB
 MAX_UNROLLED = 10_000  # steps; runtimes take minutes to load more
@@ -42,29 +43,37 @@ def to_onnx(
     runtime: bool = False,
     verify: bool = True,
 ) -> VerifyReport | None:
-    """Write a neuron, or a network of them, as an ONNX model of standard operators, with the effective parameters as constants.
+    """Write a neuron, or a network of them, as an ONNX model of standard operators, with the effective parameters as
+    constants.
 
-    - "step" is one time step with the states as inputs and outputs, ``y, b_next, m_next = model(x, b, m)``: for streaming.
-    - "sequence" takes sequences of any length; only the memory's loop is a Scan, all else is done for all steps at once.
-    - "unrolled" takes sequences of `num_steps` steps and has no control flow, for runtimes that dislike it; ten operators or fewer a step.
+    - "step" is one time step with the states as inputs and outputs, ``y, b_next, m_next = model(x, b, m)``: for
+      streaming.
+    - "sequence" takes sequences of any length; only the memory's loop is a Scan, all else is done for all steps at
+      once.
+    - "unrolled" takes sequences of `num_steps` steps and has no control flow, for runtimes that dislike it; ten
+      operators or fewer a step.
 
-    Start with zeros for the states, and feed ``b_next`` back as ``b`` to go on. Spiking layers give 0 or 1; a single spiking ELM has its
-    readout as a second output, ``v``. Configuration, time constants, units and versions are in the model's metadata.
+    Start with zeros for the states, and feed ``b_next`` back as ``b`` to go on. Spiking layers give 0 or 1; a single
+    spiking ELM has its readout as a second output, ``v``. Configuration, time constants, units and versions are in the
+    model's metadata.
 
     Args:
         module: an ELM, BranchELM, population, SpikingELM, ALIF or LIF, a face of `elm_neuro.adapters`, a classifier of
-            `elm_neuro.training`, or an `nn.Sequential` of these and of linear and pointwise layers, in float32 or float64.
-        path: file to write; it is replaced only by a whole and, with `verify`, a verified one. Constants of 2 GB and more go into a
-            second file beside it, `path` + ".data".
+            `elm_neuro.training`, or an `nn.Sequential` of these and of linear and pointwise layers, in float32 or
+            float64.
+        path: file to write; it is replaced only by a whole and, with `verify`, a verified one. Constants of 2 GB and
+            more go into a second file beside it, `path` + ".data".
         form: "step", "sequence" or "unrolled".
         num_steps: length of the sequences of the form "unrolled".
-        precision: of the matrix products: "float32" (the module's own), "float16", "bfloat16", or "int8" (dynamic quantisation);
-            states, traces, inputs and outputs keep the module's.
+        precision: of the matrix products: "float32" (the module's own), "float16", "bfloat16", or "int8" (dynamic
+            quantisation); states, traces, inputs and outputs keep the module's.
         opset: version of the standard operators, from 17.
         batch_first: sequences are (batch, time, ...), or with False (time, batch, ...).
         batch_size: fixed size of the batch; any by default.
-        shared_input: for a population, the neurons read one input, or with False each its own, (batch, [time,] num_neuron, input_size).
-        head: "neuronio" gives ``spike_probability`` and ``soma_mv`` in place of y, as :func:`elm_neuro.checkpoints.neuronio_head`.
+        shared_input: for a population, the neurons read one input, or with False each its own, (batch, [time,]
+            num_neuron, input_size).
+        head: "neuronio" gives ``spike_probability`` and ``soma_mv`` in place of y, as
+            :func:`elm_neuro.checkpoints.neuronio_head`.
         source: a file or folder the module was loaded from, whose SHA-256 goes into the metadata.
         runtime: write ``onnx_neuron.py`` beside the model, which runs it with NumPy and onnxruntime alone.
         verify: compare the model with the module in onnxruntime before writing.
@@ -93,7 +102,12 @@ def to_onnx(
     model = model_of(built, source=None if source is None else _sha256(Path(source)))
     if precision == "int8":
         if verify:  # what is wrong in the graph would hide behind the error of the quantisation
-            compare(model.SerializeToString(), build(module, dataclasses.replace(options, precision="float32"), opset), num_steps=NUM_STEPS, seed=0)
+            compare(
+                model.SerializeToString(),
+                build(module, dataclasses.replace(options, precision="float32"), opset),
+                num_steps=NUM_STEPS,
+                seed=0,
+            )
         model = _quantised(model)
     if size_of(built) <= MAX_BYTES:
         content = model.SerializeToString()
@@ -106,14 +120,17 @@ def to_onnx(
     return report
 
 
-def verify(path: str | os.PathLike[str], module: nn.Module, *, num_steps: int = NUM_STEPS, seed: int = 0) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str], module: nn.Module, *, num_steps: int = NUM_STEPS, seed: int = 0
+) -> VerifyReport:
     """Compare an ONNX model of :func:`to_onnx` with the module that it was made from.
 
-    The file passes onnx's full check and strict shape inference; then onnxruntime runs it beside the module in chunks of random length,
-    its outputs matched by name, each chunk from where the module's last one ended: several batch sizes, random states to start with,
-    sparse and dense inputs. Where a neuron amplifies rounding errors more is allowed: ten times what torch's own rounding makes, seen by
-    running the module in float32 and in float64. Spikes must be equal, except where a readout is so near its threshold that rounding
-    decides; the report counts the steps that were left out for that.
+    The file passes onnx's full check and strict shape inference; then onnxruntime runs it beside the module in chunks
+    of random length, its outputs matched by name, each chunk from where the module's last one ended: several batch
+    sizes, random states to start with, sparse and dense inputs. Where a neuron amplifies rounding errors more is
+    allowed: ten times what torch's own rounding makes, seen by running the module in float32 and in float64. Spikes
+    must be equal, except where a readout is so near its threshold that rounding decides; the report counts the steps
+    that were left out for that.
 
     Args:
         path: the model.
@@ -123,7 +140,8 @@ def verify(path: str | os.PathLike[str], module: nn.Module, *, num_steps: int = 
 
     Raises:
         ValueError: the file is not a model of :func:`to_onnx`, or num_steps is below 1.
-        ExportError: it is not a model of this module, or an output is off by more than the tolerance; the message says which and by how much.
+        ExportError: it is not a model of this module, or an output is off by more than the tolerance; the message says
+            which and by how much.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -147,11 +165,17 @@ def _check_options(options: Options, opset: int) -> None:
         raise ValueError(f"head must be None or one of {[name for name in HEADS if name]}, got {options.head!r}")
     newest = onnx.defs.onnx_opset_version()
     if not MIN_OPSET <= opset <= newest:
-        raise ValueError(f"opset must be from {MIN_OPSET} to {newest} (the newest of onnx {onnx.__version__}), got {opset}")
+        raise ValueError(
+            f"opset must be from {MIN_OPSET} to {newest} (the newest of onnx {onnx.__version__}), got {opset}"
+        )
     if (options.form == "unrolled") != (options.num_steps is not None):
-        raise ValueError(f'num_steps must be given for the form "unrolled", and for no other, got {options.num_steps} for {options.form!r}')
+        raise ValueError(
+            f'num_steps must be given for the form "unrolled", and for no other, got {options.num_steps} for {options.form!r}'
+        )
     if options.num_steps is not None and not 1 <= options.num_steps <= MAX_UNROLLED:
-        raise ValueError(f'num_steps must be from 1 to {MAX_UNROLLED}, got {options.num_steps}: the form "sequence" takes any length')
+        raise ValueError(
+            f'num_steps must be from 1 to {MAX_UNROLLED}, got {options.num_steps}: the form "sequence" takes any length'
+        )
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
 
@@ -174,7 +198,11 @@ def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
         logging.getLogger().addFilter(_no_advice)
         try:
             quantize_dynamic(
-                model, path, per_channel=True, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True}
+                model,
+                path,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
             )
         finally:
             logging.getLogger().removeFilter(_no_advice)

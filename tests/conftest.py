@@ -11,8 +11,16 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# With ELM_NEURO_STRICT_SKIPS=1 (or CI=true) every extra is installed, and a skip whose reason begins otherwise is a failure.
-SKIP_REASONS = ("no GPU", "no ../shared", "no C++ compiler", "no valgrind", "no clang++", "no compiler and emulator for AArch64")
+# With ELM_NEURO_STRICT_SKIPS=1 (or CI=true) every extra is installed, and a skip whose reason begins otherwise is a
+# failure.
+SKIP_REASONS = (
+    "no GPU",
+    "no ../shared",
+    "no C++ compiler",
+    "no valgrind",
+    "no clang++",
+    "no compiler and emulator for AArch64",
+)
 
 
 def _strict_skips() -> bool:
@@ -39,7 +47,9 @@ class StrictSkips:
 def _fail_if_skipped(report: Any) -> None:
     if not report.skipped:
         return
-    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix(
+        "Skipped: "
+    )
     if not reason.startswith(SKIP_REASONS):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped ({reason}), which is none of the reasons allowed here: {', '.join(SKIP_REASONS)}"

@@ -7,17 +7,25 @@ from typing import Any
 import numpy as np
 
 
-def run(cell: Any, x: np.ndarray, *, b_0: np.ndarray | None = None, m_0: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def run(
+    cell: Any, x: np.ndarray, *, b_0: np.ndarray | None = None, m_0: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Output (time, output_size), final branch trace and final memory of one neuron for one sample x (time, input_size)."""
     config = cell.config
     p = {name: np.asarray(tensor.detach().double()) for name, tensor in cell.state_dict().items()}
     num_branch, per_branch = p["_proto_w_s"].shape
     routing = p.get("input_to_synapse_indices")
     w_s = np.maximum(p["_proto_w_s"], 0.0)
-    low, high = config.tau_m_bounds or (config.tau_m_init if not config.learn_tau_m else (config.tau_m_init[0] / 10, config.tau_m_init[1] * 10))
+    low, high = config.tau_m_bounds or (
+        config.tau_m_init if not config.learn_tau_m else (config.tau_m_init[0] / 10, config.tau_m_init[1] * 10)
+    )
     tau_m = low + (high - low) / (1.0 + np.exp(-p["_proto_tau_m"]))
     kappa_m = np.exp(-config.delta_t / tau_m)
-    gain = config.lambda_ * (1.0 - kappa_m) if config.variant == "v1" else 1.0 - np.exp(-config.delta_t * config.lambda_ / tau_m)
+    gain = (
+        config.lambda_ * (1.0 - kappa_m)
+        if config.variant == "v1"
+        else 1.0 - np.exp(-config.delta_t * config.lambda_ / tau_m)
+    )
     kappa_s = np.broadcast_to(np.exp(-config.delta_t / p["tau_s"]), num_branch)
 
     s = np.zeros((num_branch, per_branch))

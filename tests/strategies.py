@@ -43,7 +43,15 @@ def neurons(draw: st.DrawFn, *, populations: bool = True, dtype: torch.dtype = t
         synapses = 2 if routing is None else 4
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # branches may stay empty: that is a case to be tested
-            neuron = BranchELM(INPUT_SIZE, 2, num_branch=num_branch, num_synapse_per_branch=synapses, routing=index, generator=generator, **options)
+            neuron = BranchELM(
+                INPUT_SIZE,
+                2,
+                num_branch=num_branch,
+                num_synapse_per_branch=synapses,
+                routing=index,
+                generator=generator,
+                **options,
+            )
     neuron = neuron.to(dtype)
     with torch.no_grad():  # some synapses negative, hence silent
         neuron.cell._proto_w_s += 0.6 * torch.randn(neuron.cell._proto_w_s.shape, generator=generator, dtype=dtype)

@@ -19,12 +19,18 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ("name", "options", "needs"),
     [
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
-        ("neuron_speed", ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"], ["norse", "snntorch"]),
+        (
+            "neuron_speed",
+            ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"],
+            ["norse", "snntorch"],
+        ),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
         ("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"]),
     ],
 )
-def test_a_benchmark_runs_small(name: str, options: list[str], needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_runs_small(
+    name: str, options: list[str], needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in needs:
         pytest.importorskip(module)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -40,7 +46,9 @@ def test_a_benchmark_runs_small(name: str, options: list[str], needs: list[str],
         head, _, row = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
         found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"][0]
         assert head.split(" | ")[1:-1] == list(found["median_ms"])
-        assert [float(cell.split()[0]) for cell in row.split(" | ")[1:-1]] == [round(ms, 1) for ms in found["median_ms"].values()]
+        assert [float(cell.split()[0]) for cell in row.split(" | ")[1:-1]] == [
+            round(ms, 1) for ms in found["median_ms"].values()
+        ]
     if "--out" in options:
         assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))
 

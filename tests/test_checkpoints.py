@@ -1,4 +1,5 @@
-"""Neurons survive the disk bit by bit, the authors' checkpoints compute what they computed, and a bad file says what is wrong with it.
+"""Neurons survive the disk bit by bit, the authors' checkpoints compute what they computed, and a bad file says what is
+wrong with it.
 
 Long: what is written, read and refused is tested on the same saved neurons.
 """
@@ -30,7 +31,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from elm_neuro import ELM, BranchELM, SpikeEvents
-from elm_neuro.checkpoints import _fetch, fetch_upstream, from_pretrained, from_upstream, neuronio_head, save_pretrained, write_atomically
+from elm_neuro.checkpoints import (
+    _fetch,
+    fetch_upstream,
+    from_pretrained,
+    from_upstream,
+    neuronio_head,
+    save_pretrained,
+    write_atomically,
+)
 from elm_neuro.functional import routing_index
 from tests.strategies import neurons
 
@@ -50,7 +59,9 @@ def assert_same(found: ELM, expected: ELM) -> None:
     for name, tensor in ours.items():
         assert theirs[name].dtype == tensor.dtype
         assert torch.equal(theirs[name], tensor), name
-    assert [(name, p.requires_grad) for name, p in found.named_parameters()] == [(name, p.requires_grad) for name, p in expected.named_parameters()]
+    assert [(name, p.requires_grad) for name, p in found.named_parameters()] == [
+        (name, p.requires_grad) for name, p in expected.named_parameters()
+    ]
     assert [name for name, _ in found.named_buffers()] == [name for name, _ in expected.named_buffers()]
 
 
@@ -122,13 +133,18 @@ def test_tied_and_strided_weights_are_saved_as_they_are(tmp_path: Path) -> None:
 def test_what_is_not_a_neuron_is_not_saved(tmp_path: Path) -> None:
     face = torch.nn.Module()
     face.core = small()
-    with pytest.raises(TypeError, match=r"neuron must be an ELM or a BranchELM, got Module \(a neuron lent to another library has it as \.core\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"neuron must be an ELM or a BranchELM, got Module \(a neuron lent to another library has it as \.core\)",
+    ):
         save_pretrained(face, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got ELMCell"):
         save_pretrained(small().cell, tmp_path)  # type: ignore[arg-type]
     changed = small()
     changed.cell.w_y = torch.nn.Linear(3, 5)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"neuron: cell\.w_y\.weight must have shape \(2, 3\) to fit its config, got \(5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"neuron: cell\.w_y\.weight must have shape \(2, 3\) to fit its config, got \(5, 3\)"
+    ):
         save_pretrained(changed, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -139,7 +155,9 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
         save_pretrained(small(), tmp_path / "file")
     with pytest.raises(OSError, match=r"directory must be a folder that can be written, got .*file.below"):
         save_pretrained(small(), tmp_path / "file" / "below")
-    with pytest.raises(NotADirectoryError, match=r"directory_or_hub_id must be a folder or a hub id, got the file .*file"):
+    with pytest.raises(
+        NotADirectoryError, match=r"directory_or_hub_id must be a folder or a hub id, got the file .*file"
+    ):
         from_pretrained(tmp_path / "file")
     (tmp_path / "folder" / "config.json").mkdir(parents=True)
     with pytest.raises(OSError, match=r"a folder has its name: .*config\.json"):
@@ -151,13 +169,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(PermissionError, match=r"directory must be a folder that can be written, got .*: Permission denied"):
+    with pytest.raises(
+        PermissionError, match=r"directory must be a folder that can be written, got .*: Permission denied"
+    ):
         save_pretrained(small(), tmp_path)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, call: str) -> None:
+def test_a_failed_save_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, call: str
+) -> None:
     earlier, later = small(), small(variant="v2")
     save_pretrained(earlier, tmp_path)
     calls = iter([error])
@@ -199,7 +221,9 @@ def test_a_folder_of_two_saves_is_refused(tmp_path: Path) -> None:
     save_pretrained(small(), tmp_path / "one")
     save_pretrained(small(variant="v2", num_mlp_layers=2), tmp_path / "two")
     os.replace(tmp_path / "two" / "model.safetensors", tmp_path / "one" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors must be the file that config\.json was written with.*of another save"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors must be the file that config\.json was written with.*of another save"
+    ):
         from_pretrained(tmp_path / "one")
 
 
@@ -213,7 +237,9 @@ def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path, name: str) -
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'must be a folder or a hub id "owner/name", got .*nowhere.*does not exist'):
+    with pytest.raises(
+        FileNotFoundError, match=r'must be a folder or a hub id "owner/name", got .*nowhere.*does not exist'
+    ):
         from_pretrained(tmp_path / "nowhere")
 
 
@@ -225,7 +251,9 @@ def test_truncated_weights_are_refused(tmp_path: Path, keep: int) -> None:
     with pytest.raises(ValueError, match=r"model\.safetensors must be the file .*cut short"):
         from_pretrained(tmp_path)
     edit_config(tmp_path, weights_sha256=hashlib.sha256(weights).hexdigest())
-    with pytest.raises(ValueError, match=rf"model\.safetensors must be a whole safetensors file, got {len(weights)} bytes"):
+    with pytest.raises(
+        ValueError, match=rf"model\.safetensors must be a whole safetensors file, got {len(weights)} bytes"
+    ):
         from_pretrained(tmp_path)
 
 
@@ -247,18 +275,35 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) ->
     [
         (lambda t: t.pop("cell.w_y.bias"), r"missing \['cell\.w_y\.bias'\], got also none"),
         (lambda t: t.update(spy=torch.ones(1)), r"missing none, got also \['spy'\]"),
-        (lambda t: t.update({"cell.w_y.bias": torch.ones(3)}), r"cell\.w_y\.bias must have shape \(2,\) to fit its config, got \(3,\)"),
+        (
+            lambda t: t.update({"cell.w_y.bias": torch.ones(3)}),
+            r"cell\.w_y\.bias must have shape \(2,\) to fit its config, got \(3,\)",
+        ),
         (
             lambda t: t.update({"cell.w_y.bias": torch.ones(2, dtype=torch.int32)}),
             r"cell\.w_y\.bias must hold floating point numbers, got torch\.int32",
         ),
-        (lambda t: t.pop("cell.input_to_synapse_indices"), "input_to_synapse_indices must be there where num_branch is given"),
-        (lambda t: t.update({"cell.input_to_synapse_indices": torch.full((3, 4), 6)}), r"routing must hold input indices in \[0, 6\).*got 6 to 6"),
-        (lambda t: t.update({"cell.input_to_synapse_indices": torch.zeros(3, 4)}), r"routing must hold integers, got torch\.float32"),
-        (lambda t: t.update({"cell.input_to_synapse_indices": torch.zeros(4, dtype=torch.int64)}), r"routing must have shape \(3, 4\)"),
+        (
+            lambda t: t.pop("cell.input_to_synapse_indices"),
+            "input_to_synapse_indices must be there where num_branch is given",
+        ),
+        (
+            lambda t: t.update({"cell.input_to_synapse_indices": torch.full((3, 4), 6)}),
+            r"routing must hold input indices in \[0, 6\).*got 6 to 6",
+        ),
+        (
+            lambda t: t.update({"cell.input_to_synapse_indices": torch.zeros(3, 4)}),
+            r"routing must hold integers, got torch\.float32",
+        ),
+        (
+            lambda t: t.update({"cell.input_to_synapse_indices": torch.zeros(4, dtype=torch.int64)}),
+            r"routing must have shape \(3, 4\)",
+        ),
     ],
 )
-def test_weights_that_do_not_fit_the_config_are_named(tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str) -> None:
+def test_weights_that_do_not_fit_the_config_are_named(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
     save_pretrained(small(), tmp_path)
     edit_weights(tmp_path, change)
     with pytest.raises(ValueError, match=message):
@@ -288,8 +333,14 @@ def test_a_routing_index_of_a_neuron_without_branches_is_refused(tmp_path: Path)
         ({"config": {"output_size": 2}}, r"missing \['input_size'\]"),
         ({"config": {"input_size": "6", "output_size": 2}}, "input_size must be an integer, got '6'"),
         ({"config": {"input_size": 6, "output_size": 2, "learn_w_s": 1}}, "learn_w_s must be True or False, got 1"),
-        ({"config": {"input_size": 6, "output_size": 2, "num_mlp_layers": 10**12}}, "num_mlp_layers must be below the number of tensors"),
-        ({"config": {"input_size": 10**12, "output_size": 10**12, "num_memory": 10**12}}, "must have shape|must hold the tensors"),
+        (
+            {"config": {"input_size": 6, "output_size": 2, "num_mlp_layers": 10**12}},
+            "num_mlp_layers must be below the number of tensors",
+        ),
+        (
+            {"config": {"input_size": 10**12, "output_size": 10**12, "num_memory": 10**12}},
+            "must have shape|must hold the tensors",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_read_says_why(tmp_path: Path, values: dict[str, Any], message: str) -> None:
@@ -322,7 +373,10 @@ def test_a_config_that_is_no_json_says_why(tmp_path: Path, content: str, message
 def test_a_hub_id_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"needs huggingface_hub for 'owner/name' \(there is no such folder\): pip install \"elm-neuro\[hub\]\""):
+    with pytest.raises(
+        ImportError,
+        match=r"needs huggingface_hub for 'owner/name' \(there is no such folder\): pip install \"elm-neuro\[hub\]\"",
+    ):
         from_pretrained("owner/name")
 
 
@@ -356,7 +410,9 @@ def test_a_hub_id_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
 
     fake_hub(monkeypatch, download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="'owner/name' must be a folder or on the Hugging Face hub, got neither: no route"):
+    with pytest.raises(
+        FileNotFoundError, match="'owner/name' must be a folder or on the Hugging Face hub, got neither: no route"
+    ):
         from_pretrained("owner/name")
 
 
@@ -402,7 +458,9 @@ def test_published_checkpoints_give_the_authors_outputs(
         frames = window(reference_outputs, number, dtype)
         with torch.no_grad():
             y, _ = neuron(SpikeEvents.from_frames(frames) if events else frames)
-        np.testing.assert_allclose(y[0].numpy(), reference_outputs[f"{name}_w{number}_logits{suffix}"], rtol=0, atol=atol)
+        np.testing.assert_allclose(
+            y[0].numpy(), reference_outputs[f"{name}_w{number}_logits{suffix}"], rtol=0, atol=atol
+        )
     head = neuronio_head(y[0])
     spike, soma = reference_outputs[f"{name}_w{number}_eval"].T  # the soma there is not yet shifted
     np.testing.assert_allclose(head.spike_probability.numpy(), spike, rtol=0, atol=1e-5)
@@ -410,7 +468,9 @@ def test_published_checkpoints_give_the_authors_outputs(
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_head_gives_the_voltage_of_the_simulation(shared: Path, reference_outputs: dict[str, np.ndarray], number: int) -> None:
+def test_the_head_gives_the_voltage_of_the_simulation(
+    shared: Path, reference_outputs: dict[str, np.ndarray], number: int
+) -> None:
     """The recorded voltage is met without bias, which no wrong shift or scale would do; window 0 has spikes, window 1 has none."""
     neuron = from_upstream(shared / "data/checkpoints/num_memory_20")
     with torch.no_grad():
@@ -434,8 +494,19 @@ def test_published_checkpoints_are_taken_over_verbatim(shared: Path, tmp_path: P
     assert torch.equal(cell.input_to_synapse_indices, routing_index("neuronio", 1278, 45, 100))
     assert int((cell.input_to_synapse_indices < 0).sum()) == int((~state["valid_indices_mask"]).sum())
     assert float(cell.tau_m.min()) == pytest.approx(1.00000095, abs=1e-8)
-    assert (config.variant, config.lambda_, config.tau_s, config.delta_t, config.activation) == ("v1", 5.0, 5.0, 1.0, "relu")
-    assert (config.routing, config.learn_tau_m, config.learn_w_s, config.bounds) == ("neuronio", False, True, (1.0, 150.0))
+    assert (config.variant, config.lambda_, config.tau_s, config.delta_t, config.activation) == (
+        "v1",
+        5.0,
+        5.0,
+        1.0,
+        "relu",
+    )
+    assert (config.routing, config.learn_tau_m, config.learn_w_s, config.bounds) == (
+        "neuronio",
+        False,
+        True,
+        (1.0, 150.0),
+    )
     save_pretrained(neuron, tmp_path)
     assert_same(from_pretrained(tmp_path), neuron)
 
@@ -443,7 +514,9 @@ def test_published_checkpoints_are_taken_over_verbatim(shared: Path, tmp_path: P
 class Upstream:
     """A made-up checkpoint in the authors' format, and its neuron by their equations: one synapse trace each, float64 throughout."""
 
-    def __init__(self, seed: int = 0, *, v2: bool = False, routing: str | None = "neuronio_routing", **config: Any) -> None:
+    def __init__(
+        self, seed: int = 0, *, v2: bool = False, routing: str | None = "neuronio_routing", **config: Any
+    ) -> None:
         torch.manual_seed(seed)
         branches, synapses = (3, 4) if routing else (3, 2)
         self.v2, self.routing, num_input = v2, routing, 6
@@ -477,7 +550,9 @@ class Upstream:
         if routing:
             self.state["input_to_synapse_indices"] = torch.randint(num_input, (branches * synapses,))
             mask = torch.rand(branches * synapses) < 0.8
-            self.state["valid_indices_mask"] = mask if routing == "neuronio_routing" else torch.ones_like(mask, dtype=torch.int64)
+            self.state["valid_indices_mask"] = (
+                mask if routing == "neuronio_routing" else torch.ones_like(mask, dtype=torch.int64)
+            )
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(exist_ok=True)
@@ -496,7 +571,11 @@ class Upstream:
         branches = config.get("num_branch") or config["num_input"]
         tau_s = state["tau_b"].repeat_interleave(config.get("num_synapse_per_branch", 1)) if self.v2 else state["tau_s"]
         kappa_s = torch.exp(-delta_t / tau_s)
-        synapse, memory, outputs = torch.zeros(x.shape[0], len(tau_s)).double(), torch.zeros(x.shape[0], len(tau_m)).double(), []
+        synapse, memory, outputs = (
+            torch.zeros(x.shape[0], len(tau_s)).double(),
+            torch.zeros(x.shape[0], len(tau_m)).double(),
+            [],
+        )
         layers = config.get("mlp_num_layers", 1)
         activation = torch.relu if config.get("mlp_activation", "relu") == "relu" else torch.nn.functional.silu
         for x_t in x.unbind(1):
@@ -558,7 +637,10 @@ def test_v2_keeps_its_range_of_time_constants_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"tau_s": torch.arange(12.0) + 1}, r"tau_s must be the same for all synapses of a branch, got \[1\.0, 2\.0, 3\.0, 4\.0\] on branch 0"),
+        (
+            {"tau_s": torch.arange(12.0) + 1},
+            r"tau_s must be the same for all synapses of a branch, got \[1\.0, 2\.0, 3\.0, 4\.0\] on branch 0",
+        ),
         ({"tau_s": torch.zeros(12)}, "tau_s must be a finite number above 0, got 0.0"),
         ({"tau_s": ...}, r"must hold tau_s \(v1\) or tau_b \(v2\), got \['_proto_tau_m'"),
         ({"tau_b": torch.ones(3)}, r"must hold tau_s \(v1\) or tau_b \(v2\), got \['tau_s', 'tau_b'\]"),
@@ -567,10 +649,16 @@ def test_v2_keeps_its_range_of_time_constants_open(tmp_path: Path) -> None:
         ({"mlp.network.4.bias": torch.ones(5)}, r"got also \['mlp\.network\.4\.bias'\]"),
         ({"_proto_w_s": torch.ones(13)}, r"_proto_w_s must have shape \(12,\) to fit its config, got \(13,\)"),
         ({"_proto_tau_m": torch.full((5,), float("nan"))}, "_proto_tau_m must hold no NaN"),
-        ({"_proto_tau_m": torch.ones(5, dtype=torch.int64)}, r"_proto_tau_m must hold floating point numbers, got torch\.int64"),
+        (
+            {"_proto_tau_m": torch.ones(5, dtype=torch.int64)},
+            r"_proto_tau_m must hold floating point numbers, got torch\.int64",
+        ),
         ({"input_to_synapse_indices": torch.full((12,), 6)}, r"routing must hold input indices in \[0, 6\)"),
         ({"input_to_synapse_indices": torch.full((12,), -1)}, "input_to_synapse_indices must not be negative, got -1"),
-        ({"input_to_synapse_indices": torch.ones(12)}, r"input_to_synapse_indices must hold integers, got torch\.float32"),
+        (
+            {"input_to_synapse_indices": torch.ones(12)},
+            r"input_to_synapse_indices must hold integers, got torch\.float32",
+        ),
         ({"input_to_synapse_indices": None}, r"input_to_synapse_indices must have shape \(12,\)"),
         ({"valid_indices_mask": torch.full((12,), 2)}, r"valid_indices_mask must hold 0 and 1 only, got \[2\]"),
         ({"w_y.bias": "text"}, "must hold a plain state dict of dense tensors, got str for 'w_y.bias'"),
@@ -617,7 +705,9 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, config: dict[str, A
 @pytest.mark.parametrize("name", ["model_config.json", "neuronio_best_model_state.pt"])
 def test_a_missing_file_of_upstream_is_named(tmp_path: Path, name: str) -> None:
     (Upstream().write(tmp_path) / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"must hold {name}, got (model_config\.json|neuronio_best_model_state\.pt)"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"must hold {name}, got (model_config\.json|neuronio_best_model_state\.pt)"
+    ):
         from_upstream(tmp_path)
 
 
@@ -636,7 +726,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     for kind in ("torch", "pickle"):
         if kind == "pickle":
             (folder / "neuronio_best_model_state.pt").write_bytes(pickle.dumps(upstream.state))
-        with pytest.raises(ValueError, match=r"must be a whole file with a plain state dict, got one that torch.load refuses"):
+        with pytest.raises(
+            ValueError, match=r"must be a whole file with a plain state dict, got one that torch.load refuses"
+        ):
             from_upstream(folder)
         assert not trace.exists()
     pickle.loads(pickle.dumps(Malicious(trace)))
@@ -696,7 +788,10 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def published(server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     """A made-up checkpoint in the place of num_memory_10, and its checksums in the table."""
     folder = Upstream().write(server[0] / "num_memory_10")
-    for table, file in ((_fetch.CONFIG_SHA256, "model_config.json"), (_fetch.WEIGHTS_SHA256, "neuronio_best_model_state.pt")):
+    for table, file in (
+        (_fetch.CONFIG_SHA256, "model_config.json"),
+        (_fetch.WEIGHTS_SHA256, "neuronio_best_model_state.pt"),
+    ):
         monkeypatch.setitem(table, "num_memory_10", hashlib.sha256((folder / file).read_bytes()).hexdigest())
     return folder, server[1]
 
@@ -707,12 +802,17 @@ def test_the_table_names_fifteen_checkpoints_of_the_authors(shared: Path) -> Non
     for name in ("num_memory_10", "num_memory_20"):
         folder = shared / "data/checkpoints" / name
         assert hashlib.sha256((folder / "model_config.json").read_bytes()).hexdigest() == _fetch.CONFIG_SHA256[name]
-        assert hashlib.sha256((folder / "neuronio_best_model_state.pt").read_bytes()).hexdigest() == _fetch.WEIGHTS_SHA256[name]
+        assert (
+            hashlib.sha256((folder / "neuronio_best_model_state.pt").read_bytes()).hexdigest()
+            == _fetch.WEIGHTS_SHA256[name]
+        )
 
 
 def test_a_checkpoint_is_downloaded_once(published: tuple[Path, str], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
-    folder = fetch_upstream("num_memory_10", cache_dir=tmp_path / "cache", base_url=published[1], progress=lambda *event: seen.append(event))
+    folder = fetch_upstream(
+        "num_memory_10", cache_dir=tmp_path / "cache", base_url=published[1], progress=lambda *event: seen.append(event)
+    )
     assert folder == tmp_path / "cache" / "num_memory_10"
     assert sorted(path.name for path in folder.iterdir()) == ["model_config.json", "neuronio_best_model_state.pt"]
     assert from_upstream(folder).config.num_memory == 5
@@ -720,7 +820,15 @@ def test_a_checkpoint_is_downloaded_once(published: tuple[Path, str], tmp_path: 
     assert {name: (done, total) for name, done, total in seen} == {name: (size, size) for name, size in sizes.items()}
     seen.clear()
     (published[0] / "model_config.json").unlink()
-    assert fetch_upstream("num_memory_10", cache_dir=tmp_path / "cache", base_url=published[1], progress=lambda *event: seen.append(event)) == folder
+    assert (
+        fetch_upstream(
+            "num_memory_10",
+            cache_dir=tmp_path / "cache",
+            base_url=published[1],
+            progress=lambda *event: seen.append(event),
+        )
+        == folder
+    )
     assert not seen
 
 
@@ -750,7 +858,10 @@ def test_an_interrupted_download_leaves_nothing_and_is_taken_up(published: tuple
 
 def test_a_changed_file_is_refused(published: tuple[Path, str], tmp_path: Path) -> None:
     (published[0] / "neuronio_best_model_state.pt").write_bytes(b"other")
-    with pytest.raises(ValueError, match=r"neuronio_best_model_state\.pt must have the sha256 \w{64}, got \w{64} \(5 bytes\): it is damaged or not"):
+    with pytest.raises(
+        ValueError,
+        match=r"neuronio_best_model_state\.pt must have the sha256 \w{64}, got \w{64} \(5 bytes\): it is damaged or not",
+    ):
         fetch_upstream("num_memory_10", cache_dir=tmp_path / "cache", base_url=published[1])
     assert not (tmp_path / "cache" / "num_memory_10" / "neuronio_best_model_state.pt").exists()
 
@@ -770,7 +881,9 @@ def test_without_a_network_the_message_says_what_to_put_where(server: tuple[Path
         fetch_upstream("num_memory_7", cache_dir=tmp_path / "cache", base_url="http://127.0.0.1:9")
 
 
-def test_a_connection_that_closes_early_is_told(published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_closes_early_is_told(
+    published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def short(handler: Server, source: Any, output: Any) -> None:
         output.write(source.read()[:10])
 
@@ -791,13 +904,21 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         fetch_upstream("../../etc")
 
 
-def test_the_cache_follows_the_environment(published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_follows_the_environment(
+    published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert fetch_upstream("num_memory_10", base_url=published[1]) == tmp_path / "xdg" / "elm_neuro" / "upstream" / "num_memory_10"
+    assert (
+        fetch_upstream("num_memory_10", base_url=published[1])
+        == tmp_path / "xdg" / "elm_neuro" / "upstream" / "num_memory_10"
+    )
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-        assert fetch_upstream("num_memory_10", base_url=published[1]) == tmp_path / "home" / ".cache" / "elm_neuro" / "upstream" / "num_memory_10"
+        assert (
+            fetch_upstream("num_memory_10", base_url=published[1])
+            == tmp_path / "home" / ".cache" / "elm_neuro" / "upstream" / "num_memory_10"
+        )
 
 
 def test_files_are_written_with_the_usual_permissions(tmp_path: Path) -> None:

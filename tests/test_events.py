@@ -102,7 +102,12 @@ def test_events_pin_and_reach_the_gpu() -> None:
 
 
 def _make(**changes: Any) -> SpikeEvents:
-    fields: dict[str, Any] = {"indptr": torch.tensor([0, 1, 2]), "channel": torch.tensor([0, 2]), "value": None, "shape": (1, 2, 3)}
+    fields: dict[str, Any] = {
+        "indptr": torch.tensor([0, 1, 2]),
+        "channel": torch.tensor([0, 2]),
+        "value": None,
+        "shape": (1, 2, 3),
+    }
     return SpikeEvents(**(fields | changes))
 
 
@@ -165,11 +170,15 @@ def test_numpy_columns_of_any_width_are_binned_exactly(dtype: Any) -> None:
         (torch.tensor([1]), torch.tensor([0]), torch.tensor([torch.nan]), "p must not be NaN, got 1 of 1"),
     ],
 )
-def test_columns_that_are_no_events_are_refused(t: torch.Tensor, x: torch.Tensor, p: torch.Tensor | None, message: str) -> None:
+def test_columns_that_are_no_events_are_refused(
+    t: torch.Tensor, x: torch.Tensor, p: torch.Tensor | None, message: str
+) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         SpikeEvents.from_arrays(t, x, p, delta_t=1, num_steps=3, num_channels=3)
 
 
 def test_events_far_past_the_end_are_left_out() -> None:
-    events = SpikeEvents.from_arrays(torch.tensor([1e30, 0.5]), torch.tensor([0, 1]), delta_t=1.0, num_steps=3, num_channels=3)
+    events = SpikeEvents.from_arrays(
+        torch.tensor([1e30, 0.5]), torch.tensor([0, 1]), delta_t=1.0, num_steps=3, num_channels=3
+    )
     assert events.num_events == 1

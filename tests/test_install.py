@@ -20,7 +20,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).resolve().parents[1]
 LINKS = ("adapters", "export")
 IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "*.so", "build", "dist", "reports", "lightning_logs"
+    ".git",
+    ".venv",
+    ".*_cache",
+    ".hypothesis",
+    "__pycache__",
+    "*.egg-info",
+    "*.so",
+    "build",
+    "dist",
+    "reports",
+    "lightning_logs",
 )
 
 # Run in the fresh environment, from an empty folder.
@@ -38,8 +48,11 @@ print(json.dumps({
     "typed": importlib.resources.files("elm_neuro").joinpath("py.typed").is_file(),
     "recipes": sorted(entry.name for entry in training.joinpath("recipes").iterdir() if entry.name.endswith(".yaml")),
     "backends": importlib.import_module("elm_neuro.backends").available(),
-    "strangers": [name for name in ("adapters", "backends", "benchmarks", "examples", "export", "functional", "nn", "tests")
-                  if importlib.util.find_spec(name) is not None],
+    "strangers": [
+        name
+        for name in ("adapters", "backends", "benchmarks", "examples", "export", "functional", "nn", "tests")
+        if importlib.util.find_spec(name) is not None
+    ],
 }))
 """
 
@@ -48,8 +61,12 @@ COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which would find the package of the tests
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=inherited | variables)
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }  # which would find the package of the tests
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=inherited | variables
+    )
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -72,7 +89,16 @@ def without_links(checkout: Path) -> Path:
 
 def build(checkout: Path, kind: str, **variables: str) -> Path:
     run(
-        sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", checkout.parent / "dist", checkout, cwd=checkout.parent, **variables
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        f"--{kind}",
+        "--outdir",
+        checkout.parent / "dist",
+        checkout,
+        cwd=checkout.parent,
+        **variables,
     )
     (built,) = (checkout.parent / "dist").glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return built
@@ -116,7 +142,17 @@ def environment(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "way", ["wheel", "sdist", "folder", "editable", "git", "wheel without links", "sdist without links", "editable without links"]
+    "way",
+    [
+        "wheel",
+        "sdist",
+        "folder",
+        "editable",
+        "git",
+        "wheel without links",
+        "sdist without links",
+        "editable without links",
+    ],
 )
 @pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no compiler"])
 def test_every_way_to_install_gives_the_same_package(
@@ -142,7 +178,9 @@ def test_every_way_to_install_gives_the_same_package(
     assert Path(found["folder"]).is_relative_to((checkout if editable else tmp_path / "environment").resolve())
     assert found["version"] == config["project"]["version"]
     assert found["typed"]
-    assert found["recipes"] == sorted(path.name for path in (REPOSITORY / "elm_neuro" / "training" / "recipes").glob("*.yaml"))
+    assert found["recipes"] == sorted(
+        path.name for path in (REPOSITORY / "elm_neuro" / "training" / "recipes").glob("*.yaml")
+    )
     assert found["recipes"]
     assert not found["strangers"]
     names = {Path(name).parts[0] for name in found["files"]} - {"..", "__pycache__"}
@@ -174,6 +212,9 @@ def test_wheel_holds_every_module_once(checkout: Path, monkeypatch: pytest.Monke
     assert len(names) == len(set(names))
     modules = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "elm_neuro").rglob("*.py")}
     for link in LINKS:
-        modules |= {f"elm_neuro/{link}/{path.relative_to(REPOSITORY / link).as_posix()}" for path in (REPOSITORY / link).rglob("*.py")}
+        modules |= {
+            f"elm_neuro/{link}/{path.relative_to(REPOSITORY / link).as_posix()}"
+            for path in (REPOSITORY / link).rglob("*.py")
+        }
     assert {name for name in names if name.endswith(".py")} == modules
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -25,7 +25,8 @@ TOP_LEVEL = {
 }  # fmt: skip
 TOP_LEVEL_OPTIONAL = {"docs", "CHANGELOG.md", "CONTRIBUTING.md", "MANIFEST.in", "setup.py"}
 
-# What a room may import, itself aside. "elm_neuro" is the list of public names in __init__.py, which stands above the rooms it lists.
+# What a room may import, itself aside. "elm_neuro" is the list of public names in __init__.py, which stands above the
+# rooms it lists.
 BELOW_NN = {"events", "functional", "backends"}
 NEURON = BELOW_NN | {"nn", "checkpoints", "elm_neuro"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -34,13 +35,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"events", "functional"},
     "nn": BELOW_NN | {"checkpoints"},  # inside the methods save_pretrained and from_pretrained only
     "datasets": {"events", "functional"},
-    "checkpoints": BELOW_NN | {"nn"},
+    "pretrained": BELOW_NN | {"nn", "checkpoints"},
+    "checkpoints": BELOW_NN | {"nn", "pretrained"},
     "elm_neuro": BELOW_NN | {"nn", "checkpoints"},
     "plotting": NEURON | {"datasets"},
     "training": NEURON | {"datasets", "plotting"},
+    "demo": NEURON | {"datasets", "plotting", "training"},
     "adapters": NEURON | {"datasets"},
     "export": NEURON | {"datasets"},
-    "cli": NEURON | {"datasets", "plotting", "training", "adapters", "export"},
+    "cli": NEURON | {"datasets", "plotting", "training", "demo", "adapters", "export"},
 }
 
 
@@ -59,7 +62,11 @@ def pyproject() -> dict[str, Any]:
 
 def modules() -> Iterator[tuple[str, Path]]:
     """(room, file) of every module of the package, adapters and export by their folders at the top."""
-    rooms = {path.name: path for path in PACKAGE.iterdir() if path.is_dir() and not path.is_symlink() and path.name != "__pycache__"}
+    rooms = {
+        path.name: path
+        for path in PACKAGE.iterdir()
+        if path.is_dir() and not path.is_symlink() and path.name != "__pycache__"
+    }
     rooms |= {name: REPOSITORY / name for name in ("adapters", "export")}
     for room, folder in sorted(rooms.items()):
         for path in sorted(folder.rglob("*.py")):
@@ -74,7 +81,11 @@ def names_imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0, "imports are absolute"
         # `from elm_neuro import nn` names a room, `from elm_neuro import ELM` a public name
-        return [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "elm_neuro" else [node.module or ""]
+        return (
+            [f"{node.module}.{alias.name}" for alias in node.names]
+            if node.module == "elm_neuro"
+            else [node.module or ""]
+        )
     return []
 
 
@@ -98,8 +109,16 @@ def imports() -> list[Import]:
 
 def test_pyproject_names_every_package_on_the_disk() -> None:
     on_disk = {"elm_neuro"}
-    for prefix, folder in (("elm_neuro", PACKAGE), ("elm_neuro.adapters", REPOSITORY / "adapters"), ("elm_neuro.export", REPOSITORY / "export")):
-        on_disk |= {".".join((prefix, *path.parent.relative_to(folder).parts)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts}
+    for prefix, folder in (
+        ("elm_neuro", PACKAGE),
+        ("elm_neuro.adapters", REPOSITORY / "adapters"),
+        ("elm_neuro.export", REPOSITORY / "export"),
+    ):
+        on_disk |= {
+            ".".join((prefix, *path.parent.relative_to(folder).parts))
+            for path in folder.rglob("*.py")
+            if "__pycache__" not in path.parts
+        }
     assert set(pyproject()["tool"]["setuptools"]["packages"]) == on_disk
 
 
@@ -125,7 +144,11 @@ def test_every_room_has_its_place_in_the_order_of_imports() -> None:
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_imports_point_one_way(room: str) -> None:
     allowed = MAY_IMPORT[room] | {room}
-    wrong = [f"{found.where}: {room} imports {found.target}" for found in imports() if found.room == room and found.target not in allowed]
+    wrong = [
+        f"{found.where}: {room} imports {found.target}"
+        for found in imports()
+        if found.room == room and found.target not in allowed
+    ]
     assert not wrong
 
 
@@ -140,7 +163,11 @@ def test_only_the_command_line_imports_hosts_and_only_when_asked() -> None:
 
 @pytest.mark.parametrize("room", ["functional", "backends", "nn", "datasets"])
 def test_implementation_files_are_private(room: str) -> None:
-    public = [path.name for path in (PACKAGE / room).rglob("*.py") if path.name != "__init__.py" and not path.name.startswith("_")]
+    public = [
+        path.name
+        for path in (PACKAGE / room).rglob("*.py")
+        if path.name != "__init__.py" and not path.name.startswith("_")
+    ]
     assert not public
 
 
@@ -150,7 +177,11 @@ def test_typing_marker_ships() -> None:
 
 
 def test_core_needs_torch_numpy_and_safetensors_only() -> None:
-    assert {requirement_name(line) for line in pyproject()["project"]["dependencies"]} == {"torch", "numpy", "safetensors"}
+    assert {requirement_name(line) for line in pyproject()["project"]["dependencies"]} == {
+        "torch",
+        "numpy",
+        "safetensors",
+    }
 
 
 def test_all_is_every_extra_but_dev() -> None:
@@ -162,13 +193,19 @@ def test_all_is_every_extra_but_dev() -> None:
 def test_constraints_pin_every_requirement() -> None:
     project = pyproject()["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
-    pinned = {requirement_name(line) for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
+    pinned = {
+        requirement_name(line)
+        for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
     assert {requirement_name(line) for line in lines} - {"elm-neuro"} <= pinned
 
 
 def test_import_brings_nothing_optional() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
-    optional = {requirement_name(line) for name, lines in extras.items() if name not in ("all", "dev") for line in lines}
+    optional = {
+        requirement_name(line) for name, lines in extras.items() if name not in ("all", "dev") for line in lines
+    }
     code = "import json, sys, elm_neuro; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     loaded = json.loads(fresh_interpreter(code))
     distributions = importlib.metadata.packages_distributions()
@@ -179,7 +216,9 @@ def test_import_brings_nothing_optional() -> None:
 
 @pytest.mark.slow  # a timed test: the best of five, in processor time, so that a busy machine does not fail it
 def test_import_adds_little_to_importing_torch() -> None:
-    code = "import time, numpy, torch; start = time.process_time(); import elm_neuro; print(time.process_time() - start)"
+    code = (
+        "import time, numpy, torch; start = time.process_time(); import elm_neuro; print(time.process_time() - start)"
+    )
     assert min(float(fresh_interpreter(code)) for _ in range(5)) < 0.3  # seconds
 
 
@@ -188,4 +227,6 @@ def requirement_name(line: str) -> str:
 
 
 def fresh_interpreter(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=REPOSITORY
+    ).stdout

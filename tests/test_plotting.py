@@ -39,7 +39,9 @@ def workings(neuron: ELM | None = None) -> Figure:
 
 @functools.cache
 def branch_workings() -> Figure:
-    return workings(BranchELM(16, 5, num_memory=12, num_branch=4, num_synapse_per_branch=4, routing="window", delta_t=10.0))
+    return workings(
+        BranchELM(16, 5, num_memory=12, num_branch=4, num_synapse_per_branch=4, routing="window", delta_t=10.0)
+    )
 
 
 @functools.cache
@@ -51,7 +53,12 @@ def timescales() -> Figure:
 def learning_curves() -> Figure:
     epoch = np.arange(8)
     runs = [
-        {"train/accuracy": epoch / 8, "valid/accuracy": epoch / 9, "train/loss": 3 - epoch / 4, "valid/loss": 3 - epoch / 5 + seed}
+        {
+            "train/accuracy": epoch / 8,
+            "valid/accuracy": epoch / 9,
+            "train/loss": 3 - epoch / 4,
+            "valid/loss": 3 - epoch / 5 + seed,
+        }
         for seed in (0, 0.2)
     ]
     return plotting.learning_curves({"LIF + ELM": runs, "LIF only": runs[:1]}, majority=0.05)
@@ -75,15 +82,29 @@ def named_confusion_matrix() -> Figure:
 @functools.cache
 def accuracies() -> Figure:
     lines = {"ELM": points(0.9), "Branch-ELM": points(0.85), "LSTM": points(0.6), "LIF": points(0.3)}
-    return plotting.accuracies(dict.fromkeys(("training", "validation", "test"), lines), xlabel="bin (ms)", majority=0.1)
+    return plotting.accuracies(
+        dict.fromkeys(("training", "validation", "test"), lines), xlabel="bin (ms)", majority=0.1
+    )
 
 
 @functools.cache
 def one_panel() -> Figure:
-    return plotting.accuracies({"test": {"ELM": [(10.0, 0.5, float("nan")), (5.0, 0.4, 0.1)]}}, xlabel="memory units (number)")
+    return plotting.accuracies(
+        {"test": {"ELM": [(10.0, 0.5, float("nan")), (5.0, 0.4, 0.1)]}}, xlabel="memory units (number)"
+    )
 
 
-FIGURES = [rasters, workings, branch_workings, timescales, learning_curves, confusion_matrix, named_confusion_matrix, accuracies, one_panel]
+FIGURES = [
+    rasters,
+    workings,
+    branch_workings,
+    timescales,
+    learning_curves,
+    confusion_matrix,
+    named_confusion_matrix,
+    accuracies,
+    one_panel,
+]
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -104,13 +125,20 @@ def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) 
         texts += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]  # type: ignore[attr-defined]
         for ruler in (axis.xaxis, axis.yaxis):
             low, high = sorted(ruler.get_view_interval())
-            texts += [tick.label1 for tick in ruler.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+            texts += [
+                tick.label1
+                for tick in ruler.get_major_ticks()
+                if low <= tick.get_loc() <= high and tick.label1.get_visible()
+            ]
         legend = axis.get_legend()
         texts += legend.get_texts() if legend else []
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     assert len(boxes) > 8
     page = figure.bbox
-    assert all(page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1 for box in boxes)
+    assert all(
+        page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
+        for box in boxes
+    )
     assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))]
 
 
@@ -146,7 +174,11 @@ def test_branches_have_their_own_panel_where_they_sum_synapses() -> None:
 def test_a_confusion_matrix_shows_shares_of_each_class_and_an_empty_class_as_nothing() -> None:
     figure = plotting.confusion_matrix(np.array([[3, 1, 0], [0, 0, 0], [0, 97, 3]]))
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.75, 0.25, 0], [0, 0, 0], [0, 0.97, 0.03]])
-    assert {(text.get_position(), text.get_text()) for text in figure.axes[0].texts} == {((0, 0), "75"), ((1, 0), "25"), ((1, 2), "97")}
+    assert {(text.get_position(), text.get_text()) for text in figure.axes[0].texts} == {
+        ((0, 0), "75"),
+        ((1, 0), "25"),
+        ((1, 2), "97"),
+    }
     assert figure.axes[0].get_title(loc="left") == "5.8 % of 104 samples right"
 
 
@@ -160,7 +192,9 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.rasters([spikes()], [spikes()] * 2, delta_t=1.0, titles=["one"])
     neuron = ELM(16, 5, num_memory=12)
     with pytest.raises(ValueError, match="traces must be of one sample and one neuron"):
-        plotting.workings(spikes(), neuron.traces(torch.stack([spikes()] * 2)), tau_m=neuron.tau_m, delta_t=1.0, answer=0)
+        plotting.workings(
+            spikes(), neuron.traces(torch.stack([spikes()] * 2)), tau_m=neuron.tau_m, delta_t=1.0, answer=0
+        )
     with pytest.raises(ValueError, match="after must have one time constant per unit, 12, got 3"):
         plotting.timescales(TAUS, TAUS[:3])
     with pytest.raises(ValueError, match="histories must hold at least one run of each network"):

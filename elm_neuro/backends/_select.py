@@ -11,9 +11,10 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from elm_neuro.backends import _library, _native, _reference, _torch
-from elm_neuro.backends._recompute import in_parts
-from elm_neuro.backends._untraced import untraced
+from elm_neuro.backends.elm import _native, _reference, _torch
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.parts._recompute import in_parts
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, zero_state
 
@@ -33,7 +34,11 @@ def available() -> dict[str, str]:
     ['native', 'reference', 'torch']
     """
     missing = _library.missing()
-    native = f"cannot run: {missing}" if missing else f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
+    native = (
+        f"cannot run: {missing}"
+        if missing
+        else f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
+    )
     return {
         "native": native,
         "reference": "a plain loop over the equations: the oracle, any dtype, any device",
@@ -56,7 +61,9 @@ def resolve(name: str = "auto", like: Tensor | None = None) -> str:
     'reference'
     """
     if name == "auto":
-        name = _choice() or ("torch" if _library.missing() or (like is not None and _native.refuses(like)) else "native")
+        name = _choice() or (
+            "torch" if _library.missing() or (like is not None and _native.refuses(like)) else "native"
+        )
     if name not in _BACKENDS:
         raise ValueError(f'backend must be "auto" or one of {sorted(_BACKENDS)}, got {name!r}')
     if name == "native" and _library.missing():
@@ -121,24 +128,35 @@ def scan(
         x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events.
         params: effective parameters of one step.
         state: before the first step; None for zeros.
-        lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps its value.
-        recompute_every: keep the activations of this many steps at a time and recompute the others in the backward pass.
-        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x needs no gradient; "on",
-            always; "off", never. The numbers are the same but for rounding; `reference` ignores it.
+        lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps
+            its value.
+        recompute_every: keep the activations of this many steps at a time and recompute the others in the backward
+            pass.
+        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x
+            needs no gradient; "on", always; "off", never. The numbers are the same but for rounding; `reference`
+            ignores it.
         backend: "auto", or one of :func:`available`.
 
     Returns:
         Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
 
     Raises:
-        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a gradient, are not on the CPU
-            or differ between the neurons of a population.
+        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a
+            gradient, are not on the CPU or differ between the neurons of a population.
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
     name = _checked(backend, x, params)
-    state = None if state is None else ELMState(*(part.to(params.kappa_m.dtype) for part in state))  # autocast lets others pass
-    if name == "native" and torch.compiler.is_compiling() and isinstance(x, Tensor) and lengths is None and recompute_every is None:
+    state = (
+        None if state is None else ELMState(*(part.to(params.kappa_m.dtype) for part in state))
+    )  # autocast lets others pass
+    if (
+        name == "native"
+        and torch.compiler.is_compiling()
+        and isinstance(x, Tensor)
+        and lengths is None
+        and recompute_every is None
+    ):
         return _native.scan(x, params, state, sparse_input=sparse_input)  # operators: nothing to unroll
     return _scan(name, x, params, state, lengths, recompute_every, sparse_input)
 
@@ -154,8 +172,13 @@ def _scan(
     sparse_input: str,
 ) -> tuple[Tensor, ELMState]:
     if name == "native":
-        return _native.scan(x, params, state, lengths=lengths, recompute_every=recompute_every, sparse_input=sparse_input)
-    run, state = partial(_BACKENDS[name], sparse_input=sparse_input), zero_state(params, x.shape[0]) if state is None else state
+        return _native.scan(
+            x, params, state, lengths=lengths, recompute_every=recompute_every, sparse_input=sparse_input
+        )
+    run, state = (
+        partial(_BACKENDS[name], sparse_input=sparse_input),
+        zero_state(params, x.shape[0]) if state is None else state,
+    )
     if recompute_every is None:
         return run(x, params, state, lengths=lengths)
     return in_parts(run, x, params, state, lengths, recompute_every)

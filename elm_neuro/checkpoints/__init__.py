@@ -2,8 +2,8 @@
 
 from elm_neuro.checkpoints._fetch import UPSTREAM_URL, fetch_upstream
 from elm_neuro.checkpoints._files import write_atomically
-from elm_neuro.checkpoints._pretrained import from_pretrained, save_pretrained
 from elm_neuro.checkpoints._upstream import NeuronIOPrediction, from_upstream, neuronio_head
+from elm_neuro.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
     "UPSTREAM_URL",

@@ -13,7 +13,9 @@ from pathlib import Path
 from elm_neuro.checkpoints._files import write_atomically
 from elm_neuro.checkpoints._upstream import CONFIG_FILE, WEIGHTS_FILE
 
-UPSTREAM_URL = "https://raw.githubusercontent.com/AaronSpieler/elmneuron/52e68a6d39523ac6613a586699b116e8e606dda3/models"
+UPSTREAM_URL = (
+    "https://raw.githubusercontent.com/AaronSpieler/elmneuron/52e68a6d39523ac6613a586699b116e8e606dda3/models"
+)
 MAX_BYTES = 1 << 20  # the largest published file has 278,148
 TIMEOUT_S = 30.0
 
@@ -31,9 +33,12 @@ def fetch_upstream(
 
     Args:
         name: "num_memory_1", 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 75 or 100, or "best_elm_neuron".
-        cache_dir: where the folder `name` is kept; ``$XDG_CACHE_HOME/elm_neuro/upstream`` or ``~/.cache/elm_neuro/upstream`` by default.
-        base_url: address of the folder ``models``, https (or http on this machine); the authors' repository at 52e68a6 by default.
-        progress: called with the file's name, the bytes that have come, and the bytes in all where the server tells them.
+        cache_dir: where the folder `name` is kept; ``$XDG_CACHE_HOME/elm_neuro/upstream`` or
+            ``~/.cache/elm_neuro/upstream`` by default.
+        base_url: address of the folder ``models``, https (or http on this machine); the authors' repository at 52e68a6
+            by default.
+        progress: called with the file's name, the bytes that have come, and the bytes in all where the server tells
+            them.
 
     Returns:
         The folder with both files, their checksums verified; pass it to :func:`from_upstream`.
@@ -61,7 +66,9 @@ def fetch_upstream(
                 f" {UPSTREAM_URL}/{name} into {folder}"
             ) from error
         if (came := hashlib.sha256(content).hexdigest()) != sha256:
-            raise ValueError(f"{address} must have the sha256 {sha256}, got {came} ({len(content)} bytes): it is damaged or not the published file")
+            raise ValueError(
+                f"{address} must have the sha256 {sha256}, got {came} ({len(content)} bytes): it is damaged or not the published file"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically({path: content})
     return folder

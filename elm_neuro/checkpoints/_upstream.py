@@ -54,8 +54,8 @@ def neuronio_head(y: Tensor) -> NeuronIOPrediction:
 def from_upstream(directory: str | os.PathLike[str]) -> ELM:
     """Read a checkpoint of the authors' repository: ``model_config.json`` and ``neuronio_best_model_state.pt``.
 
-    Both of their neurons are read, v1 (synapses with ``tau_s``) and v2 (branches with ``tau_b``). The time constants of the memory are
-    taken over as they are, infinite logits too; synapses that upstream masks become empty slots.
+    Both of their neurons are read, v1 (synapses with ``tau_s``) and v2 (branches with ``tau_b``). The time constants of
+    the memory are taken over as they are, infinite logits too; synapses that upstream masks become empty slots.
 
     Args:
         directory: folder with the two files, for instance what :func:`fetch_upstream` returns.
@@ -80,13 +80,19 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
         raise ValueError(f"{config_file}: {error}") from error
     routed = config.routing is not None
     if not routed:  # upstream keeps empty entries there
-        state = {name: tensor for name, tensor in state.items() if name not in ("input_to_synapse_indices", "valid_indices_mask") or tensor.numel()}
+        state = {
+            name: tensor
+            for name, tensor in state.items()
+            if name not in ("input_to_synapse_indices", "valid_indices_mask") or tensor.numel()
+        }
 
     branches, synapses = config.branches, config.num_synapse_per_branch
     ours = tensor_shapes(config, len(state))
     del ours["cell.tau_s"]
     names = {name: _upstream_name(name) for name in ours}
-    shapes = {names[name]: shape for name, shape in ours.items()} | {time: (branches * synapses if time == "tau_s" else branches,)}
+    shapes = {names[name]: shape for name, shape in ours.items()} | {
+        time: (branches * synapses if time == "tau_s" else branches,)
+    }
     shapes["_proto_w_s"] = (branches * synapses,)
     if routed:
         shapes["valid_indices_mask"] = (branches * synapses,)
@@ -115,14 +121,23 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
-        raise ValueError(f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with weights_only=True") from error
+        raise ValueError(
+            f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with weights_only=True"
+        ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
     for name, value in list(state.items()):
         if value is None and name in ("input_to_synapse_indices", "valid_indices_mask"):
             state[name] = torch.empty(0)
-        elif not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"):
-            raise ValueError(f"{path} must hold a plain state dict of dense tensors, got {type(value).__name__} for {name!r}")
+        elif not (
+            isinstance(name, str)
+            and isinstance(value, Tensor)
+            and value.layout == torch.strided
+            and value.device.type == "cpu"
+        ):
+            raise ValueError(
+                f"{path} must hold a plain state dict of dense tensors, got {type(value).__name__} for {name!r}"
+            )
     return {name: value.detach() for name, value in state.items()}
 
 
@@ -168,7 +183,9 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
         activation=take("mlp_activation", "relu"),
     )
     if given:
-        raise ValueError(f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(given)}")
+        raise ValueError(
+            f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(given)}"
+        )
     if routing is None and config.branches * synapses != num_input:
         raise ValueError(
             f"num_branch * num_synapse_per_branch must equal num_input without routing, got {config.branches} * {synapses} for {num_input}"
@@ -185,7 +202,9 @@ def _branch_tau(tau: Tensor, name: str) -> Tensor:
     """The time constant of each branch from those of its synapses, (num_branch, num_synapse); one for all where they are equal."""
     if bool((tau != tau[:, :1]).any()):
         branch = int((tau != tau[:, :1]).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be the same for all synapses of a branch, got {sorted(set(tau[branch].tolist()))[:5]} on branch {branch}")
+        raise ValueError(
+            f"{name} must be the same for all synapses of a branch, got {sorted(set(tau[branch].tolist()))[:5]} on branch {branch}"
+        )
     return tau[0, 0] if bool((tau == tau[0, 0]).all()) else tau[:, 0]
 
 

@@ -18,7 +18,7 @@ from elm_neuro.cli import _neuronio as _neuronio_commands
 from elm_neuro.cli import _onnx as _onnx_commands
 
 if TYPE_CHECKING:
-    from elm_neuro.training._demo import DemoSettings
+    from elm_neuro.demo._run import DemoSettings
 
 LIGHTNING = {
     "fit": "train a network by a recipe",
@@ -27,11 +27,19 @@ LIGHTNING = {
     "predict": "class probabilities of a checkpoint for the test samples, as a table",
 }
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
-SMOKE = {"num_epochs": 2, "num_train": 120, "num_test": 60, "num_hidden": 32, "num_memory": 10, "num_pairs": (128, 64, 64)}
+SMOKE = {
+    "num_epochs": 2,
+    "num_train": 120,
+    "num_test": 60,
+    "num_hidden": 32,
+    "num_memory": 10,
+    "num_pairs": (128, 64, 64),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for what could not be done, 2 for wrong arguments, 130 after Ctrl-C.
+    """Run the command and return its exit status: 0, 1 for what could not be done, 2 for wrong arguments, 130 after
+    Ctrl-C.
 
     Args:
         argv: arguments without the command's name; those of the process by default.
@@ -74,22 +82,34 @@ def _own(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="elm-neuro", description="Networks with the Expressive Leaky Memory neuron: train, test, demonstrate.")
+    parser = argparse.ArgumentParser(
+        prog="elm-neuro", description="Networks with the Expressive Leaky Memory neuron: train, test, demonstrate."
+    )
     parser.add_argument("--version", action="version", version=f"elm-neuro {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, line in LIGHTNING.items():
         commands.add_parser(name, help=f"{line} (elm-neuro {name} --config RECIPE; --help lists the options)")
     commands.add_parser("recipes", help="list the recipes that come with the package")
     _onnx_commands.add_parsers(commands)
-    demo = commands.add_parser("demo", help="train a spiking network with an ELM layer on spoken digits and write a report")
+    demo = commands.add_parser(
+        "demo", help="train a spiking network with an ELM layer on spoken digits and write a report"
+    )
     demo.description = (
         "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many parameters, on synthetic "
         "spoken digits (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
     )
-    demo.add_argument("--task", choices=["digits", "adding"], default="digits", help="name the digit, or add two (default: digits)")
-    demo.add_argument("--train-file", metavar="F", help="SHD-format file of training samples, in place of synthetic ones")
+    demo.add_argument(
+        "--task", choices=["digits", "adding"], default="digits", help="name the digit, or add two (default: digits)"
+    )
+    demo.add_argument(
+        "--train-file", metavar="F", help="SHD-format file of training samples, in place of synthetic ones"
+    )
     demo.add_argument("--test-file", metavar="F", help="SHD-format file of test samples")
-    demo.add_argument("--data-dir", metavar="DIR", help="folder with SHD/shd_train.h5 and SHD/shd_test.h5, or with both files directly")
+    demo.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with SHD/shd_train.h5 and SHD/shd_test.h5, or with both files directly",
+    )
     demo.add_argument(
         "--held-out-speakers",
         type=int,
@@ -98,14 +118,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="speakers of --train-file who only test, where there is no --test-file",
     )
-    demo.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run of both networks each (default: 0)")
+    demo.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="one run of both networks each (default: 0)"
+    )
     demo.add_argument("--epochs", type=int, metavar="N", help="passes over the training samples")
-    demo.add_argument("--report", type=Path, default=Path("reports/demo"), metavar="DIR", help="folder of the report (default: reports/demo)")
-    demo.add_argument("--cache-dir", metavar="DIR", help="folder where the synthetic samples are kept (default: in ~/.cache)")
-    demo.add_argument("--smoke", action="store_true", help="a few samples and small networks, in seconds; the accuracies mean nothing")
+    demo.add_argument(
+        "--report",
+        type=Path,
+        default=Path("reports/demo"),
+        metavar="DIR",
+        help="folder of the report (default: reports/demo)",
+    )
+    demo.add_argument(
+        "--cache-dir", metavar="DIR", help="folder where the synthetic samples are kept (default: in ~/.cache)"
+    )
+    demo.add_argument(
+        "--smoke", action="store_true", help="a few samples and small networks, in seconds; the accuracies mean nothing"
+    )
     demo.add_argument("--resume", action="store_true", help="go on from the checkpoints in the report folder")
     _neuronio_commands.add_parsers(commands)
-    info = commands.add_parser("info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO")
+    info = commands.add_parser(
+        "info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO"
+    )
     info.add_argument("models", nargs="*", metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
     return parser
 
@@ -113,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
 def recipes() -> dict[str, str]:
     """Names of the packaged recipes, each with the first line of its file."""
     folder = files("elm_neuro") / "training" / "recipes"
-    found = sorted((entry.name, entry.read_text(encoding="utf-8")) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    found = sorted(
+        (entry.name, entry.read_text(encoding="utf-8")) for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
     return {name.removesuffix(".yaml"): text.partition("\n")[0].lstrip("# ") for name, text in found}
 
 
@@ -122,12 +158,14 @@ def _lightning(arguments: list[str]) -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from elm_neuro.training import NeuronIODataModule, NeuronIORegression, SHDDataModule, SpikeClassification
-    from elm_neuro.training._progress import EpochLines
-    from elm_neuro.training._quiet import without_advice
+    from elm_neuro.training.loop._progress import EpochLines
+    from elm_neuro.training.loop._quiet import without_advice
 
     _check_checkpoint(arguments)
     resolved = _resolved(arguments)
-    model, data = (NeuronIORegression, NeuronIODataModule) if _is_neuronio(resolved) else (SpikeClassification, SHDDataModule)
+    model, data = (
+        (NeuronIORegression, NeuronIODataModule) if _is_neuronio(resolved) else (SpikeClassification, SHDDataModule)
+    )
     with without_advice():
         LightningCLI(
             model,
@@ -146,7 +184,11 @@ def _check_checkpoint(arguments: list[str]) -> None:
     """Refuse to evaluate a network that was never trained, and checkpoint files that are damaged or hold more than weights and settings."""
     import torch
 
-    given = [path for before, argument in itertools.pairwise(["", *arguments]) if (path := _option("--ckpt_path", before, argument))]
+    given = [
+        path
+        for before, argument in itertools.pairwise(["", *arguments])
+        if (path := _option("--ckpt_path", before, argument))
+    ]
     if arguments[0] != "fit" and not given and not {"-h", "--help", "--print_config"} & set(arguments):
         raise ValueError(f"{arguments[0]} needs --ckpt_path CHECKPOINT, the network to {arguments[0]}")
     for path in given:
@@ -155,7 +197,9 @@ def _check_checkpoint(arguments: list[str]) -> None:
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
-            raise ValueError(f"--ckpt_path must be a whole checkpoint of weights and settings, got {path}, which torch.load refuses") from error
+            raise ValueError(
+                f"--ckpt_path must be a whole checkpoint of weights and settings, got {path}, which torch.load refuses"
+            ) from error
 
 
 def _option(name: str, before: str, argument: str) -> str:
@@ -178,8 +222,16 @@ def _resolved(arguments: list[str]) -> list[str]:
 
 def _is_neuronio(arguments: list[str]) -> bool:
     """Whether a recipe or an argument names the data module of NeuronIO."""
-    files = [path for before, argument in itertools.pairwise(["", *arguments]) for path in (argument, _option("--config", before, argument))]
-    texts = [Path(path).read_text(encoding="utf-8") for path in files if path.endswith((".yaml", ".yml")) and os.path.isfile(path)]
+    files = [
+        path
+        for before, argument in itertools.pairwise(["", *arguments])
+        for path in (argument, _option("--config", before, argument))
+    ]
+    texts = [
+        Path(path).read_text(encoding="utf-8")
+        for path in files
+        if path.endswith((".yaml", ".yml")) and os.path.isfile(path)
+    ]
     return any("NeuronIODataModule" in text for text in [*arguments, *texts])
 
 
@@ -197,8 +249,8 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from rich.console import Console
 
-    from elm_neuro.training._demo import run_demo
-    from elm_neuro.training._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
+    from elm_neuro.demo._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
+    from elm_neuro.demo._run import run_demo
 
     console = Console()
     start = time.perf_counter()
@@ -211,9 +263,15 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     console.print(table_of(metrics))
     console.print(verdict(metrics), highlight=False, soft_wrap=True)
     if metrics["data"]["synthetic"]:
-        console.print("The data are synthetic: these are not accuracies on SHD or on recorded speech.", highlight=False, soft_wrap=True)
+        console.print(
+            "The data are synthetic: these are not accuracies on SHD or on recorded speech.",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"ONNX: {metrics['onnx']['outcome']}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {options.report / 'report.md'} ({metrics['seconds']:.0f} s)", highlight=False, soft_wrap=True)
+    console.print(
+        f"Report: {options.report / 'report.md'} ({metrics['seconds']:.0f} s)", highlight=False, soft_wrap=True
+    )
     return 0
 
 
@@ -237,13 +295,18 @@ def _settings(options: argparse.Namespace, parser: argparse.ArgumentParser) -> D
         if path and not os.path.isfile(path):
             raise FileNotFoundError(f"{path} must be an SHD-format HDF5 file, but there is no such file")
 
-    from elm_neuro.training._demo import ADDING_SETTINGS, DemoSettings
+    from elm_neuro.demo._run import ADDING_SETTINGS, DemoSettings
 
-    changes: dict[str, Any] = {**(ADDING_SETTINGS if options.task == "adding" else {}), **(SMOKE if options.smoke else {})}
+    changes: dict[str, Any] = {
+        **(ADDING_SETTINGS if options.task == "adding" else {}),
+        **(SMOKE if options.smoke else {}),
+    }
     if options.epochs is not None:
         changes["num_epochs"] = options.epochs
     seeds = tuple(dict.fromkeys(options.seeds))
-    return DemoSettings(train_file=train, test_file=test, held_out=held_out, seeds=seeds, cache_dir=options.cache_dir, **changes)
+    return DemoSettings(
+        train_file=train, test_file=test, held_out=held_out, seeds=seeds, cache_dir=options.cache_dir, **changes
+    )
 
 
 def _shd_files(folder: Path) -> tuple[str, str]:
@@ -286,7 +349,10 @@ def _fail(message: str) -> int:
 
 
 def _interrupted() -> int:
-    print("\nelm-neuro: interrupted; the last whole epoch is kept: run the same command with --resume to go on", file=sys.stderr)
+    print(
+        "\nelm-neuro: interrupted; the last whole epoch is kept: run the same command with --resume to go on",
+        file=sys.stderr,
+    )
     return INTERRUPTED
 
 

@@ -14,19 +14,46 @@ def add_parsers(commands: Any) -> None:
     """Declare both commands."""
     neuronio = commands.add_parser("neuronio", help="convert, verify and evaluate on the NeuronIO data set")
     actions = neuronio.add_subparsers(dest="action", metavar="action", required=True)
-    convert = actions.add_parser("convert", help="turn its pickles into files that stream; goes on where it was stopped")
-    convert.add_argument("paths", nargs="+", metavar="SRC... DST", help="files, or folders with *sim__*.p; the last one is the folder to write into")
-    convert.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine, about 1 GB each (default: 1)")
-    convert.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that sees the same folders, in place of --workers")
-    convert.add_argument("--format", choices=["hdf5", "npy"], default="hdf5", help="HDF5 files, or folders of .npy files (default: hdf5)")
+    convert = actions.add_parser(
+        "convert", help="turn its pickles into files that stream; goes on where it was stopped"
+    )
+    convert.add_argument(
+        "paths",
+        nargs="+",
+        metavar="SRC... DST",
+        help="files, or folders with *sim__*.p; the last one is the folder to write into",
+    )
+    convert.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes on this machine, about 1 GB each (default: 1)"
+    )
+    convert.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="scheduler of a Dask cluster that sees the same folders, in place of --workers",
+    )
+    convert.add_argument(
+        "--format", choices=["hdf5", "npy"], default="hdf5", help="HDF5 files, or folders of .npy files (default: hdf5)"
+    )
     verify = actions.add_parser("verify", help="read converted files whole and compare them with the manifest")
     verify.add_argument("destination", metavar="DST")
     evaluate = actions.add_parser("eval", help="the published figures of a neuron, and the honest ones beside them")
-    evaluate.add_argument("--model", required=True, metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
-    evaluate.add_argument("--data", required=True, nargs="+", metavar="F", help="simulation files or converted ones, or folders of them")
-    evaluate.add_argument("--window", type=int, default=500, metavar="MS", help="window of the published protocol (default: 500)")
+    evaluate.add_argument(
+        "--model", required=True, metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint"
+    )
+    evaluate.add_argument(
+        "--data", required=True, nargs="+", metavar="F", help="simulation files or converted ones, or folders of them"
+    )
+    evaluate.add_argument(
+        "--window", type=int, default=500, metavar="MS", help="window of the published protocol (default: 500)"
+    )
     evaluate.add_argument("--burn-in", type=int, default=150, metavar="MS", help="its burn-in (default: 150)")
-    evaluate.add_argument("--draws", type=int, default=200, metavar="N", help="of the bootstrap over simulations; 0 for none (default: 200)")
+    evaluate.add_argument(
+        "--draws",
+        type=int,
+        default=200,
+        metavar="N",
+        help="of the bootstrap over simulations; 0 for none (default: 200)",
+    )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     evaluate.add_argument("--json", type=Path, metavar="F", help="file to write the figures to")
 
@@ -38,7 +65,9 @@ def neuronio_command(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     if len(options.paths) < 2:
-        raise ValueError("convert needs at least one source and the folder to write into: elm-neuro neuronio convert SRC... DST")
+        raise ValueError(
+            "convert needs at least one source and the folder to write into: elm-neuro neuronio convert SRC... DST"
+        )
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -49,20 +78,36 @@ def _convert(options: argparse.Namespace) -> int:
     *sources, destination = options.paths
     files = [file for source in sources for file in simulation_files(source)]
     total, done = sum(file.stat().st_size for file in files), 0
-    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    ) as progress:
         task = progress.add_task("", total=total)
 
         def show(name: str, entry: Any, before: bool) -> None:
             nonlocal total, done
             done, total = done + 1, total - before * entry.source_bytes  # what was there before is no throughput
-            progress.update(task, description=f"{done} of {len(files)} files", total=total, advance=(not before) * entry.source_bytes)
+            progress.update(
+                task,
+                description=f"{done} of {len(files)} files",
+                total=total,
+                advance=(not before) * entry.source_bytes,
+            )
 
         if options.dask is None:
-            found = convert_neuronio(sources, destination, format=options.format, num_workers=options.workers, progress=show)
+            found = convert_neuronio(
+                sources, destination, format=options.format, num_workers=options.workers, progress=show
+            )
         else:
-            with import_module("distributed").Client(options.dask) as client:  # untyped where it is installed, unknown where it is not
-                found = convert_neuronio(sources, destination, format=options.format, executor=client.get_executor(), progress=show)
-    simulations, written = sum(entry.num_simulations for entry in found.values()), sum(entry.bytes for entry in found.values())
+            with import_module("distributed").Client(
+                options.dask
+            ) as client:  # untyped where it is installed, unknown where it is not
+                found = convert_neuronio(
+                    sources, destination, format=options.format, executor=client.get_executor(), progress=show
+                )
+    simulations, written = (
+        sum(entry.num_simulations for entry in found.values()),
+        sum(entry.bytes for entry in found.values()),
+    )
     print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
     return 0
 
@@ -82,7 +127,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from elm_neuro.training import Windows, evaluate_neuronio
-    from elm_neuro.training._neuronio_report import evaluation_table, load_network, remarks
+    from elm_neuro.training.neuronio._tables import evaluation_table, load_network, remarks
 
     windows = Windows(options.window, options.burn_in)
     network = load_network(options.model).to(options.device)
@@ -111,7 +156,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _neuronio_files(path: Path) -> list[Path]:
     """Converted files of a folder, or its pickles where there are none."""
     from elm_neuro.datasets import simulation_files
-    from elm_neuro.datasets._neuronio_store import converted_files
+    from elm_neuro.datasets.neuronio._store import converted_files
 
     return converted_files(path) or simulation_files(path)
 
@@ -120,8 +165,10 @@ def info_command(options: argparse.Namespace) -> int:
     """Print parameters and FLOPs."""
     from rich.console import Console
 
-    from elm_neuro.training._neuronio_report import info_table, load_network, paper_networks
+    from elm_neuro.training.neuronio._tables import info_table, load_network, paper_networks
 
-    networks = {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
+    networks = (
+        {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
+    )
     Console().print(info_table(networks))
     return 0

@@ -22,29 +22,65 @@ def add_parsers(commands: Any) -> None:
         "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit with its config.yaml beside it."
     )
     export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("--out", type=Path, metavar="F", help="file to write (default: FORM.onnx beside the checkpoint)")
-    export.add_argument("--form", choices=FORMS, default="step", help="one step, sequences of any length, or of a fixed one (default: step)")
+    export.add_argument(
+        "--out", type=Path, metavar="F", help="file to write (default: FORM.onnx beside the checkpoint)"
+    )
+    export.add_argument(
+        "--form",
+        choices=FORMS,
+        default="step",
+        help="one step, sequences of any length, or of a fixed one (default: step)",
+    )
     export.add_argument("--num-steps", type=int, metavar="T", help="length of the sequences of --form unrolled")
-    export.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the matrix products (default: float32)")
-    export.add_argument("--head", choices=["neuronio"], help="spike probability and somatic voltage in mV in place of raw outputs")
+    export.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the matrix products (default: float32)"
+    )
+    export.add_argument(
+        "--head", choices=["neuronio"], help="spike probability and somatic voltage in mV in place of raw outputs"
+    )
     export.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators")
     export.add_argument("--batch-size", type=int, metavar="B", help="fix the size of the batch")
-    export.add_argument("--time-first", action="store_true", help="sequences are (time, batch, input), not (batch, time, input)")
-    export.add_argument("--runtime", action="store_true", help="put onnx_neuron.py beside the model: it runs it with NumPy and onnxruntime alone")
-    export.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="compare with torch before writing (default: yes)")
+    export.add_argument(
+        "--time-first", action="store_true", help="sequences are (time, batch, input), not (batch, time, input)"
+    )
+    export.add_argument(
+        "--runtime",
+        action="store_true",
+        help="put onnx_neuron.py beside the model: it runs it with NumPy and onnxruntime alone",
+    )
+    export.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare with torch before writing (default: yes)",
+    )
     onnx = commands.add_parser("onnx", help="run or time an exported model")
     kinds = onnx.add_subparsers(dest="kind", metavar="run|bench", required=True)
     run = kinds.add_parser("run", help="run a model over a sequence in a .npy or .npz file")
     run.add_argument("model", metavar="MODEL")
-    run.add_argument("input", metavar="INPUT", help=".npy of x, or .npz with x and, to go on, the states by their names")
-    run.add_argument("--out", type=Path, default=Path("outputs.npz"), metavar="F", help="outputs and last states (default: outputs.npz)")
+    run.add_argument(
+        "input", metavar="INPUT", help=".npy of x, or .npz with x and, to go on, the states by their names"
+    )
+    run.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs.npz"),
+        metavar="F",
+        help="outputs and last states (default: outputs.npz)",
+    )
     bench = kinds.add_parser("bench", help="time a model on random spikes")
     bench.add_argument("model", metavar="MODEL")
     bench.add_argument("--batch", type=int, default=1, metavar="B")
-    bench.add_argument("--num-steps", type=int, default=100, metavar="T", help="of a sequence; an unrolled model has its own")
+    bench.add_argument(
+        "--num-steps", type=int, default=100, metavar="T", help="of a sequence; an unrolled model has its own"
+    )
     bench.add_argument("--repeats", type=int, default=50, metavar="N")
     for command in (run, bench):
-        command.add_argument("--provider", default="CPUExecutionProvider", help="onnxruntime's execution provider (default: CPUExecutionProvider)")
+        command.add_argument(
+            "--provider",
+            default="CPUExecutionProvider",
+            help="onnxruntime's execution provider (default: CPUExecutionProvider)",
+        )
         command.add_argument("--threads", type=int, metavar="N")
 
 
@@ -73,16 +109,27 @@ def export_command(options: argparse.Namespace) -> int:
         verify=options.verify,
     )
     console = Console()
-    console.print(f"{path}: {type(module).__name__}, form {options.form}, {path.stat().st_size / 1000:.0f} kB", highlight=False, soft_wrap=True)
+    console.print(
+        f"{path}: {type(module).__name__}, form {options.form}, {path.stat().st_size / 1000:.0f} kB",
+        highlight=False,
+        soft_wrap=True,
+    )
     if report is None:
         console.print("not verified", highlight=False)
         return 0
-    table = Table("output", "largest error", "allowed", title=f"{report.runtime} against torch over {report.num_steps} steps, opset {report.opset}")
+    table = Table(
+        "output",
+        "largest error",
+        "allowed",
+        title=f"{report.runtime} against torch over {report.num_steps} steps, opset {report.opset}",
+    )
     for output, error in report.errors.items():
         table.add_row(output, f"{error:.1e}", f"{report.tolerances[output]:.1e}")
     console.print(table)
     if report.num_undecided:
-        console.print(f"{report.num_undecided} steps were left out: a readout within rounding of its threshold", highlight=False)
+        console.print(
+            f"{report.num_undecided} steps were left out: a readout within rounding of its threshold", highlight=False
+        )
     return 0
 
 
@@ -114,7 +161,9 @@ def _trained(path: Path) -> Any:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
-        raise ValueError(f"checkpoint must be a whole checkpoint of elm-neuro fit, got {path}, which torch.load refuses") from error
+        raise ValueError(
+            f"checkpoint must be a whole checkpoint of elm-neuro fit, got {path}, which torch.load refuses"
+        ) from error
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(settings, dict) or "model" not in settings:
         raise ValueError(f"{config} must hold the settings of elm-neuro fit, got no model in it")
@@ -155,9 +204,17 @@ def onnx_command(options: argparse.Namespace) -> int:
         return 0
     steps = model.num_steps or (1 if model.form == "step" else options.num_steps)
     if min(options.batch, steps, options.repeats) < 1:
-        raise ValueError(f"--batch, --num-steps and --repeats must be at least 1, got {options.batch}, {steps} and {options.repeats}")
+        raise ValueError(
+            f"--batch, --num-steps and --repeats must be at least 1, got {options.batch}, {steps} and {options.repeats}"
+        )
     shape = tuple(model.session.get_inputs()[0].shape[1 if model.form == "step" else 2 :])
-    batch = (options.batch,) if model.form == "step" else (options.batch, steps) if model.batch_first else (steps, options.batch)
+    batch = (
+        (options.batch,)
+        if model.form == "step"
+        else (options.batch, steps)
+        if model.batch_first
+        else (steps, options.batch)
+    )
     x = (np.random.default_rng(0).random((*batch, *shape)) < 0.05).astype(model.dtype)
     call = model.step if model.form == "step" else model.run
     times = []
@@ -166,7 +223,13 @@ def onnx_command(options: argparse.Namespace) -> int:
         call(x, None)
         times.append(time.perf_counter() - start)
     low, middle, high = (1e3 * float(value) for value in np.percentile(times[3:], [5, 50, 95]))
-    found = {"form": model.form, "provider": model.providers[0], "batch": options.batch, "num_steps": steps, "load_ms": round(1e3 * loading, 2)}
+    found = {
+        "form": model.form,
+        "provider": model.providers[0],
+        "batch": options.batch,
+        "num_steps": steps,
+        "load_ms": round(1e3 * loading, 2),
+    }
     print(
         json.dumps(
             {

@@ -1,19 +1,34 @@
 """Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
 
-from elm_neuro.datasets._adding import SHDAdding
-from elm_neuro.datasets._binned import SHDDataset
-from elm_neuro.datasets._neuronio import Simulations, read_simulation_file, soma_target
-from elm_neuro.datasets._neuronio_convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio
-from elm_neuro.datasets._neuronio_store import open_simulations
-from elm_neuro.datasets._neuronio_windows import NeuronIODataset, split_files
-from elm_neuro.datasets._pairs import add_labels, fingerprint, fixed_pairs, rank_speakers, splitmix64, upstream_pairs, upstream_split
-from elm_neuro.datasets._protocols import FixedPairing, UpstreamPairing
-from elm_neuro.datasets._random import sample_key
-from elm_neuro.datasets._rasters import InputDropout, ToRaster
-from elm_neuro.datasets._recordings import SpikeRecordings, split_speakers, unseen_speakers
-from elm_neuro.datasets._shd import read_shd, write_shd
-from elm_neuro.datasets._spoken_digits import SpokenDigits
-from elm_neuro.datasets._transforms import ChannelDrop, ChannelJitter, EventDrop, PoolChannels, TimeJitter, TimeWarp
+from elm_neuro.datasets.neuronio._convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio
+from elm_neuro.datasets.neuronio._simulations import Simulations, read_simulation_file, soma_target
+from elm_neuro.datasets.neuronio._store import open_simulations
+from elm_neuro.datasets.neuronio._windows import NeuronIODataset, split_files
+from elm_neuro.datasets.shd._adding import SHDAdding
+from elm_neuro.datasets.shd._binned import SHDDataset
+from elm_neuro.datasets.shd._files import read_shd, write_shd
+from elm_neuro.datasets.shd._pairs import (
+    add_labels,
+    fingerprint,
+    fixed_pairs,
+    rank_speakers,
+    splitmix64,
+    upstream_pairs,
+    upstream_split,
+)
+from elm_neuro.datasets.shd._protocols import FixedPairing, UpstreamPairing
+from elm_neuro.datasets.shd._recordings import SpikeRecordings, split_speakers, unseen_speakers
+from elm_neuro.datasets.shd._spoken_digits import SpokenDigits
+from elm_neuro.datasets.transforms._augment import (
+    ChannelDrop,
+    ChannelJitter,
+    EventDrop,
+    PoolChannels,
+    TimeJitter,
+    TimeWarp,
+)
+from elm_neuro.datasets.transforms._random import sample_key
+from elm_neuro.datasets.transforms._rasters import InputDropout, ToRaster
 
 __all__ = [
     "ChannelDrop",

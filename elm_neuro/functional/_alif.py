@@ -37,8 +37,8 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
         v_t &= \beta v_{t-1} + [\text{no spike in the last } L \text{ steps}]\,(i_t + W_{rec}\, s_{t-L-1}) \\
         s_t &= [v_t > 1 + b\, a_{t-1}] \qquad a_t = p\, a_{t-1} + s_t
 
-    with the latency L. A spike sets v to zero, and the neuron takes no input in the L steps that follow. By default neither the reset nor
-    the fed-back spikes pass a gradient. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
+    with the latency L. A spike sets v to zero, and the neuron takes no input in the L steps that follow. By default
+    neither the reset nor the fed-back spikes pass a gradient. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
 
     Args:
         current: input current :math:`i_t` with the bias, (batch, output_size).

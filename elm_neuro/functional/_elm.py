@@ -1,6 +1,7 @@
 """The ELM neuron's equations for one time step, as pure functions of tensors.
 
-Shapes are those of one neuron; a population has an axis `num_neuron` before the last one of every state, input and weight.
+Shapes are those of one neuron; a population has an axis `num_neuron` before the last one of every state, input and
+weight.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from elm_neuro.functional._routing import branch_input
 
-# Scaled tanh of the authors' code (``custom_tanh`` in ``modeling_utils.py`` at 52e68a6); the paper's text prints a plain tanh.
+# Scaled tanh of the authors' code (``custom_tanh`` in ``modeling_utils.py`` at 52e68a6); the paper's text prints a
+# plain tanh.
 TANH_SCALE = 1.7159
 TANH_SLOPE = 2.0 / 3.0
 
@@ -33,7 +35,9 @@ class ELMParameters(NamedTuple):
     """Effective parameters of one time step: weights rectified, time constants turned into decay factors."""
 
     w_s: Tensor  # ([num_neuron,] num_branch, num_synapse_per_branch), not negative
-    routing: Tensor | None  # ([num_neuron,] num_branch, num_synapse_per_branch), -1 for an empty slot; None: every input its own branch
+    routing: (
+        Tensor | None
+    )  # ([num_neuron,] num_branch, num_synapse_per_branch), -1 for an empty slot; None: every input its own branch
     kappa_b: Tensor  # () or (num_branch,)
     kappa_m: Tensor  # ([num_neuron,] num_memory)
     gain: Tensor  # ([num_neuron,] num_memory)
@@ -55,7 +59,9 @@ def zero_state(params: ELMParameters, batch: int) -> ELMState:
     Returns:
         b (batch, [num_neuron,] num_branch) and m (batch, [num_neuron,] num_memory).
     """
-    return ELMState(params.w_s.new_zeros(batch, *params.w_s.shape[:-1]), params.kappa_m.new_zeros(batch, *params.kappa_m.shape))
+    return ELMState(
+        params.w_s.new_zeros(batch, *params.w_s.shape[:-1]), params.kappa_m.new_zeros(batch, *params.kappa_m.shape)
+    )
 
 
 def scaled_tanh(x: Tensor) -> Tensor:
@@ -79,8 +85,8 @@ def branch_update(b: Tensor, x: Tensor, params: ELMParameters) -> Tensor:
 
     .. math:: b_t = \kappa_b \odot b_{t-1} + \sum_{\text{branch}} w_s \odot \text{route}(x_t)
 
-    With one time constant per branch this equals the sum over the branch of the paper's synapse traces (equation 2 of arXiv:2306.16922),
-    because filter and sum commute.
+    With one time constant per branch this equals the sum over the branch of the paper's synapse traces (equation 2 of
+    arXiv:2306.16922), because filter and sum commute.
 
     Args:
         b: traces before the step, (batch, num_branch).
@@ -111,7 +117,8 @@ def memory_update(m: Tensor, delta_m: Tensor, kappa_m: Tensor, gain: Tensor) -> 
 
     .. math:: m_t = \kappa_m \odot m_{t-1} + g \odot d_t
 
-    The gain is :func:`memory_gain` of the variant. Source: equation 4 of arXiv:2306.16922; upstream ``ELM.dynamics`` at 52e68a6.
+    The gain is :func:`memory_gain` of the variant. Source: equation 4 of arXiv:2306.16922; upstream ``ELM.dynamics`` at
+    52e68a6.
 
     Args:
         m: memory before the step, (batch, num_memory), dimensionless.
@@ -137,7 +144,8 @@ def elm_step(x: Tensor, state: ELMState, params: ELMParameters) -> tuple[Tensor,
     r"""One time step of the ELM neuron: branch traces, memory, output :math:`y_t = W_y m_t + b_y`.
 
     Args:
-        x: input, (batch, input_size); for a population (batch, num_neuron, input_size), or (batch, input_size) shared by all neurons.
+        x: input, (batch, input_size); for a population (batch, num_neuron, input_size), or (batch, input_size) shared
+            by all neurons.
         state: before the step.
         params: the neuron's parameters.
 

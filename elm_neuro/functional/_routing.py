@@ -24,9 +24,10 @@ def routing_index(
 
     - None: synapse j reads input j; needs ``num_branch * num_synapse_per_branch == input_size``.
     - "random": each synapse draws one input, uniformly and with replacement.
-    - "window": branch j reads consecutive inputs from ``j * ceil(input_size / num_branch)``; slots past the last input stay empty.
-    - "neuronio": "window" over interleaved inputs (excitatory 0, inhibitory 0, excitatory 1, ...), the first half of the inputs being
-      excitatory and the second half inhibitory, as in NeuronIO.
+    - "window": branch j reads consecutive inputs from ``j * ceil(input_size / num_branch)``; slots past the last input
+      stay empty.
+    - "neuronio": "window" over interleaved inputs (excitatory 0, inhibitory 0, excitatory 1, ...), the first half of
+      the inputs being excitatory and the second half inhibitory, as in NeuronIO.
 
     Args:
         routing: None, "random", "window" or "neuronio".
@@ -76,13 +77,17 @@ def _windows(input_size: int, num_branch: int, num_synapse_per_branch: int) -> T
     index = torch.arange(num_branch)[:, None] * stride + torch.arange(num_synapse_per_branch)
     empty = int((index[:, 0] >= input_size).sum())
     if empty:
-        warnings.warn(f"{empty} of {num_branch} branches start past the last of {input_size} inputs and stay empty", stacklevel=4)
+        warnings.warn(
+            f"{empty} of {num_branch} branches start past the last of {input_size} inputs and stay empty", stacklevel=4
+        )
     return index.where(index < input_size, torch.full_like(index, -1))
 
 
 def _interleaved(input_size: int) -> Tensor:
     if input_size % 2:
-        raise ValueError(f'input_size must be even for routing "neuronio" (excitatory and inhibitory halves), got {input_size}')
+        raise ValueError(
+            f'input_size must be even for routing "neuronio" (excitatory and inhibitory halves), got {input_size}'
+        )
     return torch.arange(input_size).view(2, -1).T.flatten()
 
 
@@ -95,7 +100,9 @@ def check_routing_index(index: Tensor, input_size: int, shape: tuple[int, ...], 
         raise ValueError(f"routing must hold integers, got {index.dtype}")
     low, high = int(index.min()), int(index.max())
     if low < -1 or high >= input_size:
-        raise ValueError(f"routing must hold input indices in [0, {input_size}) or -1 for an empty slot, got {low} to {high}")
+        raise ValueError(
+            f"routing must hold input indices in [0, {input_size}) or -1 for an empty slot, got {low} to {high}"
+        )
     return index.long().clone()
 
 
@@ -105,8 +112,8 @@ def branch_input(x: Tensor, w_s: Tensor, routing: Tensor | None) -> Tensor:
     Args:
         x: input, (..., input_size), or (..., num_neuron, input_size) where the weights have a neuron axis.
         w_s: synaptic weights, not negative, ([num_neuron,] num_branch, num_synapse_per_branch).
-        routing: input index of each synapse, ([num_neuron,] num_branch, num_synapse_per_branch), -1 where empty; None when every input is
-            its own branch.
+        routing: input index of each synapse, ([num_neuron,] num_branch, num_synapse_per_branch), -1 where empty; None
+            when every input is its own branch.
 
     Returns:
         (..., [num_neuron,] num_branch).

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TAU_FLOOR_MS = 1e-6  # upstream clamps time constants here, so that a bound of 0 ms gives a decay of 0 and not a division by zero
+TAU_FLOOR_MS = (
+    1e-6  # upstream clamps time constants here, so that a bound of 0 ms gives a decay of 0 and not a division by zero
+)
 
 
 def decay(tau: Tensor, delta_t: float) -> Tensor:
@@ -64,8 +66,8 @@ def bounded_tau(proto_tau: Tensor, bounds: tuple[float, float]) -> Tensor:
 def proto_tau(tau: Tensor, bounds: tuple[float, float], *, dtype: torch.dtype | None = None) -> Tensor:
     """Inverse of :func:`bounded_tau`, finite in `dtype` even where `tau` lies on a bound.
 
-    A time constant on a bound is moved inside by one part in ``1 / eps`` of the range, `eps` being that of `dtype`: upstream's absolute
-    1e-6 vanishes there in float32 and leaves a unit with an infinite logit and no gradient.
+    A time constant on a bound is moved inside by one part in ``1 / eps`` of the range, `eps` being that of `dtype`:
+    upstream's absolute 1e-6 vanishes there in float32 and leaves a unit with an infinite logit and no gradient.
 
     Args:
         tau: time constants in ms, within `bounds`.
@@ -85,7 +87,8 @@ def proto_tau(tau: Tensor, bounds: tuple[float, float], *, dtype: torch.dtype | 
 
 
 def spaced_tau(num: int, init_range: tuple[float, float], spacing: str) -> Tensor:
-    """`num` time constants in ms from the low to the high end of `init_range`, in float64; a single one takes the low end.
+    """`num` time constants in ms from the low to the high end of `init_range`, in float64; a single one takes the low
+    end.
 
     Args:
         num: how many.

@@ -19,7 +19,8 @@ B_RANGE = (0.001, 1.0)
 
 
 class ALIFCell(nn.Module):
-    r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains the arguments.
+    r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains
+    the arguments.
 
     Shapes: x_t (batch, input_size); spikes (batch, output_size); state as in :class:`ALIFState`, None for zeros.
 
@@ -55,7 +56,9 @@ class ALIFCell(nn.Module):
         checked = [("tau_v", tau_v, BETA_RANGE)] + ([("tau_a", tau_a, P_RANGE)] if adaptive else [])
         for name, time, (_, high) in checked:  # a decay below the range forgets within a step either way
             if math.exp(-delta_t / time) > high + 1e-6:
-                raise ValueError(f"{name} must give a decay per step of at most {high}, got {time} ms with delta_t {delta_t} ms")
+                raise ValueError(
+                    f"{name} must give a decay per step of at most {high}, got {time} ms with delta_t {delta_t} ms"
+                )
         if adaptive and not B_RANGE[0] <= b_init <= B_RANGE[1]:
             raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {b_init}")
         if not (latency >= 0 and math.isfinite(latency)):
@@ -107,17 +110,22 @@ class ALIFCell(nn.Module):
             raise ValueError(f"x must have shape (batch, {self.input_size}), got {tuple(x.shape)}")
         self.check_tensor("x", x)
         state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        return alif_step(nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype), state, self.effective_parameters())
+        return alif_step(
+            nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype), state, self.effective_parameters()
+        )
 
     def extra_repr(self) -> str:
-        flags = [f"{name}=True" for name in ("recurrent",) if self.w_rec is not None] + (["adaptive=False"] if not self.adaptive else [])
+        flags = [f"{name}=True" for name in ("recurrent",) if self.w_rec is not None] + (
+            ["adaptive=False"] if not self.adaptive else []
+        )
         return ", ".join([str(self.input_size), str(self.output_size), f"delta_t={self.delta_t}", *flags])
 
 
 class ALIF(nn.Module):
     r"""Layer of leaky integrate-and-fire neurons whose threshold rises with every spike, over sequences.
 
-    :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
+    :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS
+    2023 (Blocks).
 
     Args:
         input_size: number of inputs.
@@ -134,7 +142,8 @@ class ALIF(nn.Module):
         detach_recurrent: pass no gradient through the fed-back spikes.
         generator: source of the random initial weights; torch's global one by default.
 
-    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns spikes (batch, time, output_size) and an :class:`ALIFState`.
+    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns spikes (batch, time, output_size) and an
+    :class:`ALIFState`.
 
     >>> spikes, state = ALIF(700, 128)(torch.zeros(2, 50, 700))
     >>> spikes.shape
@@ -156,7 +165,11 @@ class ALIF(nn.Module):
         currents = project(x, cell.weight).to(cell.bias.dtype) + cell.bias
         spikes, state = _scan(currents, state, params)
         # a NaN never crosses the threshold, but the membrane keeps it
-        if state.v.device.type == "cpu" and not torch.compiler.is_compiling() and bool(torch.isnan(state.v.detach().sum())):
+        if (
+            state.v.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and bool(torch.isnan(state.v.detach().sum()))
+        ):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
         return spikes, state
 

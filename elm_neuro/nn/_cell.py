@@ -24,12 +24,12 @@ class ELMCell(nn.Module):
         input_size: number of inputs.
         output_size: number of outputs.
         generator: source of the random initial weights and routing; torch's global one by default.
-        routing: None, "random", "window", "neuronio" (see :func:`elm_neuro.functional.routing_index`), or an index tensor
-            ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
+        routing: None, "random", "window", "neuronio" (see :func:`elm_neuro.functional.routing_index`), or an index
+            tensor ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
         config: the remaining keywords are the fields of :class:`ELMConfig`; :class:`ELM` explains each.
 
-    Shapes: x_t (batch, input_size) or, for a population, also (batch, num_neuron, input_size); y_t (batch, [num_neuron,] output_size);
-    state as in :class:`ELMState`, None for zeros.
+    Shapes: x_t (batch, input_size) or, for a population, also (batch, num_neuron, input_size); y_t (batch,
+    [num_neuron,] output_size); state as in :class:`ELMState`, None for zeros.
 
     >>> cell = ELMCell(3, 2, num_memory=4)
     >>> y, state = cell(torch.ones(5, 3))
@@ -66,7 +66,10 @@ class ELMCell(nn.Module):
             index = None
         else:
             draws = config.num_neuron if config.num_neuron and (routing == "random" or config.shuffle_routing) else 1
-            drawn = [routing_index(routing, config.input_size, *shape, shuffle=config.shuffle_routing, generator=generator) for _ in range(draws)]
+            drawn = [
+                routing_index(routing, config.input_size, *shape, shuffle=config.shuffle_routing, generator=generator)
+                for _ in range(draws)
+            ]
             index = torch.stack(drawn) if draws > 1 else drawn[0]
         self.input_to_synapse_indices: Tensor | None
         self.register_buffer("input_to_synapse_indices", index)
@@ -80,7 +83,9 @@ class ELMCell(nn.Module):
         self.tau_s: Tensor
         self.register_buffer("tau_s", tau_s)
         tau_m = spaced_tau(config.num_memory, config.tau_m_init, config.tau_m_spacing)
-        proto = proto_tau(tau_m, config.bounds, dtype=torch.get_default_dtype()).expand(self._neurons(config.num_memory))
+        proto = proto_tau(tau_m, config.bounds, dtype=torch.get_default_dtype()).expand(
+            self._neurons(config.num_memory)
+        )
         self._proto_tau_m: Tensor
         self._hold("_proto_tau_m", proto.clone(), learn=config.learn_tau_m)
 
@@ -177,7 +182,9 @@ class Affine(nn.Module):
         super().__init__()
         neurons = () if num_neuron is None else (num_neuron,)
         bound = 1.0 / math.sqrt(in_size)
-        self.weight = nn.Parameter(torch.empty(*neurons, out_size, in_size).uniform_(-bound, bound, generator=generator))
+        self.weight = nn.Parameter(
+            torch.empty(*neurons, out_size, in_size).uniform_(-bound, bound, generator=generator)
+        )
         self.bias = nn.Parameter(torch.empty(*neurons, out_size).uniform_(-bound, bound, generator=generator))
 
     def extra_repr(self) -> str:

@@ -16,7 +16,9 @@ def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
     """Refuse a tensor of another dtype or device than the parameter `like`."""
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
-    if tensor.dtype != like.dtype and not (tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)):
+    if tensor.dtype != like.dtype and not (
+        tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
+    ):
         raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
 
 
@@ -30,7 +32,9 @@ def checked_state(kind: type[State], state: State, shapes: Iterable[tuple[int, .
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # every state is a named tuple
     if not isinstance(state, tuple) or len(state) != len(names) or not all(isinstance(part, Tensor) for part in state):
         article = "an" if kind.__name__[0] in "AE" else "a"
-        raise TypeError(f"state must be {article} {kind.__name__} of {NUMBERS[len(names)]} tensors, got {type(state).__name__}")
+        raise TypeError(
+            f"state must be {article} {kind.__name__} of {NUMBERS[len(names)]} tensors, got {type(state).__name__}"
+        )
     for name, part, shape in zip(names, state, shapes, strict=True):
         if part.shape != shape:
             raise ValueError(f"state.{name} must have shape {shape}, got {tuple(part.shape)}")

@@ -67,7 +67,9 @@ class ELMConfig:
         _positive("delta_t", self.delta_t)
         _positive("lambda_", self.lambda_)
         if not (_number(self.w_s_init) and self.w_s_init >= 0):
-            raise ValueError(f"w_s_init must be a finite number, not negative (synaptic weights are rectified), got {self.w_s_init!r}")
+            raise ValueError(
+                f"w_s_init must be a finite number, not negative (synaptic weights are rectified), got {self.w_s_init!r}"
+            )
         if isinstance(self.tau_s, Iterable):
             object.__setattr__(self, "tau_s", tuple(float(tau) for tau in self.tau_s))
             for tau in self.tau_s:
@@ -87,7 +89,9 @@ class ELMConfig:
                 continue
             pair = tuple(pair) if isinstance(pair, Iterable) else (pair,)
             if len(pair) != 2 or not all(_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
-                raise ValueError(f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {getattr(self, name)!r}"
+                )
             object.__setattr__(self, name, (float(pair[0]), float(pair[1])))
         if self.tau_m_init[0] == 0:
             raise ValueError(f"tau_m_init must be above 0 ms, got {self.tau_m_init}")
@@ -95,7 +99,9 @@ class ELMConfig:
         if not low <= self.tau_m_init[0] <= self.tau_m_init[1] <= high:
             raise ValueError(f"tau_m_bounds must include tau_m_init {self.tau_m_init}, got {self.tau_m_bounds}")
         if low == high and self.learn_tau_m:
-            raise ValueError(f"tau_m_bounds must be a range where tau_m is learned, got {self.bounds}; give bounds or learn_tau_m=False")
+            raise ValueError(
+                f"tau_m_bounds must be a range where tau_m is learned, got {self.bounds}; give bounds or learn_tau_m=False"
+            )
 
     @property
     def branches(self) -> int:
@@ -136,17 +142,20 @@ class ELMConfig:
 
 
 def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
-    """Time constants that suit sequences of `num_steps` steps of `delta_t` ms, as keywords for :class:`elm_neuro.nn.ELM`.
+    """Time constants that suit sequences of `num_steps` steps of `delta_t` ms, as keywords for
+    :class:`elm_neuro.nn.ELM`.
 
-    Memory from the time step to the length of the data, log-spaced, free to move in a wider range (advice of table S1 of
-    arXiv:2306.16922); synapses of 5 ms, longer for coarse steps and for long data (150 ms served 16,384 steps, figure S6).
+    Memory from the time step to the length of the data, log-spaced, free to move in a wider range (advice of table S1
+    of arXiv:2306.16922); synapses of 5 ms, longer for coarse steps and for long data (150 ms served 16,384 steps,
+    figure S6).
 
     Args:
         delta_t: time step in ms.
         num_steps: number of steps of a typical sequence.
 
     >>> suggest(delta_t=10.0, num_steps=100)
-    {'delta_t': 10.0, 'tau_s': 10.0, 'tau_m_init': (10.0, 1000.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (1.0, 2000.0), 'lambda_': 5.0}
+    {'delta_t': 10.0, 'tau_s': 10.0, 'tau_m_init': (10.0, 1000.0), 'tau_m_spacing': 'log', 'tau_m_bounds': (1.0,
+    2000.0), 'lambda_': 5.0}
     """
     _positive("delta_t", delta_t)
     _at_least_one("num_steps", num_steps)

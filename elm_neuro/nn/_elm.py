@@ -35,20 +35,22 @@ class ELM(nn.Module):
         m_t &= \kappa_m \odot m_{t-1} + \lambda (1 - \kappa_m) \odot d_t \\
         y_t &= W_y m_t + b_y
 
-    with :math:`\kappa = \exp(-\Delta t / \tau)`. Source: Spieler et al., ICLR 2024, arXiv:2306.16922, with the scaled tanh of the authors' code.
-    Called like ``nn.LSTM(batch_first=True)``: ``y, state = neuron(x, state=None, lengths=None)``.
+    with :math:`\kappa = \exp(-\Delta t / \tau)`. Source: Spieler et al., ICLR 2024, arXiv:2306.16922, with the scaled
+    tanh of the authors' code. Called like ``nn.LSTM(batch_first=True)``:
+    ``y, state = neuron(x, state=None, lengths=None)``.
 
     Args:
         input_size: number of inputs.
         output_size: number of outputs.
         num_memory: number of memory units.
-        variant: "v1", or "v2" whose gain :math:`1 - \exp(-\lambda \Delta t / \tau_m)` replaces :math:`\lambda (1 - \kappa_m)`.
+        variant: "v1", or "v2" whose gain :math:`1 - \exp(-\lambda \Delta t / \tau_m)` replaces
+            :math:`\lambda (1 - \kappa_m)`.
         delta_t: time step in ms.
         tau_s: time constant of the synapses in ms: one, or one per branch.
         tau_m_init: lowest and highest initial time constant of the memory in ms.
         tau_m_spacing: "log" or "linear", between the two.
-        tau_m_bounds: range in ms that learning cannot leave; by default a tenth of the lowest to ten times the highest initial one. A unit
-            that starts on a bound hardly learns.
+        tau_m_bounds: range in ms that learning cannot leave; by default a tenth of the lowest to ten times the highest
+            initial one. A unit that starts on a bound hardly learns.
         learn_tau_m: train the time constants of the memory.
         lambda_: gain on the memory's change, dimensionless.
         w_s_init: initial weight of the synapses.
@@ -56,26 +58,31 @@ class ELM(nn.Module):
         num_mlp_layers: hidden layers of the MLP; 0 makes the integration linear.
         mlp_hidden_size: their width, ``2 * num_memory`` by default.
         activation: of the hidden layers, "relu" or "silu".
-        branch_activation: of the branch traces before the MLP: None, "relu", "silu" or "tanh" (the paper's ablation, figure S5).
-        num_neuron: a population of this many neurons, each with its own weights; their axis precedes the last one everywhere.
+        branch_activation: of the branch traces before the MLP: None, "relu", "silu" or "tanh" (the paper's ablation,
+            figure S5).
+        num_neuron: a population of this many neurons, each with its own weights; their axis precedes the last one
+            everywhere.
         flatten_output: give a population's output as (..., num_neuron * output_size).
         batch_first: sequences are (batch, time, ...); False for (time, batch, ...). Events are always batch-major.
         generator: source of the random initial weights; torch's global one by default.
         backend: "auto" or a name of :func:`elm_neuro.backends.available`; not saved.
-        recompute_every: keep the activations of this many steps only and recompute the others in the backward pass; not saved.
-        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x needs no gradient; "on",
-            always; "off", never. The numbers are the same but for rounding; not saved.
+        recompute_every: keep the activations of this many steps only and recompute the others in the backward pass; not
+            saved.
+        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x
+            needs no gradient; "on", always; "off", never. The numbers are the same but for rounding; not saved.
 
     Shapes:
-        - x (batch, time, input_size), for a population also (batch, time, num_neuron, input_size), or :class:`SpikeEvents`.
+        - x (batch, time, input_size), for a population also (batch, time, num_neuron, input_size), or
+          :class:`SpikeEvents`.
         - state :class:`ELMState`, None for zeros; splitting a sequence and handing the state on changes nothing.
         - lengths (batch,): number of valid steps; past them y is 0 and the state keeps its value.
         - y (batch, time, [num_neuron,] output_size).
 
     Raises:
         TypeError: wrong dtype of x or state.
-        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere it would wait for the device);
-            ``sparse_input="on"`` and frames that need a gradient, are not on the CPU or differ between the neurons of a population.
+        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere
+            it would wait for the device); ``sparse_input="on"`` and frames that need a gradient, are not on the CPU or
+            differ between the neurons of a population.
 
     >>> from elm_neuro import suggest
     >>> neuron = ELM(700, 20, num_memory=10, **suggest(delta_t=10.0, num_steps=100))
@@ -146,10 +153,16 @@ class ELM(nn.Module):
         """Synaptic weights, rectified, ([num_neuron,] num_branch, num_synapse_per_branch)."""
         return self.cell.w_s
 
-    def forward(self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, ELMState]:
+    def forward(
+        self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ELMState]:
         x, state, lengths = self._checked(x, state, lengths)
         params = self.cell.effective_parameters()
-        options: Any = {"recompute_every": self.recompute_every, "sparse_input": self.sparse_input, "backend": self.backend}
+        options: Any = {
+            "recompute_every": self.recompute_every,
+            "sparse_input": self.sparse_input,
+            "backend": self.backend,
+        }
         y, after = backends.scan(x, params, state, lengths=lengths, **options)
         if y.device.type == "cpu" and not torch.compiler.is_compiling():
             _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
@@ -187,7 +200,8 @@ class ELM(nn.Module):
 
         Args:
             x: as in the call. Records are (batch, time, ...) in either layout.
-            state: before the first step; the branch traces of a state given here are laid on each branch's first synapse.
+            state: before the first step; the branch traces of a state given here are laid on each branch's first
+                synapse.
 
         >>> ELM(3, 1, num_memory=2).traces(torch.ones(1, 4, 3)).synapse.shape
         torch.Size([1, 4, 3, 1])
@@ -230,7 +244,9 @@ class ELM(nn.Module):
     def extra_repr(self) -> str:
         chosen = backends.resolve(self.backend, self.cell._proto_tau_m)
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
-        return f"backend={chosen!r}{recompute}" + (f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else "")
+        return f"backend={chosen!r}{recompute}" + (
+            f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""
+        )
 
 
 class BranchELM(ELM):
@@ -242,8 +258,9 @@ class BranchELM(ELM):
         num_memory: number of memory units.
         num_branch: number of branches (45 in the paper; every input should occur 2 to 5 times over all of them).
         num_synapse_per_branch: synapses on each (100 in the paper; about twice the branches).
-        routing: "neuronio" (default: windows over interleaved excitatory and inhibitory inputs), "window", "random", None (synapse j
-            reads input j), or an index tensor ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
+        routing: "neuronio" (default: windows over interleaved excitatory and inhibitory inputs), "window", "random",
+            None (synapse j reads input j), or an index tensor ([num_neuron,] num_branch, num_synapse_per_branch) with
+            -1 for an empty slot.
         shuffle_routing: permute the inputs before routing (the paper's ablation of their order).
         options: the other keywords of :class:`ELM`.
 
@@ -263,7 +280,11 @@ class BranchELM(ELM):
         routing: str | Tensor | None = "neuronio",
         **options: Any,
     ) -> None:
-        branches: dict[str, Any] = {"num_branch": num_branch, "num_synapse_per_branch": num_synapse_per_branch, "routing": routing}
+        branches: dict[str, Any] = {
+            "num_branch": num_branch,
+            "num_synapse_per_branch": num_synapse_per_branch,
+            "routing": routing,
+        }
         super().__init__(input_size, output_size, num_memory, **branches, **options)
 
 
@@ -287,13 +308,19 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
 def _checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:
     lengths = torch.as_tensor(lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
-        raise ValueError(f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}")
+        raise ValueError(
+            f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        )
     if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
-        raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}")
+        raise ValueError(
+            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}"
+        )
     return lengths.to(device=device, dtype=torch.int64)
 
 
-def _refuse_nan(neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor) -> None:
+def _refuse_nan(
+    neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
+) -> None:
     """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
     if not bool(torch.isnan(total)):
         return

@@ -29,8 +29,9 @@ class SpikeOutput(nn.Module):
     r"""Spikes from the readout y of a neuron.
 
     .. math::
-        v_t &= y_t \quad\text{or}\quad y_t - \theta s_{t-1} \quad\text{or}\quad y_t (1 - s_{t-1}) \qquad\text{(reset none, subtract, zero)} \\
-        s_t &= [v_t > \theta] \quad\text{or}\quad s_t \sim \text{Bernoulli}(\sigma(v_t - \theta))
+        v_t &= y_t \quad\text{or}\quad y_t - \theta s_{t-1} \quad\text{or}\quad y_t (1 - s_{t-1}) \qquad\text{(reset
+        none, subtract, zero)} \\ s_t &= [v_t > \theta] \quad\text{or}\quad s_t \sim \text{Bernoulli}(\sigma(v_t -
+        \theta))
 
     The ELM itself has no reset; here it touches the readout of the next step only, and passes no gradient.
 
@@ -69,7 +70,10 @@ class SpikeOutput(nn.Module):
         self.reset, self.stochastic, self.generator = reset, stochastic, generator
         self.threshold: Tensor
         self.graded_factor: Tensor | None
-        for name, value, learn in (("threshold", threshold, learn_threshold), ("graded_factor", graded_factor, learn_graded_factor)):
+        for name, value, learn in (
+            ("threshold", threshold, learn_threshold),
+            ("graded_factor", graded_factor, learn_graded_factor),
+        ):
             tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()
             if name == "graded_factor" and not learn and bool((tensor == 1.0).all()):
                 self.register_buffer(name, None)
@@ -167,7 +171,11 @@ class SpikingELM(nn.Module):
         config = self.core.config
         if config.num_neuron is None:
             return (config.output_size,)
-        return (config.num_neuron * config.output_size,) if config.flatten_output else (config.num_neuron, config.output_size)
+        return (
+            (config.num_neuron * config.output_size,)
+            if config.flatten_output
+            else (config.num_neuron, config.output_size)
+        )
 
     def check_state(self, state: SpikingELMState, batch: int) -> SpikingELMState:
         """`state` where it fits this neuron and a batch of `batch`.
@@ -177,7 +185,9 @@ class SpikingELM(nn.Module):
             ValueError: a tensor has the wrong shape or device.
         """
         own = (batch, *self.output_shape)
-        return checked_state(SpikingELMState, state, (*self.core.cell.state_shapes(batch), own, own), self.core.cell._proto_tau_m)
+        return checked_state(
+            SpikingELMState, state, (*self.core.cell.state_shapes(batch), own, own), self.core.cell._proto_tau_m
+        )
 
     def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
         """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
@@ -188,7 +198,9 @@ class SpikingELM(nn.Module):
         s = self.output.fire(v)
         return self.output.grade(s), SpikingELMState(inner.b, inner.m, v, s)
 
-    def forward(self, x: Tensor | SpikeEvents, state: SpikingELMState | None = None, lengths: Tensor | None = None) -> tuple[Tensor, SpikingELMState]:
+    def forward(
+        self, x: Tensor | SpikeEvents, state: SpikingELMState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, SpikingELMState]:
         state = None if state is None else self.check_state(state, x.shape[0])
         y, inner = self.core(x, None if state is None else ELMState(state.b, state.m), lengths)
         spikes, v, s = self.output(y.to(inner.m.dtype), None if state is None else state.s)
@@ -202,5 +214,7 @@ class SpikingELM(nn.Module):
         started = (lengths > 0).view(-1, *[1] * (y.ndim - 2))
         rows = torch.arange(y.shape[0], device=y.device)
         v_end, s_end = (part[rows, (lengths - 1).clamp(min=0)] for part in (v, s))
-        end = SpikingELMState(inner.b, inner.m, torch.where(started, v_end, state.v), torch.where(started, s_end, state.s))
+        end = SpikingELMState(
+            inner.b, inner.m, torch.where(started, v_end, state.v), torch.where(started, s_end, state.s)
+        )
         return torch.where(valid.view(*valid.shape, *[1] * (y.ndim - 2)), spikes, 0.0), end

@@ -6,22 +6,28 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
-from elm_neuro.training._adding import SHDAddingDataModule
-from elm_neuro.training._baselines import LSTMClassifier, RecurrentLIFClassifier
-from elm_neuro.training._data import Binning, SHDDataModule, SpokenDigitsDataModule
-from elm_neuro.training._evaluation import Interval, TestReport, seed_interval
-from elm_neuro.training._models import LeakyReadout, LIFNetwork, SequenceClassifier, SpikingNetwork, num_parameters
-from elm_neuro.training._module import SpikeClassification, drop_input
-from elm_neuro.training._neuronio import NeuronIOLoss, NeuronIORegression, neuronio_loss
-from elm_neuro.training._neuronio_data import NeuronIODataModule
-from elm_neuro.training._neuronio_evaluation import Windows
-from elm_neuro.training._neuronio_evaluation import evaluate as evaluate_neuronio
-from elm_neuro.training._neuronio_evaluation import predict as predict_neuronio
-from elm_neuro.training._neuronio_figures import neuronio_ablation, neuronio_workings, receptive_fields, roc_curves
-from elm_neuro.training._neuronio_metrics import Prediction
-from elm_neuro.training._neuronio_models import LIFRegression, LSTMRegression, flops_per_step, linear_elm
-from elm_neuro.training._neuronio_report import SaveNeuron
-from elm_neuro.training._predictions import PredictionWriter
+from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
+from elm_neuro.training.networks._classifiers import (
+    LeakyReadout,
+    LIFNetwork,
+    SequenceClassifier,
+    SpikingNetwork,
+    num_parameters,
+)
+from elm_neuro.training.neuronio._data import NeuronIODataModule
+from elm_neuro.training.neuronio._evaluation import Windows
+from elm_neuro.training.neuronio._evaluation import evaluate as evaluate_neuronio
+from elm_neuro.training.neuronio._evaluation import predict as predict_neuronio
+from elm_neuro.training.neuronio._figures import neuronio_ablation, neuronio_workings, receptive_fields, roc_curves
+from elm_neuro.training.neuronio._metrics import Prediction
+from elm_neuro.training.neuronio._module import NeuronIOLoss, NeuronIORegression, neuronio_loss
+from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
+from elm_neuro.training.neuronio._tables import SaveNeuron
+from elm_neuro.training.shd._adding import SHDAddingDataModule
+from elm_neuro.training.shd._data import Binning, SHDDataModule, SpokenDigitsDataModule
+from elm_neuro.training.shd._module import SpikeClassification, drop_input
+from elm_neuro.training.shd._predictions import PredictionWriter
+from elm_neuro.training.shd._report import Interval, TestReport, seed_interval
 
 __all__ = [
     "Binning",

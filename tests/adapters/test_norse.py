@@ -45,7 +45,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "ALIF": lambda **more: faces.ALIF(INPUTS, 4, latency=0.002, recurrent=True, **more),
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
-LAYERS = pytest.mark.parametrize("make", [MAKERS[name] for name in ("ELM", "BranchELM", "ALIF")], ids=["ELM", "BranchELM", "ALIF"])
+LAYERS = pytest.mark.parametrize(
+    "make", [MAKERS[name] for name in ("ELM", "BranchELM", "ALIF")], ids=["ELM", "BranchELM", "ALIF"]
+)
 
 
 def spikes(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, rate: float = 0.5) -> torch.Tensor:
@@ -112,7 +114,9 @@ def test_batch_dimensions_are_samples_side_by_side(make: Callable[..., Any], bat
     for index in np.ndindex(*batch):
         alone, carried = face(x[(slice(None),) * axes + index])
         alone_2, last = face(more[(slice(None),) * axes + index], carried)
-        assert torch.equal(out[(slice(None),) * axes + index], alone) and torch.equal(out_2[(slice(None),) * axes + index], alone_2)
+        assert torch.equal(out[(slice(None),) * axes + index], alone) and torch.equal(
+            out_2[(slice(None),) * axes + index], alone_2
+        )
         for whole, one in zip(end, last, strict=True):
             assert_close(whole[index], one)
     assert out.shape == (*x.shape[:-1], 4) and (is_cell(face) or out.is_contiguous())
@@ -159,11 +163,25 @@ def test_recorded_states_are_those_of_every_step(make: Callable[..., Any]) -> No
 
 def test_a_face_is_the_plain_neuron_spike_for_spike_and_gradient_for_gradient() -> None:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"num_memory": 5, "num_neuron": 4, "num_branch": 3, "num_synapse_per_branch": 4, "routing": "random"}
-    output: dict[str, Any] = {"threshold": 0.05, "learn_threshold": True, "reset": "subtract", "graded_factor": 1.5, "learn_graded_factor": True}
+    options: dict[str, Any] = {
+        "num_memory": 5,
+        "num_neuron": 4,
+        "num_branch": 3,
+        "num_synapse_per_branch": 4,
+        "routing": "random",
+    }
+    output: dict[str, Any] = {
+        "threshold": 0.05,
+        "learn_threshold": True,
+        "reset": "subtract",
+        "graded_factor": 1.5,
+        "learn_graded_factor": True,
+    }
     times = {"tau_s": 7.0, "tau_m_init": (2.0, 70.0), "tau_m_bounds": (1.0, 300.0)}
     seconds = {"tau_s": 0.007, "tau_m_init": (0.002, 0.07), "tau_m_bounds": (0.001, 0.3)}
-    plain = nn.SpikingELM(nn.BranchELM(INPUTS, 2, delta_t=2.0, flatten_output=True, **options, **times), **output).double()
+    plain = nn.SpikingELM(
+        nn.BranchELM(INPUTS, 2, delta_t=2.0, flatten_output=True, **options, **times), **output
+    ).double()
     face = faces.BranchELM(INPUTS, 2, dt=0.002, **options, **seconds, **output).double()
     assert face.core.core.config == plain.core.config
     face.core.load_state_dict(plain.state_dict())
@@ -209,7 +227,11 @@ def test_the_membrane_of_a_lif_decays_as_its_closed_form() -> None:
     assert float(state.v.detach()) == pytest.approx(0.5 * np.exp(-10 * 2.0 / 50.0), rel=1e-6)
 
 
-@given(cut=st.lists(st.integers(0, 30), max_size=3), name=st.sampled_from(["ELM", "BranchELM", "ALIF"]), reset=st.sampled_from(["none", "zero"]))
+@given(
+    cut=st.lists(st.integers(0, 30), max_size=3),
+    name=st.sampled_from(["ELM", "BranchELM", "ALIF"]),
+    reset=st.sampled_from(["none", "zero"]),
+)
 @settings(max_examples=25, deadline=None)
 def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(cut: list[int], name: str, reset: str) -> None:
     torch.manual_seed(1)
@@ -262,10 +284,15 @@ def test_times_are_seconds_here_and_milliseconds_in_the_neuron() -> None:
 
 
 def test_times_that_look_like_milliseconds_are_remarked_on() -> None:
-    with pytest.warns(UserWarning, match=r"tau_s=5.0 is 5000 steps or more: times of a norse face are seconds, not ms") as record:
+    with pytest.warns(
+        UserWarning, match=r"tau_s=5.0 is 5000 steps or more: times of a norse face are seconds, not ms"
+    ) as record:
         faces.ELM(3, 1, tau_s=5.0)
     assert Path(record[0].filename) == Path(__file__)
-    with pytest.warns(UserWarning, match="tau_v=10.0"), pytest.raises(ValueError, match="tau_v must give a decay per step"):
+    with (
+        pytest.warns(UserWarning, match="tau_v=10.0"),
+        pytest.raises(ValueError, match="tau_v must give a decay per step"),
+    ):
         faces.ALIFCell(3, 1, tau_v=10.0)
 
 
@@ -277,7 +304,9 @@ def test_dt_must_be_a_time(dt: Any) -> None:
 
 @pytest.mark.parametrize("name", ["ELMCell", "ELM", "BranchELM", "ALIFCell", "ALIF"])
 def test_delta_t_is_refused_and_told_its_name_here(name: str) -> None:
-    with pytest.raises(TypeError, match=r"delta_t must be given as dt, in seconds like all times of a norse face, got delta_t=1.0"):
+    with pytest.raises(
+        TypeError, match=r"delta_t must be given as dt, in seconds like all times of a norse face, got delta_t=1.0"
+    ):
         MAKERS[name](delta_t=1.0)
 
 
@@ -353,7 +382,11 @@ def test_norse_regularizers_read_spikes_and_voltages() -> None:
 
 def test_norse_encoders_feed_a_face() -> None:
     torch.manual_seed(0)
-    for encoder in (norse.PoissonEncoder(10, f_max=500), norse.SpikeLatencyLIFEncoder(10), norse.ConstantCurrentLIFEncoder(10)):
+    for encoder in (
+        norse.PoissonEncoder(10, f_max=500),
+        norse.SpikeLatencyLIFEncoder(10),
+        norse.ConstantCurrentLIFEncoder(10),
+    ):
         out, state = MAKERS["ELM"]()(encoder(torch.rand(2, INPUTS)))
         assert out.shape == (10, 2, 4) and state.v.shape == (2, 4)
 
@@ -372,7 +405,9 @@ def test_norse_surrogates_fit(dtype: torch.dtype) -> None:
 
 def test_forward_hooks_of_norse_see_input_and_state() -> None:
     net, seen = network(), []
-    net.register_forward_state_hooks(lambda module, args, output: seen.append((type(module).__name__, type(output[1]).__name__)))
+    net.register_forward_state_hooks(
+        lambda module, args, output: seen.append((type(module).__name__, type(output[1]).__name__))
+    )
     net(spikes(3, 2, INPUTS))
     assert ("ELM", "SpikingELMState") in seen and ("ALIF", "ALIFState") in seen and len(seen) == 5
 
@@ -427,7 +462,9 @@ def test_detached_states_truncate_backpropagation(make: Callable[..., Any]) -> N
 
 
 def test_detach_reaches_into_what_norse_networks_carry() -> None:
-    carried = norse.SequentialState(torch.nn.Linear(INPUTS, 4), norse.LIFRecurrentCell(4, 4), faces.ELMCell(4, 4, num_memory=2))
+    carried = norse.SequentialState(
+        torch.nn.Linear(INPUTS, 4), norse.LIFRecurrentCell(4, 4), faces.ELMCell(4, 4, num_memory=2)
+    )
     loop = norse.RecurrentSequential(carried, torch.nn.Linear(4, INPUTS))
     _, state = loop(spikes(2, INPUTS))
     free = faces.detach(state)
@@ -459,7 +496,11 @@ def test_nothing_keeps_a_face_alive(make: Callable[..., Any]) -> None:
 @EVERY
 def test_autocast_keeps_states_in_float32(make: Callable[..., Any]) -> None:
     face = make()
-    net = norse.SequentialState(norse.Lift(torch.nn.Linear(INPUTS, INPUTS)), face) if not is_cell(face) else norse.SequentialState(face)
+    net = (
+        norse.SequentialState(norse.Lift(torch.nn.Linear(INPUTS, INPUTS)), face)
+        if not is_cell(face)
+        else norse.SequentialState(face)
+    )
     x = inputs(face, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, state = net(x)
@@ -470,7 +511,9 @@ def test_autocast_keeps_states_in_float32(make: Callable[..., Any]) -> None:
 
 
 # The compiler warns in torch's name about its own graph breaks and deprecations.
-COMPILER_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning")
+COMPILER_WARNINGS = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+)
 
 
 @COMPILER_WARNINGS
@@ -521,7 +564,9 @@ def test_states_that_do_not_fit_are_refused_and_never_replaced(make: Callable[..
             face(x, state._replace(**{field: part[:1]}))
         with pytest.raises(ValueError, match=rf"state\.{field} must have shape"):
             face(x, state._replace(**{field: torch.zeros(())}))
-        with pytest.raises(TypeError, match=rf"state\.{field} must have dtype torch.float32 like the parameters, got torch.float64"):
+        with pytest.raises(
+            TypeError, match=rf"state\.{field} must have dtype torch.float32 like the parameters, got torch.float64"
+        ):
             face(x, state._replace(**{field: part.double()}))
         with pytest.raises(ValueError, match=rf"state\.{field} must be on cpu like the parameters, got meta"):
             face(x, state._replace(**{field: part.to("meta")}))
@@ -562,7 +607,9 @@ def test_inputs_that_do_not_fit_are_refused(make: Callable[..., Any]) -> None:
 def test_batch_first_data_is_named_where_the_state_betrays_it(make: Callable[..., Any]) -> None:
     layer = make()
     _, state = layer(spikes(5, 2, INPUTS))
-    with pytest.raises(ValueError, match=r"the state's batch is the first axis of x: x must be time first, \[T, \*batch, features\]"):
+    with pytest.raises(
+        ValueError, match=r"the state's batch is the first axis of x: x must be time first, \[T, \*batch, features\]"
+    ):
         layer(spikes(2, 5, INPUTS), state)
     with pytest.raises(ValueError, match=r"got \(2,") as error:
         layer(spikes(5, 3, INPUTS), state)
@@ -572,17 +619,23 @@ def test_batch_first_data_is_named_where_the_state_betrays_it(make: Callable[...
 @pytest.mark.parametrize("name", ["ELMCell", "ELM", "BranchELM", "ALIFCell", "ALIF"])
 def test_a_surrogate_that_changes_the_dtype_is_refused(name: str) -> None:
     face = MAKERS[name](surrogate=lambda distance: FastSigmoid()(distance).float()).double()
-    with pytest.raises(TypeError, match=r"surrogate must keep the dtype torch.float64 of the \w+, got spikes of torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"surrogate must keep the dtype torch.float64 of the \w+, got spikes of torch.float32"
+    ):
         face(inputs(face, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["ELMCell", "ELM", "BranchELM"])
 def test_what_the_face_decides_is_no_keyword(name: str) -> None:
-    with pytest.raises(TypeError, match="batch_first must not be given: a norse face is time first, got batch_first=False"):
+    with pytest.raises(
+        TypeError, match="batch_first must not be given: a norse face is time first, got batch_first=False"
+    ):
         MAKERS[name](batch_first=False)
     with pytest.raises(TypeError, match="flatten_output must not be given: a norse face flattens populations"):
         MAKERS[name](flatten_output=True)
-    with pytest.raises(TypeError, match=r"spiking=False gives the readout and takes no keywords of spikes, got \['threshold'\]"):
+    with pytest.raises(
+        TypeError, match=r"spiking=False gives the readout and takes no keywords of spikes, got \['threshold'\]"
+    ):
         MAKERS[name](spiking=False)
     with pytest.raises(TypeError, match="hidden_size"):
         MAKERS[name](hidden_size=3)
@@ -606,12 +659,18 @@ def import_with(norse_source: str | None, folder: Path) -> str:
 
 
 def test_a_missing_norse_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
-    assert import_with(None, tmp_path) == 'ImportError: elm_neuro.adapters.norse needs norse: pip install "elm-neuro[norse]"'
+    assert (
+        import_with(None, tmp_path)
+        == 'ImportError: elm_neuro.adapters.norse needs norse: pip install "elm-neuro[norse]"'
+    )
 
 
 def test_an_old_norse_is_named_with_both_versions(tmp_path: Path) -> None:
     line = import_with("__version__ = '0.0.6'", tmp_path)
-    assert line == f'ImportError: elm_neuro.adapters.norse needs norse {faces.OLDEST} or newer, found 0.0.6: pip install "elm-neuro[norse]"'
+    assert (
+        line
+        == f'ImportError: elm_neuro.adapters.norse needs norse {faces.OLDEST} or newer, found 0.0.6: pip install "elm-neuro[norse]"'
+    )
 
 
 def test_newer_versions_are_taken_as_numbers(tmp_path: Path) -> None:
@@ -619,6 +678,8 @@ def test_newer_versions_are_taken_as_numbers(tmp_path: Path) -> None:
 
 
 def test_pyproject_asks_for_no_older_norse_than_the_adapter(repository: Path) -> None:
-    (line,) = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]["norse"]
+    (line,) = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]["norse"]
     asked = [int(number) for number in line.partition(">=")[2].split(".")]
     assert asked >= [int(number) for number in faces.OLDEST.split(".")]

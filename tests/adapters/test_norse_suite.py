@@ -1,8 +1,8 @@
 """norse's own tests, run on our neurons: the host says itself whether they fit.
 
-norse ships its tests. They run from where norse is installed, in a process of their own in which this file is a pytest plugin: before
-collection it puts thin subclasses of our faces in the place of norse's LIF and LSNN classes, and afterwards it tells for every test how
-often one of ours ran in it.
+norse ships its tests. They run from where norse is installed, in a process of their own in which this file is a pytest
+plugin: before collection it puts thin subclasses of our faces in the place of norse's LIF and LSNN classes, and
+afterwards it tells for every test how often one of ours ran in it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,17 @@ def replacements() -> dict[str, Any]:
 
     def sizes(input_size: int, hidden_size: int) -> dict[str, Any]:
         """One neuron with as many outputs, branches and memory units as the LIF layer has neurons: norse's tests look at the state's shape."""
-        synapses = {"num_synapse_per_branch": input_size, "routing": "random", "activation": "silu"}  # of one or two units, none may be dead
-        return {"input_size": input_size, "output_size": hidden_size, "num_memory": hidden_size, "num_branch": hidden_size} | synapses
+        synapses = {
+            "num_synapse_per_branch": input_size,
+            "routing": "random",
+            "activation": "silu",
+        }  # of one or two units, none may be dead
+        return {
+            "input_size": input_size,
+            "output_size": hidden_size,
+            "num_memory": hidden_size,
+            "num_branch": hidden_size,
+        } | synapses
 
     class Counted(torch.nn.Module):
         def drop_biases(self) -> None:
@@ -129,7 +138,9 @@ class Plugin:
             self.outcomes[current] = report.outcome
 
     def pytest_sessionfinish(self) -> None:
-        Path(os.environ[REPORT]).write_text(json.dumps({name: [outcome, calls[name]] for name, outcome in self.outcomes.items()}), encoding="utf-8")
+        Path(os.environ[REPORT]).write_text(
+            json.dumps({name: [outcome, calls[name]] for name, outcome in self.outcomes.items()}), encoding="utf-8"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -163,13 +174,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int
         "-q",
         "--tb=short",
     ]
-    paths = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join(
+        [str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     variables = os.environ | {REPORT: str(here / "report.json"), "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "pytest", *options, *[str(folder / name) for name in FILES]]
     done = subprocess.run(command, env=variables, cwd=here, capture_output=True, text=True, check=False, timeout=280)
     if not (here / "report.json").is_file():
         pytest.fail(f"norse's tests did not run:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    found: dict[str, tuple[str, int]] = {name: tuple(entry) for name, entry in json.loads((here / "report.json").read_text("utf-8")).items()}
+    found: dict[str, tuple[str, int]] = {
+        name: tuple(entry) for name, entry in json.loads((here / "report.json").read_text("utf-8")).items()
+    }
     print(done.stdout[-5000:])  # shown where a test below fails
     return found
 

@@ -1,5 +1,5 @@
-"""The faces against snnTorch's contract of a neuron (its own Alpha and Synaptic run as the control), its Lapicque as the oracle of firing and
-reset, and nn.SpikingELM and nn.ALIF on the same weights.
+"""The faces against snnTorch's contract of a neuron (its own Alpha and Synaptic run as the control), its Lapicque as
+the oracle of firing and reset, and nn.SpikingELM and nn.ALIF on the same weights.
 
 Long: one file a host, as the source.
 """
@@ -51,7 +51,12 @@ def make_alif(**options: Any) -> Any:
     return faces.ALIF(SIZE, SIZE, latency=2.0, recurrent=True, **options)
 
 
-OURS: dict[str, Callable[..., Any]] = {"ELM": make_elm, "BranchELM": make_branch_elm, "population": make_population, "ALIF": make_alif}
+OURS: dict[str, Callable[..., Any]] = {
+    "ELM": make_elm,
+    "BranchELM": make_branch_elm,
+    "population": make_population,
+    "ALIF": make_alif,
+}
 THEIRS: dict[str, Callable[..., Any]] = {
     "snntorch.Alpha": lambda **options: snn.Alpha(0.9, 0.8, **options),
     "snntorch.Synaptic": lambda **options: snn.Synaptic(0.9, 0.8, **options),
@@ -108,7 +113,9 @@ def run_hidden(neuron: Any, x: Tensor) -> Tensor:
 
 
 @params(OURS | THEIRS)
-def test_states_are_as_many_as_the_call_takes_and_gives_and_empty_before_use(make: Callable[..., Any], ran: list[str]) -> None:
+def test_states_are_as_many_as_the_call_takes_and_gives_and_empty_before_use(
+    make: Callable[..., Any], ran: list[str]
+) -> None:
     neuron = make()
     states = neuron.reset_mem()
     assert all(state.numel() == 0 for state in states)
@@ -134,7 +141,10 @@ def test_hidden_states_give_the_spikes_of_explicit_ones(make: Callable[..., Any]
 @params(OURS | THEIRS)
 def test_states_with_init_hidden_are_a_type_error(make: Callable[..., Any]) -> None:
     neuron = make(init_hidden=True)
-    with pytest.raises(TypeError, match=re.escape("syn, memory, mem must be left out with init_hidden=True") if make in ELMS.values() else None):
+    with pytest.raises(
+        TypeError,
+        match=re.escape("syn, memory, mem must be left out with init_hidden=True") if make in ELMS.values() else None,
+    ):
         neuron(spikes_in(BATCH, SIZE), *[torch.zeros(BATCH, SIZE)] * len(neuron.reset_mem()))
 
 
@@ -167,8 +177,18 @@ def test_classmethods_reset_and_detach_every_neuron_of_the_class(make: Callable[
 
 @params(OURS | THEIRS)
 def test_it_stands_in_a_sequential_between_neighbours(make: Callable[..., Any], ran: list[str]) -> None:
-    net = nn.Sequential(nn.Linear(3, SIZE), make(init_hidden=True), nn.Linear(SIZE, 5), snn.Leaky(0.9, init_hidden=True), nn.Linear(5, 5))
-    net = net.append(snn.Synaptic(0.9, 0.8, init_hidden=True)).append(nn.Linear(5, SIZE)).append(make(init_hidden=True, output=True))
+    net = nn.Sequential(
+        nn.Linear(3, SIZE),
+        make(init_hidden=True),
+        nn.Linear(SIZE, 5),
+        snn.Leaky(0.9, init_hidden=True),
+        nn.Linear(5, 5),
+    )
+    net = (
+        net.append(snn.Synaptic(0.9, 0.8, init_hidden=True))
+        .append(nn.Linear(5, SIZE))
+        .append(make(init_hidden=True, output=True))
+    )
     with torch.no_grad():
         net[0].bias.fill_(1.0)
     out = [net(x_t) for x_t in torch.rand(STEPS, BATCH, 3)]
@@ -217,7 +237,10 @@ def bare_readout(neuron: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("threshold", [0.1, 0.0, -0.05])
 def test_reset_is_that_of_lapicque_without_memory(make: Callable[..., Any], reset: str, threshold: float) -> None:
     x = frames()
-    neuron, oracle = make(reset_mechanism=reset, threshold=threshold), memoryless(reset_mechanism=reset, threshold=threshold)
+    neuron, oracle = (
+        make(reset_mechanism=reset, threshold=threshold),
+        memoryless(reset_mechanism=reset, threshold=threshold),
+    )
     spk, _, _, mem = run_explicit(neuron, x)
     expected_spk, expected_mem, state = [], [], torch.zeros(BATCH, SIZE)
     for y_t in bare_readout(neuron, x):
@@ -242,7 +265,9 @@ def test_inhibition_leaves_the_largest_membrane_as_in_lapicque(make: Callable[..
 
 @params(ELMS)
 def test_quantised_states_lie_on_the_levels_and_drive_the_next_step(make: Callable[..., Any]) -> None:
-    quantise = pytest.importorskip("snntorch.functional.quant").state_quant(num_bits=5, threshold=1.0, upper_limit=2.0, lower_limit=2.0)
+    quantise = pytest.importorskip("snntorch.functional.quant").state_quant(
+        num_bits=5, threshold=1.0, upper_limit=2.0, lower_limit=2.0
+    )
     neuron, x = make(state_quant=quantise), frames()
     spk, syn, memory, mem = run_explicit(neuron, x)
     state = neuron.core.cell.initial_state(BATCH)
@@ -287,14 +312,24 @@ def test_integer_thresholds_become_numbers_that_can_be_learned_and_tensors_are_n
 
 @params(ELMS)
 @pytest.mark.parametrize("reset", ["none", "subtract", "zero"])
-def test_steps_and_sequences_are_those_of_spiking_elm_with_its_gradients(make: Callable[..., Any], reset: str, ran: list[str]) -> None:
+def test_steps_and_sequences_are_those_of_spiking_elm_with_its_gradients(
+    make: Callable[..., Any], reset: str, ran: list[str]
+) -> None:
     step = make(reset_mechanism=reset).double()
     config = step.core.config
-    options = {"num_memory": 5, "threshold": 0.1, "num_neuron": config.num_neuron, "reset_mechanism": reset, "output": True}
+    options = {
+        "num_memory": 5,
+        "threshold": 0.1,
+        "num_neuron": config.num_neuron,
+        "reset_mechanism": reset,
+        "output": True,
+    }
     branches = {} if config.num_branch is None else BRANCHES
     sequence = faces.ELMSequence(SIZE, config.output_size, **options, **branches).double()
     sequence.load_state_dict(step.state_dict(), strict=True)
-    twin = SpikingELM(neurons.ELM.from_config(config, routing=step.core.cell.input_to_synapse_indices), threshold=0.1, reset=reset).double()
+    twin = SpikingELM(
+        neurons.ELM.from_config(config, routing=step.core.cell.input_to_synapse_indices), threshold=0.1, reset=reset
+    ).double()
     twin.core.load_state_dict(step.core.state_dict())
     x = frames(torch.float64)
     weight = torch.randn(STEPS, BATCH, SIZE, dtype=torch.float64)
@@ -307,7 +342,9 @@ def test_steps_and_sequences_are_those_of_spiking_elm_with_its_gradients(make: C
     assert_close(readout[-1], end.v)
     for spk in (stepped, whole, expected.transpose(0, 1)):
         (spk * weight).sum().backward()
-    for (name, ours), also, theirs in zip(step.core.named_parameters(), sequence.core.parameters(), twin.core.parameters(), strict=True):
+    for (name, ours), also, theirs in zip(
+        step.core.named_parameters(), sequence.core.parameters(), twin.core.parameters(), strict=True
+    ):
         assert theirs.grad is not None and ours.grad is not None and also.grad is not None, name
         assert_close(ours.grad, theirs.grad)
         assert_close(also.grad, theirs.grad)
@@ -358,14 +395,17 @@ def test_snntorchs_surrogates_work_in_float32(make: Callable[..., Any], name: st
 def test_a_surrogate_that_gives_float32_is_named_in_float64(make: Callable[..., Any]) -> None:
     neuron = make(spike_grad=snn.surrogate.atan()).double()
     with pytest.raises(
-        TypeError, match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), got (spikes of )?torch.float32"
+        TypeError,
+        match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), got (spikes of )?torch.float32",
     ):
         neuron(spikes_in(BATCH, SIZE, dtype=torch.float64))
 
 
 def test_a_quantiser_that_gives_float32_is_named_in_float64() -> None:
     neuron = make_elm(state_quant=lambda state: state.float().round()).double()
-    with pytest.raises(TypeError, match=r"state_quant must keep the dtype torch.float64 of the neuron, got torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"state_quant must keep the dtype torch.float64 of the neuron, got torch.float32"
+    ):
         neuron(spikes_in(BATCH, SIZE, dtype=torch.float64))
 
 
@@ -377,7 +417,9 @@ def test_a_population_of_one_output_each_is_a_layer_of_spike_trains() -> None:
     spk, syn, memory, mem = layer(spikes_in(BATCH, SIZE))
     assert spk.shape == mem.shape == (BATCH, 32) and syn.shape == (BATCH, 32, SIZE) and memory.shape == (BATCH, 32, 4)
     assert layer(spikes_in(BATCH, 32, SIZE))[0].shape == (BATCH, 32)
-    apart = faces.ELM(SIZE, 2, num_memory=4, num_neuron=3, flatten_output=False, threshold=torch.rand(3, 2), reset_mechanism="zero")
+    apart = faces.ELM(
+        SIZE, 2, num_memory=4, num_neuron=3, flatten_output=False, threshold=torch.rand(3, 2), reset_mechanism="zero"
+    )
     assert apart(spikes_in(BATCH, SIZE))[0].shape == (BATCH, 3, 2)
     several = faces.ELMSequence(SIZE, 2, num_memory=4, num_neuron=3, threshold=torch.rand(6))
     assert several(spikes_in(STEPS, BATCH, 3, SIZE)).shape == (STEPS, BATCH, 6)
@@ -417,7 +459,9 @@ def test_a_sequence_feeds_a_state_leaky() -> None:
     if stateleaky is None:
         assert snn.__version__ < "1"
         return
-    net = nn.Sequential(faces.ELMSequence(SIZE, 8, num_memory=5, threshold=0.1), nn.Linear(8, 3), stateleaky(beta=0.9, channels=3))
+    net = nn.Sequential(
+        faces.ELMSequence(SIZE, 8, num_memory=5, threshold=0.1), nn.Linear(8, 3), stateleaky(beta=0.9, channels=3)
+    )
     spk, mem = net(frames())
     assert spk.shape == mem.shape == (STEPS, BATCH, 3)
 
@@ -427,7 +471,10 @@ def test_a_sequence_feeds_a_state_leaky() -> None:
     [
         ((STEPS, SIZE, BATCH), r"x must have shape \(time, batch, 6\), got \(25, 6, 4\)"),
         ((STEPS, SIZE), r"x must have shape \(time, batch, 6\), got \(25, 6\)"),
-        ((BATCH, STEPS, SIZE), r"x must be time-first, \(time, batch, 6\), got \(4, 25, 6\) for a batch of 4: batch-first\?"),
+        (
+            (BATCH, STEPS, SIZE),
+            r"x must be time-first, \(time, batch, 6\), got \(4, 25, 6\) for a batch of 4: batch-first\?",
+        ),
     ],
 )
 def test_sequences_in_another_order_are_refused_where_the_shape_shows_it(shape: tuple[int, ...], message: str) -> None:
@@ -453,7 +500,9 @@ def test_another_batch_needs_a_reset_and_then_works(make: Callable[..., Any]) ->
 
 
 @params(OURS)
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"]
+)
 def test_copies_go_on_from_the_same_states_on_their_own(make: Callable[..., Any], how: Callable[[Any], Any]) -> None:
     net, x = nn.Sequential(make(init_hidden=True)), frames()
     run_hidden(net, x)
@@ -481,14 +530,18 @@ def test_nothing_keeps_a_neuron_alive_that_its_owner_dropped(make: Callable[...,
     gc.collect()
     assert sum(ref() is not None for ref in watched) == 0
     assert len(faces.Neuron._alive) == alive
-    assert len(snn.SpikingNeuron.instances) == len(listed) and all(a is b for a, b in zip(snn.SpikingNeuron.instances, listed, strict=True))
+    assert len(snn.SpikingNeuron.instances) == len(listed) and all(
+        a is b for a, b in zip(snn.SpikingNeuron.instances, listed, strict=True)
+    )
 
 
 def test_a_neuron_that_could_not_be_made_leaves_no_trace() -> None:
     listed = len(snn.SpikingNeuron.instances)
     with pytest.raises(ValueError, match="reset_mechanism must be one of"):
         make_elm(reset_mechanism="never")
-    with pytest.raises(UserWarning, match="Inhibition"):  # warnings are errors here, and this one is raised inside snnTorch's constructor
+    with pytest.raises(
+        UserWarning, match="Inhibition"
+    ):  # warnings are errors here, and this one is raised inside snnTorch's constructor
         make_elm(inhibition=True)
     assert len(snn.SpikingNeuron.instances) == listed
 
@@ -515,7 +568,9 @@ def test_states_follow_dtype_and_device(make: Callable[..., Any]) -> None:
     assert neuron.mem.device.type == "meta"
     assert neuron(torch.zeros(BATCH, SIZE, dtype=torch.float64, device="meta")).device.type == "meta"
     fresh = make().to("meta")
-    assert all(part.device.type == "meta" for part in fresh(torch.zeros(BATCH, SIZE, device="meta"), *fresh.reset_mem()))
+    assert all(
+        part.device.type == "meta" for part in fresh(torch.zeros(BATCH, SIZE, device="meta"), *fresh.reset_mem())
+    )
     low = make().to(torch.bfloat16)
     assert all(part.dtype == torch.bfloat16 for part in low(spikes_in(BATCH, SIZE, dtype=torch.bfloat16)))
 
@@ -533,7 +588,9 @@ def test_autocast_keeps_states_in_float32(make: Callable[..., Any]) -> None:
 @params(OURS)
 @pytest.mark.parametrize("hidden", [False, True], ids=["explicit", "hidden"])
 # dynamo of torch 2.13 warns of what it does itself: tracing an autograd.Function, looking at the states' grad
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning"
+)
 def test_the_step_compiles_without_a_graph_break(make: Callable[..., Any], hidden: bool) -> None:
     torch._dynamo.reset()
     neuron, x = make(init_hidden=hidden, output=hidden), frames()[:4]
@@ -555,7 +612,9 @@ def test_the_step_compiles_without_a_graph_break(make: Callable[..., Any], hidde
 
 def test_reset_reaches_nested_neurons_of_this_network_only() -> None:
     def make() -> nn.Sequential:
-        inner = nn.Sequential(make_elm(init_hidden=True), nn.Sequential(snn.Leaky(0.9, init_hidden=True), make_alif(init_hidden=True)))
+        inner = nn.Sequential(
+            make_elm(init_hidden=True), nn.Sequential(snn.Leaky(0.9, init_hidden=True), make_alif(init_hidden=True))
+        )
         return nn.Sequential(nn.Linear(SIZE, SIZE), inner, nn.Linear(SIZE, SIZE), snn.Alpha(0.9, 0.8, init_hidden=True))
 
     net, other, x = make(), make(), frames()
@@ -576,7 +635,9 @@ def test_reset_wants_a_module() -> None:
 
 
 def test_utils_reset_forgets_our_states_when_patched_and_only_then() -> None:
-    net = nn.Sequential(nn.Sequential(make_elm(init_hidden=True)), make_alif(init_hidden=True), snn.Leaky(0.9, init_hidden=True))
+    net = nn.Sequential(
+        nn.Sequential(make_elm(init_hidden=True)), make_alif(init_hidden=True), snn.Leaky(0.9, init_hidden=True)
+    )
     other = nn.Sequential(make_elm(init_hidden=True))
     x, original = frames(), utils.reset
     run_hidden(net, x), run_hidden(other, x)
@@ -606,8 +667,17 @@ def test_backprop_trains_networks_that_end_in_ours_when_patched(last: str, hidde
     with faces.patch():
         backprop = sys.modules["snntorch.backprop"]
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        common: dict[str, Any] = {"optimizer": optimizer, "criterion": SF.ce_rate_loss(), "num_steps": 6, "time_var": False}
-        losses = [backprop.BPTT(net, loader, **common), backprop.TBPTT(net, loader, K=2, **common), backprop.RTRL(net, loader, **common)]
+        common: dict[str, Any] = {
+            "optimizer": optimizer,
+            "criterion": SF.ce_rate_loss(),
+            "num_steps": 6,
+            "time_var": False,
+        }
+        losses = [
+            backprop.BPTT(net, loader, **common),
+            backprop.TBPTT(net, loader, K=2, **common),
+            backprop.RTRL(net, loader, **common),
+        ]
         timed = [(spikes_in(5, BATCH, 3), torch.arange(BATCH))]
         losses.append(backprop.BPTT(net, timed, optimizer=optimizer, criterion=SF.ce_max_membrane_loss()))
     assert all(torch.isfinite(loss) for loss in losses)
@@ -618,14 +688,19 @@ def test_backprop_trains_networks_that_end_in_ours_when_patched(last: str, hidde
 def test_backprop_wants_the_membrane_of_the_last_neuron() -> None:
     net = nn.Sequential(nn.Linear(3, SIZE), make_elm(init_hidden=True))
     with faces.patch(), pytest.raises(ValueError, match="net must end in a neuron with output=True, got ELM"):
-        sys.modules["snntorch.backprop"].BPTT(net, [], torch.optim.SGD(net.parameters(), lr=0.1), SF.ce_rate_loss(), num_steps=3, time_var=False)
+        sys.modules["snntorch.backprop"].BPTT(
+            net, [], torch.optim.SGD(net.parameters(), lr=0.1), SF.ce_rate_loss(), num_steps=3, time_var=False
+        )
 
 
 @params(OURS)
 def test_probes_record_spikes_and_membranes(make: Callable[..., Any]) -> None:
     probe = pytest.importorskip("snntorch.functional.probe")
     net = nn.Sequential(nn.Linear(SIZE, SIZE), make(init_hidden=True))
-    spikes, membranes = probe.OutputMonitor(net, instance=faces.Neuron), probe.AttributeMonitor("mem", False, net, instance=faces.Neuron)
+    spikes, membranes = (
+        probe.OutputMonitor(net, instance=faces.Neuron),
+        probe.AttributeMonitor("mem", False, net, instance=faces.Neuron),
+    )
     out = run_hidden(net, frames())
     assert spikes.monitored_layers == ["1"] and torch.equal(torch.stack(spikes["1"]), out)
     assert len(membranes.records) == STEPS and torch.equal(membranes.records[-1], net[1].mem)
@@ -643,7 +718,14 @@ def test_spikegen_losses_and_accuracies_take_it_as_their_own(make: Callable[...,
     assert SF.accuracy_rate(spk, target) == float((spk.sum(0).argmax(-1) == target).float().mean())
 
 
-@pytest.mark.parametrize("make", [lambda: make_elm(init_hidden=True), lambda: make_alif(init_hidden=True), lambda: make_population(init_hidden=True)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: make_elm(init_hidden=True),
+        lambda: make_alif(init_hidden=True),
+        lambda: make_population(init_hidden=True),
+    ],
+)
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "between"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nirtorch, about snnTorch's use of it
 def test_nir_export_refuses_rather_than_write_another_neuron(make: Callable[[], Any], alone: bool) -> None:
@@ -664,13 +746,27 @@ def test_nir_export_refuses_rather_than_write_another_neuron(make: Callable[[], 
         (lambda n: n(torch.zeros(SIZE)), ValueError, r"x must have shape \(batch, 6\), got \(6,\)"),
         (lambda n: n(torch.tensor(1.0)), ValueError, r"x must have shape \(batch, 6\), got \(\)"),
         (lambda n: n(torch.zeros(STEPS, BATCH, SIZE)), ValueError, r"x must have shape \(batch, 6\), got \(25, 4, 6\)"),
-        (lambda n: n(torch.zeros(BATCH, SIZE, dtype=torch.float64)), TypeError, "x must have dtype torch.float32 like the parameters"),
-        (lambda n: n(torch.zeros(BATCH, SIZE, dtype=torch.int64)), TypeError, "x must have dtype torch.float32 like the parameters"),
-        (lambda n: n(torch.zeros(BATCH, SIZE, device="meta")), ValueError, "x must be on cpu like the parameters, got meta"),
+        (
+            lambda n: n(torch.zeros(BATCH, SIZE, dtype=torch.float64)),
+            TypeError,
+            "x must have dtype torch.float32 like the parameters",
+        ),
+        (
+            lambda n: n(torch.zeros(BATCH, SIZE, dtype=torch.int64)),
+            TypeError,
+            "x must have dtype torch.float32 like the parameters",
+        ),
+        (
+            lambda n: n(torch.zeros(BATCH, SIZE, device="meta")),
+            ValueError,
+            "x must be on cpu like the parameters, got meta",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["ELM", "BranchELM", "ALIF"])
-def test_input_that_does_not_fit_is_named(name: str, call: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+def test_input_that_does_not_fit_is_named(
+    name: str, call: Callable[[Any], Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         call(OURS[name]())
 
@@ -688,7 +784,9 @@ def test_states_that_do_not_fit_are_named_and_never_taken_for_zeros(make: Callab
         for wrong in (state[:2], torch.zeros(0), state[..., :1], torch.tensor(0.0)):
             with pytest.raises(ValueError, match=shape):
                 call(wrong)
-        with pytest.raises(TypeError, match=f"{name} must have dtype torch.float32 like the parameters, got torch.float64"):
+        with pytest.raises(
+            TypeError, match=f"{name} must have dtype torch.float32 like the parameters, got torch.float64"
+        ):
             call(state.double())
         with pytest.raises(ValueError, match=f"{name} must be on cpu like the parameters, got meta"):
             call(state.to("meta"))
@@ -701,18 +799,46 @@ def test_states_that_do_not_fit_are_named_and_never_taken_for_zeros(make: Callab
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: make_elm(reset_mechanism="soft"), ValueError, r"reset_mechanism must be one of \['subtract', 'zero', 'none'\], got 'soft'"),
+        (
+            lambda: make_elm(reset_mechanism="soft"),
+            ValueError,
+            r"reset_mechanism must be one of \['subtract', 'zero', 'none'\], got 'soft'",
+        ),
         (lambda: make_elm(batch_first=True), TypeError, "batch_first must be left out"),
-        (lambda: make_elm(threshold=torch.ones(5)), ValueError, r"threshold must be a number or have shape \(6,\), got \(5,\)"),
-        (lambda: make_elm(graded_spikes_factor=torch.ones(2, 6)), ValueError, "graded_spikes_factor must be a number or have shape"),
+        (
+            lambda: make_elm(threshold=torch.ones(5)),
+            ValueError,
+            r"threshold must be a number or have shape \(6,\), got \(5,\)",
+        ),
+        (
+            lambda: make_elm(graded_spikes_factor=torch.ones(2, 6)),
+            ValueError,
+            "graded_spikes_factor must be a number or have shape",
+        ),
         (lambda: make_elm(num_memory_units=3), TypeError, "num_memory_units"),
         (lambda: make_alif(threshold=2.0), TypeError, "threshold must be left out: an ALIF's threshold starts at 1"),
         (lambda: make_alif(surrogate=ATan()), TypeError, "surrogate must be left out"),
-        (lambda: faces.ELMSequence(SIZE, 2, state_quant=torch.round), ValueError, "state_quant must be False for whole sequences"),
+        (
+            lambda: faces.ELMSequence(SIZE, 2, state_quant=torch.round),
+            ValueError,
+            "state_quant must be False for whole sequences",
+        ),
         (lambda: faces.ELMSequence(SIZE, 2)([1.0]), TypeError, "x must be a tensor or SpikeEvents, got list"),
-        (lambda: faces.ELMSequence(SIZE, 2, init_hidden=True)(frames(), torch.ones(BATCH)), ValueError, "lengths must be left out with init_hidden"),
-        (lambda: faces.ELMSequence(SIZE, 2)(frames(), torch.tensor([1, 2])), ValueError, r"lengths must be integers of shape \(4,\)"),
-        (lambda: faces.ELMSequence(SIZE, 2)(frames(), torch.tensor([1, 2, 3, 99])), ValueError, "lengths must be between 0 and the 25 steps"),
+        (
+            lambda: faces.ELMSequence(SIZE, 2, init_hidden=True)(frames(), torch.ones(BATCH)),
+            ValueError,
+            "lengths must be left out with init_hidden",
+        ),
+        (
+            lambda: faces.ELMSequence(SIZE, 2)(frames(), torch.tensor([1, 2])),
+            ValueError,
+            r"lengths must be integers of shape \(4,\)",
+        ),
+        (
+            lambda: faces.ELMSequence(SIZE, 2)(frames(), torch.tensor([1, 2, 3, 99])),
+            ValueError,
+            "lengths must be between 0 and the 25 steps",
+        ),
         (lambda: faces.ELMSequence(SIZE, 2)(frames().double()), TypeError, "x must have dtype torch.float32"),
         (lambda: faces.ELMSequence(SIZE, 2)(frames() / 0.0), ValueError, "x must be finite"),
     ],

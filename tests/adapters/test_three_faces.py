@@ -25,7 +25,12 @@ THRESHOLD = 0.0625
 class Plain(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.elm = SpikingELM(ELM(SIZE, 1, MEMORY, flatten_output=True, **OPTIONS), threshold=THRESHOLD, surrogate=ATan(), reset="subtract")
+        self.elm = SpikingELM(
+            ELM(SIZE, 1, MEMORY, flatten_output=True, **OPTIONS),
+            threshold=THRESHOLD,
+            surrogate=ATan(),
+            reset="subtract",
+        )
         self.core, self.readout = self.elm.core, torch.nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +54,10 @@ class SnnTorch(torch.nn.Module):
 class Norse(torch.nn.Module):
     def __init__(self, face: Callable[..., torch.nn.Module], *, stepped: bool) -> None:
         super().__init__()
-        self.elm, self.stepped = face(SIZE, 1, MEMORY, threshold=THRESHOLD, surrogate=ATan(), reset="subtract", **OPTIONS), stepped
+        self.elm, self.stepped = (
+            face(SIZE, 1, MEMORY, threshold=THRESHOLD, surrogate=ATan(), reset="subtract", **OPTIONS),
+            stepped,
+        )
         self.core, self.readout = self.elm.core.core, torch.nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

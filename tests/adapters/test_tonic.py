@@ -1,4 +1,5 @@
-"""SHD-Adding and SHD as tonic data sets: tonic's own transforms, caches and collation work on them, and nothing stale is served.
+"""SHD-Adding and SHD as tonic data sets: tonic's own transforms, caches and collation work on them, and nothing stale
+is served.
 
 Long: one file a host, as the source.
 """
@@ -62,7 +63,11 @@ def test_items_are_the_events_of_tonics_own_shd_one_after_the_other(save_to: Pat
     host = {split: tonic.datasets.SHD(str(save_to), train=split != "test") for split in ("train", "validation", "test")}
     for split, theirs in host.items():
         dataset = face.SHDAdding(save_to, split=split, num_samples=6)
-        assert (dataset.sensor_size, dataset.dtype, dataset.ordering) == (theirs.sensor_size, theirs.dtype, theirs.ordering)
+        assert (dataset.sensor_size, dataset.dtype, dataset.ordering) == (
+            theirs.sensor_size,
+            theirs.dtype,
+            theirs.ordering,
+        )
         for i, (a, b) in enumerate(dataset.pairs):
             events, target = dataset[i]
             (first, label_a), (second, label_b) = theirs[a], theirs[b]
@@ -144,16 +149,25 @@ def test_transforms_are_called_as_in_tonic() -> None:
 
 
 def test_ours_and_tonics_transforms_compose() -> None:
-    compose = transforms.Compose([face.TimeJitter(2000.0), face.PoolChannels(7), transforms.ToFrame((100, 1, 1), n_time_bins=4)])
+    compose = transforms.Compose(
+        [face.TimeJitter(2000.0), face.PoolChannels(7), transforms.ToFrame((100, 1, 1), n_time_bins=4)]
+    )
     dataset = face.SHDAdding(digits(), num_samples=60, transform=compose)
     full = next(i for i in range(60) if dataset.core.sample(i)[0].size)
     assert dataset[full][0].shape == (4, 1, 100)
-    compose = transforms.Compose([transforms.DropEvent(p=0.1), face.PoolChannels(7), face.ToRaster(10_000, 2_000_000, 100, axes="tpc")])
+    compose = transforms.Compose(
+        [transforms.DropEvent(p=0.1), face.PoolChannels(7), face.ToRaster(10_000, 2_000_000, 100, axes="tpc")]
+    )
     assert face.SHDAdding(digits(), num_samples=4, transform=compose)[1][0].shape == (200, 1, 100)
 
 
 def test_a_sample_without_a_spike_becomes_a_raster_in_a_compose_too() -> None:
-    parts = [transforms.DropEvent(p=0.1), face.TimeJitter(9.0), face.ToRaster(100_000, 2_000_000), face.InputDropout(0.5)]
+    parts = [
+        transforms.DropEvent(p=0.1),
+        face.TimeJitter(9.0),
+        face.ToRaster(100_000, 2_000_000),
+        face.InputDropout(0.5),
+    ]
     for compose in (transforms.Compose(parts), transforms.Compose([transforms.Compose(parts[:2]), *parts[2:]])):
         dataset = face.SHDAdding(digits(), num_samples=60, transform=compose)
         assert {dataset[i][0].shape for i in range(60)} == {(20, 700)}
@@ -170,7 +184,9 @@ def test_tonics_frames_do_not_change_what_is_in_memory() -> None:
 
 def test_augmentation_follows_epoch_and_index_and_not_the_worker() -> None:
     compose = transforms.Compose([face.TimeJitter(5000.0), face.EventDrop(0.2)])
-    dataset = face.SHDAdding(digits(), num_samples=8, bin_us=None, transform=transforms.Compose([compose, face.ToRaster(100_000, 2_000_000)]))
+    dataset = face.SHDAdding(
+        digits(), num_samples=8, bin_us=None, transform=transforms.Compose([compose, face.ToRaster(100_000, 2_000_000)])
+    )
     dataset.set_epoch(1)
     alone = torch.stack([torch.from_numpy(dataset[i][0]) for i in range(8)])
     for num_workers in (0, 2):
@@ -186,7 +202,10 @@ def test_augmentation_follows_epoch_and_index_and_not_the_worker() -> None:
 
 def test_input_dropout_acts_on_training_lists_only(save_to: Path) -> None:
     for split in ("train", "validation", "test"):
-        dropped, plain = (face.SHDAdding(save_to, split=split, num_samples=6, bin_us=50_000, transform=t) for t in (face.InputDropout(0.5), None))
+        dropped, plain = (
+            face.SHDAdding(save_to, split=split, num_samples=6, bin_us=50_000, transform=t)
+            for t in (face.InputDropout(0.5), None)
+        )
         same = all(np.array_equal(dropped[i][0], plain[i][0]) for i in range(6))
         assert same == (split != "train")
 
@@ -204,11 +223,18 @@ def test_memory_and_disk_caches_serve_the_items(tmp_path: Path) -> None:
     for bin_us in (None, 100_000):
         dataset = face.SHDAdding(digits(), num_samples=60, bin_us=bin_us)
         assert min(dataset.core.sample(i)[0].size for i in range(60)) == 0  # the list has a pair without a spike
-        for cache in (tonic.MemoryCachedDataset(dataset), tonic.DiskCachedDataset(dataset, cache_path=dataset.cache_path(tmp_path))):
+        for cache in (
+            tonic.MemoryCachedDataset(dataset),
+            tonic.DiskCachedDataset(dataset, cache_path=dataset.cache_path(tmp_path)),
+        ):
             for _ in range(2):
                 for i in range(60):
                     data, target = cache[i]
-                    assert data.dtype == dataset[i][0].dtype and np.array_equal(data, dataset[i][0]) and target == dataset[i][1]
+                    assert (
+                        data.dtype == dataset[i][0].dtype
+                        and np.array_equal(data, dataset[i][0])
+                        and target == dataset[i][1]
+                    )
 
 
 def test_no_two_settings_share_a_cache(save_to: Path, tmp_path: Path) -> None:
@@ -239,20 +265,34 @@ def test_no_two_settings_share_a_cache(save_to: Path, tmp_path: Path) -> None:
         {"source": SpikeRecordings(other.times, other.units, other.indptr, labels, other.speakers)},
     ]
     paths = [
-        path(**{key: value for key, value in setting.items() if key != "num_samples"}) if "num_samples" not in setting else "" for setting in settings
+        path(**{key: value for key, value in setting.items() if key != "num_samples"})
+        if "num_samples" not in setting
+        else ""
+        for setting in settings
     ]
     assert len(set(paths)) == len(settings) and path() == paths[0] and Path(paths[0]).parent == tmp_path / "cache"
     labels = (other.labels + 10) % 20  # German for English
     german = SpikeRecordings(other.times, other.units, other.indptr, labels, other.speakers)
     assert face.SHD(other).cache_path("a") == face.SHD(digits()).cache_path("a") != face.SHD(german).cache_path("a")
-    assert face.SHD(save_to).cache_path("a") != face.SHD(save_to, train=False).cache_path("a") != face.SHD(save_to, train=False).cache_path("b")
+    assert (
+        face.SHD(save_to).cache_path("a")
+        != face.SHD(save_to, train=False).cache_path("a")
+        != face.SHD(save_to, train=False).cache_path("b")
+    )
 
 
 def test_a_transform_that_does_not_tell_its_settings_needs_a_name(tmp_path: Path) -> None:
     dataset = face.SHDAdding(digits(), num_samples=2, transform=lambda events: events["t"])
-    with pytest.raises(ValueError, match="name must stand for transforms whose repr does not tell their settings, got name='' and <function"):
+    with pytest.raises(
+        ValueError,
+        match="name must stand for transforms whose repr does not tell their settings, got name='' and <function",
+    ):
         dataset.cache_path(tmp_path)
-    assert dataset.cache_path(tmp_path, "times") == dataset.cache_path(tmp_path, "times") != dataset.cache_path(tmp_path, "times 2")
+    assert (
+        dataset.cache_path(tmp_path, "times")
+        == dataset.cache_path(tmp_path, "times")
+        != dataset.cache_path(tmp_path, "times 2")
+    )
 
 
 def test_a_cached_list_refuses_another_epoch(tmp_path: Path) -> None:
@@ -282,11 +322,11 @@ FRESH: list[tuple[Callable[[Any], Any], str]] = [
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(("make", "part"), FRESH)
-def test_a_fresh_folder_without_network_says_what_to_put_where(tmp_path: Path, make: Callable[[Any], Any], part: str) -> None:
+def test_a_fresh_folder_without_network_says_what_to_put_where(
+    tmp_path: Path, make: Callable[[Any], Any], part: str
+) -> None:
     target = tmp_path / "SHD" / f"shd_{part}.h5"
-    message = (
-        rf"source must be a folder that has SHD/shd_{part}\.h5 .*network is blocked.*Download https://zenkelab\.org/datasets/shd_{part}\.h5\.zip"
-    )
+    message = rf"source must be a folder that has SHD/shd_{part}\.h5 .*network is blocked.*Download https://zenkelab\.org/datasets/shd_{part}\.h5\.zip"
     with pytest.raises(FileNotFoundError, match=message) as caught:
         make(tmp_path)
     assert str(caught.value).endswith(f"unpack it to {target}")
@@ -305,9 +345,12 @@ def test_only_the_file_that_a_list_needs_must_be_there(save_to: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(PermissionError(13, "Permission denied"), PermissionError), (OSError(28, "No space left"), FileNotFoundError)]
+    ("error", "kind"),
+    [(PermissionError(13, "Permission denied"), PermissionError), (OSError(28, "No space left"), FileNotFoundError)],
 )
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[OSError]) -> None:
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: type[OSError]
+) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise error
 
@@ -384,7 +427,9 @@ def test_a_tonic_that_is_too_old_is_told_with_its_version(unloaded: pytest.Monke
     old = ModuleType("tonic")
     old.__version__ = version  # type: ignore[attr-defined]
     unloaded.setitem(sys.modules, "tonic", old)
-    with pytest.raises(ImportError, match=rf"elm_neuro\.adapters\.tonic needs tonic 1\.7 or newer, got {version}: pip install -U"):
+    with pytest.raises(
+        ImportError, match=rf"elm_neuro\.adapters\.tonic needs tonic 1\.7 or newer, got {version}: pip install -U"
+    ):
         importlib.import_module("elm_neuro.adapters.tonic")
 
 
@@ -404,7 +449,9 @@ def test_the_shared_digits_load_through_tonics_folder(shared: Path, tmp_path: Pa
         assert face.ToRaster(10_000, 2_000_000)(dataset[0][0]).sum() == dataset[0][0].size
 
 
-def test_the_benchmark_runs(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_runs(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["raster_speed.py", "--smoke"])
     assert runpy.run_path(str(repository / "benchmarks" / "raster_speed.py"))["main"]() == 0
     assert "ToRaster" in capsys.readouterr().out

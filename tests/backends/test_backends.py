@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
-from elm_neuro.backends import _compiled_events, _library
-from elm_neuro.backends._filter import leaky_filter
+from elm_neuro.backends.native import _events as _compiled_events
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.parts._filter import leaky_filter
 from tests import oracle
 from tests.strategies import frames, neurons
 from tests.tolerances import assert_close
@@ -20,7 +21,9 @@ FAST = ["torch", "native"] if not _library.missing() else ["torch"]
 BACKENDS = ["reference", *FAST]
 
 
-def everything(neuron: ELM, backend: str, x: Any, state: ELMState | None, lengths: torch.Tensor | None) -> list[torch.Tensor]:
+def everything(
+    neuron: ELM, backend: str, x: Any, state: ELMState | None, lengths: torch.Tensor | None
+) -> list[torch.Tensor]:
     """Output, final state, and the gradients of a random function of them in every parameter, the input and the first state."""
     neuron.backend = backend
     leaves = [*neuron.parameters(), *([x] if isinstance(x, torch.Tensor) else []), *(state or ())]
@@ -32,11 +35,15 @@ def everything(neuron: ELM, backend: str, x: Any, state: ELMState | None, length
     loss = sum((r * torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype)).sum() for r in results)
     assert isinstance(loss, torch.Tensor)
     loss.backward()
-    return [r.detach() for r in results] + [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return [r.detach() for r in results] + [
+        torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves
+    ]
 
 
 @st.composite
-def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[ELM, torch.Tensor, ELMState | None, torch.Tensor | None]:
+def cases(
+    draw: st.DrawFn, dtype: torch.dtype = torch.float64
+) -> tuple[ELM, torch.Tensor, ELMState | None, torch.Tensor | None]:
     neuron = draw(neurons(dtype=dtype))
     x = draw(frames(neuron, dtype=dtype)).requires_grad_(draw(st.booleans()))
     batch, num_steps = x.shape[:2]
@@ -44,7 +51,9 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[ELM, tor
     state = None
     if draw(st.booleans()):
         zeros = neuron.cell.initial_state(batch)
-        state = ELMState(*(torch.randn(part.shape, generator=generator, dtype=dtype).requires_grad_() for part in zeros))
+        state = ELMState(
+            *(torch.randn(part.shape, generator=generator, dtype=dtype).requires_grad_() for part in zeros)
+        )
     lengths = torch.randint(0, num_steps + 1, (batch,), generator=generator) if draw(st.booleans()) else None
     return neuron, x, state, lengths
 
@@ -52,7 +61,9 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[ELM, tor
 @pytest.mark.parametrize("backend", FAST)
 @settings(max_examples=120, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, None, 1, 7]))
-def test_backends_equal_reference_in_outputs_and_all_gradients(backend: str, case: Any, recompute_every: int | None) -> None:
+def test_backends_equal_reference_in_outputs_and_all_gradients(
+    backend: str, case: Any, recompute_every: int | None
+) -> None:
     neuron, x, state, lengths = case
     expected = everything(neuron, "reference", x, state, lengths)
     neuron.recompute_every = recompute_every
@@ -79,7 +90,9 @@ def test_events_equal_frames_in_outputs_and_all_gradients(case: Any, backend: st
 @pytest.mark.parametrize("sparse_input", ["on", "off"])
 @settings(max_examples=40, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, 5]))
-def test_frames_searched_for_events_or_not_equal_the_reference(backend: str, sparse_input: str, case: Any, recompute_every: int | None) -> None:
+def test_frames_searched_for_events_or_not_equal_the_reference(
+    backend: str, sparse_input: str, case: Any, recompute_every: int | None
+) -> None:
     neuron, x, state, lengths = case
     if sparse_input == "on":
         x = (x[:, :, 0] if x.ndim == 4 else x).detach()
@@ -90,7 +103,9 @@ def test_frames_searched_for_events_or_not_equal_the_reference(backend: str, spa
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize(("sparse_input", "searches"), [("auto", (True, False)), ("on", (True, True)), ("off", (False, False))])
+@pytest.mark.parametrize(
+    ("sparse_input", "searches"), [("auto", (True, False)), ("on", (True, True)), ("off", (False, False))]
+)
 def test_events_are_made_of_frames_always_never_or_by_density(
     backend: str, sparse_input: str, searches: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +121,9 @@ def test_events_are_made_of_frames_always_never_or_by_density(
         return events
 
     monkeypatch.setattr(SpikeEvents, "from_frames", lambda frames: noted(from_frames(frames)))
-    monkeypatch.setattr(_compiled_events.Events, "compacted", lambda *given, **density: noted(compacted(*given, **density)))
+    monkeypatch.setattr(
+        _compiled_events.Events, "compacted", lambda *given, **density: noted(compacted(*given, **density))
+    )
     for density, found in zip((0.01, 0.5), searches, strict=True):
         x = (torch.rand(3, 64, 100) < density).float()
         made.clear()
@@ -121,21 +138,29 @@ def test_frames_that_cannot_be_events_are_refused_where_events_are_asked_for(bac
     neuron = ELM(4, 2, num_memory=3, num_neuron=2, sparse_input="on", backend=backend)
     assert "sparse_input='on'" in repr(neuron)
     x = torch.ones(2, 5, 4, requires_grad=True)
-    with pytest.raises(ValueError, match='sparse_input="on" takes frames that need no gradient, got x with requires_grad'):
+    with pytest.raises(
+        ValueError, match='sparse_input="on" takes frames that need no gradient, got x with requires_grad'
+    ):
         neuron(x)
     with torch.no_grad():
         y = neuron(x)[0]
     assert_close(neuron(SpikeEvents.from_frames(x))[0], y)
-    with pytest.raises(ValueError, match=r'sparse_input="on" takes frames of shape \(batch, time, input_size\), got \(2, 5, 2, 4\)'):
+    with pytest.raises(
+        ValueError, match=r'sparse_input="on" takes frames of shape \(batch, time, input_size\), got \(2, 5, 2, 4\)'
+    ):
         neuron(torch.ones(2, 5, 2, 4))
     with pytest.raises(ValueError, match='sparse_input="on" takes frames on the CPU, or events, got x on meta'):
-        backends.scan(x.detach().to("meta"), neuron.cell.effective_parameters(), neuron.cell.initial_state(2), sparse_input="on")
+        backends.scan(
+            x.detach().to("meta"), neuron.cell.effective_parameters(), neuron.cell.initial_state(2), sparse_input="on"
+        )
 
 
 @pytest.mark.parametrize("backend", FAST)
 @settings(max_examples=40, deadline=None)
 @given(case=cases(torch.float32), recompute_every=st.sampled_from([None, 7]))
-def test_float32_stays_within_the_table_of_the_float64_reference(backend: str, case: Any, recompute_every: int | None) -> None:
+def test_float32_stays_within_the_table_of_the_float64_reference(
+    backend: str, case: Any, recompute_every: int | None
+) -> None:
     neuron, x, state, lengths = case
     # a trace that underflows in float32 lies on the other side of relu's kink than in float64: both slopes are right
     assume(neuron.config.branch_activation != "relu")
@@ -143,7 +168,9 @@ def test_float32_stays_within_the_table_of_the_float64_reference(backend: str, c
     results = everything(neuron, backend, x, state, lengths)
     state64 = None if state is None else ELMState(*(part.detach().double().requires_grad_() for part in state))
     neuron.recompute_every = None
-    expected = everything(neuron.double(), "reference", x.detach().double().requires_grad_(x.requires_grad), state64, lengths)
+    expected = everything(
+        neuron.double(), "reference", x.detach().double().requires_grad_(x.requires_grad), state64, lengths
+    )
     for index, (result, wanted) in enumerate(zip(results, expected, strict=True)):
         # gradients add up over steps: their rounding grows with the terms, not with the sum
         assert_close(result.double(), wanted, dtype=torch.float32, scale=1.0 if index < 3 else 10.0)
@@ -158,14 +185,17 @@ def test_outputs_are_those_of_a_loop_over_single_synapses(neuron: ELM, data: st.
     start = ELMState(*(torch.from_numpy(rng.normal(size=part.shape)) for part in neuron.cell.initial_state(x.shape[0])))
     y, after = neuron(x, start)
     for sample in range(x.shape[0]):
-        y_s, b_s, m_s = oracle.run(neuron.cell, x[sample].numpy(), b_0=start.b[sample].numpy(), m_0=start.m[sample].numpy())
+        y_s, b_s, m_s = oracle.run(
+            neuron.cell, x[sample].numpy(), b_0=start.b[sample].numpy(), m_0=start.m[sample].numpy()
+        )
         for result, expected in ((y[sample], y_s), (after.b[sample], b_s), (after.m[sample], m_s)):
             assert_close(result.detach(), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"num_mlp_layers": 2, "activation": "silu"}, {"num_neuron": 2}, {"tau_s": (1.0, 4.0, 9.0)}, {"variant": "v2"}]
+    "options",
+    [{}, {"num_mlp_layers": 2, "activation": "silu"}, {"num_neuron": 2}, {"tau_s": (1.0, 4.0, 9.0)}, {"variant": "v2"}],
 )
 def test_sequence_passes_gradcheck(options: dict[str, Any], backend: str) -> None:
     torch.manual_seed(1)
@@ -175,7 +205,9 @@ def test_sequence_passes_gradcheck(options: dict[str, Any], backend: str) -> Non
     start = [torch.randn_like(part).requires_grad_() for part in neuron.cell.initial_state(2)]
 
     def run(x: torch.Tensor, b: torch.Tensor, m: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        y, after = torch.func.functional_call(neuron, dict(zip(names, values, strict=True)), (x, ELMState(b, m), torch.tensor([5, 3])))
+        y, after = torch.func.functional_call(
+            neuron, dict(zip(names, values, strict=True)), (x, ELMState(b, m), torch.tensor([5, 3]))
+        )
         return y, *after
 
     assert torch.autograd.gradcheck(run, (x, *start, *values))
@@ -188,11 +220,16 @@ def test_sequence_passes_gradcheck(options: dict[str, Any], backend: str) -> Non
     one=st.booleans(),
     neurons=st.booleans(),
 )
-def test_filter_equals_its_recursion_forward_and_backward(num_steps: int, kappa: list[float], one: bool, neurons: bool) -> None:
+def test_filter_equals_its_recursion_forward_and_backward(
+    num_steps: int, kappa: list[float], one: bool, neurons: bool
+) -> None:
     torch.manual_seed(0)
     shape = (2, num_steps, *((4,) if neurons else ()), 3)
     k = torch.tensor(kappa[0] if one else kappa, dtype=torch.float64)
-    v, initial = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(2, *shape[2:], dtype=torch.float64, requires_grad=True)
+    v, initial = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, *shape[2:], dtype=torch.float64, requires_grad=True),
+    )
     steps, f = [], initial
     for v_t in v.unbind(1):
         f = k * f + v_t
@@ -202,7 +239,9 @@ def test_filter_equals_its_recursion_forward_and_backward(num_steps: int, kappa:
     result = leaky_filter(v, k, initial)
     assert_close(result, expected)
     for got, wanted in zip(
-        torch.autograd.grad((result * weight).sum(), (v, initial)), torch.autograd.grad((expected * weight).sum(), (v, initial)), strict=True
+        torch.autograd.grad((result * weight).sum(), (v, initial)),
+        torch.autograd.grad((expected * weight).sum(), (v, initial)),
+        strict=True,
     ):
         assert_close(got, wanted)
 
@@ -216,7 +255,7 @@ def test_sparse_frames_take_the_event_path_and_change_nothing(monkeypatch: pytes
     monkeypatch.setattr(SpikeEvents, "from_frames", lambda frames: converted.append(1) or original(frames))
     everything(neuron, "torch", x, None, None)
     assert converted == [1]
-    monkeypatch.setattr("elm_neuro.backends._projection.SPARSE_DENSITY", -1.0)
+    monkeypatch.setattr("elm_neuro.backends.parts._projection.SPARSE_DENSITY", -1.0)
     for result, wanted in zip(results, everything(neuron, "torch", x, None, None), strict=True):
         assert_close(result, wanted)
     assert converted == [1]
@@ -313,14 +352,18 @@ def test_recomputing_holds_less_memory_and_gives_the_same_gradients(backend: str
 @pytest.mark.parametrize("num_steps", [1, 32, 33, 97])
 @pytest.mark.parametrize("branched", [False, True])
 @pytest.mark.parametrize("backend", FAST)
-def test_a_single_branch_with_its_own_time_constant_works_at_any_length(backend: str, num_steps: int, branched: bool) -> None:
+def test_a_single_branch_with_its_own_time_constant_works_at_any_length(
+    backend: str, num_steps: int, branched: bool
+) -> None:
     neuron: ELM = (
         BranchELM(4, 2, num_memory=2, num_branch=1, num_synapse_per_branch=4, routing=None, tau_s=(5.0,))
         if branched
         else ELM(1, 2, num_memory=2, tau_s=(5.0,))
     ).double()
     x = torch.rand(2, num_steps, neuron.config.input_size, dtype=torch.float64, requires_grad=True)
-    for result, wanted in zip(everything(neuron, backend, x, None, None), everything(neuron, "reference", x, None, None), strict=True):
+    for result, wanted in zip(
+        everything(neuron, backend, x, None, None), everything(neuron, "reference", x, None, None), strict=True
+    ):
         assert_close(result, wanted)
 
 

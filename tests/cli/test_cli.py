@@ -22,10 +22,14 @@ from elm_neuro import ELM, __version__
 from elm_neuro.checkpoints import from_pretrained
 from elm_neuro.cli import main, recipes
 from elm_neuro.datasets import SpikeRecordings, write_shd
-from elm_neuro.training import _demo
-from elm_neuro.training._quiet import without_advice
+from elm_neuro.demo import _run as _demo
+from elm_neuro.training.loop._quiet import without_advice
 
-FIGURES = {f"{name}.{kind}" for name in ("rasters", "neuron", "timescales", "learning_curve", "confusion") for kind in ("png", "pdf")}
+FIGURES = {
+    f"{name}.{kind}"
+    for name in ("rasters", "neuron", "timescales", "learning_curve", "confusion")
+    for kind in ("png", "pdf")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +65,11 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_writes_every_file_of_its_report(smoke: Path) -> None:
     files = {path.name for path in smoke.iterdir()}
     assert files == FIGURES | {"checkpoints", "elm", "elm_step.onnx", "metrics.json", "report.md"}
-    assert {path.name for path in (smoke / "checkpoints").iterdir()} == {"lif-elm-seed0.ckpt", "lif-only-seed0.ckpt", "settings.json"}
+    assert {path.name for path in (smoke / "checkpoints").iterdir()} == {
+        "lif-elm-seed0.ckpt",
+        "lif-only-seed0.ckpt",
+        "settings.json",
+    }
 
 
 def test_the_demos_metrics_hold_both_networks_and_the_majority_class(smoke: Path) -> None:
@@ -95,7 +103,19 @@ def test_the_demos_neuron_is_the_one_of_its_checkpoint(smoke: Path) -> None:
 def test_a_demo_on_a_file_tests_on_the_speakers_held_out_and_names_the_file(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["demo", "--smoke", "--train-file", str(train_file), "--held-out-speakers", "2", "--report", str(tmp_path), "--seeds", "1", "2"]
+    arguments = [
+        "demo",
+        "--smoke",
+        "--train-file",
+        str(train_file),
+        "--held-out-speakers",
+        "2",
+        "--report",
+        str(tmp_path),
+        "--seeds",
+        "1",
+        "2",
+    ]
     assert main([*arguments, "--epochs", "1"]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["data"]["speakers"] == {"train": [0, 1, 3], "test only": [2]}
@@ -111,7 +131,18 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
     train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def arguments(report: str) -> list[str]:
-        return ["demo", "--smoke", "--epochs", "3", "--train-file", str(train_file), "--held-out-speakers", "2", "--report", str(tmp_path / report)]
+        return [
+            "demo",
+            "--smoke",
+            "--epochs",
+            "3",
+            "--train-file",
+            str(train_file),
+            "--held-out-speakers",
+            "2",
+            "--report",
+            str(tmp_path / report),
+        ]
 
     assert main(arguments("whole")) == 0
     with monkeypatch.context() as patch:
@@ -144,7 +175,9 @@ def test_a_recipe_trains_resumes_tests_and_predicts(
     assert {path.name for path in (tmp_path / "runs" / "shd_elm").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
     steps = torch.load(tmp_path / "runs" / "shd_elm" / "last.ckpt", weights_only=True)["global_step"]
     assert re.search(
-        r"^epoch 1 of 1: train/loss [\d.]+, train/accuracy .*, valid/accuracy [\d.]+; \d+ s, 0 s left$", capsys.readouterr().err, re.MULTILINE
+        r"^epoch 1 of 1: train/loss [\d.]+, train/accuracy .*, valid/accuracy [\d.]+; \d+ s, 0 s left$",
+        capsys.readouterr().err,
+        re.MULTILINE,
     )
     assert main(["fit", "--config=shd_elm", *files, *small, "--trainer.max_epochs=2", "--resume"]) == 0
     last = torch.load(tmp_path / "runs" / "shd_elm" / "last.ckpt", weights_only=True)
@@ -158,8 +191,26 @@ def test_a_recipe_trains_resumes_tests_and_predicts(
     np.testing.assert_allclose(table[:, 2:].sum(1), 1.0, rtol=1e-4)
 
 
-def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--smoke", "--task", "adding", "--train-file", str(train_file), "--held-out-speakers", "2", "--report", str(tmp_path)]) == 0
+def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            [
+                "demo",
+                "--smoke",
+                "--task",
+                "adding",
+                "--train-file",
+                str(train_file),
+                "--held-out-speakers",
+                "2",
+                "--report",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["data"]["name"] == "sums of two digits of mine.h5"
     assert metrics["data"]["samples"] == {"train": 128, "valid": 64, "test": 64}
@@ -178,11 +229,24 @@ def test_a_recipe_of_adding_trains_prints_its_lists_and_reports_each_speaker(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")
-    files = [f"--data.train_file={train_file}", "--data.test_file=null", "--trainer.accelerator=cpu", "--data.num_pairs=[16,8,8]"]
-    small = ["--model.network.hidden_size=4", "--data.binning.bin_ms=50", "--data.batch_size=4", "--trainer.enable_progress_bar=false"]
+    files = [
+        f"--data.train_file={train_file}",
+        "--data.test_file=null",
+        "--trainer.accelerator=cpu",
+        "--data.num_pairs=[16,8,8]",
+    ]
+    small = [
+        "--model.network.hidden_size=4",
+        "--data.binning.bin_ms=50",
+        "--data.batch_size=4",
+        "--trainer.enable_progress_bar=false",
+    ]
     assert main(["fit", "--config", "shd_adding_lstm", *files, *small, "--trainer.max_epochs=2"]) == 0
     assert "train list of 16 pairs: fingerprint " in caplog.text
-    assert main(["test", "--config", "shd_adding_lstm", *files, *small, "--ckpt_path", "runs/shd_adding_lstm/best.ckpt"]) == 0
+    assert (
+        main(["test", "--config", "shd_adding_lstm", *files, *small, "--ckpt_path", "runs/shd_adding_lstm/best.ckpt"])
+        == 0
+    )
     report = json.loads((tmp_path / "runs" / "shd_adding_lstm" / "test" / "evaluation.json").read_text())
     best = torch.load(tmp_path / "runs" / "shd_adding_lstm" / "best.ckpt", weights_only=True)
     assert report["checkpoint"] == "runs/shd_adding_lstm/best.ckpt"
@@ -193,16 +257,32 @@ def test_a_recipe_of_adding_trains_prints_its_lists_and_reports_each_speaker(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--train-file", "none.h5", "--held-out-speakers", "2"], "none.h5 must be an SHD-format HDF5 file, but there is no such file"),
-        (["demo", "--smoke", "--train-file", "text.h5", "--held-out-speakers", "2"], "text.h5 must be a whole HDF5 file in the layout of SHD"),
-        (["demo", "--smoke", "--report", "text.h5/report"], "--report must be a folder that can be written, got text.h5/report"),
+        (
+            ["demo", "--train-file", "none.h5", "--held-out-speakers", "2"],
+            "none.h5 must be an SHD-format HDF5 file, but there is no such file",
+        ),
+        (
+            ["demo", "--smoke", "--train-file", "text.h5", "--held-out-speakers", "2"],
+            "text.h5 must be a whole HDF5 file in the layout of SHD",
+        ),
+        (
+            ["demo", "--smoke", "--report", "text.h5/report"],
+            "--report must be a folder that can be written, got text.h5/report",
+        ),
         (["demo", "--data-dir", "."], "--data-dir must hold shd_train.h5 and shd_test.h5"),
         (["fit", "--config", "unknown"], "--config must be a file or one of the recipes neuronio_branch_elm, "),
-        (["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"], "path must name an SHD-format HDF5 file, got SHD/shd_train.h5"),
+        (
+            ["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"],
+            "path must name an SHD-format HDF5 file, got SHD/shd_train.h5",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_without_a_traceback(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.h5").write_text("no HDF5")
@@ -224,19 +304,28 @@ def test_what_cannot_be_done_is_said_without_a_traceback(
         (["train"], "invalid choice: 'train'"),
     ],
 )
-def test_wrong_arguments_end_with_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_end_with_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_data_dir_finds_shd_where_tonic_puts_it(train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_dir_finds_shd_where_tonic_puts_it(
+    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "SHD").mkdir()
     for name in ("shd_train.h5", "shd_test.h5"):
         (tmp_path / "SHD" / name).write_bytes(train_file.read_bytes())
-    assert main(["demo", "--smoke", "--epochs", "1", "--data-dir", str(tmp_path), "--report", str(tmp_path / "report")]) == 0
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["data"]["name"] == "shd_train.h5 and shd_test.h5"
+    assert (
+        main(["demo", "--smoke", "--epochs", "1", "--data-dir", str(tmp_path), "--report", str(tmp_path / "report")])
+        == 0
+    )
+    assert (
+        json.loads((tmp_path / "report" / "metrics.json").read_text())["data"]["name"] == "shd_train.h5 and shd_test.h5"
+    )
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

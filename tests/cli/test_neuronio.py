@@ -19,8 +19,8 @@ pytest.importorskip("h5py")
 from elm_neuro import BranchELM
 from elm_neuro.cli import main
 from elm_neuro.datasets import verify_neuronio
-from elm_neuro.training._quiet import without_advice
-from tests.datasets.neuronio_files import made, write
+from elm_neuro.training.loop._quiet import without_advice
+from tests.datasets.neuronio.neuronio_files import made, write
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,10 @@ def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, model = tmp_path / "out", tmp_path / "neuron"
-    assert main(["neuronio", "convert", str(kaggle / "Data_test"), str(kaggle / "full_ergodic_train_batch_1"), str(out)]) == 0
+    assert (
+        main(["neuronio", "convert", str(kaggle / "Data_test"), str(kaggle / "full_ergodic_train_batch_1"), str(out)])
+        == 0
+    )
     assert "2 files with 4 simulations in" in capsys.readouterr().out
     assert main(["neuronio", "convert", str(kaggle), str(out)]) == 0
     assert "3 files with 6 simulations in" in capsys.readouterr().out
@@ -49,24 +52,37 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     assert "3 files are what the manifest says" in capsys.readouterr().out
     BranchELM(1278, 2, 3, num_branch=45, num_synapse_per_branch=100).save_pretrained(model)
     figures = tmp_path / "figures.json"
-    assert main(["neuronio", "eval", "--model", str(model), "--data", str(out), "--draws", "5", "--json", str(figures)]) == 0
+    assert (
+        main(["neuronio", "eval", "--model", str(model), "--data", str(out), "--draws", "5", "--json", str(figures)])
+        == 0
+    )
     assert "voltage: RMSE (mV)" in capsys.readouterr().out
     one = json.loads(figures.read_text())
     assert len(one["protocol"]["files"]) == 3 and one["model"] == str(model)
-    assert main(["neuronio", "eval", "--model", str(model), "--data", str(kaggle), "--draws", "5", "--json", str(figures)]) == 0
+    assert (
+        main(["neuronio", "eval", "--model", str(model), "--data", str(kaggle), "--draws", "5", "--json", str(figures)])
+        == 0
+    )
     two = json.loads(figures.read_text())
-    assert {k: v for k, v in one["raw"].items() if k != "intervals"}.keys() == {k: v for k, v in two["raw"].items() if k != "intervals"}.keys()
-    assert two["raw"]["figures"]["soma_RMSE"] == pytest.approx(one["raw"]["figures"]["soma_RMSE"], rel=1e-6)  # pickles or converted: the same
+    assert {k: v for k, v in one["raw"].items() if k != "intervals"}.keys() == {
+        k: v for k, v in two["raw"].items() if k != "intervals"
+    }.keys()
+    assert two["raw"]["figures"]["soma_RMSE"] == pytest.approx(
+        one["raw"]["figures"]["soma_RMSE"], rel=1e-6
+    )  # pickles or converted: the same
     arrays = tmp_path / "arrays"
     assert main(["neuronio", "convert", str(kaggle), str(arrays), "--format", "npy"]) == 0
     assert main(["neuronio", "verify", str(arrays)]) == 0
-    assert main(["neuronio", "eval", "--model", str(model), "--data", str(arrays), "--draws", "5", "--json", str(figures)]) == 0
+    assert (
+        main(["neuronio", "eval", "--model", str(model), "--data", str(arrays), "--draws", "5", "--json", str(figures)])
+        == 0
+    )
     assert json.loads(figures.read_text())["raw"]["figures"] == one["raw"]["figures"]
     capsys.readouterr()
     assert main(["info", str(model)]) == 0
-    assert str(sum(p.numel() for p in BranchELM(1278, 2, 3, num_branch=45, num_synapse_per_branch=100).parameters())) in (
-        capsys.readouterr().out.replace(",", "")
-    )
+    assert str(
+        sum(p.numel() for p in BranchELM(1278, 2, 3, num_branch=45, num_synapse_per_branch=100).parameters())
+    ) in (capsys.readouterr().out.replace(",", ""))
 
 
 def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +91,9 @@ def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> N
     assert all(words in shown for words in ("LIF", "Branch-ELM, 20 memory units", "8,022", "LSTM, 250 units", "1,286"))
 
 
-def test_what_cannot_be_done_is_said_in_a_line(kaggle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_said_in_a_line(
+    kaggle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     bad = write(tmp_path / "bad" / "sim__1.p", b"no pickle")
@@ -85,7 +103,10 @@ def test_what_cannot_be_done_is_said_in_a_line(kaggle: Path, tmp_path: Path, cap
         (["convert", str(bad), str(tmp_path / "out")], f"{bad} must be a whole NeuronIO simulation file"),
         (["verify", str(empty)], "must hold manifest.json"),
         (["eval", "--model", str(empty), "--data", str(kaggle)], "must hold config.json"),
-        (["eval", "--model", str(empty), "--data", str(kaggle), "--burn-in", "500"], "burn_in_ms must be in [0, window_ms = 500), got 500"),
+        (
+            ["eval", "--model", str(empty), "--data", str(kaggle), "--burn-in", "500"],
+            "burn_in_ms must be in [0, window_ms = 500), got 500",
+        ),
     ):
         assert main(["neuronio", *arguments]) == 1
         said = capsys.readouterr().err
@@ -132,7 +153,16 @@ def test_fit_resumes_and_eval_reads_what_it_saved(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    small = ["--config", "neuronio_branch_elm", "--data.data", str(kaggle), "--data.num_batches", "[3,1,1]", "--trainer.accelerator", "cpu"]
+    small = [
+        "--config",
+        "neuronio_branch_elm",
+        "--data.data",
+        str(kaggle),
+        "--data.num_batches",
+        "[3,1,1]",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     assert main(["fit", *small, "--trainer.max_epochs", "1"]) == 0
     assert torch.load(tmp_path / "runs" / "neuronio_branch_elm" / "last.ckpt", weights_only=True)["global_step"] == 3
     assert main(["fit", *small, "--trainer.max_epochs", "2", "--resume"]) == 0
@@ -141,5 +171,10 @@ def test_fit_resumes_and_eval_reads_what_it_saved(
     assert {"best.ckpt", "last.ckpt", "neuron"} <= {path.name for path in folder.iterdir()}
     assert main(["test", *small, "--ckpt_path", str(folder / "best.ckpt")]) == 0
     capsys.readouterr()
-    assert main(["neuronio", "eval", "--model", str(folder / "neuron"), "--data", str(kaggle / "Data_test"), "--draws", "0"]) == 0
+    assert (
+        main(
+            ["neuronio", "eval", "--model", str(folder / "neuron"), "--data", str(kaggle / "Data_test"), "--draws", "0"]
+        )
+        == 0
+    )
     assert "published protocol" in capsys.readouterr().out

@@ -25,7 +25,9 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "neuron"
 
 
-def test_a_saved_neuron_is_exported_verified_and_run(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_neuron_is_exported_verified_and_run(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", str(saved), "--form", "sequence", "--runtime"]) == 0
     assert sorted(path.name for path in saved.glob("*.onnx")) == ["sequence.onnx"]
     assert (saved / "onnx_neuron.py").is_file()
@@ -37,7 +39,12 @@ def test_a_saved_neuron_is_exported_verified_and_run(saved: Path, tmp_path: Path
 
     x = np.random.default_rng(0).random((2, 9, 6), dtype=np.float32)
     np.save(tmp_path / "x.npy", x)
-    assert main(["onnx", "run", str(saved / "sequence.onnx"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "whole.npz")]) == 0
+    assert (
+        main(
+            ["onnx", "run", str(saved / "sequence.onnx"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "whole.npz")]
+        )
+        == 0
+    )
     whole = np.load(tmp_path / "whole.npz")
     with torch.no_grad():
         y, after = from_pretrained(saved)(torch.from_numpy(x))
@@ -61,24 +68,36 @@ def test_the_authors_checkpoint_is_exported_with_its_head(shared: Path, tmp_path
     np.testing.assert_allclose(described["tau_m"], from_upstream(folder).cell.tau_m.detach(), rtol=1e-6)
 
 
-def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("lightning")
     from elm_neuro.training import SequenceClassifier
 
     torch.manual_seed(0)
     net = SequenceClassifier(ELM(7, 3, num_memory=4, delta_t=10.0))
-    torch.save({"state_dict": {f"network.{name}": value for name, value in net.state_dict().items()}}, tmp_path / "best.ckpt")
+    torch.save(
+        {"state_dict": {f"network.{name}": value for name, value in net.state_dict().items()}}, tmp_path / "best.ckpt"
+    )
     assert main(["export", str(tmp_path / "best.ckpt")]) == 1
     assert "a checkpoint of elm-neuro fit needs its settings beside it, but there is no" in capsys.readouterr().err
-    neuron = {"class_path": "elm_neuro.nn.ELM", "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4}, "dict_kwargs": {"delta_t": 10.0}}
+    neuron = {
+        "class_path": "elm_neuro.nn.ELM",
+        "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4},
+        "dict_kwargs": {"delta_t": 10.0},
+    }
     network = {"class_path": "elm_neuro.training.SequenceClassifier", "init_args": {"neuron": neuron}}
-    (tmp_path / "config.yaml").write_text(json.dumps({"model": {"network": network, "num_classes": 3}}), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(
+        json.dumps({"model": {"network": network, "num_classes": 3}}), encoding="utf-8"
+    )
     assert main(["export", str(tmp_path / "best.ckpt"), "--form", "unrolled", "--num-steps", "5"]) == 0
     from elm_neuro.export.onnx_neuron import OnnxNeuron
 
     x = np.random.default_rng(0).random((2, 5, 7), dtype=np.float32)
     with torch.no_grad():
-        np.testing.assert_allclose(OnnxNeuron(tmp_path / "unrolled.onnx").run(x)[0]["y"], net(torch.from_numpy(x)), atol=1e-5)
+        np.testing.assert_allclose(
+            OnnxNeuron(tmp_path / "unrolled.onnx").run(x)[0]["y"], net(torch.from_numpy(x)), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
@@ -88,7 +107,11 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
     assert "not verified" in capsys.readouterr().out
     assert main(["onnx", "bench", str(saved / f"{form}.onnx"), "--repeats", "3", "--batch", "2", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["form"], found["batch"], found["num_steps"]) == (form, 2, {"step": 1, "sequence": 100, "unrolled": 4}[form])
+    assert (found["form"], found["batch"], found["num_steps"]) == (
+        form,
+        2,
+        {"step": 1, "sequence": 100, "unrolled": 4}[form],
+    )
     assert 0 < found["p5_ms"] <= found["median_ms"] <= found["p95_ms"]
 
 
@@ -102,11 +125,16 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
         (["onnx", "run", "MODEL", "FOLDER/none.npy"], "No such file"),
         (["onnx", "run", "MODEL", "MODEL"], "INPUT must be a .npy or .npz file of numbers"),
         (["onnx", "run", "MODEL", "EMPTY"], r"INPUT must hold x, got ['z']"),
-        (["onnx", "bench", "MODEL", "--repeats", "0"], "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0"),
+        (
+            ["onnx", "bench", "MODEL", "--repeats", "0"],
+            "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0",
+        ),
         (["onnx", "bench", "MODEL", "--provider", "Nothing"], "providers must be of those in this onnxruntime"),
     ],
 )
-def test_what_does_not_fit_ends_in_one_line(saved: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_what_does_not_fit_ends_in_one_line(
+    saved: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(["export", str(saved), "--no-verify"]) == 0
     np.savez(saved / "empty.npz", z=np.zeros(1))
     places = {"SAVED": saved, "FOLDER": saved, "MODEL": saved / "step.onnx", "EMPTY": saved / "empty.npz"}

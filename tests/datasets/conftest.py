@@ -24,7 +24,13 @@ def recordings() -> SpikeRecordings:
     units = rng.integers(0, 700, count.sum())
     units[:50] = units[50:100]
     times[:50] = times[50:100]  # the same channel and time twice
-    return SpikeRecordings(times, units, np.concatenate(([0], np.cumsum(count))), np.array([3, 0, 19, 7, 7, 12]), np.array([0, 4, 5, 0, 2, 4]))
+    return SpikeRecordings(
+        times,
+        units,
+        np.concatenate(([0], np.cumsum(count))),
+        np.array([3, 0, 19, 7, 7, 12]),
+        np.array([0, 4, 5, 0, 2, 4]),
+    )
 
 
 @pytest.fixture

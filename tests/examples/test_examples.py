@@ -26,13 +26,27 @@ def test_examples_run_on_made_up_data_and_leave_files_only_where_they_are_run(ex
         pytest.importorskip("onnxruntime")
     before = sorted(path.name for path in example.parent.iterdir())
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
-    environment = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, str(example), "--smoke"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {
+        "PYTHONPATH": path,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
+    done = subprocess.run(
+        [sys.executable, str(example), "--smoke"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, done.stderr[-4000:]
     assert done.stdout.strip()
-    assert sorted(path.name for path in example.parent.iterdir() if path.name != "__pycache__") == [name for name in before if name != "__pycache__"]
+    assert sorted(path.name for path in example.parent.iterdir() if path.name != "__pycache__") == [
+        name for name in before if name != "__pycache__"
+    ]
     figures = list(tmp_path.glob("*.png"))
     assert all(figure.stat().st_size > 10_000 for figure in figures)
 

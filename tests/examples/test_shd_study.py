@@ -17,7 +17,15 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / "shd_study.py"), "--smoke", "--cache-dir", str(folder / "cache"), "--out", str(folder / "out")]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "shd_study.py"),
+        "--smoke",
+        "--cache-dir",
+        str(folder / "cache"),
+        "--out",
+        str(folder / "out"),
+    ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True)
 
 

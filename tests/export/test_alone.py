@@ -25,7 +25,8 @@ BLOCKED = ("elm_neuro", "onnx", "torch")
 NUM_STEPS = 12
 TOLERANCE = 1e-5  # of the largest value
 
-# Runs in the other process: whatever of BLOCKED is there must not be, and outputs must be those of the recording. The file is loaded by its path.
+# Runs in the other process: whatever of BLOCKED is there must not be, and outputs must be those of the recording. The
+# file is loaded by its path.
 PROBE = """
 import importlib.util, json, sys
 blocked, folder = json.loads(sys.argv[1]), sys.argv[2]
@@ -61,7 +62,8 @@ neuron = runtime.OnnxNeuron(folder + "/step.onnx")
 stepped, state = [], {name: recorded[name] for name in neuron.state_shapes}
 for outputs, state in neuron.stream(recorded["x"].swapaxes(0, 1), state):
     stepped.append(outputs["soma_mv"])
-errors["stream soma_mv"] = float(abs(np.stack(stepped, axis=1) - recorded["soma_mv"]).max() / abs(recorded["soma_mv"]).max())
+difference = np.stack(stepped, axis=1) - recorded["soma_mv"]
+errors["stream soma_mv"] = float(abs(difference).max() / abs(recorded["soma_mv"]).max())
 refused = ""
 try:
     runtime.OnnxNeuron(folder + "/step.onnx", providers=["NoSuchProvider"])

@@ -66,16 +66,22 @@ def wide(**options: Any) -> ELM:
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_any_neuron_runs_the_same_in_onnxruntime(tmp_path: Path, form: str, dtype: torch.dtype, data: st.DataObject) -> None:
+def test_any_neuron_runs_the_same_in_onnxruntime(
+    tmp_path: Path, form: str, dtype: torch.dtype, data: st.DataObject
+) -> None:
     neuron = data.draw(neurons(dtype=dtype))
     shared_input = neuron.config.num_neuron is None or data.draw(st.booleans())
     own = () if shared_input else (neuron.config.num_neuron,)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**20)))
     batch, num_steps = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12 if dtype == torch.float32 else 70))
     x = torch.randn(batch, num_steps, *own, INPUT_SIZE, generator=generator, dtype=dtype)
-    state = ELMState(*(torch.randn(part.shape, generator=generator, dtype=dtype) for part in neuron.cell.initial_state(batch)))
+    state = ELMState(
+        *(torch.randn(part.shape, generator=generator, dtype=dtype) for part in neuron.cell.initial_state(batch))
+    )
     opset = data.draw(st.sampled_from([17, 18, 21, 26]))
-    model = written(neuron, tmp_path / "neuron.onnx", form, num_steps, shared_input=shared_input, opset=opset, verify=False)
+    model = written(
+        neuron, tmp_path / "neuron.onnx", form, num_steps, shared_input=shared_input, opset=opset, verify=False
+    )
     neuron.backend = "reference"
     with torch.no_grad():
         y, after = neuron(x, state)
@@ -88,7 +94,9 @@ def test_any_neuron_runs_the_same_in_onnxruntime(tmp_path: Path, form: str, dtyp
 
 
 @pytest.mark.parametrize(
-    "neuron", [small(tau_s=(2.0, 5.0, 9.0)), small(num_neuron=2, flatten_output=True), wide()], ids=["taus", "population", "wide"]
+    "neuron",
+    [small(tau_s=(2.0, 5.0, 9.0)), small(num_neuron=2, flatten_output=True), wide()],
+    ids=["taus", "population", "wide"],
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_the_reference_evaluator_agrees(tmp_path: Path, form: str, neuron: ELM) -> None:
@@ -97,15 +105,21 @@ def test_the_reference_evaluator_agrees(tmp_path: Path, form: str, neuron: ELM) 
     runtime = written(neuron, tmp_path / "neuron.onnx", form, 70)
     evaluator = onnx_reference.ReferenceEvaluator(onnx.load(str(tmp_path / "neuron.onnx")))
     for one, other in zip(through(runtime.run, form, x, state), through(evaluator.run, form, x, state), strict=True):
-        for a, b in zip((one,) if isinstance(one, Tensor) else one, (other,) if isinstance(other, Tensor) else other, strict=True):
+        for a, b in zip(
+            (one,) if isinstance(one, Tensor) else one, (other,) if isinstance(other, Tensor) else other, strict=True
+        ):
             assert_close(a, b)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 @pytest.mark.parametrize("branch_activation", [None, "relu", "silu", "tanh"])
-def test_the_model_follows_the_equations_of_the_paper(tmp_path: Path, form: str, variant: str, branch_activation: str | None) -> None:
-    neuron = small(variant=variant, branch_activation=branch_activation, activation="silu", num_mlp_layers=2, tau_s=(2.0, 5.0, 9.0)).double()
+def test_the_model_follows_the_equations_of_the_paper(
+    tmp_path: Path, form: str, variant: str, branch_activation: str | None
+) -> None:
+    neuron = small(
+        variant=variant, branch_activation=branch_activation, activation="silu", num_mlp_layers=2, tau_s=(2.0, 5.0, 9.0)
+    ).double()
     model = written(neuron, tmp_path / "neuron.onnx", form, 40, verify=False)
     x = torch.randn(2, 40, INPUT_SIZE, dtype=torch.float64)
     y, (b, m) = through(model.run, form, x, neuron.cell.initial_state(2))
@@ -134,7 +148,9 @@ def test_the_authors_checkpoints_give_their_outputs(shared: Path, tmp_path: Path
         np.testing.assert_allclose(y, ours, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("neuron", [small(), small(num_neuron=2, flatten_output=True), wide()], ids=["branches", "population", "wide"])
+@pytest.mark.parametrize(
+    "neuron", [small(), small(num_neuron=2, flatten_output=True), wide()], ids=["branches", "population", "wide"]
+)
 def test_a_sequence_in_pieces_is_the_sequence_in_one(tmp_path: Path, neuron: ELM) -> None:
     neuron = neuron.double()
     model = written(neuron, tmp_path / "neuron.onnx", "sequence", 0)
@@ -154,7 +170,11 @@ def test_a_sequence_in_pieces_is_the_sequence_in_one(tmp_path: Path, neuron: ELM
 @pytest.mark.parametrize("form", FORMS)
 def test_every_opset_from_the_oldest_to_the_newest_of_onnxruntime(tmp_path: Path, form: str, opset: int) -> None:
     report = export.to_onnx(
-        small(tau_s=(2.0, 5.0, 9.0)), tmp_path / "neuron.onnx", form=form, num_steps=40 if form == "unrolled" else None, opset=opset
+        small(tau_s=(2.0, 5.0, 9.0)),
+        tmp_path / "neuron.onnx",
+        form=form,
+        num_steps=40 if form == "unrolled" else None,
+        opset=opset,
     )
     assert (report.opset, report.form, report.runtime) == (opset, form, "onnxruntime")
 
@@ -189,7 +209,9 @@ def test_a_sequence_has_one_scan_with_the_memory_alone(tmp_path: Path) -> None:
     scans = [node for node in nodes if node.op_type == "Scan"]
     assert len(scans) == 1
     body = [node.op_type for node in scans[0].attribute[0].g.node] if scans[0].attribute[0].name == "body" else []
-    body = body or [node.op_type for attribute in scans[0].attribute if attribute.name == "body" for node in attribute.g.node]
+    body = body or [
+        node.op_type for attribute in scans[0].attribute if attribute.name == "body" for node in attribute.g.node
+    ]
     assert sorted(body) == ["Add", "Gemm", "Gemm", "Identity", "Mul", "Relu", "Tanh"]
 
 
@@ -210,7 +232,14 @@ def test_time_first_and_a_fixed_batch(tmp_path: Path, form: str) -> None:
     model = written(neuron, tmp_path / "neuron.onnx", form, 9, batch_first=False, batch_size=3)
     sizes = {value.name: value.shape for value in (*model.get_inputs(), *model.get_outputs())}
     steps = 9 if form == "unrolled" else "time"
-    assert sizes == {"x": [steps, 3, INPUT_SIZE], "b": [3, 3], "m": [3, 3], "y": [steps, 3, 2], "b_next": [3, 3], "m_next": [3, 3]}
+    assert sizes == {
+        "x": [steps, 3, INPUT_SIZE],
+        "b": [3, 3],
+        "m": [3, 3],
+        "y": [steps, 3, 2],
+        "b_next": [3, 3],
+        "m_next": [3, 3],
+    }
     zeros = {name: part.numpy() for name, part in neuron.cell.initial_state(3)._asdict().items()}
     (y,) = model.run(["y"], {"x": x.transpose(0, 1).contiguous().numpy(), **zeros})
     with torch.no_grad():
@@ -220,12 +249,16 @@ def test_time_first_and_a_fixed_batch(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_head_of_neuronio_gives_probability_and_millivolt(tmp_path: Path, form: str) -> None:
     neuron, x = small(), torch.randn(2, 20, INPUT_SIZE)
-    report = export.to_onnx(neuron, tmp_path / "neuron.onnx", form=form, num_steps=20 if form == "unrolled" else None, head="neuronio")
+    report = export.to_onnx(
+        neuron, tmp_path / "neuron.onnx", form=form, num_steps=20 if form == "unrolled" else None, head="neuronio"
+    )
     assert set(report.errors) == {"spike_probability", "soma_mv", "b_next", "m_next"}
     if form == "step":
         return
     zeros = {name: part.numpy() for name, part in neuron.cell.initial_state(2)._asdict().items()}
-    probability, voltage = session(tmp_path / "neuron.onnx").run(["spike_probability", "soma_mv"], {"x": x.numpy(), **zeros})
+    probability, voltage = session(tmp_path / "neuron.onnx").run(
+        ["spike_probability", "soma_mv"], {"x": x.numpy(), **zeros}
+    )
     with torch.no_grad():
         expected = neuronio_head(neuron(x)[0])
     assert_close(torch.from_numpy(probability), expected.spike_probability)
@@ -234,7 +267,9 @@ def test_the_head_of_neuronio_gives_probability_and_millivolt(tmp_path: Path, fo
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("form", FORMS)
-def test_lower_precision_is_in_the_matrices_alone_and_costs_what_the_report_says(tmp_path: Path, form: str, precision: str) -> None:
+def test_lower_precision_is_in_the_matrices_alone_and_costs_what_the_report_says(
+    tmp_path: Path, form: str, precision: str
+) -> None:
     neuron, path = small(), tmp_path / "neuron.onnx"
     options = {"form": form, "num_steps": 20 if form == "unrolled" else None}
     exact = export.to_onnx(neuron, tmp_path / "exact.onnx", **options)
@@ -243,9 +278,16 @@ def test_lower_precision_is_in_the_matrices_alone_and_costs_what_the_report_says
     assert 100 * exact.errors["y"] < report.errors["y"] <= report.tolerances["y"]
     assert report == export.verify(path, neuron)
     model = onnx.load(str(path))
-    assert all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in (*model.graph.input, *model.graph.output))
-    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16, "int8": onnx.TensorProto.INT8}[precision]
-    matrices = [constant for constant in model.graph.initializer if "weight" in constant.name and len(constant.dims) == 2]
+    assert all(
+        value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        for value in (*model.graph.input, *model.graph.output)
+    )
+    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16, "int8": onnx.TensorProto.INT8}[
+        precision
+    ]
+    matrices = [
+        constant for constant in model.graph.initializer if "weight" in constant.name and len(constant.dims) == 2
+    ]
     assert len(matrices) == 5  # branches, first layer from branches and memory, second layer, readout
     assert all(constant.data_type == kind for constant in matrices)
 

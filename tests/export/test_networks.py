@@ -27,7 +27,9 @@ def spikes_of(path: Path, x: Tensor) -> dict[str, Tensor]:
     """Outputs of a model of any form for a sequence (batch, time, ...) from zero states."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     dtype = np.float64 if x.dtype == torch.float64 else np.float32
-    fed = {value.name: np.zeros([len(x), *value.shape[1:]], dtype) for value in session.get_inputs() if value.name != "x"}
+    fed = {
+        value.name: np.zeros([len(x), *value.shape[1:]], dtype) for value in session.get_inputs() if value.name != "x"
+    }
     names = [value.name for value in session.get_outputs()]
     if len(session.get_inputs()[0].shape) == x.ndim:
         found = dict(zip(names, session.run(names, {"x": x.numpy(), **fed}), strict=True))
@@ -49,7 +51,11 @@ def written(module: nn.Module, path: Path, form: str, num_steps: int) -> Any:
 def spiking(draw: st.DrawFn) -> nn.Module:
     torch.manual_seed(draw(st.integers(0, 2**20)))
     if draw(st.booleans()):
-        options = {"latency": draw(st.sampled_from([0.0, 1.0, 3.0])), "recurrent": draw(st.booleans()), "adaptive": draw(st.booleans())}
+        options = {
+            "latency": draw(st.sampled_from([0.0, 1.0, 3.0])),
+            "recurrent": draw(st.booleans()),
+            "adaptive": draw(st.booleans()),
+        }
         layer = ALIF(5, 4, tau_v=5.0, tau_a=20.0, b_init=0.5, **options)
         with torch.no_grad():
             layer.cell.weight *= 4.0
@@ -87,7 +93,9 @@ def test_spikes_states_and_readouts_are_those_of_the_layer(tmp_path: Path, form:
 
 def mixed() -> nn.Sequential:
     torch.manual_seed(0)
-    population = BranchELM(6, 1, num_memory=4, num_branch=3, num_synapse_per_branch=4, num_neuron=8, flatten_output=True)
+    population = BranchELM(
+        6, 1, num_memory=4, num_branch=3, num_synapse_per_branch=4, num_neuron=8, flatten_output=True
+    )
     layers = [
         nn.Linear(12, 10),
         LIF(10, 6),
@@ -117,7 +125,9 @@ def test_a_network_that_mixes_them_all(tmp_path: Path, form: str) -> None:
     found = spikes_of(tmp_path / "net.onnx", x)
     assert float(y.std()) > 0.01  # there are spikes on the way
     torch.testing.assert_close(found["y"], y)
-    assert {"1.v_next", "2.b_next", "2.m_next", "2.s_next", "4.v_next", "4.a_next"} == {name for name in found if name.endswith("_next")}
+    assert {"1.v_next", "2.b_next", "2.m_next", "2.s_next", "4.v_next", "4.a_next"} == {
+        name for name in found if name.endswith("_next")
+    }
 
 
 @pytest.mark.parametrize("kind", ["SequenceClassifier", "SpikingNetwork", "LIFNetwork"])
@@ -148,7 +158,9 @@ def test_classifiers_of_training_give_their_logits(tmp_path: Path, kind: str, re
         written(net, tmp_path / "net.onnx", "step", 45)
         torch.testing.assert_close(spikes_of(tmp_path / "net.onnx", x)["y"][:, -1], expected)
     else:
-        with pytest.raises(export.ExportError, match='a mean over time needs a whole sequence: form must be "sequence" or "unrolled"'):
+        with pytest.raises(
+            export.ExportError, match='a mean over time needs a whole sequence: form must be "sequence" or "unrolled"'
+        ):
             written(net, tmp_path / "net.onnx", "step", 45)
 
 
@@ -157,7 +169,16 @@ def test_classifiers_of_training_give_their_logits(tmp_path: Path, kind: str, re
 def test_snntorch_faces_spike_alike(tmp_path: Path, form: str, reset: str) -> None:
     faces = pytest.importorskip("elm_neuro.adapters.snntorch")
     torch.manual_seed(0)
-    first = faces.ELM(6, 1, num_memory=4, num_neuron=5, threshold=0.02, reset_mechanism=reset, init_hidden=True, graded_spikes_factor=1.5)
+    first = faces.ELM(
+        6,
+        1,
+        num_memory=4,
+        num_neuron=5,
+        threshold=0.02,
+        reset_mechanism=reset,
+        init_hidden=True,
+        graded_spikes_factor=1.5,
+    )
     last = faces.ALIF(5, 4, init_hidden=True)
     with torch.no_grad():
         last.core.cell.weight *= 5.0
@@ -193,14 +214,19 @@ def test_snntorchs_own_leaky_neurons_stand_beside_them(tmp_path: Path, form: str
 def test_a_leaky_neuron_that_resets_at_once_is_refused(tmp_path: Path) -> None:
     snntorch = pytest.importorskip("snntorch")
     net = nn.Sequential(nn.Linear(6, 5), snntorch.Leaky(0.9, reset_delay=False))
-    with pytest.raises(export.ExportError, match="reset_delay must be as snnTorch has it by default to be exported, got False in Leaky"):
+    with pytest.raises(
+        export.ExportError, match="reset_delay must be as snnTorch has it by default to be exported, got False in Leaky"
+    ):
         export.to_onnx(net, tmp_path / "net.onnx")
 
 
 def test_an_snntorch_sequence_is_the_same_neuron(tmp_path: Path) -> None:
     faces = pytest.importorskip("elm_neuro.adapters.snntorch")
     torch.manual_seed(0)
-    face, x = faces.ELMSequence(6, 2, num_memory=4, threshold=0.02, reset_mechanism="subtract").double(), torch.randn(25, 3, 6, dtype=torch.float64)
+    face, x = (
+        faces.ELMSequence(6, 2, num_memory=4, threshold=0.02, reset_mechanism="subtract").double(),
+        torch.randn(25, 3, 6, dtype=torch.float64),
+    )
     export.to_onnx(face, tmp_path / "net.onnx", form="sequence", batch_first=False)
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     zeros = {value.name: np.zeros([3, *value.shape[1:]]) for value in session.get_inputs()[1:]}
@@ -223,7 +249,9 @@ def test_norse_faces_spike_alike(tmp_path: Path, form: str) -> None:
     faces, norse = pytest.importorskip("elm_neuro.adapters.norse"), pytest.importorskip("norse.torch")
     torch.manual_seed(0)
     net = norse.SequentialState(
-        faces.ELM(6, 1, num_memory=4, num_neuron=5, threshold=0.02, reset="zero"), faces.ALIF(5, 4), faces.ELM(4, 2, num_memory=3, spiking=False)
+        faces.ELM(6, 1, num_memory=4, num_neuron=5, threshold=0.02, reset="zero"),
+        faces.ALIF(5, 4),
+        faces.ELM(4, 2, num_memory=3, spiking=False),
     )
     with torch.no_grad():
         net[1].core.cell.weight *= 5.0

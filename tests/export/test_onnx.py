@@ -68,7 +68,9 @@ def test_names_axes_opset_and_metadata_are_in_the_model(tmp_path: Path, opset: i
 def test_routing_weights_and_branch_sum_are_one_product(tmp_path: Path) -> None:
     export.to_onnx(small(), tmp_path / "step.onnx", verify=False)
     model = onnx.load(str(tmp_path / "step.onnx"))
-    assert sorted(node.op_type for node in model.graph.node if node.op_type in ("MatMul", "Gemm")) == ["Gemm"] * 4 + ["MatMul"]
+    assert sorted(node.op_type for node in model.graph.node if node.op_type in ("MatMul", "Gemm")) == ["Gemm"] * 4 + [
+        "MatMul"
+    ]
     assert [list(constant.dims) for constant in model.graph.initializer if constant.name == "w_s.weight"] == [[6, 3]]
 
 
@@ -97,14 +99,18 @@ def test_a_model_of_other_weights_is_found_out_by_name_and_size(tmp_path: Path) 
     with torch.no_grad():
         neuron.cell.w_y.bias[0] += 1e-3
     with pytest.raises(
-        export.ExportError, match=r"onnxruntime must compute what BranchELM computes, got outputs that are off by y 1\.0\de-03 \(allowed"
+        export.ExportError,
+        match=r"onnxruntime must compute what BranchELM computes, got outputs that are off by y 1\.0\de-03 \(allowed",
     ):
         export.verify(tmp_path / "step.onnx", neuron)
 
 
 def test_a_model_of_other_sizes_is_refused(tmp_path: Path) -> None:
     export.to_onnx(small(), tmp_path / "step.onnx")
-    with pytest.raises(export.ExportError, match=r"the inputs and outputs of the module, .*input m FLOAT \('batch', 4\).*; got .*\('batch', 3\)"):
+    with pytest.raises(
+        export.ExportError,
+        match=r"the inputs and outputs of the module, .*input m FLOAT \('batch', 4\).*; got .*\('batch', 3\)",
+    ):
         export.verify(tmp_path / "step.onnx", ELM(INPUT_SIZE, 2, num_memory=4))
     with pytest.raises(export.ExportError, match=r"DOUBLE"):
         export.verify(tmp_path / "step.onnx", small().double())
@@ -116,7 +122,9 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path must be an ONNX model, got .*step\.onnx"):
         export.verify(path, small())
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"path must be an ONNX model of elm_neuro\.export, got .* without its metadata"):
+    with pytest.raises(
+        ValueError, match=r"path must be an ONNX model of elm_neuro\.export, got .* without its metadata"
+    ):
         export.verify(path, small())
     with pytest.raises(FileNotFoundError):
         export.verify(tmp_path / "none.onnx", small())
@@ -151,7 +159,11 @@ class Own(nn.Module):
     ("arguments", "kind", "message"),
     [
         ({"form": "loop"}, ValueError, r"form must be one of \['step', 'sequence', 'unrolled'\], got 'loop'"),
-        ({"form": "unrolled"}, ValueError, r'num_steps must be given for the form "unrolled", and for no other, got None'),
+        (
+            {"form": "unrolled"},
+            ValueError,
+            r'num_steps must be given for the form "unrolled", and for no other, got None',
+        ),
         ({"num_steps": 3}, ValueError, r"and for no other, got 3 for 'step'"),
         ({"form": "unrolled", "num_steps": 0}, ValueError, "num_steps must be from 1 to 10000, got 0"),
         ({"form": "unrolled", "num_steps": 10**6}, ValueError, r'got 1000000: the form "sequence" takes any length'),
@@ -164,12 +176,24 @@ class Own(nn.Module):
             "must be float32 for a module in torch.float64, got 'float16'",
         ),
         ({"head": "softmax"}, ValueError, r"head must be None or one of \['neuronio'\], got 'softmax'"),
-        ({"head": "neuronio", "module": ELM(2, 3, num_memory=2)}, export.ExportError, r'two outputs.* for head="neuronio", got \(3,\)'),
+        (
+            {"head": "neuronio", "module": ELM(2, 3, num_memory=2)},
+            export.ExportError,
+            r'two outputs.* for head="neuronio", got \(3,\)',
+        ),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"source": "/nowhere"}, ValueError, "source must be a file or a folder with one of .*, got /nowhere"),
         ({"shared_input": False}, ValueError, "shared_input must be True for a single neuron, got False"),
-        ({"module": Own()}, TypeError, r"module must be of a kind that is registered \(.*ELM.*\).*, got Own: elm_neuro\.export\.register"),
-        ({"module": nn.Sequential(nn.Linear(2, 2), Own())}, TypeError, r"1 of the module must be of a kind that is registered.*got Own"),
+        (
+            {"module": Own()},
+            TypeError,
+            r"module must be of a kind that is registered \(.*ELM.*\).*, got Own: elm_neuro\.export\.register",
+        ),
+        (
+            {"module": nn.Sequential(nn.Linear(2, 2), Own())},
+            TypeError,
+            r"1 of the module must be of a kind that is registered.*got Own",
+        ),
         (
             {"module": nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 2))},
             export.ExportError,
@@ -181,12 +205,22 @@ class Own(nn.Module):
             export.ExportError,
             r"evaluation mode .*, got Dropout in training: call module\.eval",
         ),
-        ({"module": SpikingELM(ELM(2, 1, num_memory=2), stochastic=True)}, export.ExportError, "deterministic to be exported, got stochastic=True"),
-        ({"module": ELM(2, 1, num_memory=2).half()}, TypeError, r"float32 or float64 parameters to be exported, got torch\.float16"),
+        (
+            {"module": SpikingELM(ELM(2, 1, num_memory=2), stochastic=True)},
+            export.ExportError,
+            "deterministic to be exported, got stochastic=True",
+        ),
+        (
+            {"module": ELM(2, 1, num_memory=2).half()},
+            TypeError,
+            r"float32 or float64 parameters to be exported, got torch\.float16",
+        ),
         ({"module": ELM(2, 1, num_memory=2).bfloat16()}, TypeError, r"got torch\.bfloat16"),
     ],
 )
-def test_what_cannot_be_exported_is_named(tmp_path: Path, arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_what_cannot_be_exported_is_named(
+    tmp_path: Path, arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         export.to_onnx(**({"module": small(), "path": tmp_path / "step.onnx"} | arguments))
     assert not list(tmp_path.iterdir())
@@ -222,7 +256,11 @@ class _Doubled:
 
 
 def test_a_kind_of_layer_can_register_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["elm_neuro.export._lowering"], "_REGISTRY", dict(sys.modules["elm_neuro.export._lowering"]._REGISTRY))
+    monkeypatch.setattr(
+        sys.modules["elm_neuro.export._lowering"],
+        "_REGISTRY",
+        dict(sys.modules["elm_neuro.export._lowering"]._REGISTRY),
+    )
     export.register(Own, _Doubled())
     report = export.to_onnx(nn.Sequential(Own(), ALIF(2, 3)), tmp_path / "net.onnx", form="sequence")
     assert set(report.errors) == {"y", "1.v_next", "1.a_next"}
@@ -238,7 +276,9 @@ def test_the_source_is_in_the_metadata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["step", "sequence"])
-def test_constants_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+def test_constants_too_large_for_one_file_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
     torch.manual_seed(0)
     neuron = ELM(200, 2, num_memory=20)
     export.to_onnx(neuron, tmp_path / "whole.onnx", form=form)

@@ -49,7 +49,9 @@ def test_it_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_sequence_runs_alike_in_every_form_and_goes_on(tmp_path: Path, runtime: Any, form: str, batch_first: bool) -> None:
+def test_a_sequence_runs_alike_in_every_form_and_goes_on(
+    tmp_path: Path, runtime: Any, form: str, batch_first: bool
+) -> None:
     model = runtime(written(tmp_path / "neuron.onnx", form, batch_first=batch_first), num_threads=1)
     x = torch.randn(2, 30, 6)
     frames = x if batch_first else x.transpose(0, 1)
@@ -83,7 +85,13 @@ def test_steps_are_the_sequence_and_leave_the_given_state_alone(tmp_path: Path, 
 
 def test_a_network_and_a_head_have_their_outputs_by_name(tmp_path: Path, runtime: Any) -> None:
     torch.manual_seed(0)
-    export.to_onnx(nn.Sequential(LIF(6, 4), ELM(4, 2, num_memory=3)), tmp_path / "net.onnx", form="sequence", head="neuronio", verify=False)
+    export.to_onnx(
+        nn.Sequential(LIF(6, 4), ELM(4, 2, num_memory=3)),
+        tmp_path / "net.onnx",
+        form="sequence",
+        head="neuronio",
+        verify=False,
+    )
     model = runtime(tmp_path / "net.onnx")
     outputs, state = model.run(np.ones((1, 5, 6), dtype=np.int8))
     assert {name: value.shape for name, value in outputs.items()} == {"spike_probability": (1, 5), "soma_mv": (1, 5)}
@@ -117,12 +125,16 @@ def test_models_of_others_are_refused(tmp_path: Path, runtime: Any) -> None:
     model = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "bare.onnx"))
-    with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*bare\.onnx without its metadata"):
+    with pytest.raises(
+        ValueError, match=r"path must be a model of elm_neuro\.export, got .*bare\.onnx without its metadata"
+    ):
         runtime(tmp_path / "bare.onnx")
     model = onnx.load(str(tmp_path / "neuron.onnx"))
     next(entry for entry in model.metadata_props if entry.key == "elm_neuro.options").value = '{"form": "loop"}'
     onnx.save(model, str(tmp_path / "other.onnx"))
-    with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*other\.onnx without its metadata"):
+    with pytest.raises(
+        ValueError, match=r"path must be a model of elm_neuro\.export, got .*other\.onnx without its metadata"
+    ):
         runtime(tmp_path / "other.onnx")
     model = onnx.load(str(tmp_path / "neuron.onnx"))
     del model.graph.output[2]  # m_next
@@ -139,7 +151,11 @@ def test_models_of_others_are_refused(tmp_path: Path, runtime: Any) -> None:
         (np.zeros((1, 0, 6)), None, r"x must not be empty, got shape \(1, 0, 6\)"),
         (np.full((1, 5, 6), np.nan), None, "x must be finite, got 30 values that are not"),
         (np.full((1, 5, 6), "a"), None, "x must hold numbers, got <U1"),
-        (np.zeros((2, 5, 6)), {"b": np.zeros((1, 3)), "m": np.zeros((2, 3))}, r"state b must have shape \(2, 3\), got \(1, 3\)"),
+        (
+            np.zeros((2, 5, 6)),
+            {"b": np.zeros((1, 3)), "m": np.zeros((2, 3))},
+            r"state b must have shape \(2, 3\), got \(1, 3\)",
+        ),
         (np.zeros((2, 5, 6)), {"b": np.zeros((2, 3))}, r"state must hold \['b', 'm'\], got \['b'\]"),
         (np.zeros((2, 5, 6)), (1, 2), r"state must hold \['b', 'm'\], got tuple"),
         (np.zeros((2, 5, 6)), {"b": np.full((2, 3), np.inf), "m": np.zeros((2, 3))}, "state b must be finite, got 6"),
@@ -159,7 +175,9 @@ def test_calls_that_do_not_fit_are_named(tmp_path: Path, runtime: Any) -> None:
     with pytest.raises(ValueError, match=r"providers must be of those in this onnxruntime, .*, got NoneSuch$"):
         runtime(tmp_path / "unrolled.onnx", providers=["NoneSuch"])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(ValueError, match="got CUDAExecutionProvider; CUDAExecutionProvider comes with pip install onnxruntime-gpu"):
+        with pytest.raises(
+            ValueError, match="got CUDAExecutionProvider; CUDAExecutionProvider comes with pip install onnxruntime-gpu"
+        ):
             runtime(tmp_path / "unrolled.onnx", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         runtime(tmp_path / "unrolled.onnx", num_threads=0)

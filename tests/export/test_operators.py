@@ -1,13 +1,15 @@
-"""Every operator of the exported graphs is one that GPU runtimes have: a list taken from their own support tables, checked against the graphs.
+"""Every operator of the exported graphs is one that GPU runtimes have: a list taken from their own support tables,
+checked against the graphs.
 
 Nothing here runs on a GPU. What the lists say:
 
-- onnxruntime's CUDA provider has every operator of all three forms, in float32, float64 and float16 products, at opsets 17 and 18. From
-  opset 19 on the operators in NO_CUDA_KERNEL have a newer version than its kernel, and onnxruntime takes a kernel without an upper bound
-  for its own version only: these nodes run on the CPU. For a Scan that is the whole loop.
-- TensorRT 10 has every operator of all three forms for opsets 9 to 20; TensorRT 11 takes opsets up to 25. A Scan becomes a loop of its
-  own and is supported in float32, float16 and bfloat16; onnxruntime does not record CUDA graphs of models with control flow. DOUBLE is
-  cast to float.
+- onnxruntime's CUDA provider has every operator of all three forms, in float32, float64 and float16 products, at opsets
+  17 and 18. From opset 19 on the operators in NO_CUDA_KERNEL have a newer version than its kernel, and onnxruntime
+  takes a kernel without an upper bound for its own version only: these nodes run on the CPU. For a Scan that is the
+  whole loop.
+- TensorRT 10 has every operator of all three forms for opsets 9 to 20; TensorRT 11 takes opsets up to 25. A Scan
+  becomes a loop of its own and is supported in float32, float16 and bfloat16; onnxruntime does not record CUDA graphs
+  of models with control flow. DOUBLE is cast to float.
 - int8 is for CPUs: neither has DynamicQuantizeLinear.
 """
 
@@ -33,9 +35,10 @@ ALL_FLOATS = FLOATS | {"bfloat16"}
 INTEGERS = {"int32", "int64"}
 ANY = ALL_FLOATS | INTEGERS | {"bool"}
 
-# Kernels of the CUDA provider: first and last version of the operator (None: no upper bound), element types of the data.
-# Source: github.com/microsoft/onnxruntime at 001d12d, docs/OperatorKernels.md, "Operators implemented by CUDAExecutionProvider", ai.onnx;
-# of every operator the rows from version 11 on, of the types those that the exported graphs can have.
+# Kernels of the CUDA provider: first and last version of the operator (None: no upper bound), element types of the
+# data. Source: github.com/microsoft/onnxruntime at 001d12d, docs/OperatorKernels.md, "Operators implemented by
+# CUDAExecutionProvider", ai.onnx; of every operator the rows from version 11 on, of the types those that the exported
+# graphs can have.
 Kernels = list[tuple[int, int | None, set[str]]]
 CUDA: dict[str, Kernels] = {
     "Add": [(14, None, ALL_FLOATS | INTEGERS)],
@@ -78,20 +81,59 @@ NO_CUDA_KERNEL: dict[int, dict[str, set[str]]] = {  # by opset and form
 }
 
 # Operators of TensorRT and the types it gives them ("FP32, FP16, BF16" and further).
-# Source: github.com/onnx/onnx-tensorrt at 96e7811, docs/operators.md, "TensorRT 10.0 supports operators in the inclusive range of opset 9
-# to opset 20"; opsets 9 to 25 for TensorRT 11: docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html.
+# Source: github.com/onnx/onnx-tensorrt at 96e7811, docs/operators.md, "TensorRT 10.0 supports operators in the
+# inclusive range of opset 9 to opset 20"; opsets 9 to 25 for TensorRT 11:
+# docs.nvidia.com/deeplearning/tensorrt/latest/reference/onnx-opset-guide.html.
 RT_FLOATS = {"float", "float16", "bfloat16"}
 RT_NUMBERS = RT_FLOATS | INTEGERS
 RT_ANY = RT_NUMBERS | {"bool"}
 TENSORRT: dict[str, set[str]] = {
-    **dict.fromkeys(["Add", "Div", "Greater", "Less", "Max", "Mod", "Mul", "Pad", "Range", "ReduceMax", "ReduceMean", "Relu", "Sub"], RT_NUMBERS),
     **dict.fromkeys(
-        ["Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"], RT_ANY
+        [
+            "Add",
+            "Div",
+            "Greater",
+            "Less",
+            "Max",
+            "Mod",
+            "Mul",
+            "Pad",
+            "Range",
+            "ReduceMax",
+            "ReduceMean",
+            "Relu",
+            "Sub",
+        ],
+        RT_NUMBERS,
+    ),
+    **dict.fromkeys(
+        [
+            "Cast",
+            "Concat",
+            "Gather",
+            "Identity",
+            "Reshape",
+            "Shape",
+            "Slice",
+            "Split",
+            "Squeeze",
+            "Transpose",
+            "Unsqueeze",
+            "Where",
+        ],
+        RT_ANY,
     ),
     **dict.fromkeys(["Gemm", "MatMul", "Pow", "Scan", "Sigmoid", "Tanh"], RT_FLOATS),
 }
 TENSORRT_OPSETS = {10: range(9, 21), 11: range(9, 26)}
-CONSTANT_AXES = {"Pad": 3, "ReduceMax": 1, "ReduceMean": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}  # input that must be an initializer
+CONSTANT_AXES = {
+    "Pad": 3,
+    "ReduceMax": 1,
+    "ReduceMean": 1,
+    "Slice": 3,
+    "Squeeze": 1,
+    "Unsqueeze": 1,
+}  # input that must be an initializer
 
 SMALL: dict[str, Any] = {"num_branch": 3, "num_synapse_per_branch": 4}
 NETWORKS: dict[str, Any] = {
@@ -108,7 +150,9 @@ NETWORKS: dict[str, Any] = {
     "LIF": lambda: LIF(5, 3),
     "ALIF": lambda: ALIF(5, 3, recurrent=True),
     "ALIF, latency": lambda: ALIF(5, 3, recurrent=True, latency=3.0),
-    "mixed": lambda: nn.Sequential(nn.Linear(6, 5), nn.SiLU(), LIF(5, 8), SpikingELM(BranchELM(8, 4, 4, **SMALL)), LIF(4, 3), nn.Linear(3, 2)),
+    "mixed": lambda: nn.Sequential(
+        nn.Linear(6, 5), nn.SiLU(), LIF(5, 8), SpikingELM(BranchELM(8, 4, 4, **SMALL)), LIF(4, 3), nn.Linear(3, 2)
+    ),
 }
 
 
@@ -127,7 +171,9 @@ def uses(model: Any, opset: int) -> Iterator[Use]:
 
 
 def _uses(graph: Any, opset: int, outer: dict[str, int], constants: set[str]) -> Iterator[Use]:
-    kinds = outer | {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    kinds = outer | {
+        value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)
+    }
     kinds |= {value.name: value.data_type for value in graph.initializer}
     constants = constants | {value.name for value in graph.initializer}
     for node in graph.node:
@@ -142,9 +188,16 @@ def _uses(graph: Any, opset: int, outer: dict[str, int], constants: set[str]) ->
                 yield from _uses(attribute.g, opset, kinds, constants)
 
 
-def exported(folder: Path, name: str, form: str, opset: int, *, precision: str = "float32", dtype: torch.dtype = torch.float32) -> list[Use]:
+def exported(
+    folder: Path, name: str, form: str, opset: int, *, precision: str = "float32", dtype: torch.dtype = torch.float32
+) -> list[Use]:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"form": form, "num_steps": 37 if form == "unrolled" else None, "opset": opset, "precision": precision}
+    options: dict[str, Any] = {
+        "form": form,
+        "num_steps": 37 if form == "unrolled" else None,
+        "opset": opset,
+        "precision": precision,
+    }
     to_onnx(NETWORKS[name]().eval().to(dtype), folder / "model.onnx", **options, verify=False)
     return list(uses(onnx.load(folder / "model.onnx"), opset))
 
@@ -165,9 +218,17 @@ def test_every_operator_has_a_cuda_kernel_or_is_named_as_having_none(tmp_path: P
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("precision", "dtype"), [("float16", torch.float32), ("bfloat16", torch.float32), ("float32", torch.float64)])
-def test_lower_and_double_precision_have_cuda_kernels_too(tmp_path: Path, form: str, precision: str, dtype: torch.dtype) -> None:
-    found = [use for name in ("BranchELM", "population", "mixed") for use in exported(tmp_path, name, form, 18, precision=precision, dtype=dtype)]
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float16", torch.float32), ("bfloat16", torch.float32), ("float32", torch.float64)]
+)
+def test_lower_and_double_precision_have_cuda_kernels_too(
+    tmp_path: Path, form: str, precision: str, dtype: torch.dtype
+) -> None:
+    found = [
+        use
+        for name in ("BranchELM", "population", "mixed")
+        for use in exported(tmp_path, name, form, 18, precision=precision, dtype=dtype)
+    ]
     assert {use.op for use in found if not in_cuda(use)} == set()
 
 

@@ -53,7 +53,9 @@ def test_the_reason_of_a_failure_is_its_last_words(script: dict[str, Any]) -> No
 
 
 @pytest.mark.slow
-def test_the_table_of_runtimes_is_made(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_runtimes_is_made(
+    script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     threads = torch.get_num_threads()
     monkeypatch.setattr("sys.argv", ["onnx_runtimes.py", "--smoke"])
     monkeypatch.setenv("COLUMNS", "200")

@@ -20,7 +20,9 @@ def test_spikes_are_those_of_a_loop_over_neurons(kind: type[ALIF], recurrent: bo
         if layer.cell.w_rec is not None:
             layer.cell.w_rec.add_(torch.rand(4, 4) * 0.2)
     weight, bias, beta = (t.detach().numpy() for t in (layer.cell.weight, layer.cell.bias, layer.cell.beta))
-    p, b = (layer.cell.p.detach().numpy(), layer.cell.b.detach().numpy()) if kind is ALIF else (np.zeros(4), np.zeros(4))
+    p, b = (
+        (layer.cell.p.detach().numpy(), layer.cell.b.detach().numpy()) if kind is ALIF else (np.zeros(4), np.zeros(4))
+    )
     w_rec = layer.cell.w_rec.detach().numpy() if layer.cell.w_rec is not None else np.zeros((4, 4))
     v, a, s = np.zeros(4), np.zeros(4), np.zeros(4)
     expected = np.zeros((60, 4))
@@ -115,10 +117,14 @@ def test_gradients_flow_through_reset_and_recurrence_only_on_request() -> None:
         return layer.cell.weight.grad
 
     plain = gradient()
-    assert not torch.equal(plain, gradient(detach_reset=False)) and not torch.equal(plain, gradient(detach_recurrent=False))
+    assert not torch.equal(plain, gradient(detach_reset=False)) and not torch.equal(
+        plain, gradient(detach_recurrent=False)
+    )
 
 
 def test_a_surrogate_that_changes_the_dtype_is_refused() -> None:
     layer = ALIF(3, 2, surrogate=lambda distance: FastSigmoid()(distance).float()).double()
-    with pytest.raises(TypeError, match=r"surrogate must keep the dtype torch.float64 of the membrane, got spikes of torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"surrogate must keep the dtype torch.float64 of the membrane, got spikes of torch.float32"
+    ):
         layer(torch.ones(1, 4, 3, dtype=torch.float64))

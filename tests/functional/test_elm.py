@@ -22,7 +22,9 @@ def test_memory_relaxes_to_its_closed_form(kappa: float, num_step: int) -> None:
 
 
 def test_scaled_tanh_has_the_published_constants() -> None:
-    assert scaled_tanh(torch.tensor(1.5, dtype=torch.float64)).item() == pytest.approx(1.7159 * math.tanh(1.0), rel=1e-12)
+    assert scaled_tanh(torch.tensor(1.5, dtype=torch.float64)).item() == pytest.approx(
+        1.7159 * math.tanh(1.0), rel=1e-12
+    )
 
 
 def test_memory_of_another_size_is_refused() -> None:

@@ -14,7 +14,9 @@ from tests.tolerances import assert_close
 
 
 def test_neuronio_routing_is_that_of_the_published_checkpoints(shared: Any) -> None:
-    state = torch.load(shared / "data/checkpoints/num_memory_10/neuronio_best_model_state.pt", weights_only=True, map_location="cpu")
+    state = torch.load(
+        shared / "data/checkpoints/num_memory_10/neuronio_best_model_state.pt", weights_only=True, map_location="cpu"
+    )
     config = json.loads((shared / "data/checkpoints/num_memory_10/model_config.json").read_text())
     index = routing_index("neuronio", config["num_input"], config["num_branch"], config["num_synapse_per_branch"])
     mask = state["valid_indices_mask"].bool()
@@ -49,7 +51,10 @@ def test_random_routing_follows_its_generator_and_draws_all_inputs() -> None:
 
 
 def test_shuffling_permutes_inputs_and_keeps_the_windows() -> None:
-    plain, shuffled = (routing_index("neuronio", 12, 3, 6, shuffle=s, generator=torch.Generator().manual_seed(0)) for s in (False, True))
+    plain, shuffled = (
+        routing_index("neuronio", 12, 3, 6, shuffle=s, generator=torch.Generator().manual_seed(0))
+        for s in (False, True)
+    )
     renamed = dict(zip(plain.flatten().tolist(), shuffled.flatten().tolist(), strict=True))
     assert not torch.equal(plain, shuffled)
     assert sorted(renamed[i] for i in range(12)) == list(range(12)) and renamed[-1] == -1 if -1 in renamed else True
@@ -80,7 +85,10 @@ def test_branch_input_and_matrix_equal_a_loop_over_synapses(seed: int, populatio
     [
         (("neuronio", 7, 2, 4), "input_size must be even"),
         (("window", 10, 2, 4), r"num_synapse_per_branch must be at least ceil\(input_size / num_branch\) = 5"),
-        ((None, 10, 2, 4), r"num_branch \* num_synapse_per_branch must equal input_size without routing, got 2 \* 4 for 10"),
+        (
+            (None, 10, 2, 4),
+            r"num_branch \* num_synapse_per_branch must equal input_size without routing, got 2 \* 4 for 10",
+        ),
         (("nearest", 8, 2, 4), "routing must be None, one of .* or an index tensor, got 'nearest'"),
     ],
 )

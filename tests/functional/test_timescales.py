@@ -16,9 +16,13 @@ def test_gains_follow_their_formulas(tau: float, delta_t: float, lambda_: float)
     tau_m = torch.tensor([tau], dtype=torch.float64)
     kappa = math.exp(-delta_t / tau)
     assert_close(decay(tau_m, delta_t), torch.tensor([kappa], dtype=torch.float64))
-    assert_close(memory_gain(tau_m, delta_t, lambda_=lambda_, variant="v1"), torch.tensor([lambda_ * (1 - kappa)], dtype=torch.float64))
     assert_close(
-        memory_gain(tau_m, delta_t, lambda_=lambda_, variant="v2"), torch.tensor([1 - math.exp(-delta_t * lambda_ / tau)], dtype=torch.float64)
+        memory_gain(tau_m, delta_t, lambda_=lambda_, variant="v1"),
+        torch.tensor([lambda_ * (1 - kappa)], dtype=torch.float64),
+    )
+    assert_close(
+        memory_gain(tau_m, delta_t, lambda_=lambda_, variant="v2"),
+        torch.tensor([1 - math.exp(-delta_t * lambda_ / tau)], dtype=torch.float64),
     )
 
 
@@ -30,8 +34,12 @@ def test_memory_driven_by_a_constant_settles_at_lambda_times_it_in_float32(tau: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bounds", [(1.0, 1000.0), (1.0, 500.0), (0.0, 500.0), (0.0, 1000.0), (1.0, 4000.0), (1.0, 20000.0), (1.0, 150.0)])
-def test_time_constants_on_a_bound_stay_finite_and_learnable_in_every_dtype(bounds: tuple[float, float], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "bounds", [(1.0, 1000.0), (1.0, 500.0), (0.0, 500.0), (0.0, 1000.0), (1.0, 4000.0), (1.0, 20000.0), (1.0, 150.0)]
+)
+def test_time_constants_on_a_bound_stay_finite_and_learnable_in_every_dtype(
+    bounds: tuple[float, float], dtype: torch.dtype
+) -> None:
     proto = proto_tau(torch.tensor(bounds, dtype=torch.float64), bounds, dtype=dtype).requires_grad_()
     tau = bounded_tau(proto, bounds)
     tau.sum().backward()
@@ -65,7 +73,10 @@ def test_spacing_has_equal_ratios_or_equal_differences() -> None:
     [
         (lambda: spaced_tau(3, (0.0, 5.0), "log"), "tau_m_init must start above 0 ms for log spacing"),
         (lambda: spaced_tau(3, (1.0, 5.0), "cubic"), 'tau_m_spacing must be "log" or "linear", got \'cubic\''),
-        (lambda: memory_gain(torch.ones(1), 1.0, lambda_=5.0, variant="v3"), 'variant must be "v1" or "v2", got \'v3\''),
+        (
+            lambda: memory_gain(torch.ones(1), 1.0, lambda_=5.0, variant="v3"),
+            'variant must be "v1" or "v2", got \'v3\'',
+        ),
     ],
 )
 def test_unknown_words_are_refused(call: object, message: str) -> None:

@@ -26,7 +26,10 @@ NAN = float("nan")
         ({"tau_s": (1.0, 2.0)}, "tau_s must be one time or one per branch, 3, got 2"),
         ({"lambda_": 0}, "lambda_ must be a finite number above 0, got 0"),
         ({"w_s_init": -0.5}, "w_s_init must be a finite number, not negative"),
-        ({"tau_m_init": (-1.0, 5.0)}, r"tau_m_init must be two times in ms, \(low, high\) with 0 <= low <= high, got \(-1.0, 5.0\)"),
+        (
+            {"tau_m_init": (-1.0, 5.0)},
+            r"tau_m_init must be two times in ms, \(low, high\) with 0 <= low <= high, got \(-1.0, 5.0\)",
+        ),
         ({"tau_m_init": (0.0, 5.0)}, r"tau_m_init must be above 0 ms, got \(0.0, 5.0\)"),
         ({"tau_m_init": (9.0, 5.0)}, "tau_m_init must be two times in ms"),
         ({"tau_m_init": 5.0}, "tau_m_init must be two times in ms"),
@@ -69,8 +72,14 @@ def test_routing_that_does_not_fit_is_named(routing: Any, message: str) -> None:
         (torch.zeros(4, 3), r"x must have shape \(batch, time, 3\), got \(4, 3\)"),
         (torch.zeros(2, 4, 5), r"x must have shape \(batch, time, 3\), got \(2, 4, 5\)"),
         (torch.zeros(2, 4, 2, 3), r"x must have shape \(batch, time, 3\), got \(2, 4, 2, 3\)"),
-        (torch.zeros(2, 4, 3, dtype=torch.float64), "x must have dtype torch.float32 like the parameters, got torch.float64"),
-        (torch.zeros(2, 4, 3, dtype=torch.uint8), "x must have dtype torch.float32 like the parameters, got torch.uint8"),
+        (
+            torch.zeros(2, 4, 3, dtype=torch.float64),
+            "x must have dtype torch.float32 like the parameters, got torch.float64",
+        ),
+        (
+            torch.zeros(2, 4, 3, dtype=torch.uint8),
+            "x must have dtype torch.float32 like the parameters, got torch.uint8",
+        ),
         (torch.zeros(2, 4, 3, device="meta"), "x must be on cpu like the parameters, got meta"),
         ([[0.0]], "x must be a tensor or SpikeEvents, got list"),
         (SpikeEvents.from_frames(torch.ones(2, 4, 5)), "x must have 3 channels, got SpikeEvents"),
@@ -117,7 +126,9 @@ def test_a_diverged_parameter_is_named() -> None:
     neuron = ELM(3, 2, num_memory=4)
     with torch.no_grad():
         neuron.cell.mlp[0].bias[0] = NAN
-    with pytest.raises(ValueError, match=r"parameter cell.mlp.0.bias must not hold NaN, got 1 of 8: training has diverged"):
+    with pytest.raises(
+        ValueError, match=r"parameter cell.mlp.0.bias must not hold NaN, got 1 of 8: training has diverged"
+    ):
         neuron(torch.zeros(2, 5, 3))
 
 
@@ -155,7 +166,10 @@ def test_outputs_that_are_nan_and_padding_that_is_not_to_blame_are_told_apart() 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau_v": 200.0, "delta_t": 0.1}, r"tau_v must give a decay per step of at most 0.999, got 200.0 ms with delta_t 0.1 ms"),
+        (
+            {"tau_v": 200.0, "delta_t": 0.1},
+            r"tau_v must give a decay per step of at most 0.999, got 200.0 ms with delta_t 0.1 ms",
+        ),
         ({"tau_a": 1e6}, "tau_a must give a decay per step of at most"),
         ({"b_init": 1.8}, r"b_init must be in \[0.001, 1.0\], got 1.8"),
     ],

@@ -28,8 +28,12 @@ class Network(torch.nn.Module):
 
 
 @pytest.mark.parametrize("make", LAYERS)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's compiler at a graph break
-def test_layers_in_a_compiled_network_compute_the_same_and_are_not_unrolled(make: Callable[[], torch.nn.Module]) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # torch's compiler at a graph break
+def test_layers_in_a_compiled_network_compute_the_same_and_are_not_unrolled(
+    make: Callable[[], torch.nn.Module],
+) -> None:
     torch.manual_seed(0)
     network = Network(make())
     x = torch.rand(2, 200, 4)

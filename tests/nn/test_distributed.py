@@ -12,7 +12,9 @@ from tests.tolerances import assert_close
 
 
 def _neuron() -> BranchELM:
-    return BranchELM(8, 2, num_memory=3, num_branch=2, num_synapse_per_branch=4, generator=torch.Generator().manual_seed(0))
+    return BranchELM(
+        8, 2, num_memory=3, num_branch=2, num_synapse_per_branch=4, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def _frames() -> torch.Tensor:

@@ -19,7 +19,9 @@ BACKENDS = ["reference", "torch"]
 
 @settings(max_examples=40, deadline=None)
 @given(neuron=neurons(), data=st.data(), backend=st.sampled_from(BACKENDS))
-def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(neuron: ELM, data: st.DataObject, backend: str) -> None:
+def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(
+    neuron: ELM, data: st.DataObject, backend: str
+) -> None:
     neuron.backend = backend
     x = data.draw(frames(neuron))
     cuts = sorted(data.draw(st.lists(st.integers(0, x.shape[1]), max_size=3)))
@@ -46,7 +48,9 @@ def test_samples_do_not_see_each_other(neuron: ELM, data: st.DataObject, backend
 
 @settings(max_examples=30, deadline=None)
 @given(neuron=neurons(), data=st.data(), backend=st.sampled_from(BACKENDS), events=st.booleans())
-def test_padding_is_invisible_even_where_it_is_nan(neuron: ELM, data: st.DataObject, backend: str, events: bool) -> None:
+def test_padding_is_invisible_even_where_it_is_nan(
+    neuron: ELM, data: st.DataObject, backend: str, events: bool
+) -> None:
     neuron.backend = backend
     x = data.draw(frames(neuron))
     lengths = torch.tensor([data.draw(st.integers(0, x.shape[1])) for _ in range(x.shape[0])])
@@ -54,7 +58,9 @@ def test_padding_is_invisible_even_where_it_is_nan(neuron: ELM, data: st.DataObj
     padded = x.clone()
     for sample, length in enumerate(lengths.tolist()):
         padded[sample, length:] = 3.0 if events else torch.nan
-    given_x: Any = SpikeEvents.from_frames(padded) if events and x.ndim == 3 else padded.nan_to_num(3.0) if events else padded
+    given_x: Any = (
+        SpikeEvents.from_frames(padded) if events and x.ndim == 3 else padded.nan_to_num(3.0) if events else padded
+    )
     y, end = neuron(given_x, start, lengths)
     for sample, length in enumerate(lengths.tolist()):
         alone = ELMState(start.b[sample : sample + 1], start.m[sample : sample + 1])
@@ -148,7 +154,10 @@ def test_state_dict_carries_everything_random_into_another_neuron() -> None:
 
 def test_the_same_generator_gives_the_same_neuron() -> None:
     first, second = (
-        BranchELM(8, 2, num_branch=3, num_synapse_per_branch=4, routing="random", generator=torch.Generator().manual_seed(5)) for _ in range(2)
+        BranchELM(
+            8, 2, num_branch=3, num_synapse_per_branch=4, routing="random", generator=torch.Generator().manual_seed(5)
+        )
+        for _ in range(2)
     )
     for (name, a), (_, b) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
@@ -197,7 +206,11 @@ def test_the_cell_compiles_with_inductor() -> None:
 @pytest.mark.parametrize("routing", [None, "neuronio", "random"])
 def test_traces_add_up_to_what_the_neuron_computes(routing: str | None, population: int | None) -> None:
     options: dict[str, Any] = {"num_memory": 3, "num_neuron": population}
-    neuron: ELM = ELM(8, 2, **options) if routing is None else BranchELM(8, 2, num_branch=2, num_synapse_per_branch=4, routing=routing, **options)
+    neuron: ELM = (
+        ELM(8, 2, **options)
+        if routing is None
+        else BranchELM(8, 2, num_branch=2, num_synapse_per_branch=4, routing=routing, **options)
+    )
     x = torch.poisson(torch.full((2, 11, 8), 0.5))
     start = ELMState(*(torch.rand_like(part) for part in neuron.cell.initial_state(2)))
     traces = neuron.traces(x, start)
@@ -212,7 +225,14 @@ def test_traces_add_up_to_what_the_neuron_computes(routing: str | None, populati
 
 def test_learned_and_fixed_quantities_are_parameters_and_buffers() -> None:
     names = {name for name, _ in ELM(4, 1, learn_w_s=False, learn_tau_m=False).named_parameters()}
-    assert names == {"cell.mlp.0.weight", "cell.mlp.0.bias", "cell.mlp.1.weight", "cell.mlp.1.bias", "cell.w_y.weight", "cell.w_y.bias"}
+    assert names == {
+        "cell.mlp.0.weight",
+        "cell.mlp.0.bias",
+        "cell.mlp.1.weight",
+        "cell.mlp.1.bias",
+        "cell.w_y.weight",
+        "cell.w_y.bias",
+    }
     assert {"cell._proto_w_s", "cell._proto_tau_m"} <= {name for name, _ in ELM(4, 1).named_parameters()}
 
 
@@ -222,7 +242,10 @@ def test_learned_and_fixed_quantities_are_parameters_and_buffers() -> None:
         # arXiv:2306.16922: 26.06K for ELM d_m 10 (table S6), 5.9K and 8.1K for Branch-ELM d_m 10 and 20
         (lambda: ELM(1278, 2, num_memory=10, learn_w_s=False), 26_022),
         (lambda: BranchELM(1278, 2, num_memory=10, num_branch=45, num_synapse_per_branch=100), 5_862),
-        (lambda: BranchELM(1278, 2, num_memory=20, num_branch=45, num_synapse_per_branch=100, learn_tau_m=False), 8_002),
+        (
+            lambda: BranchELM(1278, 2, num_memory=20, num_branch=45, num_synapse_per_branch=100, learn_tau_m=False),
+            8_002,
+        ),
         (lambda: ELM(1278, 2, num_memory=1, num_mlp_layers=0, learn_w_s=False), 1_285),
     ],
 )

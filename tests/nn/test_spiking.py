@@ -95,7 +95,9 @@ def test_spikes_follow_the_definition_step_by_step(reset: str) -> None:
 )
 def test_sequence_steps_and_splits_agree(reset: str, population: int | None, flat: bool, cut: int, seed: int) -> None:
     torch.manual_seed(seed)
-    neuron = SpikingELM(ELM(4, 2, num_memory=5, num_neuron=population, flatten_output=flat, w_s_init=2.0), threshold=0.1, reset=reset).double()
+    neuron = SpikingELM(
+        ELM(4, 2, num_memory=5, num_neuron=population, flatten_output=flat, w_s_init=2.0), threshold=0.1, reset=reset
+    ).double()
     x = torch.poisson(torch.full((3, 20, 4), 0.6, dtype=torch.float64))
     whole, end = neuron(x)
     first, state = neuron(x[:, :cut])
@@ -127,7 +129,9 @@ def test_lengths_freeze_readout_and_spikes_too() -> None:
 
 
 def test_learned_thresholds_and_factors_get_gradients() -> None:
-    neuron = SpikingELM(ELM(4, 3, num_memory=5), threshold=torch.zeros(3), learn_threshold=True, learn_graded_factor=True)
+    neuron = SpikingELM(
+        ELM(4, 3, num_memory=5), threshold=torch.zeros(3), learn_threshold=True, learn_graded_factor=True
+    )
     spikes, _ = neuron(torch.rand(2, 30, 4))
     spikes.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in neuron.parameters())
@@ -135,7 +139,9 @@ def test_learned_thresholds_and_factors_get_gradients() -> None:
 
 
 def test_copies_and_pickles_spike_alike() -> None:
-    neuron = SpikingELM(BranchELM(8, 1, num_branch=2, num_synapse_per_branch=4, num_neuron=3), threshold=0.0, reset="zero")
+    neuron = SpikingELM(
+        BranchELM(8, 1, num_branch=2, num_synapse_per_branch=4, num_neuron=3), threshold=0.0, reset="zero"
+    )
     x = torch.rand(2, 9, 8)
     for other in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
         assert torch.equal(neuron(x)[0], other(x)[0])
@@ -147,7 +153,9 @@ def test_bad_input_is_named() -> None:
         SpikingELM(core, reset="hard")
     with pytest.raises(TypeError, match="core must be an ELM or BranchELM, got Linear"):
         SpikingELM(torch.nn.Linear(3, 2))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"surrogate must keep the dtype torch.float32 of the readout, got spikes of torch.float64"):
+    with pytest.raises(
+        TypeError, match=r"surrogate must keep the dtype torch.float32 of the readout, got spikes of torch.float64"
+    ):
         SpikingELM(core, surrogate=lambda d: (d > 0).double())(torch.zeros(1, 2, 4))
     neuron = SpikingELM(core)
     state = neuron.initial_state(2)

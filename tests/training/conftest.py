@@ -13,7 +13,7 @@ pytest.importorskip("h5py")
 from lightning import Trainer
 
 from elm_neuro.datasets import SpikeRecordings, write_shd
-from elm_neuro.training._quiet import without_advice
+from elm_neuro.training.loop._quiet import without_advice
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
     def make(**options: Any) -> Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        quiet = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
         return Trainer(**{"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, **quiet, **options})
 
     return make

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from elm_neuro import training
 from elm_neuro.cli import recipes
+from elm_neuro.demo._run import MIXED, TUNED, DemoSettings, build, data_module
 from elm_neuro.training import (
     NeuronIODataModule,
     NeuronIORegression,
@@ -23,11 +24,15 @@ from elm_neuro.training import (
     SpokenDigitsDataModule,
     num_parameters,
 )
-from elm_neuro.training._demo import MIXED, TUNED, DemoSettings, build, data_module
 
 RECIPES = Path(training.__file__).parent / "recipes"
 SHD = {"shd_elm": 182_420, "shd_branch_elm": 65_920, "shd_lstm": 957_020, "shd_lif": 51_195}
-ADDING = {"shd_adding_elm": 182_319, "shd_adding_branch_elm": 65_819, "shd_adding_lstm": 956_769, "shd_adding_lif": 51_128}
+ADDING = {
+    "shd_adding_elm": 182_319,
+    "shd_adding_branch_elm": 65_819,
+    "shd_adding_lstm": 956_769,
+    "shd_adding_lif": 51_128,
+}
 NEURONIO = {
     "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842, "neuronio_lstm": 266_102,
     "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
@@ -49,7 +54,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_recipe_is_listed() -> None:
-    assert set(recipes()) == {path.stem for path in RECIPES.glob("*.yaml")} == {*SHD, *ADDING, *NEURONIO, "spoken_digits_mixed"}
+    assert (
+        set(recipes())
+        == {path.stem for path in RECIPES.glob("*.yaml")}
+        == {*SHD, *ADDING, *NEURONIO, "spoken_digits_mixed"}
+    )
     assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
 
 
@@ -62,7 +71,12 @@ def test_shd_recipes_train_as_the_paper_does(load: Any, name: str) -> None:
     model = (cli.model.optimizer, cli.model.learning_rate, cli.model.input_dropout, cli.model.spike_l1)
     assert model == (("adamax", 2e-3, 0.0, 0.01) if lif else ("adamax", 5e-3, 0.5, 0.0))
     data = cli.datamodule
-    assert (cli.trainer.max_epochs, data.batch_size, data.binning.bin_ms, data.binning.duration_ms) == (70, 8, 10.0, 1000.0)
+    assert (cli.trainer.max_epochs, data.batch_size, data.binning.bin_ms, data.binning.duration_ms) == (
+        70,
+        8,
+        10.0,
+        1000.0,
+    )
     assert isinstance(data, SHDAddingDataModule) == adding
     if adding:
         assert (data.num_pairs, data.pairing, data.speakers, data.seed) == ((2000 * 8, 2048, 4096), "fixed", "all", 0)
@@ -89,7 +103,12 @@ def test_elm_recipes_build_the_papers_neurons(load: Any, name: str) -> None:
 @pytest.mark.parametrize("name", ["shd_lstm", "shd_adding_lstm"])
 def test_lstm_recipes_build_the_papers_lstm(load: Any, name: str) -> None:
     network = load(name).model.network
-    assert (network.lstm.hidden_size, network.recurrent_dropout, network.timescales, network.delta_t) == (250, 0.3, None, 10.0)
+    assert (network.lstm.hidden_size, network.recurrent_dropout, network.timescales, network.delta_t) == (
+        250,
+        0.3,
+        None,
+        10.0,
+    )
 
 
 @pytest.mark.parametrize("name", ["shd_lif", "shd_adding_lif"])
@@ -118,7 +137,11 @@ def test_the_mixed_recipe_is_the_demos_network(load: Any) -> None:
         assert getattr(cli.model, name) == getattr(demo, name)
     data = data_module(settings, bin_ms=tuned.bin_ms, seed=0)
     assert isinstance(cli.datamodule, SpokenDigitsDataModule)
-    assert (cli.datamodule.binning, cli.datamodule.batch_size, cli.datamodule.valid) == (data.binning, data.batch_size, data.valid)
+    assert (cli.datamodule.binning, cli.datamodule.batch_size, cli.datamodule.valid) == (
+        data.binning,
+        data.batch_size,
+        data.valid,
+    )
     assert [len(digits) for digits in cli.datamodule.digits] == [settings.num_train, settings.num_test]
     assert cli.trainer.max_epochs == settings.num_epochs
 
@@ -134,7 +157,13 @@ def test_neuronio_recipes_train_as_the_paper_or_the_repository_does(load: Any, t
     assert (data.batch_size, data.window_ms, data.skip_ms, data.output) == (8, 500, 500, "events")
     assert cli.trainer.logger.name == name
     best, *last = (callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint))
-    assert (best.monitor, best.mode, best.filename, *(one.filename for one in last)) == ("valid/loss", "min", "best", "last", "last")
+    assert (best.monitor, best.mode, best.filename, *(one.filename for one in last)) == (
+        "valid/loss",
+        "min",
+        "best",
+        "last",
+        "last",
+    )
 
 
 def test_the_papers_and_the_repositorys_branch_elm_differ_in_their_time_constants(load: Any, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The ELM's scan over time, a backend a file."""

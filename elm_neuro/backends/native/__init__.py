@@ -1,0 +1,1 @@
+"""The compiled library of the CPU and what is handed to it."""

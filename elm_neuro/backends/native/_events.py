@@ -1,0 +1,84 @@
+"""Events as the compiled kernels read them: those of SpikeEvents, or found in dense frames."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.native import _library
+from elm_neuro.events import SpikeEvents
+
+# Dense frames are run as events where fewer of their entries than this are spikes; looking for them gives up as soon as
+# there are more. Measured for 20 to 100 memory units: events win up to 0.2 or 0.45, but room for that many costs page
+# faults where there are few.
+SPARSE_DENSITY = 0.1
+SPARSE_INPUTS = 12  # one-hot tokens of 16 kinds are worth the search, a handful of inputs is not
+DTYPES = (torch.float32, torch.float64)
+
+
+class Events(NamedTuple):
+    """Events of a batch as the library reads them: those of row ``sample * num_steps + step`` are entries begin[row] : end[row]."""
+
+    begin: Tensor  # (batch * num_steps,), int64; a view where `end` continues it
+    end: Tensor
+    channel: Tensor  # (num_events,), int32 or int64
+    value: Tensor | None  # (num_events,)
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, sparse_input: str = "auto") -> Events | None:
+        """The events of `x` where it is sparse, else None; `sparse_input` as in :func:`elm_neuro.backends.scan`."""
+        if isinstance(x, SpikeEvents):
+            value = None if x.value is None else x.value.to(dtype).contiguous()
+            indptr = x.indptr.contiguous()
+            return cls(indptr[:-1], indptr[1:], x.channel.contiguous(), value, x.shape)
+        if not searched(x, sparse_input):
+            return None
+        x = x if x.dtype in DTYPES else x.to(dtype)
+        events = cls.compacted(x, dtype)
+        return cls.compacted(x, dtype, density=1.0) if events is None and sparse_input == "on" else events
+
+    @classmethod
+    def compacted(cls, x: Tensor, dtype: torch.dtype, density: float = SPARSE_DENSITY) -> Events | None:
+        """The events of dense frames, or None where there are more than `density` of the entries."""
+        x = x if x.stride(2) == 1 else x.contiguous()
+        batch, num_steps, num_input = x.shape
+        # as much room for any number of threads: torch.utils.checkpoint holds a second pass to the shapes of the first
+        size = math.ceil(density * x.numel())
+        parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
+        room = size // parts
+        begin, end = torch.empty(2, batch * num_steps, dtype=torch.int64).unbind()
+        channel, value = torch.empty(size, dtype=torch.int32), x.new_empty(size)
+        args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
+        args.frames, args.begin, args.end = x.data_ptr(), begin.data_ptr(), end.data_ptr()
+        args.channel, args.value = channel.data_ptr(), value.data_ptr()
+        if _library.library().elm_compact(x.dtype == torch.float64, parts, ctypes.byref(args)):
+            return None
+        return cls(begin, end, channel, value.to(dtype), (batch, num_steps, num_input))
+
+    def discounted_sum(self, kappa: Tensor, lengths: Tensor | None) -> Tensor:
+        """As :func:`elm_neuro.backends.parts._projection.discounted_sum`."""
+        batch, num_steps, num_input = self.shape
+        eps, decay = torch.finfo(kappa.dtype).eps, float(kappa)
+        reach = 2.0 * math.log(eps) / math.log(decay) if 0.0 < decay < 1.0 else num_steps if decay else 1.0
+        total = torch.zeros(batch, num_input, dtype=kappa.dtype)
+        call = (
+            _library.library().elm_discount_f64 if kappa.dtype == torch.float64 else _library.library().elm_discount_f32
+        )
+        tensors = (lengths, self.begin, self.end, self.channel, self.value, total)
+        wide = self.channel.dtype == torch.int64
+        call(
+            batch, num_steps, num_input, math.ceil(min(reach, num_steps)), decay, wide, *map(_library.address, tensors)
+        )
+        return total
+
+
+def searched(x: Tensor, sparse_input: str) -> bool:
+    """Whether events are looked for in these frames."""
+    if sparse_input != "auto":
+        return sparse_input == "on"
+    return x.ndim == 3 and x.shape[2] >= SPARSE_INPUTS and x.dtype in DTYPES and not x.requires_grad

@@ -1,0 +1,160 @@
+"""Branch traces, compiled: what arrives at each step, as events or dense, integrated over time.
+
+Only for branches with time constants or a nonlinearity of their own: elsewhere this is part of
+:mod:`elm_neuro.backends.elm._native_pass`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from elm_neuro.backends.elm._native_table import padded_table, with_padded_rows
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._events import Events
+from elm_neuro.backends.parts._once import differentiable_once
+
+
+def drive(
+    events: Events | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
+) -> Tensor:
+    r"""What arrives, integrated over time: :math:`f_t = \kappa f_{t-1} + v_t`.
+
+    Args:
+        events: their rows of `table` add up to v; None where `dense` is v itself.
+        table: (1, input_size, width).
+        dense: (batch, time, width).
+        kappa: decay per step, (width,); a constant, it gets no gradient.
+        initial: f before the first step, (batch, width), or None for zeros.
+
+    Returns:
+        (batch, time, width).
+    """
+    out: Tensor
+    if torch.compiler.is_compiling() and dense is not None:
+        out = torch.ops.elm_neuro.leaky_filter(dense, kappa, initial)
+    else:
+        out = _Drive.apply(events, table, dense, kappa, initial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return out
+
+
+class _Drive(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        events: Events | None,
+        table: Tensor | None,
+        dense: Tensor | None,
+        kappa: Tensor,
+        initial: Tensor | None,
+    ) -> Tensor:
+        out = _forward(events, table, dense, kappa, initial)
+        ctx.shape = None if events is None else events.shape
+        ctx.save_for_backward(kappa, *(() if events is None else events[:4]))
+        return out
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        kappa, *arrays = ctx.saved_tensors
+        _, table, dense, _, initial = ctx.needs_input_grad
+        events = Events(arrays[0], arrays[1], arrays[2], arrays[3], ctx.shape) if arrays else None
+        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, (table, dense, initial))
+        return None, grad_table, grad_dense, None, grad_initial
+
+
+def _forward(
+    events: Events | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
+) -> Tensor:
+    kappa, initial = kappa.contiguous(), None if initial is None else initial.contiguous()
+    batch, num_steps = (
+        events.shape[:2] if dense is None and events is not None else dense.shape[:2] if dense is not None else (0, 0)
+    )
+    out = kappa.new_empty(batch, num_steps, kappa.shape[0])
+    args = _arguments(events, out, kappa)
+    if table is not None:
+        table = with_padded_rows(table)
+        args.table, args.table_row = table.data_ptr(), _library.padded(table.dtype, table.shape[2])
+    if dense is not None:
+        dense = _library.rows(dense)
+        args.dense, args.dense_batch, args.dense_time = dense.data_ptr(), dense.stride(0), dense.stride(1)
+    args.out, args.initial = out.data_ptr(), _library.address(initial)
+    _call(_library.library().elm_drive_forward, events, out, args)
+    return out
+
+
+def _backward(
+    events: Events | None, grad_out: Tensor, kappa: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of table, dense and initial, where wanted."""
+    kappa, grad_out = kappa.contiguous(), _library.rows(grad_out)
+    (batch, num_steps, width), (table, dense, initial) = grad_out.shape, wanted
+    grad_table = padded_table(kappa, 1, events.shape[2], width, zero=True) if table and events is not None else None
+    grad_dense = kappa.new_empty(batch, num_steps, width) if dense else None
+    grad_initial = kappa.new_empty(batch, width) if initial else None
+    args = _arguments(events, grad_out, kappa)
+    args.dense_batch, args.dense_time, args.grad_out = grad_out.stride(0), grad_out.stride(1), grad_out.data_ptr()
+    args.grad_table, args.table_row = _library.address(grad_table), _library.padded(kappa.dtype, width)
+    args.grad_dense, args.grad_initial = _library.address(grad_dense), _library.address(grad_initial)
+    _call(_library.library().elm_drive_backward, events, grad_out, args)
+    return grad_table, grad_dense, grad_initial
+
+
+def _arguments(events: Events | None, out: Tensor, kappa: Tensor) -> _library.DriveArgs:
+    args = _library.DriveArgs(*out.shape, 0, 0 if events is None else events.shape[2])
+    args.kappa = kappa.data_ptr()
+    if events is not None:
+        args.wide = events.channel.dtype == torch.int64
+        args.begin, args.end = events.begin.data_ptr(), events.end.data_ptr()
+        args.channel, args.value = events.channel.data_ptr(), _library.address(events.value)
+    return args
+
+
+def _call(call: Any, events: Events | None, out: Tensor, args: _library.DriveArgs) -> None:
+    work = out.numel() + (0.0 if events is None else float(events.channel.shape[0] * out.shape[-1]))
+    if call(out.dtype == torch.float64, _library.threads_for(work), ctypes.byref(args)):
+        raise MemoryError(f"no memory for a row of {out.shape[-1]} branches")
+
+
+# Inside torch.compile the same is an operator, into which it does not look.
+
+
+@torch.library.custom_op("elm_neuro::leaky_filter", mutates_args=())
+def _leaky_filter_op(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+    return _forward(None, None, dense, kappa, initial)
+
+
+@_leaky_filter_op.register_fake
+def _(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+    return kappa.new_empty(dense.shape)
+
+
+@torch.library.custom_op("elm_neuro::leaky_filter_backward", mutates_args=())
+def _leaky_filter_backward_op(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    _, dense, initial = _backward(None, grad_out, kappa, (False, True, True))
+    if dense is None or initial is None:
+        raise RuntimeError("a gradient is missing")
+    return dense, initial
+
+
+@_leaky_filter_backward_op.register_fake
+def _(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    return kappa.new_empty(grad_out.shape), kappa.new_empty(grad_out.shape[0], kappa.shape[0])
+
+
+def _keep_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.has_initial = inputs[2] is not None
+    ctx.save_for_backward(inputs[1])
+
+
+def _differentiate_filter(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    (kappa,) = ctx.saved_tensors
+    dense, initial = torch.ops.elm_neuro.leaky_filter_backward(grad_out, kappa)
+    return dense, None, initial if ctx.has_initial else None
+
+
+_leaky_filter_op.register_autograd(_differentiate_filter, setup_context=_keep_filter)

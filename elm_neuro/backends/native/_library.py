@@ -1,0 +1,198 @@
+"""The compiled library of the native backend: found, loaded, and called with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+LIBRARY = FOLDER / "libelm_native.so"
+MAX_LAYERS = 8
+LARGE_BYTES = 1 << 22  # buffers from this size on ask for large pages, of 2 MiB on most systems
+
+_Layers = ctypes.c_void_p * MAX_LAYERS
+
+
+def _fields(integers: str, pointers: str, layers: tuple[str, ...] = ()) -> list[tuple[str, type]]:
+    kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)
+    kinds |= {name: _Layers if name in layers else ctypes.c_void_p for name in pointers.split()}
+    return list(kinds.items())
+
+
+class ScanArgs(ctypes.Structure):
+    """``struct ElmScan`` of native/api.h."""
+
+    _fields_ = _fields(
+        "batch num_steps num_neuron num_memory num_layers hidden silu num_output num_input first_step all_steps wide tile num_task accumulate "
+        "dense_batch dense_time dense_neuron y_batch y_time y_neuron grad_y_batch grad_y_time grad_y_neuron w_m_neuron w_m_row",
+        "begin end lengths channel value table dense kappa_b initial bias m_0 kappa gain w_m w_y b_y weight layer_bias y m_last f_last saved "
+        "grad_y grad_m_last grad_f_last grad_table grad_dense grad_initial grad_m_0 grad_bias grad_kappa grad_gain grad_w_m grad_w_y grad_b_y "
+        "grad_weight grad_layer_bias",
+        layers=("weight", "layer_bias", "grad_weight", "grad_layer_bias"),
+    )
+
+
+class DriveArgs(ctypes.Structure):
+    """``struct ElmDrive`` of native/api.h."""
+
+    _fields_ = _fields(
+        "batch num_steps width table_row num_input dense_batch dense_time wide",
+        "begin end channel value table dense kappa initial out grad_out grad_table grad_dense grad_initial",
+    )
+
+
+class FramesArgs(ctypes.Structure):
+    """``struct ElmFrames`` of native/api.h."""
+
+    _fields_ = _fields(
+        "batch num_steps num_input frames_batch frames_time room num_part", "frames begin end channel value"
+    )
+
+
+class TableArgs(ctypes.Structure):
+    """``struct ElmTable`` of native/api.h."""
+
+    _fields_ = _fields(
+        "num_neuron hidden num_input num_branch num_synapse num_memory table_row routing_neuron",
+        "routing weight w_s table w_m grad_table grad_w_m grad_weight grad_w_s",
+    )
+
+
+def _open() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or why there is none."""
+    if not LIBRARY.is_file():
+        return None, "this installation was built without a C++ compiler; with one, install elm-neuro again from source"
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.elm_sources.restype = ctypes.c_char_p
+        built_from: bytes = library.elm_sources()
+    except (OSError, AttributeError) as error:
+        return None, f"its library does not load: {error}"
+    if sources_digest() not in (None, built_from.decode()):
+        return None, "its library was built from other sources than those beside it; install elm-neuro again"
+    _declare(library)
+    pool = _pool_of_torch()
+    if pool is not None:
+        library.elm_lend(pool)
+    return library, ""
+
+
+def _pool_of_torch() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP library that torch runs on; None where it has another one.
+
+    ``ELM_NEURO_THREADS=own`` leaves it alone, for sanitizers, which do not see into it.
+    """
+    if os.environ.get("ELM_NEURO_THREADS") == "own":
+        return None
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def sources_digest() -> str | None:
+    """Fingerprint of the sources beside the library, None where they are not there (a wheel); setup.py writes it into the library."""
+    sources = sorted(path for path in FOLDER.glob("*") if path.suffix in (".cpp", ".h"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16] if sources else None
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    word, pointer = ctypes.c_int64, ctypes.c_void_p
+    library.elm_isa.restype = ctypes.c_char_p
+    library.elm_lend.argtypes, library.elm_lend.restype = (pointer,), None
+    library.elm_advise.argtypes, library.elm_advise.restype = (pointer, word), None
+    library.elm_padded.argtypes, library.elm_padded.restype = (word, word), word
+    for name in ("tile", "chunk"):
+        getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word,), word
+    for name in (
+        "scan_forward",
+        "scan_backward",
+        "drive_forward",
+        "drive_backward",
+        "table_forward",
+        "table_backward",
+        "compact",
+    ):
+        getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
+    for name in ("elm_discount_f32", "elm_discount_f64"):
+        getattr(library, name).argtypes = (word,) * 4 + (ctypes.c_double, word) + (pointer,) * 6
+
+
+_library, _missing = _open()  # on import: compiled code must not trace this
+
+
+def missing() -> str:
+    """Why there is no library; empty where there is one."""
+    return _missing
+
+
+def library() -> ctypes.CDLL:
+    """The library.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if _library is None:
+        raise RuntimeError(f'backend "native" cannot run: {_missing}')
+    return _library
+
+
+def instruction_set() -> str:
+    """Name of the instruction set that the library uses on this processor."""
+    name: bytes = library().elm_isa()
+    return name.decode()
+
+
+@cache
+def padded(dtype: torch.dtype, size: int) -> int:
+    """`size` rounded up to whole vectors."""
+    return int(library().elm_padded(dtype == torch.float64, size))
+
+
+@cache
+def tile(dtype: torch.dtype) -> int:
+    """Samples that one task of the memory recurrence takes at most."""
+    return int(library().elm_tile(dtype == torch.float64))
+
+
+@cache
+def chunk(dtype: torch.dtype) -> int:
+    """Steps after which a whole tile's memory is kept for the backward pass."""
+    return int(library().elm_chunk(dtype == torch.float64))
+
+
+def large(like: Tensor, size: int) -> Tensor:
+    """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page costs more than its use."""
+    buffer = like.new_empty(size)
+    if buffer.nbytes >= LARGE_BYTES:
+        library().elm_advise(buffer.data_ptr(), buffer.nbytes)
+    return buffer
+
+
+def threads_for(work: float) -> int:
+    """Threads for about `work` multiply-adds: torch's number, fewer where starting them would take longer than the work."""
+    return max(1, min(torch.get_num_threads(), int(work / 2e6)))
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """`tensor`, its rows contiguous."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where the entries of `tensor` lie; None for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """The same for up to MAX_LAYERS tensors."""
+    return _Layers(*(tensor.data_ptr() for tensor in tensors))

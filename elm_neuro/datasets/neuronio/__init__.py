@@ -1,0 +1,1 @@
+"""NeuronIO: simulations of a layer 5 pyramidal cell."""

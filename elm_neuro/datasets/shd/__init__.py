@@ -1,0 +1,1 @@
+"""Recordings in SHD's format, SHD-Adding, and synthetic spoken digits."""

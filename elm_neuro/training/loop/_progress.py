@@ -1,0 +1,31 @@
+"""Progress where there is no terminal to draw a bar on: in files, pipes and batch systems."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from lightning import Callback, LightningModule, Trainer
+
+SHOWN = ("train/loss", "train/accuracy", "valid/loss", "valid/accuracy")
+
+
+class EpochLines(Callback):
+    """One line an epoch on standard error: epoch, metrics, seconds, and when the rest will be done."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._first = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        if sys.stdout.isatty() or not trainer.is_global_zero:
+            return
+        done, total = trainer.current_epoch + 1, trainer.max_epochs
+        spent = time.monotonic() - self._start
+        found = [
+            f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in SHOWN if name in trainer.callback_metrics
+        ]
+        left = "" if not total or total < 0 else f", {spent / (done - self._first) * (total - done):.0f} s left"
+        of = "" if not total or total < 0 else f" of {total}"
+        print(f"epoch {done}{of}: {', '.join(found)}; {spent:.0f} s{left}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people

@@ -1,0 +1,215 @@
+"""Small networks that turn a batch of spike trains into class logits: one neuron, LIF before an ELM, and LIF alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from elm_neuro.events import SpikeEvents
+from elm_neuro.nn import ALIF, ELM, LIF, last_output
+
+READOUTS = ("last", "mean")
+TOLERANCE = 0.02  # by how much the parameters of a control may differ from those of the network it is compared with
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Number of trained parameters.
+
+    >>> num_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+class SequenceClassifier(nn.Module):
+    """Class logits from the outputs of one ELM neuron, one output a class.
+
+    Args:
+        neuron: the neuron, batch first, output_size = number of classes; a :class:`elm_neuro.nn.BranchELM` is one too.
+        readout: "last" takes the output at the last step (the paper's choice), "mean" the mean over all steps.
+
+    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
+
+    Raises:
+        ValueError: `readout` is neither, or `neuron` is a population or not batch first.
+
+    >>> SequenceClassifier(ELM(70, 20, num_memory=5))(torch.zeros(8, 10, 70)).shape
+    torch.Size([8, 20])
+    """
+
+    def __init__(self, neuron: ELM, *, readout: str = "last") -> None:
+        super().__init__()
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {list(READOUTS)}, got {readout!r}")
+        if neuron.config.num_neuron is not None or not neuron.config.batch_first:
+            raise ValueError(f"neuron must be a single one with batch_first=True, got {neuron.config}")
+        self.neuron, self.readout = neuron, readout
+
+    def forward(self, x: Tensor | SpikeEvents) -> Tensor:
+        y, _ = self.neuron(x)
+        return last_output(y) if self.readout == "last" else y.mean(1)
+
+    def extra_repr(self) -> str:
+        return f"readout={self.readout!r}"
+
+
+class SpikingNetwork(SequenceClassifier):
+    """A layer of LIF neurons whose spikes go to one ELM neuron; its real-valued outputs are the logits.
+
+    Args:
+        hidden: the spiking layer, without or with adaptation.
+        neuron: the neuron that reads it, input_size = the layer's output_size.
+        readout: as in :class:`SequenceClassifier`.
+
+    Shapes: x (batch, time, hidden.input_size) or :class:`SpikeEvents`; returns logits (batch, neuron's output_size).
+
+    Raises:
+        ValueError: the sizes or time steps of the two do not fit; and as :class:`SequenceClassifier`.
+
+    >>> network = SpikingNetwork(LIF(70, 16, delta_t=10.0), ELM(16, 20, num_memory=5, delta_t=10.0))
+    >>> network(torch.zeros(8, 10, 70)).shape
+    torch.Size([8, 20])
+    """
+
+    def __init__(self, hidden: ALIF, neuron: ELM, *, readout: str = "last") -> None:
+        super().__init__(neuron, readout=readout)
+        if hidden.output_size != neuron.config.input_size:
+            raise ValueError(
+                f"neuron must have input_size {hidden.output_size} to read hidden, got {neuron.config.input_size}"
+            )
+        if hidden.delta_t != neuron.config.delta_t:
+            raise ValueError(
+                f"neuron must have the delta_t of hidden, {hidden.delta_t} ms, got {neuron.config.delta_t} ms"
+            )
+        self.hidden = hidden
+
+    def forward(self, x: Tensor | SpikeEvents) -> Tensor:
+        spikes, _ = self.hidden(x)
+        return super().forward(spikes)
+
+
+class LeakyReadout(nn.Module):
+    r"""Leaky integrators without spikes whose membranes are averaged over time, or read at its end: the readout of a
+    LIF-only network.
+
+    :math:`v_t = \beta v_{t-1} + (1 - \beta)(W s_t + bias)` and :math:`y = \frac1T \sum_t v_t` or :math:`y = v_{T-1}`.
+    Blocks (Taylor, King, Harper, NeurIPS 2023) sums :math:`v_t` and leaves out the factors :math:`1 - \beta` and
+    :math:`1/T`; they keep the logits near one. A closed form replaces the loop: step t counts
+    :math:`(1 - \beta^{T-t}) / T`, or :math:`(1 - \beta) \beta^{T-1-t}`, t from 0.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of integrators.
+        delta_t: time step in ms.
+        tau_v: initial time constant in ms, trained.
+        readout: "mean" or "last".
+
+    Shapes: spikes (batch, time, input_size); returns (batch, output_size).
+
+    Raises:
+        ValueError: `readout` is neither.
+
+    >>> LeakyReadout(3, 2, delta_t=10.0, tau_v=20.0)(torch.zeros(4, 5, 3)).shape
+    torch.Size([4, 2])
+    """
+
+    def __init__(
+        self, input_size: int, output_size: int, *, delta_t: float, tau_v: float, readout: str = "mean"
+    ) -> None:
+        super().__init__()
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {list(READOUTS)}, got {readout!r}")
+        self.readout = readout
+        self.linear = nn.Linear(input_size, output_size)
+        self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        num_steps = spikes.shape[1]
+        left = torch.arange(num_steps, 0, -1, device=spikes.device)
+        beta = self.beta.clamp(0.001, 0.999)
+        mean = self.readout == "mean"
+        share = (
+            (1.0 - beta ** left[:, None]) / num_steps if mean else (1.0 - beta) * beta ** (left[:, None] - 1)
+        )  # (time, output_size)
+        logits: Tensor = (self.linear(spikes) * share).sum(1)
+        return logits
+
+
+class LIFNetwork(nn.Module):
+    """Control without an ELM: a layer of LIF neurons, a recurrent layer of LIF neurons, leaky integrators that do not
+    spike.
+
+    The recurrent weights start at zero, not at the identity of :class:`elm_neuro.nn.LIF`, with which a neuron excites
+    itself over its threshold after every spike.
+
+    Args:
+        hidden: the first spiking layer.
+        recurrent: the second one, built with ``recurrent=True``, input_size = the first one's output_size.
+        output_size: number of classes.
+        tau_readout: initial time constant of the readout in ms.
+
+    Shapes: x (batch, time, hidden.input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
+
+    Raises:
+        ValueError: the sizes do not fit, or `recurrent` has no recurrent weights.
+    """
+
+    def __init__(self, hidden: ALIF, recurrent: ALIF, *, output_size: int, tau_readout: float = 100.0) -> None:
+        super().__init__()
+        if hidden.output_size != recurrent.input_size:
+            raise ValueError(
+                f"recurrent must have input_size {hidden.output_size} to read hidden, got {recurrent.input_size}"
+            )
+        if recurrent.cell.w_rec is None:
+            raise ValueError("recurrent must be a layer with recurrent=True, got one without recurrent weights")
+        nn.init.zeros_(recurrent.cell.w_rec)
+        self.hidden, self.recurrent = hidden, recurrent
+        self.readout = LeakyReadout(recurrent.output_size, output_size, delta_t=recurrent.delta_t, tau_v=tau_readout)
+
+    @classmethod
+    def matching(
+        cls, target: int, *, input_size: int, output_size: int, delta_t: float, tau_v: float, tau_readout: float = 100.0
+    ) -> LIFNetwork:
+        """The control whose number of parameters is nearest to `target`, its two layers as equal as that allows.
+
+        Args:
+            target: number of parameters to meet within 2 %.
+            input_size: number of inputs.
+            output_size: number of classes.
+            delta_t: time step in ms.
+            tau_v: initial time constant of the membranes in ms.
+            tau_readout: as in the constructor.
+
+        Raises:
+            ValueError: no network comes within 2 % of `target`.
+
+        >>> num_parameters(LIFNetwork.matching(43_000, input_size=140, output_size=20, delta_t=10.0, tau_v=20.0))
+        42988
+        """
+        found = min(_sizes(target, input_size, output_size), default=None)
+        if found is None or found[0] > TOLERANCE * target:
+            raise ValueError(
+                f"target must be a number of parameters that two LIF layers meet within {TOLERANCE:.0%}, got {target}"
+            )
+        _, _, first, second = found
+        hidden = LIF(input_size, first, delta_t=delta_t, tau_v=tau_v)
+        recurrent = LIF(first, second, delta_t=delta_t, tau_v=tau_v, recurrent=True)
+        return cls(hidden, recurrent, output_size=output_size, tau_readout=tau_readout)
+
+    def forward(self, x: Tensor | SpikeEvents) -> Tensor:
+        spikes, _ = self.hidden(x)
+        spikes, _ = self.recurrent(spikes)
+        logits: Tensor = self.readout(spikes)
+        return logits
+
+
+def _sizes(target: int, input_size: int, output_size: int) -> Iterator[tuple[int, int, int, int]]:
+    """(distance to the target, difference of the layers, first layer, second layer) of layers that differ by at most a tenth."""
+    for first in range(1, math.isqrt(target) + 1):
+        for second in range(math.ceil(0.9 * first), math.floor(1.1 * first) + 1):
+            # weights, biases and decays of both layers, recurrent weights, readout
+            count = first * (input_size + 2) + second * (first + 2) + second * second + output_size * (second + 2)
+            yield abs(count - target), abs(first - second), first, second

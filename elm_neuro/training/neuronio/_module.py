@@ -1,0 +1,234 @@
+"""Training on NeuronIO: spike logit and voltage of a cortical neuron, at every step of a window."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import CatMetric, ExplainedVariance, MeanSquaredError
+from torchmetrics.functional.classification import binary_auroc
+
+from elm_neuro.datasets.neuronio._simulations import SOMA_SCALE_MV
+from elm_neuro.events import SpikeEvents
+from elm_neuro.training.neuronio._data import NeuronIODataModule
+from elm_neuro.training.shd._module import OPTIMIZERS
+
+Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
+
+
+class NeuronIOLoss(NamedTuple):
+    """What training brings down, and its halves."""
+
+    loss: Tensor  # 0.5 * bce + 0.5 * mse
+    bce: Tensor  # of the spike, nats a step
+    mse: Tensor  # of the voltage, (10 mV)^2
+
+
+def neuronio_loss(y: Tensor, spikes: Tensor, soma: Tensor, *, burn_in: int = 150) -> NeuronIOLoss:
+    """Half the cross entropy of the spikes and half the squared error of the voltage, without the first steps of each
+    window.
+
+    Source: Spieler et al. 2023, arXiv:2306.16922, appendix B, which leaves out a burn-in of 150 ms; upstream
+    ``neuronio_train_utils.py`` at 52e68a6 takes the whole window, ``burn_in=0``.
+
+    Args:
+        y: outputs, (batch, time, 2), logit of a spike and voltage as :func:`elm_neuro.datasets.soma_target`.
+        spikes: 0 or 1, (batch, time).
+        soma: :func:`elm_neuro.datasets.soma_target`, (batch, time).
+        burn_in: number of steps left out.
+
+    Raises:
+        ValueError: the shapes do not fit, or the burn-in leaves no step.
+
+    >>> neuronio_loss(torch.zeros(1, 4, 2), torch.zeros(1, 4), torch.ones(1, 4), burn_in=2).loss
+    tensor(0.8466)
+    """
+    if y.ndim != 3 or y.shape[-1] != 2 or spikes.shape != y.shape[:-1] or soma.shape != spikes.shape:
+        raise ValueError(
+            f"y must be (batch, time, 2), spikes and soma (batch, time), got {tuple(y.shape)}, {tuple(spikes.shape)}, {tuple(soma.shape)}"
+        )
+    if not 0 <= burn_in < y.shape[1]:
+        raise ValueError(f"burn_in must be in [0, {y.shape[1]}) steps, got {burn_in}")
+    bce = F.binary_cross_entropy_with_logits(y[:, burn_in:, 0], spikes[:, burn_in:])
+    mse = F.mse_loss(y[:, burn_in:, 1], soma[:, burn_in:])
+    return NeuronIOLoss(0.5 * bce + 0.5 * mse, bce, mse)
+
+
+class _Evaluation(nn.Module):
+    """Figures over all windows: loss, error and explained variance of the voltage, AUC where there is a spike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mse, self.explained = MeanSquaredError(), ExplainedVariance()
+        self.logit, self.spikes = CatMetric(nan_strategy="disable"), CatMetric(nan_strategy="disable")
+
+    def update(self, y: Tensor, spikes: Tensor, soma: Tensor) -> None:
+        y = y.detach().float()
+        self.mse.update(y[..., 1].flatten(), soma.flatten())
+        self.explained.update(y[..., 1].flatten(), soma.flatten())
+        self.logit.update(y[..., 0].flatten())
+        self.spikes.update(spikes.flatten())
+
+    def compute(self) -> dict[str, Tensor]:
+        found = {
+            "soma_RMSE": SOMA_SCALE_MV * self.mse.compute().sqrt(),
+            "soma_explained_variance_percent": 100.0 * torch.as_tensor(self.explained.compute()),
+        }
+        logit, spikes = torch.as_tensor(self.logit.compute()), torch.as_tensor(self.spikes.compute()).long()
+        if 0 < int(spikes.sum()) < spikes.numel():
+            found["AUC"] = binary_auroc(torch.sigmoid(logit.double()), spikes)
+        return found
+
+    def reset(self) -> None:
+        for metric in (self.mse, self.explained, self.logit, self.spikes):
+            metric.reset()
+
+
+class NeuronIORegression(LightningModule):
+    """Loss of :func:`neuronio_loss`, cosine decay over the whole run.
+
+    Logged: train/loss, train/bce, train/mse; valid/… and test/… loss, soma_RMSE in mV and
+    soma_explained_variance_percent (as the network says them, nothing aligned) and AUC (where the windows hold a
+    spike), all without the burn-in. The published protocol is another: :func:`elm_neuro.training.evaluate_neuronio`.
+
+    Args:
+        network: maps frames or :class:`SpikeEvents` (batch, time, 1278) to outputs (batch, time, 2), alone or before a
+            state.
+        optimizer: "adam" (the paper's), "adamax" or "adamw".
+        learning_rate: at the start; a cosine over all optimizer steps of `max_epochs` takes it to 0, or of `max_steps`
+            without a `max_epochs`.
+        weight_decay: of the optimizer.
+        burn_in_ms: how much of each window does not count; 150 in the paper, 0 in the authors' code.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optimizer: Literal["adam", "adamax", "adamw"] = "adam",
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.0,
+        burn_in_ms: int = 150,
+    ) -> None:
+        super().__init__()
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
+        if not (learning_rate > 0 and math.isfinite(learning_rate)):
+            raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+        if burn_in_ms < 0:
+            raise ValueError(f"burn_in_ms must not be negative, got {burn_in_ms}")
+        self.network = network
+        self.optimizer, self.learning_rate, self.weight_decay, self.burn_in_ms = (
+            optimizer,
+            learning_rate,
+            weight_decay,
+            burn_in_ms,
+        )
+        self.evaluation = nn.ModuleDict({"valid": _Evaluation(), "test": _Evaluation()})
+
+    def setup(self, stage: str | None = None) -> None:
+        """Refuse neurons whose time step is not the data's 1 ms, and windows without a step that counts.
+
+        Raises:
+            ValueError: they are.
+        """
+        for name, part in self.network.named_modules():
+            delta_t = getattr(getattr(part, "config", part), "delta_t", None)
+            if isinstance(delta_t, float) and delta_t != 1.0:
+                raise ValueError(
+                    f"{f'network.{name}'.rstrip('.')} must have delta_t 1 ms, the step of NeuronIO, got {delta_t} ms"
+                )
+        window = getattr(getattr(self.trainer, "datamodule", None), "window_ms", None)
+        if window is not None and window <= self.burn_in_ms:
+            raise ValueError(f"burn_in_ms must be below window_ms = {window}, got {self.burn_in_ms}")
+
+    def forward(self, x: SpikeEvents | Tensor) -> Tensor:
+        y = self.network(x)
+        return y if isinstance(y, Tensor) else y[0]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        x, spikes, soma = batch
+        found = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
+        for name, value in found._asdict().items():
+            self.log(
+                f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(spikes)
+            )
+        return found.loss
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        x, spikes, soma = batch
+        y = self(x)
+        loss = neuronio_loss(y, spikes, soma, burn_in=self.burn_in_ms).loss
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(spikes), sync_dist=True)
+        skip = slice(self.burn_in_ms, None)
+        self.evaluation[stage].update(y[:, skip], spikes[:, skip], soma[:, skip])  # type: ignore[operator]
+
+    def _conclude(self, stage: str) -> None:
+        evaluation: Any = self.evaluation[stage]
+        for name, value in evaluation.compute().items():
+            self.log(f"{stage}/{name}", value)
+        evaluation.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch."""
+        self._evaluate(batch, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures."""
+        self._conclude("valid")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures."""
+        self._conclude("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Outputs, (batch, time, 2)."""
+        return self(batch[0])  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its cosine decay, per step."""
+        kind: Any = OPTIMIZERS[self.optimizer]
+        optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        num_steps = (
+            self._num_steps()
+        )  # in closed form: a run that is resumed with more epochs follows the longer cosine from there
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_steps(self) -> int:
+        """Optimizer steps of all epochs; max_steps, where it cuts them short, leaves the decay as it is, so that the run can be resumed."""
+        estimated, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        batches = self.trainer.num_training_batches
+        if epochs is None or epochs < 0 or math.isinf(batches):
+            return max(1, int(estimated))
+        return max(1, epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where training was. Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as
+        done; and under ``max_steps`` it takes the end of an epoch, saved before all is counted, for the end of the next
+        one too.
+        """
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        if NeuronIODataModule.__qualname__ not in checkpoint or not loop:
+            return
+        batches = loop["epoch_loop.batch_progress"]
+        cut_off = not batches["is_last_batch"]
+        for counts in loop["epoch_progress"].values():  # of this run, and of all
+            if counts["processed"] == counts["started"] == counts["ready"] == counts["completed"] + 1:
+                counts["processed" if cut_off else "completed"] += -1 if cut_off else 1
+        if not cut_off and len(set(loop["epoch_progress"]["current"].values())) == 1:
+            batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)

@@ -1,0 +1,147 @@
+"""What `elm-neuro neuronio eval` and `elm-neuro info` say: tables, and networks by the folders they are in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.table import Table
+from torch import nn
+
+from elm_neuro.checkpoints import from_pretrained, from_upstream, save_pretrained
+from elm_neuro.checkpoints._upstream import CONFIG_FILE
+from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS
+from elm_neuro.nn import ELM, BranchELM
+from elm_neuro.training.networks._classifiers import num_parameters
+from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
+
+SAMPLE_MS = 500  # a window of the paper
+NAMES = {
+    "AUC": ("spikes: AUC", 4),
+    "TP @ 0.0025 FP": ("spikes: true positives at 0.25 % false ones", 4),
+    "TP @ 0.0100 FP": ("spikes: true positives at 1 % false ones", 4),
+    "AUC @ 0.0025 FP": ("spikes: mean true positives below 0.25 % false ones", 4),
+    "AUC @ 0.0100 FP": ("spikes: mean true positives below 1 % false ones", 4),
+    "soma_RMSE": ("voltage: RMSE (mV)", 3),
+    "soma_MAE": ("voltage: mean absolute error (mV)", 3),
+    "soma_explained_variance_percent": ("voltage: explained variance (%)", 2),
+}
+# FLOPs of a sample in tables S5 to S7 of Spieler et al., arXiv:2306.16922, which do not say how they were counted
+BRANCH_ELM_FLOPS = {10: 16.04e6, 15: 17.06e6, 20: 18.27e6, 25: 19.69e6, 30: 21.3e6, 40: 25.13e6, 50: 29.76e6}
+ELM_FLOPS = {10: 28.49e6, 15: 41.84e6, 20: 55.38e6, 25: 69.13e6, 35: 97.22e6, 50: 140.85e6, 75: 217.58e6, 100: 299.3e6}
+LSTM_FLOPS = {15: 77.77e6, 25: 130.61e6, 50: 266.23e6, 100: 552.45e6, 150: 858.68e6, 250: 1531.13e6}
+
+
+def load_network(directory: str | os.PathLike[str]) -> ELM:
+    """The neuron in a folder: the authors' checkpoint, or what `save_pretrained` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no neuron in it.
+        ValueError: it is damaged.
+    """
+    folder = Path(directory)
+    return from_upstream(folder) if (folder / CONFIG_FILE).is_file() else from_pretrained(folder)
+
+
+def evaluation_table(outcome: Mapping[str, Any]) -> Table:
+    """Published and honest figures side by side, with their intervals."""
+    protocol = outcome["protocol"]
+    title = (
+        f"{len(protocol['files'])} file(s), windows of {protocol['window_ms']} ms, burn-in {protocol['burn_in_ms']} ms"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("published protocol", "raw"):
+        table.add_column(name, justify="right")
+    for key, (words, digits) in NAMES.items():
+        table.add_row(words, *(_cell(outcome[kind], key, digits) for kind in ("published", "raw")))
+    for key in ("simulations", "spikes"):
+        table.add_row(key, *(f"{outcome[kind][key]:,}" for kind in ("published", "raw")), end_section=key == "spikes")
+    return table
+
+
+def _cell(summary: Mapping[str, Any], key: str, digits: int) -> str:
+    value = summary["figures"][key]
+    if value is None:
+        return "undefined"
+    ends = (summary["intervals"] or {}).get(key)
+    return f"{value:.{digits}f}" + (f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else "")
+
+
+def remarks(outcome: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table must know."""
+    lines = [
+        "published protocol: windows from a state of zero, voltage aligned to mean and spread of the truth of each file, simulations with at most "
+        "24 spikes. raw: whole simulations in one go, nothing aligned, all simulations. Both without the first 500 ms.",
+        "[low, high]: 95 %, bootstrap over simulations.",
+    ]
+    why = {outcome[kind]["undefined"] for kind in ("published", "raw")} - {""}
+    return lines + [f"undefined: {'; '.join(sorted(why))}."] * bool(why)
+
+
+def paper_networks() -> dict[str, tuple[nn.Module, float | None]]:
+    """Every network of tables S4 to S7, and the FLOPs that the tables give."""
+    kept: dict[str, Any] = {
+        "tau_m_init": (1.0, 100.0),
+        "tau_m_spacing": "linear",
+        "tau_m_bounds": (0.0, 500.0),
+        "lambda_": 10.0,
+    }
+    branches: dict[str, Any] = {"num_branch": 45, "num_synapse_per_branch": 100, "routing": "neuronio"}
+    networks: dict[str, tuple[nn.Module, float | None]] = {
+        "LIF": (LIFRegression(), None),
+        "linear ELM, 1 memory unit": (linear_elm(), None),
+    }
+    networks |= {
+        f"Branch-ELM, {m} memory units": (BranchELM(NUM_INPUTS, 2, m, **branches, **kept), f)
+        for m, f in BRANCH_ELM_FLOPS.items()
+    }
+    networks |= {
+        f"ELM, {m} memory units": (ELM(NUM_INPUTS, 2, m, learn_w_s=False, **kept), f) for m, f in ELM_FLOPS.items()
+    }
+    return networks | {f"LSTM, {h} units": (LSTMRegression(hidden_size=h), f) for h, f in LSTM_FLOPS.items()}
+
+
+def info_table(networks: Mapping[str, tuple[nn.Module, float | None]]) -> Table:
+    """Trained parameters and FLOPs for 500 ms of one sample, beside those of the paper."""
+    table = Table(title="", title_justify="left")
+    for name in ("network", "parameters", f"MFLOPs for {SAMPLE_MS} ms", "in the paper"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for name, (network, published) in networks.items():
+        flops = SAMPLE_MS * flops_per_step(network)
+        table.add_row(
+            name, f"{num_parameters(network):,}", f"{flops / 1e6:.2f}", f"{published / 1e6:.2f}" if published else "–"
+        )
+    return table
+
+
+class SaveNeuron(Callback):
+    """Writes the neuron into a folder, as `save_pretrained` does, whenever the loss on validation is the lowest so far.
+
+    ``elm-neuro neuronio eval --model FOLDER`` reads it. Networks that are no ELM neuron are left alone.
+
+    Args:
+        folder: made where it is missing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder, self.lowest = Path(folder), float("inf")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        network, loss = pl_module.network, float(trainer.callback_metrics.get("valid/loss", float("nan")))
+        if trainer.is_global_zero and not trainer.sanity_checking and isinstance(network, ELM) and loss < self.lowest:
+            self.lowest = loss
+            save_pretrained(network, self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.lowest = float(state_dict["lowest"])

@@ -1,0 +1,1 @@
+"""Training and evaluation on recordings in SHD's format."""

@@ -1,0 +1,283 @@
+"""The LightningModule that trains a network of :mod:`elm_neuro.training` to name the class of a spike train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import CatMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from elm_neuro.datasets import splitmix64
+from elm_neuro.events import SpikeEvents
+from elm_neuro.nn import ALIF, ELM
+from elm_neuro.training.networks._baselines import LSTMClassifier
+
+Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def drop_input(x: SpikeEvents | Tensor, p: float, *, generator: torch.Generator) -> SpikeEvents | Tensor:
+    """Set each input to 0 with probability `p` and scale the others by ``1 / (1 - p)``.
+
+    Args:
+        x: frames, or events: then each event is dropped by itself, also where several share a channel and step.
+        p: in [0, 1).
+        generator: on the device of `x`.
+    """
+    if isinstance(x, SpikeEvents):
+        return x.dropout(p, generator=generator)
+    keep = torch.rand(x.shape, generator=generator, device=x.device) >= p
+    return x * keep / (1.0 - p)
+
+
+@contextmanager
+def spikes_recorded(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what every LIF and ALIF layer of `network` emits inside the ``with`` block: spikes (batch, time, neuron), layer by layer."""
+    spikes: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: spikes.append(out[0]))
+        for layer in network.modules()
+        if isinstance(layer, ALIF)
+    ]
+    try:
+        yield spikes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Speakers(nn.Module):
+    """Accuracy over a whole set of samples, over speakers seen and unseen in training, of each speaker, and of the best
+    constant answer.
+
+    A sample of two digits is seen where both speakers are, unseen where neither is, and counts for each of its speakers
+    once.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.accuracy = nn.ModuleDict(
+            {group: MulticlassAccuracy(num_classes, average="micro") for group in ("all", "seen", "unseen")}
+        )
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.right, self.speakers = CatMetric(nan_strategy="disable"), CatMetric(nan_strategy="disable")
+
+    def update(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        speakers: Tensor,
+        known: Tensor | None = None,
+        familiar: Tensor | None = None,
+    ) -> None:
+        """Count a batch.
+
+        Args:
+            logits: (batch, class).
+            labels: (batch,).
+            speakers: (batch,), or (batch, 2) of two digits; -1 where unknown.
+            known: speakers that are trained on; None where nobody knows.
+            familiar: further speakers who are not unseen, for example because the checkpoint was chosen by them.
+        """
+        speakers = speakers.reshape(len(labels), -1)  # (batch, digit)
+        groups = {"all": torch.ones_like(labels, dtype=torch.bool)}
+        if known is not None:
+            met = known if familiar is None else torch.cat((known, familiar))
+            groups |= {"seen": torch.isin(speakers, known).all(1), "unseen": ~torch.isin(speakers, met).any(1)}
+        for name, group in groups.items():
+            if bool(group.any()):
+                self.accuracy[name].update(logits[group], labels[group])  # type: ignore[operator]  # ModuleDict forgets its type
+        self.confusion.update(logits, labels)
+        self.right.update((logits.argmax(-1) == labels).float())
+        pair = speakers if speakers.shape[1] == 2 else speakers.expand(-1, 2)
+        self.speakers.update(pair.double())  # exact: a speaker is below 2**31
+
+    def by_speaker(self) -> dict[int, tuple[float, int]]:
+        """Accuracy and number of samples of each known speaker, ascending."""
+        right, pair = self.right.compute().reshape(-1), self.speakers.compute().reshape(-1, 2).long()
+        own = {speaker: (pair == speaker).any(1) for speaker in pair.unique().tolist() if speaker >= 0}
+        return {speaker: (float(right[mask].mean()), int(mask.sum())) for speaker, mask in own.items()}
+
+    def compute(self) -> dict[str, Tensor]:
+        """Accuracy ("accuracy"; "accuracy_seen" and "accuracy_unseen" as far as there were such samples) and "majority"."""
+        found = {}
+        for name, metric in self.accuracy.items():
+            if cast(MulticlassAccuracy, metric).update_called:
+                found["accuracy" if name == "all" else f"accuracy_{name}"] = metric.compute()  # type: ignore[operator]
+        count = self.confusion.compute().sum(1).float()  # samples of each class
+        return found | {"majority": count.max() / count.sum()}
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        for metric in self.accuracy.values():
+            metric.reset()  # type: ignore[operator]
+        for other in (self.confusion, self.right, self.speakers):
+            other.reset()
+
+
+class SpikeClassification(LightningModule):
+    """Cross entropy on class logits, accuracy by speakers, cosine decay over the whole run.
+
+    Logged: train/loss, train/accuracy, valid/… and test/… loss, accuracy, accuracy_seen, accuracy_unseen (speakers that
+    are or are not trained on, where the data module has `seen_speakers`) and majority, the accuracy of the best
+    constant answer; with a penalty on spikes train/spikes, their mean per neuron and step. After a test `confusion`,
+    (class, answer), counts samples, and `by_speaker` gives (accuracy, number of samples) of each speaker.
+
+    Args:
+        network: maps x (batch, time, channel) or :class:`SpikeEvents` to logits (batch, num_classes).
+        num_classes: number of classes.
+        optimizer: "adam", "adamax" (the paper's for SHD) or "adamw".
+        learning_rate: at the start; a cosine over all optimizer steps of the run takes it to 0.
+        weight_decay: of the optimizer.
+        input_dropout: probability with which an input is dropped in training, the others scaled up; never in
+            evaluation.
+        spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all LIF and ALIF
+            layers, which is their l1 norm per neuron and step (the paper's LIF network on SHD: 0.01, over what it takes
+            the norm is not stated).
+        seed: of all dropout, which depends on (seed, optimizer step, process) alone, so that resuming changes nothing.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int = 20,
+        optimizer: Literal["adam", "adamax", "adamw"] = "adam",
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.0,
+        input_dropout: float = 0.0,
+        spike_l1: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
+        if not (learning_rate > 0 and math.isfinite(learning_rate)):
+            raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+        if not 0.0 <= input_dropout < 1.0:
+            raise ValueError(f"input_dropout must be in [0, 1), got {input_dropout}")
+        if not (spike_l1 >= 0 and math.isfinite(spike_l1)):
+            raise ValueError(f"spike_l1 must be a finite number, not negative, got {spike_l1}")
+        if spike_l1 and not any(isinstance(layer, ALIF) for layer in network.modules()):
+            raise ValueError(f"spike_l1 must be 0 where network has no LIF or ALIF layer, got {spike_l1}")
+        self.network = network
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.input_dropout, self.spike_l1, self.seed = input_dropout, spike_l1, seed
+        self.confusion: Tensor | None = None
+        self.by_speaker: dict[int, tuple[float, int]] = {}
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.evaluation = nn.ModuleDict({"valid": Speakers(num_classes), "test": Speakers(num_classes)})
+
+    def setup(self, stage: str | None = None) -> None:
+        """Refuse neurons whose time step is not the bin of the data module.
+
+        Raises:
+            ValueError: they differ.
+        """
+        bin_ms = getattr(getattr(getattr(self.trainer, "datamodule", None), "binning", None), "bin_ms", None)
+        for name, neuron in self.network.named_modules():
+            chrono = isinstance(neuron, LSTMClassifier) and neuron.timescales is not None
+            if (chrono or isinstance(neuron, ELM | ALIF)) and bin_ms is not None:
+                delta_t = neuron.config.delta_t if isinstance(neuron, ELM) else cast(ALIF, neuron).delta_t
+                if delta_t != bin_ms:
+                    raise ValueError(
+                        f"{f'network.{name}'.rstrip('.')} must have delta_t {bin_ms} ms, the bin of the data, got {delta_t} ms"
+                    )
+
+    def forward(self, x: SpikeEvents | Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+    def _seed(self, stream: int) -> int:
+        """Of this step and process; mixed, because torch's CPU generators take in the low 32 bits of a seed only."""
+        counter = self.global_step * self.trainer.world_size + self.global_rank
+        return int(splitmix64(int(splitmix64(self.seed & 0xFFFFFFFFFFFFFFFF, stream)), counter))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch, inputs dropped."""
+        x, labels, _ = batch
+        device = labels.device
+        if self.input_dropout:
+            x = drop_input(x, self.input_dropout, generator=torch.Generator(device).manual_seed(self._seed(0)))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), spikes_recorded(self.network) as spikes:
+            # of dropout inside the network; torch.manual_seed would also seed a GPU that is not there, for which it
+            # writes out the stack
+            seed = torch.manual_seed if device.type == "cuda" else torch.default_generator.manual_seed
+            seed(self._seed(1))
+            logits = self(x)
+        loss = F.cross_entropy(logits, labels)
+        self.train_accuracy.update(logits, labels)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log(
+            "train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels)
+        )
+        if self.spike_l1:
+            count = sum(layer[0, 0].numel() for layer in spikes)  # neurons
+            rate = torch.stack([layer.abs().mean() * (layer[0, 0].numel() / count) for layer in spikes]).sum()
+            self.log("train/spikes", rate, on_step=False, on_epoch=True, batch_size=len(labels))
+            loss = loss + self.spike_l1 * rate
+        return loss
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        x, labels, speakers = batch
+        logits = self(x)
+        data = getattr(self.trainer, "datamodule", None)
+        known: Tensor | None = getattr(data, "seen_speakers", None)
+        familiar: Tensor | None = getattr(data, "validation_speakers", None) if stage == "test" else None
+        known, familiar = (
+            None if group is None or not len(group) else group.to(speakers.device) for group in (known, familiar)
+        )
+        cast(Speakers, self.evaluation[stage]).update(logits, labels, speakers, known, familiar)
+        self.log(f"{stage}/loss", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+
+    def _conclude(self, stage: str) -> None:
+        speakers = cast(Speakers, self.evaluation[stage])
+        for name, value in speakers.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy")
+        if stage == "test":
+            self.confusion, self.by_speaker = speakers.confusion.compute().cpu(), speakers.by_speaker()
+        speakers.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch, without dropout."""
+        self._evaluate(batch, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies."""
+        self._conclude("valid")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch, without dropout."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies."""
+        self._conclude("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probability of each class, (batch, num_classes)."""
+        return self(batch[0]).softmax(-1)  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its cosine decay, per step."""
+        kind: Any = OPTIMIZERS[self.optimizer]
+        optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=max(1, int(self.trainer.estimated_stepping_batches))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
