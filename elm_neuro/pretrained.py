@@ -19,11 +19,9 @@ from elm_neuro.checkpoints._files import (
     INDEX,
     build,
     check_tensors,
-    json_object,
-    read_file,
     tensor_shapes,
-    write_atomically,
 )
+from elm_neuro.files import json_object, read_file, write_whole
 from elm_neuro.nn import ELM, BranchELM, ELMConfig
 
 FORMAT = "elm_neuro"
@@ -79,7 +77,7 @@ def save_pretrained(neuron: ELM, directory: str | os.PathLike[str]) -> None:
         raise NotADirectoryError(f"directory must be a folder, got the file {directory}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(
+        write_whole(
             {directory / WEIGHTS_FILE: weights, directory / CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
         )
     except OSError as error:

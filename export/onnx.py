@@ -14,10 +14,10 @@ import onnx
 import torch
 from torch import nn
 
-from elm_neuro.checkpoints import write_atomically
 from elm_neuro.export._graph import FORMS, PRECISIONS, ExportError
 from elm_neuro.export._model import HEADS, Built, Options, build, model_of, options_of, size_of
 from elm_neuro.export._verify import NUM_STEPS, VerifyReport, compare
+from elm_neuro.files import write_whole
 
 # newer versions of Scan, Identity and Pad have no kernel in onnxruntime's CUDA provider; tests/export/test_operators.py
 OPSET = 18
@@ -112,7 +112,7 @@ def to_onnx(
     if size_of(built) <= MAX_BYTES:
         content = model.SerializeToString()
         report = compare(content, built, num_steps=NUM_STEPS, seed=0) if verify else None
-        write_atomically({path: content})
+        write_whole({path: content})
     else:
         report = _written_apart(model, path, built, verify)
     if runtime:

@@ -38,8 +38,8 @@ from elm_neuro.checkpoints import (
     from_upstream,
     neuronio_head,
     save_pretrained,
-    write_atomically,
 )
+from elm_neuro.files import write_whole
 from elm_neuro.functional import routing_index
 from tests.strategies import neurons
 
@@ -922,6 +922,6 @@ def test_the_cache_follows_the_environment(
 
 
 def test_files_are_written_with_the_usual_permissions(tmp_path: Path) -> None:
-    write_atomically({tmp_path / "one": b"1"})
+    write_whole({tmp_path / "one": b"1"})
     (tmp_path / "two").write_bytes(b"2")
     assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode

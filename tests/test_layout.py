@@ -27,14 +27,15 @@ TOP_LEVEL_OPTIONAL = {"docs", "CHANGELOG.md", "CONTRIBUTING.md", "MANIFEST.in", 
 
 # What a room may import, itself aside. "elm_neuro" is the list of public names in __init__.py, which stands above the
 # rooms it lists.
-BELOW_NN = {"events", "functional", "backends"}
+BELOW_NN = {"events", "files", "functional", "backends"}
 NEURON = BELOW_NN | {"nn", "checkpoints", "elm_neuro"}
 MAY_IMPORT: dict[str, set[str]] = {
     "events": set(),
+    "files": set(),
     "functional": {"events"},
-    "backends": {"events", "functional"},
+    "backends": {"events", "files", "functional"},
     "nn": BELOW_NN | {"checkpoints"},  # inside the methods save_pretrained and from_pretrained only
-    "datasets": {"events", "functional"},
+    "datasets": {"events", "files", "functional"},
     "pretrained": BELOW_NN | {"nn", "checkpoints"},
     "checkpoints": BELOW_NN | {"nn", "pretrained"},
     "elm_neuro": BELOW_NN | {"nn", "checkpoints"},

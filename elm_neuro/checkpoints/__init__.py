@@ -1,7 +1,6 @@
 """Neurons on disk: the package's own folders, and the authors' published checkpoints. No file that is read can run code."""
 
 from elm_neuro.checkpoints._fetch import UPSTREAM_URL, fetch_upstream
-from elm_neuro.checkpoints._files import write_atomically
 from elm_neuro.checkpoints._upstream import NeuronIOPrediction, from_upstream, neuronio_head
 from elm_neuro.pretrained import from_pretrained, save_pretrained
 
@@ -13,5 +12,4 @@ __all__ = [
     "from_upstream",
     "neuronio_head",
     "save_pretrained",
-    "write_atomically",
 ]

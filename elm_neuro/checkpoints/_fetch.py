@@ -10,8 +10,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from elm_neuro.checkpoints._files import write_atomically
 from elm_neuro.checkpoints._upstream import CONFIG_FILE, WEIGHTS_FILE
+from elm_neuro.files import write_whole
 
 UPSTREAM_URL = (
     "https://raw.githubusercontent.com/AaronSpieler/elmneuron/52e68a6d39523ac6613a586699b116e8e606dda3/models"
@@ -70,7 +70,7 @@ def fetch_upstream(
                 f"{address} must have the sha256 {sha256}, got {came} ({len(content)} bytes): it is damaged or not the published file"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically({path: content})
+        write_whole({path: content})
     return folder
 
 

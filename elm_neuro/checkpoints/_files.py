@@ -1,83 +1,14 @@
-"""What all checkpoints share: whole files or none, and neurons built from checked tensors."""
+"""What all checkpoints share: neurons built from checked tensors."""
 
 from __future__ import annotations
-
-import json
-import os
-import secrets
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from elm_neuro.nn import ELM, ELMConfig
 
-MAX_CONFIG_BYTES = 1 << 24
 INDEX = "cell.input_to_synapse_indices"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-def write_atomically(files: Mapping[Path, bytes]) -> None:
-    """Write files so that each is either what it was or complete: under temporary names in the same folder first, then
-    renamed in order.
-
-    Args:
-        files: content by path; the folders must exist. The last one is put in place last.
-
-    Raises:
-        OSError: a file cannot be written; no temporary file is left.
-    """
-    for path in files:
-        if path.is_dir():
-            raise IsADirectoryError(f"a file is to be written, but a folder has its name: {path}")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"a file is to be written into a folder, but there is no {path.parent}")
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = {path: path.with_name(f".{path.name}.{token}.tmp") for path in files}
-    try:
-        for path, content in files.items():
-            with temporary[path].open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        try:
-            for path, written in temporary.items():
-                os.replace(written, path)
-        except KeyboardInterrupt:  # between two files: finish, or the folder would be left with one of each
-            for path, written in temporary.items():
-                if written.exists():
-                    os.replace(written, path)
-            raise
-    finally:
-        for written in temporary.values():
-            written.unlink(missing_ok=True)
-
-
-def read_file(path: Path, limit: int | None = None) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
-    if limit is not None and path.stat().st_size > limit:
-        raise ValueError(f"{path} must have at most {limit} bytes, got {path.stat().st_size}")
-    return path.read_bytes()
-
-
-def listing(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "an empty folder"
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(read_file(path, MAX_CONFIG_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
 
 
 def check_tensors(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.checkpoints._files import INDEX, build, check_tensors, json_object, listing, tensor_shapes
+from elm_neuro.checkpoints._files import INDEX, build, check_tensors, tensor_shapes
+from elm_neuro.files import json_object, listing
 from elm_neuro.nn import ELM, ELMConfig
 
 CONFIG_FILE = "model_config.json"

@@ -144,9 +144,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     outcome["model"] = str(options.model)
     if options.json is not None:
-        from elm_neuro.checkpoints import write_atomically
+        from elm_neuro.files import write_whole
 
-        write_atomically({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
+        write_whole({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
     console.print(evaluation_table(outcome))
     for line in remarks(outcome):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -180,8 +180,8 @@ def onnx_command(options: argparse.Namespace) -> int:
     """Run or time a model."""
     import numpy as np
 
-    from elm_neuro.checkpoints import write_atomically
     from elm_neuro.export.onnx_neuron import OnnxNeuron
+    from elm_neuro.files import write_whole
 
     start = time.perf_counter()
     model = OnnxNeuron(options.model, providers=[options.provider], num_threads=options.threads)
@@ -199,7 +199,7 @@ def onnx_command(options: argparse.Namespace) -> int:
         content = io.BytesIO()
         arrays = {**outputs, **state}
         np.savez(content, **arrays)
-        write_atomically({options.out: content.getvalue()})
+        write_whole({options.out: content.getvalue()})
         print(f"{options.out}: " + ", ".join(f"{name} {value.shape}" for name, value in arrays.items()))
         return 0
     steps = model.num_steps or (1 if model.form == "step" else options.num_steps)

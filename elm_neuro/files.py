@@ -1,0 +1,132 @@
+"""Files written whole, and strangers' files read safely. Knows no neuron."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MAX_CONFIG_BYTES = 1 << 24
+
+
+@contextmanager
+def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
+    """Temporary names in the folders of `paths`, one for each, that take their places when the block ends.
+
+    Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put in
+    place last. A name that the block did not write is an error. Where the block or a write fails, or Ctrl-C comes before
+    the first file is in its place, every target stays what it was and no temporary file is left.
+
+    Args:
+        paths: files to write or replace; their folders must exist.
+
+    Raises:
+        FileNotFoundError: a folder does not exist, or the block did not write a file.
+        IsADirectoryError: a path is a folder.
+        OSError: a file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = Path(folder, "numbers.txt")
+    ...     with whole_files(target) as (temporary,):
+    ...         _ = temporary.write_text("1 2 3")
+    ...     target.read_text(), [path.name for path in Path(folder).iterdir()]
+    ('1 2 3', ['numbers.txt'])
+    """
+    targets = [Path(path) for path in paths]
+    for path in targets:
+        if path.is_dir():
+            raise IsADirectoryError(f"a file is to be written, but a folder has its name: {path}")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"a file is to be written into a folder, but there is no {path.parent}")
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    # the ending stays, for writers that look at it
+    temporary = [path.with_name(f".{path.stem[:100]}.{token}.tmp{path.suffix}") for path in targets]
+    try:
+        yield tuple(temporary)
+        for path in temporary:
+            _synchronise(path)
+        try:
+            _rename(temporary, targets)
+        except KeyboardInterrupt:  # between two files: finish, or the folder would be left with one of each
+            _rename(temporary, targets)
+            raise
+        for folder in {path.parent for path in targets}:
+            _synchronise(folder)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write files so that each is either what it was or complete: :func:`whole_files` for contents that are in memory.
+
+    Args:
+        files: content by path; the folders must exist. The last one is put in place last.
+
+    Raises:
+        OSError: a file cannot be written; no temporary file is left.
+    """
+    with whole_files(*files) as temporary:
+        for path, content in zip(temporary, files.values(), strict=True):
+            with path.open("xb") as file:
+                file.write(content)
+
+
+def _rename(temporary: list[Path], targets: list[Path]) -> None:
+    for written, target in zip(temporary, targets, strict=True):
+        if written.exists():
+            os.replace(written, target)
+
+
+def _synchronise(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """Content of a regular file of at most `limit` bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message lists what is there.
+        ValueError: it is larger.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
+    if limit is not None and path.stat().st_size > limit:
+        raise ValueError(f"{path} must have at most {limit} bytes, got {path.stat().st_size}")
+    return path.read_bytes()
+
+
+def listing(folder: Path) -> str:
+    """Names in a folder, for messages: the first ten."""
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "an empty folder"
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a stranger: at most 16 MiB, not nested without end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is too large, not JSON, or not an object.
+    """
+    try:
+        values = json.loads(read_file(path, MAX_CONFIG_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
