@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets._items import index_of
 from elm_neuro.datasets.neuronio._pickle import load
-from elm_neuro.datasets.shd._recordings import index_of
 
 NUM_SEGMENTS = 639  # Beniaguev et al. 2021, doi 10.1016/j.neuron.2021.07.002: segments of the dendrites
 NUM_INPUTS = 2 * NUM_SEGMENTS  # one excitatory synapse on each, channels 0 to 638, and one inhibitory, 639 to 1277

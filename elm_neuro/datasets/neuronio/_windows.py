@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from elm_neuro.datasets._counter import checked_seed, splitmix64
+from elm_neuro.datasets._items import Items, collate, index_of, indices_of
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, NUM_SEGMENTS, Simulations, soma_target
 from elm_neuro.datasets.neuronio._store import converted_files, open_simulations
-from elm_neuro.datasets.shd._binned import _Items
-from elm_neuro.datasets.shd._pairs import checked_seed, splitmix64
-from elm_neuro.datasets.shd._recordings import index_of, indices_of
 from elm_neuro.events import SpikeEvents
 
 Output: TypeAlias = Literal["events", "int8", "frames"]
@@ -151,7 +150,7 @@ class NeuronIODataset(Dataset[Window]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Window]:
         """The items `indices`, not yet read: `collate` reads them in one go, any other reader gets them one by one."""
-        return cast(Sequence[Window], _Items(cast(Any, self), indices))
+        return Items(self, indices)
 
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
@@ -190,17 +189,8 @@ class NeuronIODataset(Dataset[Window]):
         Raises:
             ValueError: `items` is empty.
         """
-        together: Any = items
-        if isinstance(together, _Items):
-            return together.dataset.batch(together.indices)
-        if not items:
-            raise ValueError("items must hold at least one item, got none")
-        x, spikes, soma = zip(*items, strict=True)
-        return (
-            SpikeEvents.collate(x) if isinstance(x[0], SpikeEvents) else torch.stack(x),
-            torch.stack(spikes),
-            torch.stack(soma),
-        )
+        x, spikes, soma = collate(items)
+        return x, spikes, soma
 
     def __repr__(self) -> str:
         shape = f"window_ms={self.window_ms}, skip_ms={self.skip_ms}, output={self.output!r}, seed={self.seed}"

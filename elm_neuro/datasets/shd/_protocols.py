@@ -10,9 +10,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets._items import integers
 from elm_neuro.datasets.shd._files import read_shd
 from elm_neuro.datasets.shd._pairs import Split, rank_speakers, upstream_split
-from elm_neuro.datasets.shd._recordings import SpikeRecordings, integers
+from elm_neuro.datasets.shd._recordings import SpikeRecordings
 from elm_neuro.datasets.shd._spoken_digits import SpokenDigits
 
 Source: TypeAlias = SpikeRecordings | SpokenDigits | str | os.PathLike[str]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from elm_neuro.datasets._items import index_of, indices_of, integers
+
 NUM_CHANNELS = 700  # Cramer et al. 2020, arXiv:1910.07407, section II: hair cells of the inner ear model
 NUM_CLASSES = 20  # 0 to 9 English, 10 to 19 German
 
@@ -167,28 +169,3 @@ def _readonly(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def integers(name: str, values: ArrayLike, low: int, high: int, dtype: type[np.integer[Any]]) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
-    if array.dtype.kind not in "ui":
-        raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
-    if array.size and (array.min() < low or array.max() >= high):
-        raise ValueError(
-            f"{name} must be in [{low}, {high}), got {int(array.min() if array.min() < low else array.max())}"
-        )
-    return array.astype(dtype, copy=False)
-
-
-def index_of(index: int, size: int) -> int:
-    if not -size <= index < size:
-        raise IndexError(f"index must be in [{-size}, {size}), got {index}")
-    return int(index) % size
-
-
-def indices_of(indices: ArrayLike, size: int) -> NDArray[np.int64]:
-    array = np.asarray(indices)
-    array = integers("indices", array.astype(np.int64) if array.size == 0 else array, -size, size, np.int64)
-    return np.where(array < 0, array + size, array)
