@@ -19,9 +19,9 @@ MAX_CONFIG_BYTES = 1 << 24
 def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the folders of `paths`, one for each, that take their places when the block ends.
 
-    Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put in
-    place last. A name that the block did not write is an error. Where the block or a write fails, or Ctrl-C comes before
-    the first file is in its place, every target stays what it was and no temporary file is left.
+    Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put
+    in place last. A name that the block did not write is an error. Where the block or a write fails, or Ctrl-C comes
+    before the first file is in its place, every target stays what it was and no temporary file is left.
 
     Args:
         paths: files to write or replace; their folders must exist.

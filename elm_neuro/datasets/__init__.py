@@ -1,4 +1,6 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
+"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits.
+Needs the extra ``data``.
+"""
 
 from elm_neuro.datasets._counter import splitmix64
 from elm_neuro.datasets.neuronio._convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio

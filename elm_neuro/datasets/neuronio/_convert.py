@@ -1,4 +1,6 @@
-"""NeuronIO's pickles turned into files that stream: in parallel, taken up again where it stopped, checked against a manifest."""
+"""NeuronIO's pickles turned into files that stream: in parallel, taken up again where it stopped, checked against a
+manifest.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,9 @@ def write_content(path: Path, content: bytes | Mapping[str, bytes]) -> None:
 
 
 def converted_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one itself."""
+    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one
+    itself.
+    """
     path = Path(path)
     if path.suffix in SUFFIXES.values():
         return [path]

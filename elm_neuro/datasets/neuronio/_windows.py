@@ -1,4 +1,6 @@
-"""Windows of NeuronIO's simulations: which ones an epoch has depends on (seed, epoch, index) alone, and one costs a slice of a file."""
+"""Windows of NeuronIO's simulations: which ones an epoch has depends on (seed, epoch, index) alone, and one costs a
+slice of a file.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class NeuronIODataset(Dataset[Window]):
         ValueError: an argument is out of range, a file is no converted file, or its simulations are shorter than
             `skip_ms` and a window.
 
-    >>> simulation = Simulations(np.arange(9), np.arange(8, dtype=np.uint16) * 100, np.full((1, 8), -67.7), np.array([0, 1]), np.array([5]))
+    >>> simulation = Simulations(np.arange(9), np.arange(8, dtype=np.uint16) * 100, np.full((1, 8), -67.7),
+    ...     np.array([0, 1]), np.array([5]))
     >>> dataset = NeuronIODataset([simulation], num_windows=3, window_ms=4, skip_ms=4)
     >>> dataset[0]
     (SpikeEvents(batch=1, num_steps=4, num_channels=1278, num_events=4), tensor([0., 1., 0., 0.]), tensor([0., 0., 0.,
@@ -92,7 +95,8 @@ class NeuronIODataset(Dataset[Window]):
         for file, (_, num_steps) in zip(self.files, sizes, strict=True):
             if num_steps < skip_ms + window_ms:
                 raise ValueError(
-                    f"simulations must last skip_ms + window_ms = {skip_ms + window_ms} ms or longer, got {num_steps} ms in {file}"
+                    f"simulations must last skip_ms + window_ms = {skip_ms + window_ms} ms or longer, got "
+                    f"{num_steps} ms in {file}"
                 )
         self._first = np.concatenate(([0], np.cumsum([num for num, _ in sizes])))
         self._num_starts = np.array([num_steps - skip_ms - window_ms + 1 for _, num_steps in sizes])

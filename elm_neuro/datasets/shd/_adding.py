@@ -93,7 +93,8 @@ class SHDAdding(Dataset[PairItem]):
         ValueError: an argument is out of range, speakers are needed and not known, or no digit is left for the list.
 
     >>> from elm_neuro.datasets import SpikeRecordings
-    >>> digits = SpikeRecordings(np.array([0, 900_000, 20_000]), np.array([1, 2, 3]), np.array([0, 2, 3]), np.array([7, 14]), np.array([4, 5]))
+    >>> digits = SpikeRecordings(np.array([0, 900_000, 20_000]), np.array([1, 2, 3]), np.array([0, 2, 3]),
+    ...     np.array([7, 14]), np.array([4, 5]))
     >>> dataset = SHDAdding(digits, test_source=digits, split="test", num_samples=2)
     >>> dataset
     SHDAdding('test', num_items=2, num_steps=200, num_channels=700, bin_ms=10.0, output='events',
@@ -318,4 +319,7 @@ class SHDAdding(Dataset[PairItem]):
 
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}, bin_ms={self._bin_us / 1000}"
-        return f"SHDAdding({self.split!r}, num_items={len(self)}, {shape}, output={self.output!r}, fingerprint='{self.fingerprint[:12]}...')"
+        return (
+            f"SHDAdding({self.split!r}, num_items={len(self)}, {shape}, output={self.output!r}, "
+            f"fingerprint='{self.fingerprint[:12]}...')"
+        )

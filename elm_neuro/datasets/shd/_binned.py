@@ -42,7 +42,8 @@ class SHDDataset(Dataset[Item]):
     Raises:
         ValueError: an argument is out of range.
 
-    >>> recordings = SpikeRecordings(np.array([0, 9999, 10000]), np.array([3, 3, 699]), np.array([0, 3]), np.array([7]), np.array([2]))
+    >>> recordings = SpikeRecordings(np.array([0, 9999, 10000]), np.array([3, 3, 699]), np.array([0, 3]),
+    ...     np.array([7]), np.array([2]))
     >>> dataset = SHDDataset(recordings, bin_ms=10.0, duration_ms=1000.0)
     >>> dataset[0]
     (SpikeEvents(batch=1, num_steps=100, num_channels=700, num_events=3), 7, 2)
@@ -150,7 +151,10 @@ class SHDDataset(Dataset[Item]):
 
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}"
-        return f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._bin_us / 1000}, output={self.output!r}, binary={self.binary})"
+        return (
+            f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._bin_us / 1000}, output={self.output!r}, "
+            f"binary={self.binary})"
+        )
 
 
 def to_events(

@@ -75,8 +75,8 @@ def write_shd(
     """Write recordings in the layout of SHD: complete or not at all.
 
     The file is made in memory, written under a temporary name beside `path` and renamed when it is whole; what stood
-    there before stays until then. Times are stored as the nearest float16 seconds, as in SHD: up to 0.25 ms off between 0.5 and 1 s. What
-    is on that grid already, such as anything `read_shd` returned, is read back exactly.
+    there before stays until then. Times are stored as the nearest float16 seconds, as in SHD: up to 0.25 ms off
+    between 0.5 and 1 s. What is on that grid already, such as anything `read_shd` returned, is read back exactly.
 
     Args:
         path: file to write or replace.
@@ -125,7 +125,8 @@ def _dataset(file: h5py.File, key: str, file_size: int) -> h5py.Dataset:
         raise ValueError(f"/{key} must be a data set, got a {type(dataset).__name__}")
     if dataset.is_virtual or dataset.external:
         raise ValueError(
-            f"/{key} must be stored in the file itself, got {'a virtual data set' if dataset.is_virtual else 'external storage'}"
+            f"/{key} must be stored in the file itself, got "
+            f"{'a virtual data set' if dataset.is_virtual else 'external storage'}"
         )
     if dataset.ndim != 1:
         raise ValueError(f"/{key} must have one dimension, got shape {dataset.shape}")

@@ -112,7 +112,9 @@ def upstream_pairs(
 
 
 def add_labels(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Target of each pair, (num_pairs,), in [0, 19): the sum of the two digits, English or German; labels 10 to 19 are German 0 to 9."""
+    """Target of each pair, (num_pairs,), in [0, 19): the sum of the two digits, English or German; labels 10 to 19 are
+    German 0 to 9.
+    """
     sums: NDArray[np.int64] = (labels[pairs] % 10).sum(axis=-1)
     return sums
 
