@@ -30,9 +30,7 @@ def check_time_steps(network: nn.Module, step_ms: float, meaning: str) -> None:
 
 
 def spiking_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers whose outputs are spikes: those whose state carries the last spikes, in a field `s`.
-
-    Layers inside a spiking layer are part of it.
+    """The layers that say by ``emits_spikes = True`` that their outputs are spikes; what is inside one is part of it.
 
     >>> from elm_neuro import ELM, LIF
     >>> spiking_layers(nn.Sequential(LIF(3, 2), ELM(2, 1, num_memory=2)))
@@ -40,8 +38,8 @@ def spiking_layers(network: nn.Module) -> list[nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for name, part in network.named_modules():
-        spiking = "s" in getattr(getattr(part, "state_type", None), "_fields", ())
-        if spiking and not any(name.startswith(f"{outer}." if outer else "") for outer in layers):
+        inside = any(name.startswith(f"{outer}." if outer else "") for outer in layers)
+        if getattr(part, "emits_spikes", False) and not inside:
             layers[name] = part
     return list(layers.values())
 
