@@ -18,9 +18,10 @@ from rich.table import Table
 from elm_neuro import __version__, plotting
 from elm_neuro.checkpoints import save_pretrained
 from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build
+from elm_neuro.files import write_whole
 from elm_neuro.training.networks._classifiers import SpikingNetwork, num_parameters
 from elm_neuro.training.shd._adding import SHDAddingDataModule
-from elm_neuro.training.shd._report import seed_interval, write_text
+from elm_neuro.training.shd._report import seed_interval
 
 GROUPS = {"accuracy": "all speakers", "accuracy_seen": "seen speakers", "accuracy_unseen": "unseen speakers"}
 WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
@@ -146,8 +147,11 @@ def write_neuron(runs: Sequence[DemoRun], report: Path) -> Path:
 
 def write_report(metrics: Mapping[str, Any], report: Path) -> None:
     """metrics.json, and report.md for readers."""
-    write_text(report / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    write_text(report / "report.md", _markdown(metrics))
+    contents = {
+        "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
+        "report.md": _markdown(metrics),
+    }
+    write_whole({report / name: text.encode() for name, text in contents.items()})
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from elm_neuro.datasets import SpokenDigits
 from elm_neuro.datasets.shd._pairs import NUM_SUMS
+from elm_neuro.files import write_whole
 from elm_neuro.nn import ELM, LIF
 from elm_neuro.training.loop._quiet import quiet
 from elm_neuro.training.networks._classifiers import LIFNetwork, SpikingNetwork, num_parameters
@@ -367,9 +368,7 @@ def _check_settings(settings: DemoSettings, path: Path, *, resume: bool) -> None
         if different := sorted(name for name in current if earlier.get(name) != current[name]):
             was, now = ({name: values.get(name) for name in different} for values in (earlier, current))
             raise ValueError(f"settings must be those of the run that is resumed, {was}, got {now}")
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole({path: json.dumps(current, indent=2).encode() + b"\n"})
 
 
 def _make(data: SHDDataModule, progress: Progress) -> None:

@@ -3,15 +3,15 @@ recurrent LIF.
 
 Parameters with 19 classes (SHD-Adding) at 700 channels, beside those of figure 5 of Spieler et al., arXiv:2306.16922:
 
-=========================== =======
-===================================================================================== network                     here
-paper =========================== =======
-===================================================================================== ELM
-182,319 186K: all weights, biases and tau_m of the equations; what else is counted is not stated Branch-ELM, 100 x 35
-65,819 67K: neither branches nor routing on SHD are stated, 100 x 35 is our choice LSTM, 250 units             956,769
-956K: torch's LSTM with its two biases and the readout recurrent LIF, 65 neurons    51,128 51K: the structure is not
-stated, 65 neurons meet the size =========================== =======
-=====================================================================================
+================================ ======= ===== =======================================================================
+network                             here paper difference
+================================ ======= ===== =======================================================================
+ELM, 100 memory units            182,319  186K all weights, biases and tau_m of the equations; what else is counted is
+                                               not stated
+Branch-ELM, 100 x 35 synapses     65,819   67K neither branches nor routing on SHD are stated, 100 x 35 is our choice
+LSTM, 250 units                  956,769  956K none: torch's LSTM with its two biases and the readout
+recurrent LIF, 65 neurons         51,128   51K the structure is not stated, 65 neurons meet the size
+================================ ======= ===== =======================================================================
 
 The 20 classes of SHD add 101, 101, 251 and 67.
 """
@@ -85,6 +85,11 @@ class LSTMClassifier(nn.Module):
         self.readout = nn.Linear(hidden_size, output_size)
         if timescales is not None:
             self._chrono(*timescales)
+
+    @property
+    def required_delta_t(self) -> float | None:
+        """Time step in ms that the data must have: None without timescales, where nothing depends on it."""
+        return None if self.timescales is None else self.delta_t
 
     def _chrono(self, low: float, high: float) -> None:
         first, last = max(2.0, low / self.delta_t), high / self.delta_t

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
-from elm_neuro.training.shd._adding import STAGES, _InOrder
+from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
 
@@ -135,7 +135,7 @@ class NeuronIODataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the files that `stage` needs."""
-        for name in STAGES.get(getattr(stage, "value", stage) or "", tuple(SPLITS)):
+        for name in parts_of(stage):
             if name == "train" or self._has(name):
                 self.part(name)
 
@@ -156,8 +156,7 @@ class NeuronIODataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, those of the epoch in their order."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
         sampler = _Remaining(dataset, num_replicas=replicas, rank=rank, shuffle=False)
         sampler.resume, sampler.batch_size = self._resume, self.batch_size
@@ -204,7 +203,7 @@ class _Resumable(DataLoader[Any]):
         pass
 
 
-class _Remaining(_InOrder):
+class _Remaining(InListOrder):
     """The items in their order, without the batches that a resumed epoch has behind it."""
 
     resume = (0, 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from torchmetrics.functional.classification import binary_auroc
 
 from elm_neuro.datasets.neuronio._simulations import SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
+from elm_neuro.training.loop._layers import check_time_steps
+from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 from elm_neuro.training.neuronio._data import NeuronIODataModule
-from elm_neuro.training.shd._module import OPTIMIZERS
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -112,25 +112,18 @@ class NeuronIORegression(LightningModule):
         self,
         network: nn.Module,
         *,
-        optimizer: Literal["adam", "adamax", "adamw"] = "adam",
+        optimizer: OptimizerName = "adam",
         learning_rate: float = 5e-4,
         weight_decay: float = 0.0,
         burn_in_ms: int = 150,
     ) -> None:
         super().__init__()
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+        check_optimizer(optimizer, learning_rate)
         if burn_in_ms < 0:
             raise ValueError(f"burn_in_ms must not be negative, got {burn_in_ms}")
         self.network = network
-        self.optimizer, self.learning_rate, self.weight_decay, self.burn_in_ms = (
-            optimizer,
-            learning_rate,
-            weight_decay,
-            burn_in_ms,
-        )
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.burn_in_ms = burn_in_ms
         self.evaluation = nn.ModuleDict({"valid": _Evaluation(), "test": _Evaluation()})
 
     def setup(self, stage: str | None = None) -> None:
@@ -139,12 +132,7 @@ class NeuronIORegression(LightningModule):
         Raises:
             ValueError: they are.
         """
-        for name, part in self.network.named_modules():
-            delta_t = getattr(getattr(part, "config", part), "delta_t", None)
-            if isinstance(delta_t, float) and delta_t != 1.0:
-                raise ValueError(
-                    f"{f'network.{name}'.rstrip('.')} must have delta_t 1 ms, the step of NeuronIO, got {delta_t} ms"
-                )
+        check_time_steps(self.network, 1, "the step of NeuronIO")
         window = getattr(getattr(self.trainer, "datamodule", None), "window_ms", None)
         if window is not None and window <= self.burn_in_ms:
             raise ValueError(f"burn_in_ms must be below window_ms = {window}, got {self.burn_in_ms}")
@@ -199,23 +187,9 @@ class NeuronIORegression(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its cosine decay, per step."""
-        kind: Any = OPTIMIZERS[self.optimizer]
-        optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        num_steps = (
-            self._num_steps()
-        )  # in closed form: a run that is resumed with more epochs follows the longer cosine from there
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0))
+        return optimizer_and_cosine(
+            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _num_steps(self) -> int:
-        """Optimizer steps of all epochs; max_steps, where it cuts them short, leaves the decay as it is, so that the run can be resumed."""
-        estimated, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        batches = self.trainer.num_training_batches
-        if epochs is None or epochs < 0 or math.isinf(batches):
-            return max(1, int(estimated))
-        return max(1, epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where training was. Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as

@@ -9,15 +9,15 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from elm_neuro.datasets import FixedPairing, SHDAdding, SpikeRecordings, SpokenDigits
 from elm_neuro.datasets.shd._pairs import NUM_SUMS, Split
 from elm_neuro.datasets.shd._protocols import Group, read_source
+from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
 from elm_neuro.training.shd._data import Binning, SHDDataModule
 
 SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
-STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
 
 
 class SHDAddingDataModule(SHDDataModule):
@@ -93,7 +93,7 @@ class SHDAddingDataModule(SHDDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""
-        for name in STAGES.get(getattr(stage, "value", stage) or "", tuple(SPLITS)):
+        for name in parts_of(stage):
             self.part(name)
             self._announce(name)
 
@@ -165,18 +165,9 @@ class SHDAddingDataModule(SHDDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches: the list of the epoch, in its order."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        return self._loader(dataset, _InOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
-
-
-class _InOrder(DistributedSampler[Any]):
-    """The items in their order; Lightning's call at the start of an epoch moves the list on."""
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        return self._loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
 
 
 def _speakers(dataset: SHDAdding) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
+from elm_neuro.training.loop._sampling import processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -141,8 +142,7 @@ class SHDDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches in an order drawn anew for every epoch."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
         sampler: DistributedSampler[Any] = DistributedSampler(
             dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed

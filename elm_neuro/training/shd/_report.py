@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from elm_neuro import plotting
+from elm_neuro.files import write_whole
 from elm_neuro.training.shd._module import SpikeClassification
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
@@ -113,12 +114,5 @@ class TestReport(Callback):
         found["confusion"] = pl_module.confusion.tolist()
         found["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         found["lists"] = trainer.datamodule.state_dict() if getattr(trainer, "datamodule", None) is not None else {}  # type: ignore[attr-defined]
-        write_text(self.folder / "evaluation.json", json.dumps(found, indent=2) + "\n")
+        write_whole({self.folder / "evaluation.json": json.dumps(found, indent=2).encode() + b"\n"})
         plotting.save(plotting.confusion_matrix(pl_module.confusion, names=self.names), self.folder / "confusion")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
