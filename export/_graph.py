@@ -96,8 +96,17 @@ class Graph(Filters):
             product = self.add("MatMul", x, w)
         else:
             self.halves.add(w)
-            product = self.add("Cast", self.add("MatMul", self.add("Cast", x, to=half), w), to=self.kind)
+            product = self.add("Cast", self.add("MatMul", self._half(x, half), w), to=self.kind)
         return product if added is None else self.add("Add", product, added)
+
+    def _half(self, x: str, half: int) -> str:
+        """`x` in a lower precision; a transposition comes after that, for onnxruntime's fusion of a Transpose, a Cast and
+        a MatMul puts nodes in their place for which its CUDA provider has no kernel.
+        """
+        if x not in self.transposed:
+            return self.add("Cast", x, to=half)
+        before, perm = self.transposed[x]
+        return self.add("Transpose", self.add("Cast", before, to=half), perm=perm)
 
     def _matrix(self, name: str, weight: Tensor) -> str:
         """A matrix ([num_neuron,] in, out); as int8 it has one scale an output, and a runtime unpacks it when it loads

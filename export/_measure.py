@@ -38,9 +38,18 @@ class Measure(Protocol):
     num_compared: int  # steps, or samples of an output without time
     num_values: int
     undecided: int  # steps, or samples, left out
-    error: float
-    tolerance: float
-    argmax: float | None
+
+    @property
+    def error(self) -> float:
+        """What is judged."""
+
+    @property
+    def tolerance(self) -> float:
+        """What is allowed."""
+
+    @property
+    def argmax(self) -> float | None:
+        """Share of steps with another largest output, where that is looked at."""
 
     def add(self, got: Tensor, want: Tensor, other: Tensor, margin: Tensor) -> None:
         """Take in one chunk.
@@ -59,13 +68,11 @@ class Measure(Protocol):
 class Exact:
     """The largest difference, over steps at which rounding decides no spike."""
 
-    argmax = None
-
     def __init__(self, built: Built, name: str) -> None:
         self.timed, self.relative = built.timed(name), TOLERANCES[built.dtype]
         other = torch.float64 if built.dtype == torch.float32 else torch.float32
         self.share = min(1.0, torch.finfo(built.dtype).eps / torch.finfo(other).eps)
-        self.error, self.tolerance = 0.0, self.relative
+        self._error, self._tolerance = 0.0, self.relative
         self.num_compared = self.num_values = self.undecided = 0
 
     def add(self, got: Tensor, want: Tensor, other: Tensor, margin: Tensor) -> None:
@@ -77,11 +84,23 @@ class Exact:
             return
         want_ = want[mask]
         error = float((got[mask] - want_).abs().max())
-        self.error = error if error > self.error or error != error else self.error  # a NaN stays
+        self._error = error if error > self._error or error != error else self._error  # a NaN stays
         own = self.share * float((other[mask] - want_).abs().max())  # where a neuron amplifies rounding errors
-        self.tolerance = max(self.tolerance, self.relative * max(1.0, float(want_.abs().max())) + 10.0 * own)
+        self._tolerance = max(self._tolerance, self.relative * max(1.0, float(want_.abs().max())) + 10.0 * own)
         self.num_compared += int(mask.sum())
         self.num_values += want_.numel()
+
+    @property
+    def error(self) -> float:
+        return self._error
+
+    @property
+    def tolerance(self) -> float:
+        return self._tolerance
+
+    @property
+    def argmax(self) -> None:
+        return None
 
     def wrong(self, name: str) -> str:
         if self.error <= self.tolerance:

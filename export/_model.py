@@ -143,7 +143,7 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
 def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
     """The ONNX model."""
     graph, options = built.graph, built.options
-    nodes = [*graph.weights, *graph.nodes]
+    nodes = _needed([*graph.weights, *graph.nodes], built.results)
     used = set(_used(nodes))
     constants = [_initializer(name, value, graph) for name, value in graph.constants.items() if name in used]
     values = {
@@ -264,6 +264,16 @@ def _name_outputs(graph: Graph, outputs: dict[str, str]) -> None:
     for node in graph.nodes:
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
+
+
+def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on."""
+    wanted, needed = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            needed.append(node)
+            wanted.update(_used([node]))
+    return needed[::-1]
 
 
 def _used(nodes: Any) -> Any:

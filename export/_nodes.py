@@ -67,6 +67,7 @@ class Nodes(Scoped):
         self.dtype, self.opset = dtype, opset
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Tensor] = {}
+        self.transposed: dict[str, tuple[str, list[int]]] = {}  # what a Transpose gives: what it reads, and its axes
         self._count = 0
 
     @property
@@ -89,6 +90,8 @@ class Nodes(Scoped):
         """Append a node with one output, and return the output's name."""
         name = self.fresh(op.lower())
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        if op == "Transpose":
+            self.transposed[name] = inputs[0], attributes["perm"]
         return name
 
     def constant(self, name: str, value: Tensor) -> str:

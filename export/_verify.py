@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +29,13 @@ class VerifyReport(NamedTuple):
     tolerances: dict[str, float]  # what was allowed
     num_steps: int  # steps run, over all sequences
     opset: int
-    num_undecided: int = 0  # steps of y left out, for a spike so near its threshold that rounding decides, or after one
-    form: str = "step"
-    precision: str = "float32"
-    runtime: str = "onnxruntime"
-    compared: dict[str, int] = {}  # values of each output that were compared
-    argmax: dict[str, float] = {}  # in lower precision, share of steps whose largest output is another one
-    silent: tuple[str, ...] = ()  # layers that never fired, however loud the input: nothing behind them was seen
+    num_undecided: int  # steps of y left out, for a spike so near its threshold that rounding decides, or after one
+    form: str
+    precision: str
+    runtime: str
+    compared: dict[str, int]  # values of each output that were compared
+    argmax: dict[str, float]  # in lower precision, share of steps with another largest output
+    silent: tuple[str, ...]  # layers that never fired, however loud the input: nothing behind them was seen
 
     @property
     def unit(self) -> str:
@@ -94,11 +94,12 @@ class _Check:
         self.twin.to(other)
         for part in self.twin.modules():
             if hasattr(part, "backend"):
-                part.backend = "reference"  # a watched surrogate is a function that other backends may not know
+                # a watched surrogate is a function that other backends may not know
+                setattr(part, "backend", "reference")  # noqa: B010  # torch types attributes as tensors and modules
         self.other = other
         self.device = next(built.module.parameters()).device
-        kind = Exact if built.options.precision == "float32" else Rounded
-        self.measures: dict[str, Measure] = {name: kind(built, name) for name in built.results}
+        kind: Callable[[Built, str], Measure] = Exact if built.options.precision == "float32" else Rounded
+        self.measures = {name: kind(built, name) for name in built.results}
         self.num_spikes: dict[str, int] = {}
         self.total = self.undecided = 0
         size = built.options.batch_size
@@ -152,10 +153,10 @@ class _Check:
             self.num_spikes[name] = self.num_spikes.get(name, 0) + number
         for name, measure in self.measures.items():
             margin = near.margins.get(name, torch.tensor(torch.inf)).expand(batch, length)
-            values = (
+            got, want, other = (
                 part.detach().double().cpu() for part in (found[name], expected.outputs[name], near.outputs[name])
             )
-            measure.add(*values, margin)
+            measure.add(got, want, other, margin)
         self.total += batch * length
         first = self.measures[next(iter(built.outputs))]
         self.undecided = first.undecided

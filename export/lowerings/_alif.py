@@ -20,7 +20,6 @@ class _ALIF(Lowering):
         graph.check(p.beta)
         if x.time is None and graph.form != "step":
             raise ExportError("a layer with states must not stand behind a readout that leaves no time steps")
-        # the product before the transposition: onnxruntime would fuse the two by a Cast that has no kernel on a GPU
         current = graph.linear("w_in", x.name, cell.weight, cell.bias, matrix=graph.form == "step")
         currents = graph.time_first(replace(x, name=current, shape=(width,)))
         states = {"v": graph.state("v", width)}
