@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from elm_neuro import ELM, ALIFCell, ELMCell, __version__
 from elm_neuro.checkpoints import neuronio_head
-from elm_neuro.checkpoints._upstream import SOMA_BIAS_MV, SOMA_SCALE_MV
 from elm_neuro.export._graph import ELEMENT_TYPES, HALF_TYPES, ExportError, Graph, State, Value
 from elm_neuro.export._lowering import Trace, lowering_of
+from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 
 UNITS = {
     "delta_t": "ms",
