@@ -216,7 +216,7 @@ def from_pretrained(
         directory_or_hub_id: a folder, or "owner/name" on the hub where there is no such folder (needs the extra "hub").
         device: where to put it; the CPU by default.
         dtype: floating type to convert it to; as saved by default.
-        backend: for every layer in it that has one; as in :class:`elm_neuro.ELM`.
+        backend: as in :class:`elm_neuro.ELM`, for every layer in it that has a backend of that name.
         revision: branch, tag or commit on the hub.
 
     Returns:
@@ -245,9 +245,8 @@ def from_pretrained(
             f"{weights_file} must be a whole safetensors file, got {len(weights)} bytes: {error}"
         ) from error
     module = with_tensors(kind, config, tensors, str(directory))
-    for part in module.modules():
-        if backend != "auto" and hasattr(part, "backend"):
-            part.backend = backend
+    if backend != "auto":
+        _choose_backend(module, backend)
     return module.to(device=device, dtype=dtype)
 
 
@@ -352,6 +351,21 @@ class Saved:
         if not isinstance(module, cls):
             raise ValueError(f"{directory_or_hub_id} must hold {cls.__name__}, got {type(module).__name__}")
         return module
+
+
+def _choose_backend(module: nn.Module, backend: str) -> None:
+    """Set it on every layer that takes it; the first refusal is raised where none does."""
+    refusals, taken = [], 0
+    part: Any
+    for part in module.modules():
+        if hasattr(part, "backend"):
+            try:
+                part.backend = backend
+                taken += 1
+            except ValueError as error:
+                refusals.append(error)
+    if refusals and not taken:
+        raise refusals[0]
 
 
 def _folder(directory_or_hub_id: str | os.PathLike[str], revision: str | None) -> Path:

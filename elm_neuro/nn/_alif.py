@@ -9,8 +9,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from elm_neuro import pretrained
-from elm_neuro.backends import project, untraced
+from elm_neuro import backends, pretrained
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
@@ -18,7 +17,7 @@ from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, ch
 from elm_neuro.nn._config import check_fields, is_number
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
-from elm_neuro.nn._lengths import step_where_valid, zero_past_end
+from elm_neuro.nn._lengths import step_where_valid
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
@@ -303,7 +302,7 @@ class ALIF(pretrained.Saved, nn.Module):
     state_type = ALIFState
     config_type = ALIFConfig
     emits_spikes = True
-    backend = BackendName()
+    backend = BackendName("alif")
 
     @spelled_out(ALIFOptions, ALIFConfig, ALIFCell)
     def __init__(
@@ -359,7 +358,7 @@ class ALIF(pretrained.Saved, nn.Module):
         state = cell.initial_state(batch) if state is None else cell.check_state(state, batch)
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, num_steps, cell.bias.device)
-        spikes, after = _scan(
+        spikes, after = backends.alif.scan(
             x, cell.weight, cell.bias, cell.effective_parameters(), state, lengths=lengths, backend=self.backend
         )
         # a NaN never crosses the threshold, but the membrane keeps it
@@ -397,26 +396,3 @@ class LIF(ALIF):
         if config.adaptive:
             raise ValueError("adaptive must be False in a LIF, got True")
         return cls(**{name: value for name, value in vars(config).items() if name != "adaptive"}, backend=backend)
-
-
-@untraced
-def _scan(
-    x: Tensor | SpikeEvents,
-    weight: Tensor,
-    bias: Tensor,
-    params: ALIFParameters,
-    state: ALIFState,
-    *,
-    lengths: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, ALIFState]:
-    currents = project(x, weight).to(bias.dtype) + bias
-    spikes = []
-    for step, current in enumerate(currents.unbind(1)):
-        valid = None if lengths is None else (lengths > step).to(torch.int64)
-        if valid is not None:  # what lies past a sample's end must not matter, not even NaN
-            current = torch.where(valid[:, None] > 0, current, 0.0)
-        fired, after = alif_step(current, state, params)
-        fired, state = step_where_valid(fired, after, state, valid)
-        spikes.append(fired)
-    return zero_past_end(torch.stack(spikes, dim=1) if spikes else currents, lengths), state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import backends, pretrained
-from elm_neuro.backends._select import check_sparse_input
+from elm_neuro.backends.elm import check_sparse_input
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
@@ -96,7 +96,7 @@ class ELM(pretrained.Saved, nn.Module):
 
     state_type = ELMState
     config_type = ELMConfig
-    backend = BackendName()
+    backend = BackendName("elm")
 
     @spelled_out(ELMOptions, ELMConfig)
     def __init__(
@@ -259,7 +259,7 @@ class ELM(pretrained.Saved, nn.Module):
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend, self.cell._proto_tau_m)
+        chosen = backends.resolve(self.backend, self.cell._proto_tau_m, operator="elm")
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
         return f"backend={chosen!r}{recompute}" + (
             f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""

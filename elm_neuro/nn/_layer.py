@@ -128,17 +128,23 @@ def output_shape(module: AnyLayer) -> tuple[int, ...]:
 class BackendName:
     """The attribute `backend` of a layer: a name is checked where it is assigned.
 
+    Args:
+        operator: whose backends the layer runs on.
+
     Raises:
         ValueError: there is no such backend.
         RuntimeError: it cannot run here.
     """
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
 
     def __get__(self, layer: nn.Module | None, owner: type[nn.Module] | None = None) -> str:
         name: str = "auto" if layer is None else layer.__dict__["backend"]
         return name
 
     def __set__(self, layer: nn.Module, name: str) -> None:
-        backends.resolve(name)
+        backends.resolve(name, operator=self.operator)
         layer.__dict__["backend"] = name
 
 

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.parts._lengths import last_valid
+
 State = TypeVar("State", bound=tuple[Tensor, ...])
 
 
@@ -24,24 +26,12 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
         return y[:, -1]
     if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
         raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
-    return _at_end(y, lengths)
+    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
 
 
 def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor) -> Tensor:
-    """Value at each sample's last valid step, (batch, ...); `before` for a sample without any."""
-    if y.shape[1] == 0:
-        return before
-    if lengths is None:
-        return y[:, -1]
-    return _where(lengths > 0, _at_end(y, lengths.clamp(min=1)), before)
-
-
-def zero_past_end(y: Tensor, lengths: Tensor | None) -> Tensor:
-    """`y`, (batch, time, ...), with 0 past each sample's last valid step."""
-    if lengths is None:
-        return y
-    valid = torch.arange(y.shape[1], device=y.device) < lengths.to(y.device)[:, None]
-    return torch.where(valid.view(*valid.shape, *[1] * (y.ndim - 2)), y, 0.0)
+    """Value of `y`, (batch, time, ...), at each sample's last valid step; `before` for a sample without any."""
+    return last_valid(y, lengths, before) if y.shape[1] else before
 
 
 def step_where_valid(y: Tensor, after: State, before: State, lengths: Tensor | None) -> tuple[Tensor, State]:
@@ -58,10 +48,6 @@ def step_where_valid(y: Tensor, after: State, before: State, lengths: Tensor | N
     goes_on = lengths > 0
     parts = (_where(goes_on, part, old) for part, old in zip(after, before, strict=True))
     return _where(goes_on, y, torch.zeros_like(y)), type(after)(*parts)
-
-
-def _at_end(y: Tensor, lengths: Tensor) -> Tensor:
-    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
 
 
 def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
+from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
@@ -20,7 +21,7 @@ from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, Config, check_layer, output_shape
-from elm_neuro.nn._lengths import last_or_before, step_where_valid, zero_past_end
+from elm_neuro.nn._lengths import last_or_before, step_where_valid
 
 RESETS = ("none", "subtract", "zero")
 
@@ -356,12 +357,12 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
             return self._step_with_lengths(self.step, x, state, lengths)
         y, inner, v, s = self._core_sequence(x, state, lengths)
         spikes, v_all, s_all = self.output(y, s)
-        if lengths is None and y.shape[1]:
-            return spikes, self.state_type(*inner, v_all[:, -1], s_all[:, -1])
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths).to(y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
-        return zero_past_end(spikes, lengths), self.state_type(*inner, v, s)
+        return cut_at(lengths, spikes), self.state_type(*inner, v, s)
 
     def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""
@@ -373,6 +374,8 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if self.is_cell:
             return self._step_with_lengths(self.readout_step, x, state, lengths)
         y, inner, v, s = self._core_sequence(x, state, lengths)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths).to(y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         return y, self.state_type(*inner, last_or_before(y, lengths, v), s)
