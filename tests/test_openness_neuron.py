@@ -278,7 +278,7 @@ def test_a_layer_that_lacks_a_part_is_refused_with_its_name_everywhere(toy: ToyL
 
     with pytest.raises(TypeError, match="got NoLengths without lengths in forward"):
         wrap(NoLengths(INPUTS, OUTPUTS))
-    with pytest.raises(TypeError, match="got list without being an nn.Module"):
+    with pytest.raises(TypeError, match=r"got list without being an nn\.Module"):
         wrap([])
 
 
