@@ -55,7 +55,7 @@ def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK
     """
     spikes = as_array(counts)
     step, channel = np.nonzero(spikes)
-    size = min(4.0, 260.0 / max(spikes.shape))  # points, so that neighbouring rows just touch
+    size = min(4.0, max(0.9, 260.0 / max(spikes.shape)))  # points: neighbouring rows just touch, and no mark vanishes
     axis.scatter(
         delta_t * (step + 0.5), channel, s=size**2 / 2, marker="s", linewidths=0, color=colour, rasterized=True
     )

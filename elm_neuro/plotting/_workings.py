@@ -134,7 +134,7 @@ def network_workings(
         axis.tick_params(labelbottom=False)
     figure.align_ylabels(axes)
     curve = figure.add_subplot(grid[:, 1])
-    draw_accuracy(curve, accuracy, majority=majority)
+    draw_accuracy(curve, accuracy, chance=majority)
     label_panel(curve, next(letters), "accuracy")
     return figure
 
