@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elm_neuro.backends import project, untraced
+from elm_neuro import backends
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._checks import check_tensor, checked_state
@@ -161,9 +161,7 @@ class ALIF(nn.Module):
         if isinstance(x, Tensor):
             cell.check_tensor("x", x)
         state = cell.initial_state(x.shape[0]) if state is None else cell.check_state(state, x.shape[0])
-        params = cell.effective_parameters()
-        currents = project(x, cell.weight).to(cell.bias.dtype) + cell.bias
-        spikes, state = _scan(currents, state, params)
+        spikes, state = backends.alif.scan(x, cell.weight, cell.bias, cell.effective_parameters(), state)
         # a NaN never crosses the threshold, but the membrane keeps it
         if (
             state.v.device.type == "cpu"
@@ -196,12 +194,3 @@ class LIF(ALIF):
 
     def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
         super().__init__(input_size, output_size, adaptive=False, **options)
-
-
-@untraced
-def _scan(currents: Tensor, state: ALIFState, params: ALIFParameters) -> tuple[Tensor, ALIFState]:
-    spikes = []
-    for current in currents.unbind(1):
-        s, state = alif_step(current, state, params)
-        spikes.append(s)
-    return (torch.stack(spikes, dim=1) if spikes else currents), state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import backends
-from elm_neuro.backends._select import check_sparse_input
+from elm_neuro.backends.elm import check_sparse_input
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear

@@ -6,8 +6,6 @@ import hashlib
 import io
 import math
 import os
-import secrets
-import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, Simulations
+from elm_neuro.files import write_whole, write_whole_folder
 
 try:
     import h5py
@@ -64,45 +63,22 @@ def _npy(values: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_whole(path: Path, content: bytes | Mapping[str, bytes]) -> None:
-    """Write a file, or a folder of files, under a temporary name beside `path`, then rename it: complete or not at all.
+def write_content(path: Path, content: bytes | Mapping[str, bytes]) -> None:
+    """Write what :func:`to_content` made, a file or a folder: complete or not at all.
 
     Raises:
         OSError: it cannot be written, for instance because the disk is full; nothing is left of it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        if isinstance(content, bytes):
-            _write(temporary, content)
-        else:
-            temporary.mkdir()
-            for name, raw in content.items():
-                _write(temporary / name, raw)
-            remove(path)  # a folder cannot be renamed onto another
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        remove(temporary)
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it, if it is there; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    if isinstance(content, bytes):
+        write_whole({path: content})
     else:
-        path.unlink(missing_ok=True)
+        write_whole_folder(path, content)
 
 
 def converted_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one itself."""
+    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one
+    itself.
+    """
     path = Path(path)
     if path.suffix in SUFFIXES.values():
         return [path]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, SpikeRecordings
+from elm_neuro.files import write_whole
 
 try:
     import h5py
@@ -73,9 +74,9 @@ def write_shd(
 ) -> None:
     """Write recordings in the layout of SHD: complete or not at all.
 
-    The file is written under a temporary name beside `path` and renamed when it is whole; what stood there before stays
-    until then. Times are stored as the nearest float16 seconds, as in SHD: up to 0.25 ms off between 0.5 and 1 s. What
-    is on that grid already, such as anything `read_shd` returned, is read back exactly.
+    The file is made in memory, written under a temporary name beside `path` and renamed when it is whole; what stood
+    there before stays until then. Times are stored as the nearest float16 seconds, as in SHD: up to 0.25 ms off
+    between 0.5 and 1 s. What is on that grid already, such as anything `read_shd` returned, is read back exactly.
 
     Args:
         path: file to write or replace.
@@ -85,11 +86,9 @@ def write_shd(
 
     Raises:
         ValueError: `recordings` does not have 700 channels or has times of 2146 s or more.
-        PermissionError: the folder of `path` cannot be written.
         FileNotFoundError: the folder of `path` does not exist.
-        OSError: the file cannot be written for another reason, such as a full disk.
+        OSError: the file cannot be written: no permission, a full disk.
     """
-    target = Path(path)
     if recordings.num_channels != NUM_CHANNELS:
         raise ValueError(
             f"recordings must have {NUM_CHANNELS} channels to be stored as SHD, got {recordings.num_channels}"
@@ -98,19 +97,7 @@ def write_shd(
         raise ValueError(
             f"times must stay below {LONGEST} s to be read back, got {int(recordings.times.max())} microseconds"
         )
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"path must lie in a folder that can be written, got {target.parent}: {error.strerror}"
-        ) from error
-    try:
-        _write(temporary, recordings, meta_info or {}, attributes or {})
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole({Path(path): _hdf5(recordings, meta_info or {}, attributes or {})})
 
 
 def _has(file: h5py.File, key: str) -> bool:
@@ -138,7 +125,8 @@ def _dataset(file: h5py.File, key: str, file_size: int) -> h5py.Dataset:
         raise ValueError(f"/{key} must be a data set, got a {type(dataset).__name__}")
     if dataset.is_virtual or dataset.external:
         raise ValueError(
-            f"/{key} must be stored in the file itself, got {'a virtual data set' if dataset.is_virtual else 'external storage'}"
+            f"/{key} must be stored in the file itself, got "
+            f"{'a virtual data set' if dataset.is_virtual else 'external storage'}"
         )
     if dataset.ndim != 1:
         raise ValueError(f"/{key} must have one dimension, got shape {dataset.shape}")
@@ -232,15 +220,17 @@ def _float16_seconds(times: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
     )
 
 
-def _write(
-    path: Path, recordings: SpikeRecordings, meta_info: Mapping[str, ArrayLike], attributes: Mapping[str, str | int]
-) -> None:
+def _hdf5(
+    recordings: SpikeRecordings, meta_info: Mapping[str, ArrayLike], attributes: Mapping[str, str | int]
+) -> bytes:
+    """The file in memory: where writing fails, HDF5 may bring the whole interpreter down while it closes the file."""
     seconds = _float16_seconds(recordings.times)
     times, units = np.empty(len(recordings), dtype=object), np.empty(len(recordings), dtype=object)
     for i in range(len(recordings)):
         span = slice(int(recordings.indptr[i]), int(recordings.indptr[i + 1]))
         times[i], units[i] = seconds[span], recordings.units[span]
-    with h5py.File(path, "w") as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
         file.attrs.update(attributes)
         file.create_dataset("spikes/times", data=times, dtype=h5py.vlen_dtype(np.float16))
         file.create_dataset("spikes/units", data=units, dtype=h5py.vlen_dtype(np.uint16))
@@ -252,3 +242,4 @@ def _write(
             file.create_dataset("extra/speaker", data=recordings.speakers.astype(width))
         for name, column in meta_info.items():
             file.create_dataset(f"extra/meta_info/{name}", data=np.asarray(column))
+    return image.getvalue()
