@@ -32,7 +32,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
     """
     if not histories or not all(histories.values()):
         raise ValueError(
-            f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} of {[*histories]}"
+            f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} "
+            f"of {[*histories]}"
         )
     figure = Figure(figsize=(6.8, 3.3))
     axes = figure.subplots(1, 2)
@@ -134,7 +135,8 @@ def accuracies(
     """
     if not panels or not all(panels.values()):
         raise ValueError(
-            f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in {[*panels]}"
+            f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in "
+            f"{[*panels]}"
         )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     figure = Figure(figsize=(max(3.6, 2.3 * len(panels)), 3.1))

@@ -28,7 +28,8 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
     """
     if not len(inputs) == len(hidden) == len(titles) or not inputs:
         raise ValueError(
-            f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and {len(titles)}"
+            f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and "
+            f"{len(titles)}"
         )
     figure = Figure(figsize=(1.65 * len(inputs) + 0.6, 4.0))
     axes = figure.subplots(2, len(inputs), sharex=True, sharey="row", squeeze=False)

@@ -57,7 +57,8 @@ def workings(
     """
     if traces.memory.ndim != 3 or traces.memory.shape[0] != 1:
         raise ValueError(
-            f"traces must be of one sample and one neuron, memory (1, time, num_memory), got {tuple(traces.memory.shape)}"
+            f"traces must be of one sample and one neuron, memory (1, time, num_memory), got "
+            f"{tuple(traces.memory.shape)}"
         )
     synapse, branch, memory, output = (as_array(record)[0] for record in traces)
     synapse = synapse.reshape(len(synapse), -1)
