@@ -1,4 +1,6 @@
-"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and FLOPs."""
+"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and
+FLOPs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class LSTMRegression(nn.Module):
 
     Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns outputs (batch, time, output_size).
 
-    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper, with one bias where torch has two
+    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper: torch has two biases
     266102
     """
 
