@@ -106,9 +106,16 @@ def linear_elm(input_size: int = NUM_INPUTS) -> BranchELM:
     >>> sum(p.numel() for p in linear_elm().parameters())
     1286
     """
-    times: dict[str, tuple[float, float]] = {"tau_m_init": (10.0, 10.0), "tau_m_bounds": (0.0, 500.0)}
     return BranchELM(
-        input_size, 2, 1, num_branch=1, num_synapse_per_branch=input_size, routing=None, num_mlp_layers=0, **times
+        input_size,
+        2,
+        1,
+        num_branch=1,
+        num_synapse_per_branch=input_size,
+        routing=None,
+        num_mlp_layers=0,
+        tau_m_init=(10.0, 10.0),
+        tau_m_bounds=(0.0, 500.0),
     )
 
 
