@@ -61,9 +61,7 @@ def main() -> None:
             zip([(name, tuned, tuple(fold)) for name, tuned, fold, _ in jobs], pool.imap(validate, jobs), strict=True)
         )
     table = Table(
-        title=(
-            f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
-        )
+        title=f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
     )
     for column in (*grid, MIXED, CONTROL):
         table.add_column(column, justify="right")

@@ -7,10 +7,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_CONFIG_BYTES = 1 << 24
 
@@ -164,6 +165,24 @@ def _synchronise(path: Path) -> None:
         os.close(handle)
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file opened for reading: a pipe or a device could keep us waiting for ever, or have no end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, a pipe, a device or a socket.
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError(f"{os.fspath(path)} must be a regular file, got a folder, a pipe or a device")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def read_file(path: Path, limit: int | None = None) -> bytes:
     """Content of a regular file of at most `limit` bytes.
 
@@ -173,9 +192,11 @@ def read_file(path: Path, limit: int | None = None) -> bytes:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
-    if limit is not None and path.stat().st_size > limit:
-        raise ValueError(f"{path} must have at most {limit} bytes, got {path.stat().st_size}")
-    return path.read_bytes()
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise ValueError(f"{path} must have at most {limit} bytes, got {size}")
+        return file.read(size)
 
 
 def listing(folder: Path) -> str:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from elm_neuro import __version__
 from elm_neuro.checkpoints import neuronio_head
-from elm_neuro.checkpoints._upstream import SOMA_BIAS_MV, SOMA_SCALE_MV
 from elm_neuro.export._graph import HALF_TYPES, Graph, State
 from elm_neuro.export._lowering import Lowering, Trace, lowering_of, nearest
 from elm_neuro.export._nodes import ELEMENT_TYPES, ExportError, Value
+from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 
 UNITS = {
     "delta_t": "ms",

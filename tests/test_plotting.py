@@ -98,10 +98,11 @@ def one_panel() -> Figure:
 @functools.cache
 def network_workings() -> Figure:
     outputs, epoch = torch.linspace(0, 1, 40)[:, None] * torch.arange(5), [0.1, 0.4, 0.6]
+    layers = {"input spikes: a test sample": spikes(), "spikes of the 9 ELM neurons": spikes(channels=9) > 0}
+    accuracy, memory = {"training": epoch, "test": epoch}, (outputs, TAUS[:5])
     return plotting.network_workings(
-        {"input spikes: a test sample": spikes(), "spikes of the 9 ELM neurons": spikes(channels=9) > 0}, outputs, answer=3,
-        name="three", delta_t=10.0, accuracy={"training": epoch, "test": epoch}, majority=0.2, memory=(outputs, TAUS[:5]),
-    )  # fmt: skip
+        layers, outputs, answer=3, name="three", delta_t=10.0, accuracy=accuracy, majority=0.2, memory=memory
+    )
 
 
 FIGURES = [

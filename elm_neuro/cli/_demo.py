@@ -28,7 +28,8 @@ def add_parsers(commands: Any) -> None:
         "demo", help="train a spiking network with an ELM layer on spoken digits and write a report"
     )
     demo.description = (
-        "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many parameters, on synthetic "
+        "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many "
+        "parameters, on synthetic "
         "spoken digits (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
     )
     demo.add_argument(

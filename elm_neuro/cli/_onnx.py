@@ -20,8 +20,10 @@ def add_parsers(commands: Any) -> None:
     """Declare both commands."""
     export = commands.add_parser("export", help="write a trained neuron or network as an ONNX model and verify it")
     export.description = (
-        "Write a trained neuron or network as an ONNX model, verified with onnxruntime: a folder of save_pretrained, a checkpoint of the "
-        "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit with its config.yaml beside it."
+        "Write a trained neuron or network as an ONNX model, verified with onnxruntime: a folder of save_pretrained, a "
+        "checkpoint of the "
+        "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit with its config.yaml "
+        "beside it."
     )
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument(
@@ -175,8 +177,8 @@ def _built(config: Path, model: dict[str, Any]) -> Any:
 
     The file may be a stranger's, so only its model is read, and jsonargparse builds nothing but what the types of the
     arguments allow: a LightningModule, its networks and layers, numbers, strings. A class that is none of these is
-    refused before it is called. But the name of a class is imported to look at it, which runs its file where one of that
-    name is on Python's path: whoever narrows this further does it here.
+    refused before it is called. But the name of a class is imported to look at it, which runs its file where one of
+    that name is on Python's path: whoever narrows this further does it here.
     """
     from jsonargparse import ArgumentError, ArgumentParser
     from lightning import LightningModule

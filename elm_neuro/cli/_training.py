@@ -113,7 +113,9 @@ def option_values(name: str, arguments: list[str]) -> list[str]:
 
 
 def _check_checkpoint(arguments: list[str]) -> None:
-    """Refuse to evaluate a network that was never trained, and checkpoint files that are damaged or hold more than weights and settings."""
+    """Refuse to evaluate a network that was never trained, and checkpoint files that are damaged or hold more than
+    weights and settings.
+    """
     paths = option_values("--ckpt_path", arguments)
     if arguments[0] != "fit" and not paths and not SHOW_ONLY & set(arguments):
         raise ValueError(f"{arguments[0]} needs --ckpt_path CHECKPOINT, the network to {arguments[0]}")

@@ -1,4 +1,6 @@
-"""The demonstration and its report: a spiking network with an ELM neuron beside LIF neurons alone. Needs the extra ``train``."""
+"""The demonstration and its report: a spiking network with an ELM neuron beside LIF neurons alone. Needs the extra
+``train``.
+"""
 
 from elm_neuro.demo._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
 from elm_neuro.demo._run import (

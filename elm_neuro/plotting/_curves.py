@@ -32,7 +32,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
     """
     if not histories or not all(histories.values()):
         raise ValueError(
-            f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} of {[*histories]}"
+            f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} "
+            f"of {[*histories]}"
         )
     figure = Figure(figsize=(6.8, 3.3))
     axes = figure.subplots(1, 2)
@@ -134,7 +135,8 @@ def accuracies(
     """
     if not panels or not all(panels.values()):
         raise ValueError(
-            f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in {[*panels]}"
+            f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in "
+            f"{[*panels]}"
         )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     figure = Figure(figsize=(max(3.6, 2.3 * len(panels)), 3.1))
@@ -186,20 +188,23 @@ def accuracies(
     return figure
 
 
-def draw_accuracy(axis: Axes, curves: Mapping[str, Sequence[float]], *, majority: float | None = None) -> None:
+def draw_accuracy(
+    axis: Axes, curves: Mapping[str, Sequence[float]], *, chance: float | None = None, guess: str = "majority class"
+) -> None:
     """Accuracy over the epochs of one training, a line for each part of the data.
 
     Args:
         axis: to draw on.
         curves: for each part, by its name, one share of 1 an epoch.
-        majority: accuracy of the best constant answer.
+        chance: accuracy of an answer that needs no network, drawn dotted.
+        guess: what this answer is.
     """
     for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
         axis.plot(range(1, len(values) + 1), values, color=colour, label=name, marker="o", markersize=2.5)
-    if majority is not None:
-        axis.axhline(majority, color=INK, linewidth=0.9, linestyle=":", label="majority class")
+    if chance is not None:
+        axis.axhline(chance, color=INK, linewidth=0.9, linestyle=":", label=guess)
     axis.set(xlabel="epoch", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axis.legend(loc="upper left")
+    axis.legend(loc="best")

@@ -28,7 +28,8 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
     """
     if not len(inputs) == len(hidden) == len(titles) or not inputs:
         raise ValueError(
-            f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and {len(titles)}"
+            f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and "
+            f"{len(titles)}"
         )
     figure = Figure(figsize=(1.65 * len(inputs) + 0.6, 4.0))
     axes = figure.subplots(2, len(inputs), sharex=True, sharey="row", squeeze=False)
@@ -55,7 +56,7 @@ def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK
     """
     spikes = as_array(counts)
     step, channel = np.nonzero(spikes)
-    size = min(4.0, 260.0 / max(spikes.shape))  # points, so that neighbouring rows just touch
+    size = min(4.0, max(0.9, 260.0 / max(spikes.shape)))  # points: neighbouring rows just touch, and no mark vanishes
     axis.scatter(
         delta_t * (step + 0.5), channel, s=size**2 / 2, marker="s", linewidths=0, color=colour, rasterized=True
     )

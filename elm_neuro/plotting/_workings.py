@@ -57,7 +57,8 @@ def workings(
     """
     if traces.memory.ndim != 3 or traces.memory.shape[0] != 1:
         raise ValueError(
-            f"traces must be of one sample and one neuron, memory (1, time, num_memory), got {tuple(traces.memory.shape)}"
+            f"traces must be of one sample and one neuron, memory (1, time, num_memory), got "
+            f"{tuple(traces.memory.shape)}"
         )
     synapse, branch, memory, output = (as_array(record)[0] for record in traces)
     synapse = synapse.reshape(len(synapse), -1)
@@ -134,7 +135,7 @@ def network_workings(
         axis.tick_params(labelbottom=False)
     figure.align_ylabels(axes)
     curve = figure.add_subplot(grid[:, 1])
-    draw_accuracy(curve, accuracy, majority=majority)
+    draw_accuracy(curve, accuracy, chance=majority)
     label_panel(curve, next(letters), "accuracy")
     return figure
 

@@ -382,7 +382,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_version_do_not_wait_for_lightning() -> None:
     code = (
         "import sys\nfrom elm_neuro.cli import main\n"
-        "try: main([sys.argv[1]])\nexcept SystemExit as end: assert end.code in (0, None)\nassert 'lightning' not in sys.modules"
+        "try: main([sys.argv[1]])\nexcept SystemExit as end: assert end.code in (0, None)\nassert 'lightning' not in "
+        "sys.modules"
     )
     for argument, word in (("--help", "usage"), ("--version", __version__)):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)

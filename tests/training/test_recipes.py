@@ -34,8 +34,8 @@ ADDING = {
     "shd_adding_lif": 51_128,
 }
 NEURONIO = {
-    "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842, "neuronio_lstm": 266_102,
-    "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
+    "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842,
+    "neuronio_lstm": 266_102, "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
 }  # fmt: skip
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,8 +13,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, Simulations
-from elm_neuro.files import write_whole, write_whole_folder
+from elm_neuro.files import open_regular, write_whole, write_whole_folder
 
 try:
     import h5py
@@ -101,25 +101,12 @@ def open_simulations(path: str | os.PathLike[str]) -> Simulations:
         raise FileNotFoundError(f"path must name a converted NeuronIO file, got {name}, which does not exist")
     try:
         arrays = _npy_arrays(name) if os.path.isdir(name) else _hdf5_arrays(name)
-        arrays["spike_indptr"], arrays["spike_step"] = (
-            arrays["spike_indptr"].astype(np.int64),
-            arrays["spike_step"].astype(np.int32),
-        )
-        simulations = Simulations(**arrays)
-        _check(simulations)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        MemoryError,
-        OverflowError,
-        EOFError,
-        zlib.error,
-    ) as error:
+        _check(Simulations(**arrays))
+        arrays["spike_indptr"] = arrays["spike_indptr"].astype(np.int64)
+        arrays["spike_step"] = arrays["spike_step"].astype(np.int32)
+        return Simulations(**arrays)
+    except (OSError, TypeError, ValueError, MemoryError, OverflowError, EOFError, SyntaxError) as error:
         raise ValueError(f"{name} must be a whole converted NeuronIO file, got: {error}") from error
-    return simulations
 
 
 def _npy_arrays(name: str) -> dict[str, NDArray[Any]]:
@@ -142,9 +129,11 @@ def _npy_arrays(name: str) -> dict[str, NDArray[Any]]:
 
 
 def _hdf5_arrays(name: str) -> dict[str, NDArray[Any]]:
-    with h5py.File(name, "r") as file:
-        if file.attrs.get("format") != FORMAT or int(file.attrs.get("format_version", 0)) != FORMAT_VERSION:
-            raise ValueError(f"format must be {FORMAT!r}, version {FORMAT_VERSION}, got {file.attrs.get('format')!r}")
+    with open_regular(name) as stream:
+        file = File(stream)
+        form, version = file.attribute("format"), file.attribute("format_version")
+        if (form, version) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"format must be {FORMAT!r}, version {FORMAT_VERSION}, got {form!r}, version {version!r}")
         return {field: _mapped(file, name, *layout) for field, layout in LAYOUT.items()}
 
 
@@ -155,19 +144,16 @@ def _map(path: str, key: str, dtype: np.dtype[Any], offset: int | None, shape: t
     return np.memmap(path, dtype, "r", offset, shape) if math.prod(shape) else np.empty(shape, dtype)
 
 
-def _mapped(file: h5py.File, name: str, key: str, kinds: str, num_dimensions: int) -> NDArray[Any]:
-    node: Any = file
-    for part in key.split("/"):
-        if not isinstance(
-            node.get(part, getlink=True) if isinstance(node, h5py.Group) and part in node else None, h5py.HardLink
-        ):
-            raise ValueError(f"/{key} must be stored in the file itself, got no such data set")
-        node = node[part]
-    if not isinstance(node, h5py.Dataset) or node.dtype.kind not in kinds or node.ndim != num_dimensions:
+def _mapped(file: File, name: str, key: str, kinds: str, num_dimensions: int) -> NDArray[Any]:
+    dataset = file.get(key)
+    if dataset is None:
+        raise ValueError(f"/{key} must be stored in the file itself, got no such data set")
+    dtype, shape = dataset.dtype, dataset.shape
+    if not isinstance(dtype, np.dtype) or dtype.kind not in kinds or len(shape) != num_dimensions:
         raise ValueError(f"/{key} must be a data set of {num_dimensions} dimensions of kind {kinds!r}")
-    if node.is_virtual or node.external or node.chunks is not None:
+    if math.prod(shape) and dataset.offset is None:
         raise ValueError(f"/{key} must be stored in one piece in the file itself")
-    return _map(name, f"/{key}", node.dtype, node.id.get_offset() if node.size else 0, node.shape)
+    return _map(name, f"/{key}", dtype, dataset.offset or 0, shape)
 
 
 def _check(simulations: Simulations) -> None:

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.shd._files import read_shd, write_shd
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, NUM_CLASSES, SpikeRecordings
+from elm_neuro.files import open_regular
 
 VERSION = 1  # raise it when the same arguments give other spikes
 UNSEEN = (4, 5)
@@ -237,8 +238,8 @@ class SpokenDigits:
 
     def _read(self) -> SpikeRecordings:
         recordings = read_shd(self.path)
-        with h5py.File(self.path, "r") as file:
-            expected = file.attrs.get("checksum")
+        with open_regular(self.path) as file:
+            expected = File(file).attribute("checksum")
         if len(recordings) != self.num_samples or expected != _checksum(recordings):
             raise ValueError(
                 f"checksum must be that of {self.num_samples} samples, got {expected} for {len(recordings)}"

@@ -46,7 +46,9 @@ def spiking_layers(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def spikes_recorded(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what every spiking layer of `network` emits inside the ``with`` block: spikes (batch, time, neuron), layer by layer."""
+    """Collects what every spiking layer of `network` emits inside the ``with`` block: spikes (batch, time, neuron),
+    layer by layer.
+    """
     spikes: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _, __, output: spikes.append(output[0])) for layer in spiking_layers(network)

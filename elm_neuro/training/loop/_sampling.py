@@ -27,7 +27,9 @@ def processes_and_rank(trainer: Trainer | None) -> tuple[int, int]:
 
 
 class InListOrder(DistributedSampler[Any]):
-    """The items in their order; Lightning's call at the start of an epoch moves the data set's list on to that epoch."""
+    """The items in their order; Lightning's call at the start of an epoch moves the data set's list on to that
+    epoch.
+    """
 
     def set_epoch(self, epoch: int) -> None:
         """Move sampler and data set on."""

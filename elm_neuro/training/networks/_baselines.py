@@ -157,7 +157,8 @@ class RecurrentLIFClassifier(nn.Module):
 
     >>> from elm_neuro import LIF
     >>> from elm_neuro.training import num_parameters
-    >>> num_parameters(RecurrentLIFClassifier(LIF(700, 65, delta_t=10.0, recurrent=True), output_size=19))  # the paper's 51K
+    >>> hidden = LIF(700, 65, delta_t=10.0, recurrent=True)
+    >>> num_parameters(RecurrentLIFClassifier(hidden, output_size=19))  # the paper's 51K
     51128
     """
 

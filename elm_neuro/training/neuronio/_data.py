@@ -1,4 +1,6 @@
-"""Lightning data module of NeuronIO: windows for training, validation and test, from converted files or straight from the pickles."""
+"""Lightning data module of NeuronIO: windows for training, validation and test, from converted files or straight from
+the pickles.
+"""
 
 from __future__ import annotations
 
@@ -110,14 +112,14 @@ class NeuronIODataModule(LightningDataModule):
         root = self.data if converted_files(self.data) else self._cache()
         patterns = self.patterns[part]
         if patterns is None:
-            found = split_files(root)[part]
+            files = split_files(root)[part]
         else:
             matched = {path for pattern in patterns for path in root.rglob(pattern)}
-            found = sorted({file for path in matched for file in converted_files(path)})
-        if not found:
+            files = sorted({file for path in matched for file in converted_files(path)})
+        if not files:
             wanted = " or ".join(SPLITS[part]) if patterns is None else ", ".join(patterns)
             raise FileNotFoundError(f"{part} needs NeuronIO files in {wanted}, got none in {root}")
-        return found
+        return files
 
     def part(self, name: str) -> NeuronIODataset:
         """The data set "train", "valid" or "test"."""

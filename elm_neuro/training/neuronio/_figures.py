@@ -1,4 +1,6 @@
-"""Figures of neurons on NeuronIO: what happens inside one, how well it does, what its branches read. `plotting.save` writes them."""
+"""Figures of neurons on NeuronIO: what happens inside one, how well it does, what its branches read. `plotting.save`
+writes them.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,8 @@ def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
         truth = prediction.spikes.ravel()
         if not truth.any() or truth.all():
             raise ValueError(
-                f"predictions of {name!r} must hold steps with and without a spike, got {int(truth.sum())} of {truth.size}"
+                f"predictions of {name!r} must hold steps with and without a spike, got {int(truth.sum())} of "
+                f"{truth.size}"
             )
         fpr, tpr, _ = roc_curve(truth, prediction.probability.ravel())
         for axis in (whole, low):

@@ -49,7 +49,8 @@ def neuronio_loss(y: Tensor, spikes: Tensor, soma: Tensor, *, burn_in: int = 150
     """
     if y.ndim != 3 or y.shape[-1] != 2 or spikes.shape != y.shape[:-1] or soma.shape != spikes.shape:
         raise ValueError(
-            f"y must be (batch, time, 2), spikes and soma (batch, time), got {tuple(y.shape)}, {tuple(spikes.shape)}, {tuple(soma.shape)}"
+            f"y must be (batch, time, 2), spikes and soma (batch, time), got {tuple(y.shape)}, {tuple(spikes.shape)}, "
+            f"{tuple(soma.shape)}"
         )
     if not 0 <= burn_in < y.shape[1]:
         raise ValueError(f"burn_in must be in [0, {y.shape[1]}) steps, got {burn_in}")
@@ -74,14 +75,14 @@ class _Evaluation(nn.Module):
         self.spikes.update(spikes.flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        found = {
+        figures = {
             "soma_RMSE": SOMA_SCALE_MV * self.mse.compute().sqrt(),
             "soma_explained_variance_percent": 100.0 * torch.as_tensor(self.explained.compute()),
         }
         logit, spikes = torch.as_tensor(self.logit.compute()), torch.as_tensor(self.spikes.compute()).long()
         if 0 < int(spikes.sum()) < spikes.numel():
-            found["AUC"] = binary_auroc(torch.sigmoid(logit.double()), spikes)
-        return found
+            figures["AUC"] = binary_auroc(torch.sigmoid(logit.double()), spikes)
+        return figures
 
     def reset(self) -> None:
         for metric in (self.mse, self.explained, self.logit, self.spikes):
@@ -144,12 +145,12 @@ class NeuronIORegression(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         x, spikes, soma = batch
-        found = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
-        for name, value in found._asdict().items():
+        losses = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
+        for name, value in losses._asdict().items():
             self.log(
                 f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(spikes)
             )
-        return found.loss
+        return losses.loss
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         x, spikes, soma = batch

@@ -1,4 +1,6 @@
-"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and FLOPs."""
+"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and
+FLOPs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class LSTMRegression(nn.Module):
 
     Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns outputs (batch, time, output_size).
 
-    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper, with one bias where torch has two
+    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper: torch has two biases
     266102
     """
 
@@ -104,9 +106,16 @@ def linear_elm(input_size: int = NUM_INPUTS) -> BranchELM:
     >>> sum(p.numel() for p in linear_elm().parameters())
     1286
     """
-    times: dict[str, tuple[float, float]] = {"tau_m_init": (10.0, 10.0), "tau_m_bounds": (0.0, 500.0)}
     return BranchELM(
-        input_size, 2, 1, num_branch=1, num_synapse_per_branch=input_size, routing=None, num_mlp_layers=0, **times
+        input_size,
+        2,
+        1,
+        num_branch=1,
+        num_synapse_per_branch=input_size,
+        routing=None,
+        num_mlp_layers=0,
+        tau_m_init=(10.0, 10.0),
+        tau_m_bounds=(0.0, 500.0),
     )
 
 

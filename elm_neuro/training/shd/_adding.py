@@ -72,7 +72,8 @@ class SHDAddingDataModule(SHDDataModule):
             raise ValueError(f'pairing must be "fixed" or "upstream", got {pairing!r}')
         if pairing == "upstream" and (valid is not None or held_out is not None):
             raise ValueError(
-                f'valid and held_out must be None with pairing="upstream", which mixes speakers, got {valid} and {held_out}'
+                'valid and held_out must be None with pairing="upstream", which mixes speakers, '
+                f"got {valid} and {held_out}"
             )
         if num_pairs is not None and (len(num_pairs) != 3 or min(num_pairs) < 1):
             raise ValueError(
@@ -85,11 +86,10 @@ class SHDAddingDataModule(SHDDataModule):
         self._sources: dict[str, SpikeRecordings] = {}
         self._announced: set[str] = set()
 
-    def prepare_data(self) -> None:
-        """Make synthetic digits where they are not cached yet, in one process only."""
-        for source in (self.source, self.test_source):
-            if isinstance(source, SpokenDigits):
-                source.recordings()
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """The digits of the pairs, as far as they are made up."""
+        return [source for source in (self.source, self.test_source) if isinstance(source, SpokenDigits)]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""
@@ -136,9 +136,10 @@ class SHDAddingDataModule(SHDDataModule):
         if name in self._announced:
             return
         self._announced.add(name)
-        found = self._lists[name]
+        pairs = self._lists[name]
         rank_zero_info(
-            f"SHD-Adding, {self.pairing} pairing, {SPLITS[name]} list of {len(found)} pairs: fingerprint {found.fingerprint}"
+            f"SHD-Adding, {self.pairing} pairing, {SPLITS[name]} list of {len(pairs)} pairs: "
+            f"fingerprint {pairs.fingerprint}"
         )
         logger = None if self.trainer is None else self.trainer.logger
         if logger is not None:
@@ -146,7 +147,7 @@ class SHDAddingDataModule(SHDDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the fingerprints of the lists in use."""
-        return {name: found.fingerprint for name, found in self._lists.items()}
+        return {name: pairs.fingerprint for name, pairs in self._lists.items()}
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +156,9 @@ class SHDAddingDataModule(SHDDataModule):
 
     @property
     def seen_speakers(self) -> Tensor:
-        """Speakers of the digits that training pairs are drawn from, ascending, int64; empty where the file does not say."""
+        """Speakers of the digits that training pairs are drawn from, ascending, int64; empty where the file does not
+        say.
+        """
         return _speakers(self.part("train"))
 
     @property

@@ -78,7 +78,8 @@ class SHDDataModule(LightningDataModule):
         super().__init__()
         if (test_file is None) != bool(held_out):
             raise ValueError(
-                f"held_out must name speakers exactly where there is no test_file, got test_file={test_file}, held_out={held_out}"
+                f"held_out must name speakers exactly where there is no test_file, got test_file={test_file}, "
+                f"held_out={held_out}"
             )
         self._configure(valid, binning, batch_size, num_workers, seed)
         self.train_file, self.test_file, self.held_out = train_file, test_file, held_out
@@ -93,6 +94,16 @@ class SHDDataModule(LightningDataModule):
         self.valid, self.binning = valid, binning or Binning()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._parts: dict[str, SHDDataset] = {}
+
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """Recordings that are made where they are not cached yet; none where all come from files."""
+        return []
+
+    def prepare_data(self) -> None:
+        """Make synthetic recordings where they are not cached yet, in one process only."""
+        for digits in self.synthetic:
+            digits.recordings()
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         """All training and all test recordings."""
@@ -204,10 +215,10 @@ class SpokenDigitsDataModule(SHDDataModule):
         self._configure(valid, binning, batch_size, num_workers, seed)
         self.digits = [SpokenDigits("train", num_train, 0, cache_dir), SpokenDigits("test", num_test, 0, cache_dir)]
 
-    def prepare_data(self) -> None:
-        """Make the recordings where they are not cached yet, in one process only."""
-        for digits in self.digits:
-            digits.recordings()
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """Training and test digits."""
+        return self.digits
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         train, test = self.digits

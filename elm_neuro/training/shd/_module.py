@@ -87,13 +87,15 @@ class Speakers(nn.Module):
         return {speaker: (float(right[mask].mean()), int(mask.sum())) for speaker, mask in own.items()}
 
     def compute(self) -> dict[str, Tensor]:
-        """Accuracy ("accuracy"; "accuracy_seen" and "accuracy_unseen" as far as there were such samples) and "majority"."""
-        found = {}
+        """Accuracy ("accuracy"; "accuracy_seen" and "accuracy_unseen" as far as there were such samples) and
+        "majority".
+        """
+        figures = {}
         for name, metric in self.accuracy.items():
             if cast(MulticlassAccuracy, metric).update_called:
-                found["accuracy" if name == "all" else f"accuracy_{name}"] = metric.compute()  # type: ignore[operator]
+                figures["accuracy" if name == "all" else f"accuracy_{name}"] = metric.compute()  # type: ignore[operator]
         count = self.confusion.compute().sum(1).float()  # samples of each class
-        return found | {"majority": count.max() / count.sum()}
+        return figures | {"majority": count.max() / count.sum()}
 
     def reset(self) -> None:
         """Forget all samples."""
