@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro.export._graph import State
+from elm_neuro.export._lowering import write_weights
 from elm_neuro.export._measure import FIRST_STEPS, Exact, Measure, Rounded
 from elm_neuro.export._model import Built, Found
 from elm_neuro.export._nodes import ExportError
@@ -91,7 +92,7 @@ class _Check:
         self.generator = torch.Generator().manual_seed(seed)
         self.module, self.twin = copy.deepcopy(built.module), copy.deepcopy(built.module)
         other = torch.float64 if built.dtype == torch.float32 else torch.float32
-        self.twin.to(other)
+        write_weights(self.twin.to(other))
         for part in self.twin.modules():
             if hasattr(part, "backend"):
                 # a watched surrogate is a function that other backends may not know
