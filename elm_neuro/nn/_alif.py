@@ -304,7 +304,7 @@ class ALIF(pretrained.Saved, nn.Module):
     emits_spikes = True
     backend = BackendName("alif")
 
-    @spelled_out(ALIFOptions, ALIFConfig, ALIFCell)
+    @spelled_out(ALIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[ALIFOptions]
     ) -> None:
@@ -379,7 +379,7 @@ class LIF(ALIF):
     ['cell.beta', 'cell.bias', 'cell.weight']
     """
 
-    @spelled_out(LIFOptions, ALIFConfig, ALIFCell)
+    @spelled_out(LIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[LIFOptions]
     ) -> None:
