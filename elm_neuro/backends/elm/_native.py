@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm import _torch
+from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._native_op import run_compiled
 from elm_neuro.backends.elm._native_pass import Operands, Way, run
 from elm_neuro.backends.elm._native_table import first_layer
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import DTYPES, Events, searched
 from elm_neuro.backends.native._filter import drive
+from elm_neuro.backends.parts._lengths import last_valid, valid, without_padding
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.events import SpikeEvents
@@ -25,23 +27,47 @@ from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_st
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
-def refuses(like: Tensor) -> bool:
-    """Whether parameters on this device, of this dtype, cannot run natively."""
-    return like.device.type != "cpu" or like.dtype not in DTYPES
+class Native(ELMBackend):
+    """The kernels of :mod:`elm_neuro.backends.native`."""
 
+    name = "native"
+    recomputes = traceable = True
 
-def refusal(x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
-    """Why these inputs cannot run natively, or None where they can."""
-    for tensor in (x.indptr if isinstance(x, SpikeEvents) else x, params.kappa_m):
-        if tensor.device.type != "cpu":
-            return f"it runs on the CPU, got {tensor.device}"
-    if params.kappa_m.dtype not in DTYPES:
-        return f"it runs in float32 and float64, got {params.kappa_m.dtype}"
-    if len(params.mlp_weight) - 1 > _library.MAX_LAYERS:
-        return f"it runs at most {_library.MAX_LAYERS} hidden layers, got {len(params.mlp_weight) - 1}"
-    if len({weight.shape[-2] for weight in params.mlp_weight[:-1]}) > 1:
-        return "its hidden layers have one width"
-    return None
+    @property
+    def about(self) -> str:
+        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
+
+    def missing(self) -> str | None:
+        return _library.missing()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != "cpu":
+            return f"it runs on the CPU, got {parameter.device}"
+        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
+        device = x.device
+        if device.type != "cpu":
+            return f"it runs on the CPU, got {device}"
+        num_layer = len(params.mlp_weight) - 1
+        if num_layer > _library.MAX_LAYERS:
+            return f"it runs at most {_library.MAX_LAYERS} hidden layers, got {num_layer}"
+        if num_layer > 1 and len({weight.shape[-2] for weight in params.mlp_weight[:-1]}) > 1:
+            return "its hidden layers have one width"
+        return self.refusal_of(params.kappa_m)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`ELMBackend.scan`."""
+        return scan(x, params, state, lengths=lengths, recompute_every=recompute_every, sparse_input=sparse_input)
 
 
 def scan(
@@ -55,13 +81,8 @@ def scan(
 ) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
     if x.shape[0] * x.shape[1] == 0:
-        return _torch.scan(
-            x,
-            params,
-            zero_state(params, x.shape[0]) if state is None else state,
-            lengths=lengths,
-            sparse_input=sparse_input,
-        )
+        state = zero_state(params, x.shape[0]) if state is None else state
+        return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
     lengths = None if lengths is None else lengths.contiguous()
     commutes = _torch.may_commute(params)
     if recompute_every is not None and not commutes:
@@ -72,12 +93,12 @@ def scan(
     ):  # as in the torch backend, only products over the whole sequence may be lowered
         compiling = torch.compiler.is_compiling()  # there the number of events must not be looked at
         if lengths is not None and not commutes:
-            x = _torch.without_padding(x, lengths)
+            x = without_padding(x, lengths)
         events = None if compiling else Events.of(x, params.kappa_m.dtype, sparse_input)
         if events is None and isinstance(x, Tensor):
             x = x.to(params.kappa_m.dtype)
             if lengths is not None and commutes:  # of events the pass itself reads no padding
-                x = torch.where(_torch.valid(lengths, x), x, 0.0)
+                x = torch.where(valid(lengths, x), x, 0.0)
             # dense frames go where the product is smaller
             sparse = compiling and searched(x, sparse_input)
             commutes = commutes and (
@@ -191,7 +212,7 @@ def _through_branches(
         table = branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1)
         flat = drive(events, table.unsqueeze(0), None, decay, b_0)
     traces = flat.view(*flat.shape[:2], *shape)
-    b = _torch.last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
+    b = last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     num_branch = shape[-1]

@@ -65,7 +65,7 @@ class TableArgs(ctypes.Structure):
     )
 
 
-def _open() -> tuple[ctypes.CDLL | None, str]:
+def _open() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
     if not LIBRARY.is_file():
         return None, "this installation was built without a C++ compiler; with one, install elm-neuro again from source"
@@ -81,7 +81,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     pool = _pool_of_torch()
     if pool is not None:
         library.elm_lend(pool)
-    return library, ""
+    return library, None
 
 
 def _pool_of_torch() -> int | None:
@@ -130,8 +130,8 @@ def _declare(library: ctypes.CDLL) -> None:
 _library, _missing = _open()  # on import: compiled code must not trace this
 
 
-def missing() -> str:
-    """Why there is no library; empty where there is one."""
+def missing() -> str | None:
+    """Why there is no library; None where there is one."""
     return _missing
 
 

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from elm_neuro.datasets._items import index_of
 from elm_neuro.datasets.neuronio._pickle import load
 from elm_neuro.files import open_regular
+from elm_neuro.functional import SOMA_BIAS_MV as SOMA_BIAS_MV
+from elm_neuro.functional import SOMA_CAP_MV as SOMA_CAP_MV
+from elm_neuro.functional import SOMA_SCALE_MV as SOMA_SCALE_MV
 
 NUM_SEGMENTS = 639  # Beniaguev et al. 2021, doi 10.1016/j.neuron.2021.07.002: segments of the dendrites
 NUM_INPUTS = 2 * NUM_SEGMENTS  # one excitatory synapse on each, channels 0 to 638, and one inhibitory, 639 to 1277
-SOMA_CAP_MV, SOMA_BIAS_MV, SOMA_SCALE_MV = -55.0, -67.7, 10.0  # upstream ``neuronio_data_utils.py`` at 52e68a6
 WANTED = ("exInputSpikeTimes", "inhInputSpikeTimes", "outputSpikeTimes", "somaVoltageLowRes")
 MAX_NUMBERS = 1 << 25  # of one kind in one simulation
 REFUSALS = (  # what unpickling and looking at damaged data may end in
