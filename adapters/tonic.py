@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elm_neuro import __version__, datasets
-from elm_neuro.adapters._tonic_settings import digest
+from elm_neuro import datasets
+from elm_neuro.adapters._tonic_items import Face
 from elm_neuro.datasets import (
     ChannelDrop,
     ChannelJitter,
@@ -47,10 +44,8 @@ from elm_neuro.datasets import (
     UpstreamPairing,
     fingerprint,
     read_shd,
-    sample_key,
 )
 from elm_neuro.datasets.shd._files import KEYS
-from elm_neuro.datasets.shd._recordings import NUM_CHANNELS
 
 try:
     import tonic
@@ -82,86 +77,10 @@ __all__ = [
 ]
 
 Source = str | os.PathLike[str] | SpikeRecordings | SpokenDigits
-OURS = (
-    ChannelDrop,
-    ChannelJitter,
-    EventDrop,
-    InputDropout,
-    PoolChannels,
-    TimeJitter,
-    TimeWarp,
-    ToRaster,
-)  # which take no events, too
 DOWNLOAD_FAILS = (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile)
 
 
-class _Face:
-    """What a tonic data set does with one item: events or a raster, then the transforms, which draw from (seed, epoch,
-    index).
-    """
-
-    sensor_size = (NUM_CHANNELS, 1, 1)
-    dtype = np.dtype([("t", int), ("x", int), ("p", int)])
-    ordering = dtype.names
-
-    def __init__(
-        self,
-        num_channels: int,
-        raster: ToRaster | None,
-        transform: Callable[[Any], Any] | None,
-        target_transform: Callable[[Any], Any] | None,
-        transforms: Callable[[Any, Any], Any] | None,
-    ) -> None:
-        self.transform, self.target_transform, self.transforms = transform, target_transform, transforms
-        self._raster = raster
-        if num_channels != NUM_CHANNELS:
-            self.sensor_size = (num_channels, 1, 1)
-        self._on_disk = False  # whether a folder of this epoch has been handed out
-        # whether a cache keeps items of this epoch in memory; shared, so that those of workers are known, too
-        self._in_memory = torch.zeros(1, dtype=torch.bool).share_memory_()
-
-    def _item(
-        self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool
-    ) -> tuple[Any, Any]:
-        if not self._in_memory and _is_cached():
-            self._in_memory.fill_(True)
-        data: Any = np.empty(times.size, dtype=self.dtype)
-        data["t"], data["x"], data["p"] = times, units, 1
-        label: Any = target
-        if self._raster is not None:
-            data = self._raster(data)
-        with sample_key(epoch, index, training=training):
-            if self.transform is not None:
-                data = _apply(self.transform, data)
-            if self.target_transform is not None:
-                label = self.target_transform(label)
-            if self.transforms is not None:
-                data, label = self.transforms(data, label)
-        return data, label
-
-    def _cache_path(self, folder: str | os.PathLike[str], name: str, *content: Any) -> str:
-        called = (self._raster, self.transform, self.target_transform, self.transforms)
-        path = os.path.join(os.fspath(folder), digest((__version__, name, content, called), name=name)[:32])
-        self._on_disk = True
-        return path
-
-    def _leave_epoch(self, now: int, epoch: int) -> None:
-        """Refuse or tell of what is kept of the epoch that ends."""
-        if epoch == now:
-            return
-        if self._on_disk:
-            raise ValueError(
-                f"epoch must stay {now}, of which cache_path made a cache, got {epoch}; cache a new data set"
-            )
-        if self._in_memory:
-            warnings.warn(
-                f"a MemoryCachedDataset keeps items of epoch {now}, and serves them in epoch {epoch}, too: make it anew",
-                stacklevel=3,
-            )
-            self._in_memory.fill_(False)
-
-
-class SHDAdding(_Face):
+class SHDAdding(Face):
     """SHD-Adding as a tonic data set: item ``i`` is (events or raster, sum of two spoken digits).
 
     `elm_neuro.datasets.SHDAdding` says what the lists are, the fixed protocol v1 and the authors'. The second digit's
@@ -273,7 +192,7 @@ class SHDAdding(_Face):
                 ``MemoryCachedDataset`` of this epoch a warning tells.
         """
         if self.core.split == "train":
-            self._leave_epoch(self.core.epoch, epoch)
+            self.leave_epoch(self.core.epoch, epoch)
         self.core.set_epoch(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
@@ -289,7 +208,7 @@ class SHDAdding(_Face):
             ValueError: a transform is a function or the like, and `name` is empty.
         """
         content = fingerprint(self.core.recordings, self.pairs, self.core.digit_us)
-        return self._cache_path(folder, name, "SHDAdding", content, self.core.split, self.core.epoch)
+        return self.folder_of(folder, name, "SHDAdding", content, self.core.split, self.core.epoch)
 
     def __len__(self) -> int:
         return len(self.core)
@@ -298,7 +217,7 @@ class SHDAdding(_Face):
         times, units = self.core.sample(index)
         index = int(index) % len(self)
         target = (self.core.recordings.labels[self.pairs[index]] % 10).sum()
-        return self._item(times, units, target, self.core.epoch, index, self.core.split == "train")
+        return self.item(times, units, target, self.core.epoch, index, self.core.split == "train")
 
     def __repr__(self) -> str:
         return (
@@ -307,7 +226,7 @@ class SHDAdding(_Face):
         )
 
 
-class SHD(_Face):
+class SHD(Face):
     """The single digits as a tonic data set, as tonic's SHD but read once: item ``i`` is (events or raster, label).
 
     Args:
@@ -384,14 +303,14 @@ class SHD(_Face):
         """
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
-        self._leave_epoch(int(self._epoch), epoch)
+        self.leave_epoch(int(self._epoch), epoch)
         self._epoch.fill_(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
         """A folder in `folder` that is these recordings', this epoch's and these transforms' alone; as
         `SHDAdding.cache_path`.
         """
-        return self._cache_path(folder, name, "SHD", self.fingerprint, self.train, int(self._epoch))
+        return self.folder_of(folder, name, "SHD", self.fingerprint, self.train, int(self._epoch))
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -399,22 +318,10 @@ class SHD(_Face):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         times, units = self.recordings.sample(index)
         index = int(index) % len(self)
-        return self._item(times, units, self.recordings.labels[index], int(self._epoch), index, self.train)
+        return self.item(times, units, self.recordings.labels[index], int(self._epoch), index, self.train)
 
     def __repr__(self) -> str:
         return f"SHD(num_items={len(self)}, train={self.train})"
-
-
-def _apply(transform: Callable[[Any], Any], data: Any) -> Any:
-    """Call `transform`, also on a sample without a spike, at which tonic's Compose stops, so that no raster would come
-    out.
-    """
-    if len(data) or not isinstance(transform, tonic.transforms.Compose):
-        return transform(data)
-    for part in transform.transforms:
-        if len(data) or isinstance(part, (*OURS, tonic.transforms.Compose)):
-            data = _apply(part, data)
-    return data
 
 
 def _one_source(source: Source | None, save_to: str | os.PathLike[str] | None) -> Source:
@@ -423,18 +330,6 @@ def _one_source(source: Source | None, save_to: str | os.PathLike[str] | None) -
     if (one := save_to if source is None else source) is None:
         raise TypeError("source must be given, or save_to in its place, got neither")
     return one
-
-
-def _is_cached() -> bool:
-    """Whether it is a MemoryCachedDataset that asks for an item, itself or by a Subset in between: only the calls on the
-    way here know, because what it keeps it never asks for again.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(6):
-        frame = None if frame is None else frame.f_back
-        if frame is not None and frame.f_code is tonic.MemoryCachedDataset.__getitem__.__code__:
-            return True
-    return False
 
 
 def _is_folder(source: str | os.PathLike[str]) -> bool:
