@@ -314,7 +314,8 @@ def _refuse_nan(
     neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
     """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
-    if not bool(torch.isnan(total)):
+    value = total.item()
+    if value == value:  # only a NaN differs from itself
         return
     for name, part in () if before is None else zip(before._fields, before, strict=True):
         if bool(torch.isnan(part).any()):
