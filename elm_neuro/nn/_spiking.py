@@ -415,21 +415,23 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
 
     def _split(self, state: Any, batch: int) -> tuple[Any, Tensor, Tensor]:
         """State of the core, checked by it, and v and s."""
+        core = self.core
         check_parts(self.state_type, state)
-        inner = self.core.check_state(self.core.state_type(*state[:-2]), batch)
-        v, s = state[-2:]
-        shape = (batch, *self.output_shape)
-        check_part("state.v", v, shape, inner[0])
-        check_part("state.s", s, shape, inner[0])
-        return inner, v, s
+        inner = core.check_state(core.state_type(*state[:-2]), batch)
+        like, shape = inner[0], (batch, *output_shape(core))
+        for name, part in (("state.v", state[-2]), ("state.s", state[-1])):
+            if part.shape != shape or part.dtype is not like.dtype or part.device != like.device:
+                check_part(name, part, shape, like)
+        return inner, state[-2], state[-1]
 
     def _core_step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any, Tensor, Tensor]:
         """Readout and state of the core after one step, and v and s before it."""
+        batch = x_t.shape[0] if isinstance(x_t, Tensor) and x_t.ndim else 0
         if state is None:
-            state = self.initial_state(x_t.shape[0] if isinstance(x_t, Tensor) and x_t.ndim else 0)
+            state = self.initial_state(batch)
             inner, v, s = self.core.state_type(*state[:-2]), state[-2], state[-1]
         else:
-            inner, v, s = self._split(state, x_t.shape[0] if x_t.ndim else 0)
+            inner, v, s = self._split(state, batch)
         y, after = self.core.step(x_t, inner)
         return y.to(after[0].dtype), after, v, s  # autocast narrows the readout, not the state
 
