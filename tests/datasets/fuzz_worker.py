@@ -1,5 +1,7 @@
-"""Reads thousands of damaged files, each within 5 s and 1 GiB: a process of its own, because a reader that fails may take
-it down. Called by test_fuzz.py as ``python fuzz_worker.py FORMAT BASE... FOLDER``; prints what came of them as JSON.
+"""Reads thousands of damaged files, each within 5 s and 1 GiB.
+
+A process of its own, because a reader that fails may take it down. Called by test_fuzz.py as
+``python fuzz_worker.py FORMAT BASE... FOLDER``; prints what came of them as JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
-    """`whole` with one to four changes: of bytes, of numbers to what is dangerous, of pieces lost, doubled and moved."""
+    """`whole` with one to four changes: of bytes, of numbers to what is dangerous, of pieces lost or
+    doubled.
+    """
     raw = bytearray(whole)
     for _ in range(int(rng.integers(1, 5))):
         at, length = int(rng.integers(len(raw))), int(rng.integers(1, 64))
