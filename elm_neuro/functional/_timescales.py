@@ -25,7 +25,7 @@ def decay(tau: Tensor, delta_t: float) -> Tensor:
     >>> decay(torch.tensor([5.0, 100.0]), 1.0)
     tensor([0.8187, 0.9900])
     """
-    return torch.exp(-delta_t / tau.clamp(min=TAU_FLOOR_MS))
+    return torch.exp(tau.clamp(min=TAU_FLOOR_MS).reciprocal() * -delta_t)  # what torch computes for -delta_t / tau
 
 
 def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) -> Tensor:
@@ -51,6 +51,18 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
     if variant == "v2":
         return 1.0 - decay(tau_m, lambda_ * delta_t)
     raise ValueError(f'variant must be "v1" or "v2", got {variant!r}')
+
+
+def decay_and_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) -> tuple[Tensor, Tensor]:
+    """:func:`decay` and :func:`memory_gain`, in which v1 computes the decay once.
+
+    >>> [round(float(x), 4) for x in decay_and_gain(torch.tensor([10.0]), 1.0, lambda_=5.0, variant="v1")]
+    [0.9048, 0.4758]
+    """
+    kappa_m = decay(tau_m, delta_t)
+    if variant == "v1":
+        return kappa_m, lambda_ * (1.0 - kappa_m)
+    return kappa_m, memory_gain(tau_m, delta_t, lambda_=lambda_, variant=variant)
 
 
 def bounded_tau(proto_tau: Tensor, bounds: tuple[float, float]) -> Tensor:
