@@ -100,7 +100,7 @@ class Face:
             )
         if self._in_memory:
             warnings.warn(
-                f"a MemoryCachedDataset keeps items of epoch {now}, and serves them in epoch {epoch}, too: make it anew",
+                f"a MemoryCachedDataset keeps items of epoch {now} and serves them in epoch {epoch}: make it anew",
                 stacklevel=3,
             )
             self._in_memory.fill_(False)
@@ -121,8 +121,9 @@ def _apply(transform: Callable[[Any], Any], data: Any) -> Any:
 
 
 def _asked_by_a_cache() -> bool:
-    """Whether it is a MemoryCachedDataset that asks for an item, itself or by a Subset in between: only the calls on the
-    way here know, because what it keeps it never asks for again.
+    """Whether it is a MemoryCachedDataset that asks for an item, itself or by a Subset in between.
+
+    Only the calls on the way here know: what it keeps it never asks for again.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(6):

@@ -47,7 +47,9 @@ def digest(value: Any, *, name: str) -> str:
 
 
 def _parts(value: Any, name: str, seen: dict[int, tuple[int, Any]]) -> Iterator[bytes]:
-    """`value` as pieces of bytes, other ones for every other value. What was `seen` is kept alive: its id is its own."""
+    """`value` as pieces of bytes, other ones for every other value; what was `seen` is kept alive, so that its id is
+    its own.
+    """
     kind = type(value)
     yield f"{kind.__module__}.{kind.__qualname__}".encode()
     if isinstance(value, PLAIN):

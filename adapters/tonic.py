@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,6 +78,7 @@ __all__ = [
 ]
 
 Source = str | os.PathLike[str] | SpikeRecordings | SpokenDigits
+DEADLINE = 60.0  # seconds without a byte after which a download is given up
 DOWNLOAD_FAILS = (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile)
 
 
@@ -344,6 +346,8 @@ def _file_of_tonic(save_to: str | os.PathLike[str], *, train: bool, needed: bool
     path = Path(save_to).expanduser() / "SHD" / archive.removesuffix(".zip")
     if path.is_file() or not needed:
         return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)  # tonic sets none: a server that says nothing would be waited for without end
     try:
         host(save_to=os.fspath(save_to), train=train)
     except DOWNLOAD_FAILS as error:
@@ -352,4 +356,6 @@ def _file_of_tonic(save_to: str | os.PathLike[str], *, train: bool, needed: bool
             f"{os.fspath(save_to)}: {error}. "
             f"Download {host.base_url}{archive} by other means and unpack it to {path}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
     return path

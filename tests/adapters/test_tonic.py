@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import shutil
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -310,7 +311,7 @@ class Filter:
 
 @pytest.mark.parametrize("wrap", [lambda transform: transform, lambda transform: transforms.Compose([transform])])
 def test_what_a_repr_hides_is_in_the_caches_folder(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
-    """Modules, long arrays (NumPy prints dots) and reprs without settings shared one folder: stale items were served."""
+    """Modules, long arrays (NumPy prints dots) and reprs without settings shared one folder of stale items."""
     torch.manual_seed(0)
     long = np.arange(5000.0)
     other = long.copy()
@@ -319,11 +320,12 @@ def test_what_a_repr_hides_is_in_the_caches_folder(tmp_path: Path, wrap: Callabl
     changed = [torch.nn.Conv1d(1, 1, 3, padding=1), torch.nn.Conv1d(1, 1, 3, padding=2)]
     changed[1].load_state_dict(changed[0].state_dict())
     settings: list[Any] = [
-        Filter(1), Filter(1.0), Filter("1"), Filter((1,)), Filter([1]), Filter({"a": 1}), Filter({"a": 2}), Filter(None),
-        Filter(long), Filter(other), Filter(long.astype(np.float32)), Filter(long.reshape(50, 100)),
+        Filter(1), Filter(1.0), Filter("1"), Filter((1,)), Filter([1]), Filter({"a": 1}), Filter({"a": 2}),
+        Filter(None), Filter(long), Filter(other), Filter(long.astype(np.float32)), Filter(long.reshape(50, 100)),
         Filter(torch.arange(5000)), Filter(torch.arange(5000, dtype=torch.int32)), Filter(layers[0]), Filter(layers[1]),
-        *layers, *changed, Filter(np.random.default_rng(0)), Filter(np.random.default_rng(1)), Filter({1, 2}), Filter({1}),
-        Filter(np.log), Filter(np.exp), Filter(abs), Filter(int), Filter(torch.float32), Filter(torch.float64),
+        *layers, *changed, Filter(np.random.default_rng(0)), Filter(np.random.default_rng(1)), Filter({1, 2}),
+        Filter({1}), Filter(np.log), Filter(np.exp), Filter(abs), Filter(int), Filter(torch.float32),
+        Filter(torch.float64),
         Filter(Path("a")), Filter(Path("b")), Filter(Filter(1)), Filter(Filter(2)), Filter([[], 1]), Filter([[1]]),
     ]  # fmt: skip
     paths = [face.SHD(digits(), transform=wrap(one)).cache_path(tmp_path) for one in settings]
@@ -348,7 +350,7 @@ def test_a_memory_cache_of_another_epoch_is_told_about(make: Callable[[Any], Any
     cache = tonic.MemoryCachedDataset(torch.utils.data.Subset(dataset, [0, 1]) if subset else dataset)
     cache[0]
     dataset.set_epoch(2)
-    with pytest.warns(UserWarning, match="a MemoryCachedDataset keeps items of epoch 2, and serves them in epoch 3"):
+    with pytest.warns(UserWarning, match="a MemoryCachedDataset keeps items of epoch 2 and serves them in epoch 3"):
         dataset.set_epoch(3)
     dataset.set_epoch(4)  # told once
 
@@ -374,9 +376,8 @@ def test_tonics_habits_work(save_to: Path) -> None:
     assert face.SHD.ordering == face.SHDAdding.ordering == tonic.datasets.SHD.ordering
     to_frame = transforms.ToFrame(sensor_size=face.SHD.sensor_size, n_time_bins=5)
     test = face.SHD(save_to, train=False)
-    for same in (
-        face.SHD(save_to=str(save_to), train=False), face.SHD(str(save_to), False), face.SHD(save_to=save_to, train=False)
-    ):  # fmt: skip
+    positional, keywords = face.SHD(str(save_to), False), face.SHD(save_to=str(save_to), train=False)
+    for same in (positional, keywords, face.SHD(save_to=save_to, train=False)):
         assert same.fingerprint == test.fingerprint != face.SHD(save_to=save_to).fingerprint
     assert face.SHD(str(save_to), True, to_frame, lambda label: -label)[1][0].shape == (5, 1, 700)
     assert face.SHD(str(save_to), True, to_frame, lambda label: -label)[3][1] == -3
@@ -444,6 +445,15 @@ def test_a_fresh_folder_without_network_says_what_to_put_where(
     target.parent.mkdir(exist_ok=True)
     write_shd(target, digits())
     assert len(make(tmp_path)) > 0
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(tonic.datasets.SHD, "base_url", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        monkeypatch.setattr(face, "DEADLINE", 0.3)
+        with pytest.raises(FileNotFoundError, match="timed out"):
+            face.SHD(tmp_path)
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.usefixtures("no_network")

@@ -29,7 +29,7 @@ from elm_neuro.datasets.hdf5._objects import (
 
 SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
 DEFLATE, SHUFFLE = 1, 2
-# of IEEE floats, by size: sign bit; then precision, and place and size of exponent and mantissa, and the exponent's bias
+# of IEEE floats, by size: the sign's bit; then precision, place and size of exponent and mantissa, exponent's bias
 FLOATS = {
     2: (15, (0, 16, 10, 5, 0, 10, 15)),
     4: (31, (0, 32, 23, 8, 0, 23, 127)),
@@ -179,7 +179,8 @@ class Dataset:
         claimed = itemsize * int(lengths.sum())
         if claimed > self._source.size:
             raise ValueError(
-                f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim {claimed}"
+                f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim "
+                f"{claimed}"
             )
         flat = bytearray(claimed)
         heap, end = Heap(self._source), 0

@@ -172,7 +172,8 @@ def _simulations(content: Any, size: int) -> Simulations:
             )
         if 2 * soma[0].size * (i + 1) > size:
             raise ValueError(
-                f"a file of {size} bytes must hold every voltage once, got {len(listed)} simulations of {soma[0].size} ms"
+                f"a file of {size} bytes must hold every voltage once, got {len(listed)} simulations of "
+                f"{soma[0].size} ms"
             )
     num_steps = soma[0].size
     params = content.get("Params")
