@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elm_neuro.demo import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
-from elm_neuro.training.loop._quiet import quiet
+from elm_neuro.training import quiet
 
 GRID = {"bin_ms": [10.0, 20.0], "learning_rate": [3e-3, 1e-2, 2e-2], "input_dropout": [0.3, 0.5]}
 FOLDS = [[2, 7], [0, 9]]  # speakers held out

@@ -25,7 +25,7 @@ def decay(tau: Tensor, delta_t: float) -> Tensor:
     >>> decay(torch.tensor([5.0, 100.0]), 1.0)
     tensor([0.8187, 0.9900])
     """
-    return torch.exp(-delta_t / tau.clamp(min=TAU_FLOOR_MS))
+    return torch.exp(tau.clamp(min=TAU_FLOOR_MS).reciprocal() * -delta_t)  # what torch computes for -delta_t / tau
 
 
 def memory_gain(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
-from elm_neuro.backends import untraced
+from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
@@ -210,11 +210,15 @@ class SpikeOutput(nn.Module):
         Raises:
             TypeError: the surrogate does not keep the dtype.
         """
-        distance = v - self.threshold
-        spikes = bernoulli_spike(distance, self.generator) if self.stochastic else self.surrogate(distance)
-        if spikes.dtype != v.dtype:
-            raise TypeError(f"surrogate must keep the dtype {v.dtype} of the readout, got spikes of {spikes.dtype}")
-        return spikes
+        if self.stochastic:
+            return bernoulli_spike(v - self.threshold, self.generator)
+        return SpikeRule(self.threshold, self.surrogate).fire(v)
+
+    @property
+    def rule(self) -> SpikeRule | None:
+        """Threshold and surrogate where a spike depends on its readout alone: no reset, no chance."""
+        plain = self.reset == "none" and not self.stochastic
+        return SpikeRule(self.threshold, self.surrogate) if plain else None
 
     def reset_readout(self, y: Tensor, s: Tensor) -> Tensor:
         """Readout of one step after the reset by the last step's spikes."""
@@ -253,6 +257,28 @@ class SpikeOutput(nn.Module):
 
     def extra_repr(self) -> str:
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
+
+
+def _forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
+    """The core's way to fire inside its own pass, where it has one that its call would not differ from.
+
+    It does differ where someone hangs a hook on the core or gives it another forward.
+    """
+    owner = next((kind for kind in type(core).__mro__ if "forward" in vars(kind)), None)
+    if owner is None or "forward_spiking" not in vars(owner) or "forward" in vars(core) or _has_hooks(core):
+        return None
+    inside: Callable[..., tuple[Tensor, Tensor, Any]] = core.forward_spiking
+    return inside
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 @pretrained.register
@@ -357,8 +383,15 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
-        y, inner, v, s = self._core_sequence(x, state, lengths)
-        spikes, v_all, s_all = self.output(y, s)
+        rule = self.output.rule if type(self.output) is SpikeOutput and not _has_hooks(self.output) else None
+        inside = None if rule is None or torch.compiler.is_compiling() else _forward_spiking(self.core)
+        if rule is not None and inside is not None:
+            inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
+            s_all, v_all, inner = inside(x, inner, lengths, rule)
+            y, spikes = v_all, self.output.grade(s_all)
+        else:
+            y, inner, v, s = self._core_sequence(x, state, lengths)
+            spikes, v_all, s_all = self.output(y, s)
         lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])

@@ -63,16 +63,16 @@ struct ElmFrames {
 
 // The first layer, weight (num_neuron, hidden, num_branch + num_memory), as what an input adds to it, table
 // (num_neuron, num_input, table_row), and the memory's part of it, w_m; and what `total`, the input summed over time,
-// adds to the branches.
+// adds to the branches; without a table, only the latter.
 struct ElmTable {
     int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row;
     int64_t routing_neuron;           // stride of routing, 0 where the neurons share it
     int64_t batch, total_neuron;      // of total, (batch, num_input); stride, 0 where the neurons share it
     const int64_t *routing;           // (num_branch, num_synapse), -1 where empty; null: input j is branch j
     const void *weight, *w_s, *total;
-    void *table, *w_m, *arrived;      // arrived (batch, num_neuron, num_branch)
-    const void *grad_table, *grad_w_m, *grad_arrived;  // the last or null
-    void *grad_weight, *grad_w_s, *grad_total;         // the last or null; it comes zeroed
+    void *table, *w_m, *arrived;      // table and w_m or null; arrived (batch, num_neuron, num_branch)
+    const void *grad_table, *grad_w_m, *grad_arrived;  // each or null; without grad_table there is no grad_weight
+    void *grad_weight, *grad_w_s, *grad_total;         // grad_total or null; it comes zeroed
 };
 
 // One thread's share of a call: tasks, samples or columns `first` to `last`.

@@ -125,13 +125,14 @@ template <class R> static void table_forward(const ElmTable *a, ElmShare *share)
     R *column = arena.take<R>(a->table_row);
     for (i64 n = share->first; n < share->last; n++) {
         const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
-        R *table = (R *)a->table + n * a->num_input * a->table_row;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        sum_synapses(*a, n, routing, w_s);
+        if (!a->table) continue;
+        R *table = (R *)a->table + n * a->num_input * a->table_row;
         if (routing)
             add_synapses(*a, routing, weight, w_s, column, table);
         else
             scale_columns(*a, weight, w_s, table);
-        sum_synapses(*a, n, routing, w_s);
         for (i64 h = 0; h < a->hidden; h++) copy_row((R *)a->w_m + (n * a->hidden + h) * a->num_memory, weight + h * row + a->num_branch, a->num_memory);
     }
 }
@@ -145,9 +146,15 @@ template <class R> static void table_backward(const ElmTable *a, ElmShare *share
     for (i64 n = share->first; n < share->last; n++) {
         const i64 synapses = n * a->num_branch * a->num_synapse;
         const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + synapses;
-        const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
-        R *grad_weight = (R *)a->grad_weight + n * a->hidden * row, *grad_w_s = (R *)a->grad_w_s + synapses;
+        R *grad_w_s = (R *)a->grad_w_s + synapses;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        if (!a->grad_table) {
+            std::memset(grad_w_s, 0, a->num_branch * a->num_synapse * sizeof(R));
+            if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
+            continue;
+        }
+        const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
+        R *grad_weight = (R *)a->grad_weight + n * a->hidden * row;
         if (routing)
             add_synapses_backward(*a, routing, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
         else

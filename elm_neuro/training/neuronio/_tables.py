@@ -74,7 +74,7 @@ def _cell(summary: Mapping[str, Any], key: str, digits: int) -> str:
     return f"{value:.{digits}f}" + (f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else "")
 
 
-def remarks(outcome: Mapping[str, Any]) -> list[str]:
+def evaluation_remarks(outcome: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know."""
     lines = [
         "published protocol: windows from a state of zero, voltage aligned to mean and spread of the truth of each "
