@@ -28,7 +28,9 @@ def decay(tau: Tensor, delta_t: float) -> Tensor:
     return torch.exp(tau.clamp(min=TAU_FLOOR_MS).reciprocal() * -delta_t)  # what torch computes for -delta_t / tau
 
 
-def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) -> Tensor:
+def memory_gain(
+    tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str, kappa_m: Tensor | None = None
+) -> Tensor:
     r"""Factor on the proposed change of the memory.
 
     .. math:: \text{v1: } \lambda (1 - \kappa_m) \qquad \text{v2: } 1 - \kappa_\lambda = 1 - \exp(-\lambda \Delta t / \tau_m)
@@ -40,6 +42,7 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
         delta_t: time step in ms.
         lambda_: dimensionless.
         variant: "v1" or "v2".
+        kappa_m: ``decay(tau_m, delta_t)`` where it is known already.
 
     >>> memory_gain(torch.tensor([10.0]), 1.0, lambda_=5.0, variant="v1")
     tensor([0.4758])
@@ -47,22 +50,10 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
     tensor([0.3935])
     """
     if variant == "v1":  # from the rounded decay, not by expm1: only so is the steady state exactly lambda in float32
-        return lambda_ * (1.0 - decay(tau_m, delta_t))
+        return lambda_ * (1.0 - (decay(tau_m, delta_t) if kappa_m is None else kappa_m))
     if variant == "v2":
         return 1.0 - decay(tau_m, lambda_ * delta_t)
     raise ValueError(f'variant must be "v1" or "v2", got {variant!r}')
-
-
-def decay_and_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) -> tuple[Tensor, Tensor]:
-    """:func:`decay` and :func:`memory_gain`, in which v1 computes the decay once.
-
-    >>> [round(float(x), 4) for x in decay_and_gain(torch.tensor([10.0]), 1.0, lambda_=5.0, variant="v1")]
-    [0.9048, 0.4758]
-    """
-    kappa_m = decay(tau_m, delta_t)
-    if variant == "v1":
-        return kappa_m, lambda_ * (1.0 - kappa_m)
-    return kappa_m, memory_gain(tau_m, delta_t, lambda_=lambda_, variant=variant)
 
 
 def bounded_tau(proto_tau: Tensor, bounds: tuple[float, float]) -> Tensor:

@@ -99,8 +99,9 @@ class ALIFConfig:
         return cls(**values | named)
 
 
-class _Equation(TypedDict, total=False):
-    delta_t: float
+class LIFEquationOptions(TypedDict, total=False):
+    """Keywords of the equations of a LIF; :class:`ALIF` explains each."""
+
     tau_v: float
     tau_a: float
     b_init: float
@@ -110,23 +111,31 @@ class _Equation(TypedDict, total=False):
     detach_recurrent: bool
 
 
-class _Making(TypedDict, total=False):
-    surrogate: Surrogate | None
-    generator: torch.Generator | None
-
-
-class ALIFCellOptions(_Equation, total=False):
-    """Keywords of :class:`ALIFCell` beside those that it names."""
+class ALIFEquationOptions(LIFEquationOptions, total=False):
+    """Keywords of the equations of an adaptive LIF; :class:`ALIF` explains each."""
 
     adaptive: bool
 
 
-class ALIFOptions(ALIFCellOptions, _Making, total=False):
+class ALIFCellOptions(ALIFEquationOptions, total=False):
+    """Keywords of :class:`ALIFCell` beside those that it names."""
+
+    delta_t: float
+
+
+class ALIFOptions(ALIFCellOptions, total=False):
     """Keywords of :class:`ALIF` beside those that it names."""
 
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
 
-class LIFOptions(_Equation, _Making, total=False):
+
+class LIFOptions(LIFEquationOptions, total=False):
     """Keywords of :class:`LIF` beside those that it names."""
+
+    delta_t: float
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
 
 
 @pretrained.register
@@ -304,7 +313,7 @@ class ALIF(pretrained.Saved, nn.Module):
     emits_spikes = True
     backend = BackendName("alif")
 
-    @spelled_out(ALIFOptions, ALIFConfig, ALIFCell)
+    @spelled_out(ALIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[ALIFOptions]
     ) -> None:
@@ -379,7 +388,7 @@ class LIF(ALIF):
     ['cell.beta', 'cell.bias', 'cell.weight']
     """
 
-    @spelled_out(LIFOptions, ALIFConfig, ALIFCell)
+    @spelled_out(LIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[LIFOptions]
     ) -> None:

@@ -45,6 +45,14 @@ class RunOptions(TypedDict, total=False):
     sparse_input: str
 
 
+class BranchOptions(TypedDict, total=False):
+    """Keywords of a neuron's branches; :class:`elm_neuro.nn.BranchELM` explains each."""
+
+    num_branch: int | None
+    num_synapse_per_branch: int
+    routing: str | Tensor | None
+
+
 class PlainOptions(EquationOptions, total=False):
     """Keywords that every shell of the neuron has."""
 
@@ -60,10 +68,8 @@ class ELMCellOptions(PlainOptions, total=False):
     num_synapse_per_branch: int
 
 
-class ELMOptions(ELMCellOptions, total=False):
+class ELMOptions(PlainOptions, BranchOptions, total=False):
     """Keywords of :class:`elm_neuro.nn.ELM` beside those that it names."""
-
-    routing: str | Tensor | None
 
 
 class BranchELMOptions(PlainOptions, RunOptions, total=False):
