@@ -17,13 +17,15 @@ from elm_neuro import nn as neurons
 from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
 from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
 from elm_neuro.adapters._snntorch_patch import patch, reset
+from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer
+from elm_neuro.nn._layer import AnyLayer, forward_spiking
 
 __all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
 
@@ -209,7 +211,14 @@ class Layer(Cell):
     def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
         batch = self._batch_of(x, lengths)
         states = self._states_before(batch, (None,) * len(self.state_names))
-        y, inner = self.core(x.transpose(0, 1) if isinstance(x, Tensor) else x, self._core_state(states), lengths)
+        sequence = x.transpose(0, 1) if isinstance(x, Tensor) else x
+        start = self._core_state(states) if self.init_hidden else None  # without it every call starts from zeros
+        rule = self._rule()
+        inside = None if rule is None else forward_spiking(self.core)
+        if rule is not None and inside is not None:
+            fired, y, inner = inside(sequence, start, lengths, rule)
+            return self._end(self._graded(fired.transpose(0, 1)), y.transpose(0, 1), inner, states[-1])
+        y, inner = self.core(sequence, start, lengths)
         if self._emits:
             if self.init_hidden:
                 self._keep(tuple(inner[place] for place in self._order))
@@ -226,9 +235,27 @@ class Layer(Cell):
         if lengths is not None:
             ends = lengths.to(readout.device)
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))
+        return self._end(spk, readout, inner, mem)
+
+    def _end(self, spk: Tensor, readout: Tensor, inner: tuple[Tensor, ...], mem: Tensor) -> Any:
+        """What the call gives; the states that it ends in are kept with `init_hidden`."""
         if self.init_hidden:
             self._keep((*inner, readout[-1] if len(readout) else mem))
         return (spk, readout) if self.output else spk
+
+    def _rule(self) -> SpikeRule | None:
+        """Threshold and surrogate where a spike depends on its readout alone and nobody has changed how it fires."""
+        if self._emits or self.inhibition or self.reset_mechanism != "none" or torch.compiler.is_compiling():
+            return None
+        ours = type(self.spike_grad) in SURROGATES.values() and type(self).fire is Cell.fire
+        return SpikeRule(self.threshold, self.spike_grad) if ours else None
+
+    def _graded(self, spikes: Tensor) -> Tensor:
+        """Spikes times the graded factor; on the CPU not where that is 1 and stays so."""
+        factor = self.graded_spikes_factor
+        if factor.device.type == "cpu" and not factor.requires_grad and factor.numel() == 1 and factor.item() == 1.0:
+            return spikes
+        return spikes * factor
 
     def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
         """Size of the batch of a sequence that has the right shape."""
