@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +175,7 @@ class Graph(Filters):
             }
 
         if self.form == "sequence":
-            return self._scan(u, states, step, rank=1 + len(reads))
+            return self._scan(u, states, step)
         masks = [None] * (self.num_steps or 1) if self.valid is None else self._split(self.valid, (None,))
         records = []
         for u_t, valid in zip(self._split(u, reads), masks, strict=True):
@@ -188,12 +188,7 @@ class Graph(Filters):
         axes = [i for i in range(1 + len(self.states[self.scoped(name)].shape)) if i != batch_axis]
         return self.add("Unsqueeze", valid, self.integers(*axes))
 
-    def _scan(self, u: str, states: dict[str, str], step: MaskedBody, rank: int) -> tuple[str, dict[str, str]]:
-        # onnxruntime's Scan takes no empty sequence: one step more is read then, and left out of what comes out
-        num_steps = self.size(u, 0)
-        missing = self.add("Max", self.add("Sub", self.integers(1), num_steps), self.integers(0))
-        padding = self.add("Concat", self.integers(*[0] * rank), missing, self.integers(*[0] * (rank - 1)), axis=0)
-        sequences = [self.add("Pad", u, padding)]
+    def _scan(self, u: str, states: dict[str, str], step: MaskedBody) -> tuple[str, dict[str, str]]:
         outside, self.nodes = self.nodes, []
         before = {name: self.fresh(f"{name}_before") for name in states}
         u_t, valid_t = self.fresh("u"), None if self.valid is None else self.fresh("valid")
@@ -206,10 +201,10 @@ class Graph(Filters):
         body, self.nodes = self.nodes, outside
         inputs = [helper.make_tensor_value_info(name, self.kind, None) for name in (*before.values(), u_t)]
         outputs = [helper.make_tensor_value_info(name, self.kind, None) for name in (*after.values(), record)]
+        sequences = [u]
         if valid_t is not None and self.valid is not None:
             inputs.append(helper.make_tensor_value_info(valid_t, TensorProto.BOOL, None))
-            ends = self.add("Concat", self.integers(0, 0), missing, self.integers(0), axis=0)
-            sequences.append(self.add("Pad", self.valid, ends))
+            sequences.append(self.valid)
         finals = {name: self.fresh(f"{name}_after") for name in states}
         records = self.fresh("records")
         node = helper.make_node(
@@ -221,22 +216,15 @@ class Graph(Filters):
             num_scan_inputs=len(sequences),
         )
         self.nodes.append(node)
-        some = self.add("Greater", num_steps, self.integers(0))
-        kept = {name: self.add("Where", some, finals[name], start) for name, start in states.items()}
-        return self.add("Slice", records, self.integers(0), num_steps, self.integers(0)), kept
+        return records, finals
 
     def _split(self, u: str, sizes: Sizes) -> list[str]:
         """Each step without its time axis: one split of (time * first axis, ...), whose parts need nothing further."""
         num_steps = self.num_steps or 1
         if num_steps == 1:
             return [self.add("Squeeze", u, self.integers(0))]
-        known = self._known(sizes)
-        if known is not None:
-            merged = self.add("Reshape", u, self.integers(num_steps * known[0], *known[1:]))
-        else:
-            first = self.add("Mul", self.size(u, 1), self.integers(num_steps))
-            rest = [self.add("Shape", u, start=2)] * (len(sizes) > 1)
-            merged = self.add("Reshape", u, self.add("Concat", first, *rest, axis=0), allowzero=1)
+        first, *rest = (-1 if size is None else size for size in sizes)
+        merged = self.add("Reshape", u, self.integers(first if first < 0 else num_steps * first, *rest))
         names = [self.fresh("u") for _ in range(num_steps)]
         if u != self.valid:
             # named sizes: with unknown ones onnxruntime takes a time to load that grows with the square of the steps
@@ -250,17 +238,8 @@ class Graph(Filters):
         if len(records) == 1:
             return self.add("Unsqueeze", records[0], self.integers(0))
         merged = self.add("Concat", *records, axis=0)
-        known = self._known(sizes)
-        if known is not None:
-            return self.add("Reshape", merged, self.integers(len(records), *known))
-        shape = self.add("Concat", self.integers(len(records)), self.add("Shape", records[0]), axis=0)
-        return self.add("Reshape", merged, shape, allowzero=1)
-
-    def _known(self, sizes: Sizes) -> Sequence[int] | None:
-        """Sizes where that of the batch is fixed."""
-        whole = [self.batch if size is None else size for size in sizes]
-        known = [size for size in whole if isinstance(size, int)]
-        return known if len(known) == len(whole) else None
+        kept = (-1 if size is None else size for size in sizes)
+        return self.add("Reshape", merged, self.integers(len(records), *kept))
 
     def largest(self, value: str, *, axis: int) -> str:
         """The largest entry along an axis, which goes."""
