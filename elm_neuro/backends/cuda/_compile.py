@@ -12,7 +12,7 @@ from typing import NamedTuple
 from elm_neuro.backends.cuda import _nvrtc
 from elm_neuro.files import write_whole
 
-SOURCES = ("products.cuh", "memory.cuh", "input.cuh")
+SOURCES = ("common.cuh", "products.cuh", "memory.cuh", "input.cuh")
 MAGIC = b"elm_neuro machine code 1\n"
 
 

@@ -57,7 +57,7 @@ class Driver:
         self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
         self._modules: dict[tuple[int, Program], ctypes.c_void_p] = {}
         self._devices: dict[int, Device] = {}
-        self._thread = threading.local()
+        self._entered = threading.local()  # devices whose context a thread has
 
     def device(self, index: int) -> Device:
         """Properties of the device of this number, as torch counts them."""
@@ -119,7 +119,7 @@ class Driver:
 
     def _enter_context(self, index: int) -> None:
         """Have torch's context in this thread: a thread that has done nothing on the device has none."""
-        if index in self._thread.__dict__:
+        if getattr(self._entered, str(index), False):
             return
         context, device = ctypes.c_void_p(), ctypes.c_int()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
@@ -127,7 +127,7 @@ class Driver:
             self._call("cuDeviceGet", ctypes.byref(device), index)
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
             self._call("cuCtxSetCurrent", context)
-        self._thread.__dict__[index] = True
+        setattr(self._entered, str(index), True)
 
     def _call(self, name: str, *arguments: object) -> None:
         call: Callable[..., int] = getattr(self._library, name)

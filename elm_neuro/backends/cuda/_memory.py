@@ -10,25 +10,18 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda._arguments import addresses, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._plans import Plan, Shape, choose
 from elm_neuro.backends.parts._once import differentiable_once
 
-
-def _structure(name: str, numbers: str, pointers: str) -> type[ctypes.Structure]:
-    """A structure of memory.cuh: 64-bit integers, then addresses."""
-    fields = [(field, ctypes.c_int64) for field in numbers.split()]
-    fields += [(field, ctypes.c_void_p) for field in pointers.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
-PackArgs = _structure("PackArgs", "up_row up_column up_neuron down_row down_column down_neuron", "up down packed")
-ForwardArgs = _structure(
+PackArgs = structure("PackArgs", "up_row up_column up_neuron down_row down_column down_neuron", "up down packed")
+ForwardArgs = structure(
     "ForwardArgs",
     "batch num_steps v_batch v_time v_neuron",
     "lengths kappa_b v f_0 m_0 bias layer_bias kappa gain packed memory tanhs hidden m_last",
 )
-BackwardArgs = _structure(
+BackwardArgs = structure(
     "BackwardArgs",
     "batch num_steps v_batch v_time v_neuron",
     "lengths kappa_b m_0 kappa gain packed memory tanhs hidden grad_memory grad_m_last dq dz dv post grad_f_0 grad_m_0 sums",
@@ -128,7 +121,7 @@ def run_forward(operands: Recurrence, *, silu: bool, save: bool) -> Records:
     packed = packed_weights(given, plan)
     args = ForwardArgs(
         batch, num_steps, *_strides(v),
-        *_addresses(
+        *addresses(
             given.lengths, given.kappa_b, v, given.f_0, given.m_0, given.bias, given.layer_bias, kappa, given.gain,
             packed, memory, tanhs, hidden, m_last,
         ),
@@ -171,7 +164,7 @@ def run_backward(
     packed = packed_weights(given, plan)
     args = BackwardArgs(
         batch, num_steps, *_strides(v if dv is None else dv),
-        *_addresses(
+        *addresses(
             given.lengths, given.kappa_b, given.m_0, kappa, given.gain, packed, records.memory,
             records.tanhs, hidden, grad_memory, grad_m_last, dq, dz, dv, post, grad_f_0, grad_m_0, sums,
         ),
@@ -191,12 +184,18 @@ def run_backward(
     grad_weight = None
     if given.weight is not None and hidden is not None:
         grad_weight = _outer(dq, hidden if post is None else post).view(given.weight.shape)
-    found = Recurrence(
-        lengths=None, kappa_b=None, v=dv, f_0=grad_f_0, bias=None if given.bias is None else grad_bias, m_0=grad_m_0,
-        kappa=grad_kappa, gain=grad_gain, w_m=grad_w_m.view(given.w_m.shape), weight=grad_weight,
-        layer_bias=None if given.layer_bias is None else grad_layer_bias,
-    )  # fmt: skip
-    return list(found)
+    found: dict[str, Tensor | None] = {
+        "v": dv,
+        "f_0": grad_f_0,
+        "bias": None if given.bias is None else grad_bias,
+        "m_0": grad_m_0,
+        "kappa": grad_kappa,
+        "gain": grad_gain,
+        "w_m": grad_w_m.view(given.w_m.shape),
+        "weight": grad_weight,
+        "layer_bias": None if given.layer_bias is None else grad_layer_bias,
+    }
+    return [found.get(name) for name in Recurrence._fields]
 
 
 def _outer(out: Tensor, inp: Tensor) -> Tensor:
@@ -225,12 +224,10 @@ def packed_weights(given: Recurrence, plan: Plan) -> Tensor:
             down, down_stride = w_m, (of_m[0], of_m[2], of_m[1])
     args = PackArgs(
         up_stride[1], up_stride[2], up_stride[0], down_stride[1], down_stride[2], down_stride[0],
-        *_addresses(up, down, packed),
+        *addresses(up, down, packed),
     )  # fmt: skip
     launcher = _driver.launcher()
-    launcher.launch(
-        program(plan), "elm_pack", (plan.packed_vectors, num_neuron), plan.threads, 0, args, w_m.device
-    )
+    launcher.launch(program(plan), "elm_pack", (plan.packed_vectors, num_neuron), plan.threads, 0, args, w_m.device)
     return packed
 
 
@@ -244,9 +241,7 @@ def _plan(given: Recurrence, *, silu: bool, backward: bool) -> Plan:
     return choose(given.shape(silu=silu), device, given.v.shape[0], given.num_neuron, backward=backward)
 
 
-def _launch(
-    plan: Plan, kernel: str, args: ctypes.Structure, batch: int, num_neuron: int, device: torch.device
-) -> None:
+def _launch(plan: Plan, kernel: str, args: ctypes.Structure, batch: int, num_neuron: int, device: torch.device) -> None:
     grid = -(-batch // plan.samples), num_neuron
     _driver.launcher().launch(program(plan), kernel, grid, plan.threads, plan.shared_bytes, args, device)
 
@@ -256,16 +251,10 @@ def _laid_out(operands: Recurrence) -> Recurrence:
     plain = ("lengths", "kappa_b", "f_0", "bias", "m_0", "kappa", "gain", "layer_bias")
     found = {name: getattr(operands, name) for name in plain}
     v = operands.v if operands.v.stride(-1) == 1 else operands.v.contiguous()
-    return operands._replace(
-        v=v, **{name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
-    )
+    return operands._replace(v=v, **{name: tensor.contiguous() for name, tensor in found.items() if tensor is not None})
 
 
 def _strides(v: Tensor) -> tuple[int, int, int]:
     """Strides of batch, time and neuron."""
     stride = v.stride()
     return stride[0], stride[1], stride[2] if v.ndim == 4 else 0
-
-
-def _addresses(*tensors: Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -122,7 +122,9 @@ def _waves(plan: Plan, device: Device, batch: int, num_neuron: int) -> float:
     busy = -(-blocks // device.multiprocessors)
     warps = plan.threads // 32
     work = _work(plan) * warps / 4.0  # cycles for which one block needs the multiprocessor for itself
-    side_by_side = max(1, min(busy, 16, 2 * device.shared_bytes // max(plan.shared_bytes, 1), 48 // warps if warps < 8 else 1))
+    side_by_side = max(
+        1, min(busy, 16, 2 * device.shared_bytes // max(plan.shared_bytes, 1), 48 // warps if warps < 8 else 1)
+    )
     return -(-busy // side_by_side) * max(1.0, work * side_by_side / plan.cycles)
 
 
@@ -164,7 +166,10 @@ def layout(
     room = min(MAX_REGISTERS, REGISTERS // threads) - state * words
     kept = _split(vectors, max(0, room // (per_vector * words)))
     left = [count - own for count, own in zip(vectors, kept, strict=True)]
-    operands = sum(samples * per_row * ((-(-columns // per_vector)) | 1) * per_vector for (_, columns), (_, _, per_row) in zip(tiles, sizes, strict=True))
+    operands = sum(
+        samples * per_row * ((-(-columns // per_vector)) | 1) * per_vector
+        for (_, columns), (_, _, per_row) in zip(tiles, sizes, strict=True)
+    )
     if not shape.num_layers:
         operands *= 2
     spare = device.shared_bytes - 1024 - operands * per_vector_bytes(shape)
@@ -206,15 +211,20 @@ def _cycles(half: Half, threads: int, samples: int, words: int) -> float:
     far = half.vectors - half.kept - half.near
     operands = -(-half.tile_columns // 4) * samples * words
     adds = weights * samples * words * max(warps / 4.0, 1.0)
-    shared = (4.0 * half.near + 2.0 * operands) * warps
-    cache = 8.0 * far * warps
+    # few warps cannot keep enough loads on their way
+    shared = max(4.0 * half.near * warps, 8.0 * half.near) + 2.0 * operands * warps
+    cache = max(8.0 * far * warps, 60.0 * far)
     values, rounds, exchanged = samples * half.tile_rows, 0, 0
     lanes = half.lanes
     while lanes > 1:
         values, lanes = -(-values // 2), lanes // 2
         rounds += 1
         exchanged += values
-    chain = LATENCY_OF_FMA * weights / max(1, half.tile_rows * (4 if samples * half.tile_rows == 1 else 2 if samples * half.tile_rows <= 3 else 1))
+    chain = (
+        LATENCY_OF_FMA
+        * weights
+        / max(1, half.tile_rows * (4 if samples * half.tile_rows == 1 else 2 if samples * half.tile_rows <= 3 else 1))
+    )
     return (
         LATENCY_OF_STEP
         + (20.0 if threads > 32 else 0.0)

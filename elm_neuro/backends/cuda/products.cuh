@@ -2,37 +2,7 @@
 // threads holds both: each thread a tile of each, in registers as far as they reach, in shared memory after that, in the second-level cache
 // beyond. What is multiplied lies in shared memory. The sums over a row's lanes are exchanged in registers, and end one by one in the lanes.
 #pragma once
-
-#ifndef ELM_ON_CPU
-#define ELM_KERNEL(name, Arguments, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments a)
-#define ELM_DYNAMIC_SHARED(Type, name) extern __shared__ Type name[]
-#endif
-#define ELM_DEVICE static __device__ __forceinline__
-
-typedef long long i64;
-typedef ELM_REAL Real;
-#if ELM_DOUBLE
-typedef double2 Vector;
-#else
-typedef float4 Vector;
-#endif
-constexpr int LANES_OF_VECTOR = sizeof(Vector) / sizeof(Real);
-
-ELM_DEVICE Real entry(const Vector &x, int i) {
-#if ELM_DOUBLE
-    return i == 0 ? x.x : x.y;
-#else
-    return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
-#endif
-}
-ELM_DEVICE Vector vector_of(const Real (&x)[LANES_OF_VECTOR]) {
-#if ELM_DOUBLE
-    return make_double2(x[0], x[1]);
-#else
-    return make_float4(x[0], x[1], x[2], x[3]);
-#endif
-}
-__host__ __device__ constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
+#include "common.cuh"
 
 // How the threads of a block share a product of a ROWS x COLUMNS matrix with one vector a sample. LANES threads side by side, a group, take
 // TILE_ROWS rows together and TILE_COLUMNS columns each. The weights of a thread are numbered column by column; KEPT of its vectors of

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda._input import discounted_sum, leaky_filter, project_events
 from elm_neuro.backends.cuda._memory import Recurrence, memory_scan
 from elm_neuro.backends.cuda._plans import MAX_MEMORY
 from elm_neuro.backends.elm import _torch
-from elm_neuro.backends.parts._filter import leaky_filter
-from elm_neuro.backends.parts._projection import discounted_sum, project
+from elm_neuro.backends.parts._projection import project as project_frames
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
@@ -84,7 +84,7 @@ def scan(
     lowered = torch.autocast(device, enabled=torch.is_autocast_enabled(device))
     # only products over the whole sequence may be lowered: traces and memory may not
     with torch.autocast(device, enabled=False):
-        through = _through_hidden if _torch.filters_commute(params) else _through_branches
+        through = _through_hidden if _torch.may_commute(params) else _through_branches
         operands, b = through(x, params, state, lengths, lowered)
         memory, m = memory_scan(operands, silu=params.activation == "silu")
     y = _readout(memory, params)
@@ -135,14 +135,18 @@ def _through_hidden(
 ) -> tuple[Recurrence, Tensor]:
     """What the recurrence works with where the filter follows the first layer, and the branch traces at each sample's end."""
     weight = params.mlp_weight[0][..., : params.w_s.shape[-2]]
-    to_branch = None if params.routing is None else branch_matrix(params.w_s, params.routing, x.shape[-1])
-    to_hidden = weight * params.w_s.mT if to_branch is None else weight @ to_branch
-    with lowered:
-        v = project(x, to_hidden)
+    if params.routing is None:
+        v = _project(x, weight * params.w_s.mT, lowered)
+    else:
+        to_branch = branch_matrix(params.w_s, params.routing, x.shape[-1])
+        if weight.shape[-2] <= weight.shape[-1]:
+            v = _project(x, weight @ to_branch, lowered)
+        else:  # through the fewer branches
+            v = _by_neuron(_project(x, to_branch, lowered), weight, lowered)
     f_0 = None if state is None else _torch.matvec(weight, state.b)
     total = discounted_sum(x, params.kappa_b, lengths)
     b = _torch.branch_traces(total, params, state, x.shape[1], lengths)
-    return _operands(params, state, lengths, v.to(params.kappa_m.dtype), f_0, filtered=False), b
+    return _operands(params, state, lengths, v, f_0, filtered=False), b
 
 
 def _through_branches(
@@ -153,13 +157,11 @@ def _through_branches(
     lowered: torch.autocast,
 ) -> tuple[Recurrence, Tensor]:
     """The same where branches have their own time constants or a nonlinearity, or are fewer than the hidden units."""
-    dtype = params.kappa_m.dtype
     if params.routing is None and isinstance(x, Tensor):
         arrived = (x.unsqueeze(2) if params.w_s.ndim == 3 and x.ndim == 3 else x) * params.w_s.squeeze(-1)
     else:
         routing = torch.arange(x.shape[-1], device=x.device).unsqueeze(-1) if params.routing is None else params.routing
-        with lowered:
-            arrived = project(x, branch_matrix(params.w_s, routing, x.shape[-1])).to(dtype)
+        arrived = _project(x, branch_matrix(params.w_s, routing, x.shape[-1]), lowered)
     b_0 = zero_state(params, x.shape[0]).b if state is None else state.b
     traces = leaky_filter(arrived, params.kappa_b, b_0)
     b = _torch.last_valid(traces, lengths, b_0)
@@ -167,4 +169,19 @@ def _through_branches(
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     with lowered:
         u = linear(traces, params.mlp_weight[0][..., : params.w_s.shape[-2]], params.mlp_bias[0])
-    return _operands(params, state, lengths, u.to(dtype), None, filtered=True), b
+    return _operands(params, state, lengths, u.to(traces.dtype), None, filtered=True), b
+
+
+def _project(x: Tensor | SpikeEvents, weight: Tensor, lowered: torch.autocast) -> Tensor:
+    """``x @ weight.mT`` for every time step, (batch, time, [num_neuron,] channel), in the dtype of `weight`."""
+    if isinstance(x, SpikeEvents):
+        return project_events(x, weight)
+    with lowered:
+        return project_frames(x, weight).to(weight.dtype)
+
+
+def _by_neuron(v: Tensor, weight: Tensor, lowered: torch.autocast) -> Tensor:
+    """The product where each neuron has its own input already."""
+    with lowered:
+        product = v @ weight.mT if weight.ndim == 2 else torch.einsum("btnj,nhj->btnh", v, weight)
+    return product.to(weight.dtype)
