@@ -52,10 +52,11 @@ test: lint  ## linters, types and the tests (under 10 minutes)
 test-all: lint  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
 
-lint: $(ALL_STAMP)  ## ruff and mypy
+lint: $(ALL_STAMP)  ## ruff, mypy and the contracts of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(ALL_STAMP)  ## sort imports and lay out the code
 	$(BIN)/ruff check --fix .

@@ -44,7 +44,9 @@ def compilers() -> list[list[str]]:
 
 
 def compile_library(compiler: list[str], target: Path) -> None:
-    """Each instruction set is the same source compiled with other flags; all go into one library, which chooses at run time."""
+    """Each instruction set is the same source compiled with other flags; all go into one library, which chooses at run
+    time.
+    """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import weakref
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from elm_neuro.adapters._face import state_sizes
 from elm_neuro.functional import ATan
+from elm_neuro.nn import output_shape
+from elm_neuro.nn._checks import check_tensor
+from elm_neuro.nn._layer import AnyLayer
 
 try:
     import snntorch
@@ -21,41 +25,77 @@ OLDEST = "0.9.4"  # the oldest that the tests pass with
 if [int(part) for part in re.findall(r"\d+", snntorch.__version__)[:3]] < [int(part) for part in OLDEST.split(".")]:
     raise ImportError(f"elm_neuro.adapters.snntorch needs snntorch {OLDEST} or newer, got {snntorch.__version__}")
 
-__all__ = ["Neuron", "SpikingNeuron", "same_dtype", "utils"]
+__all__ = ["DEFAULTS", "HostOptions", "Neuron", "SpikingNeuron", "same_dtype", "utils"]
 
 RESETS = ("subtract", "zero", "none")  # in the order of snnTorch's reset_mechanism_val
+
+
+class HostOptions(TypedDict, total=False):
+    """snnTorch's keywords of a neuron, in its order; :class:`elm_neuro.adapters.snntorch.Cell` explains each."""
+
+    threshold: float | Tensor
+    spike_grad: Any
+    surrogate_disable: bool
+    init_hidden: bool
+    inhibition: bool
+    learn_threshold: bool
+    reset_mechanism: str
+    state_quant: Any
+    output: bool
+    graded_spikes_factor: float | Tensor
+    learn_graded_spikes_factor: bool
+
+
+DEFAULTS: dict[str, Any] = {
+    "threshold": 1.0,
+    "spike_grad": None,
+    "surrogate_disable": False,
+    "init_hidden": False,
+    "inhibition": False,
+    "learn_threshold": False,
+    "reset_mechanism": "none",
+    "state_quant": False,
+    "output": False,
+    "graded_spikes_factor": 1.0,
+    "learn_graded_spikes_factor": False,
+}
 
 
 class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
     """What the faces share: hidden and explicit states, and staying out of snnTorch's list that keeps every neuron alive."""
 
-    state_names: ClassVar[tuple[str, ...]] = ("syn", "memory", "mem")
-    core: Any  # the neuron of elm_neuro.nn
+    state_names: tuple[str, ...]  # in the order of the call, the membrane last
+    core: Any  # a layer of elm_neuro.nn, or another that keeps its protocol
     threshold: Tensor
     graded_spikes_factor: Tensor
     _alive: ClassVar[weakref.WeakSet[Neuron]] = weakref.WeakSet()
 
-    def __init__(self, core: nn.Module, output_shape: tuple[int, ...], **host: Any) -> None:
-        if host["reset_mechanism"] not in RESETS:
-            raise ValueError(f"reset_mechanism must be one of {list(RESETS)}, got {host['reset_mechanism']!r}")
-        for name in (
-            "threshold",
-            "graded_spikes_factor",
-        ):  # snnTorch would keep an integer as such, and the caller's own tensor
-            value = torch.as_tensor(host.get(name, 1.0), dtype=torch.get_default_dtype()).detach().clone()
-            if value.shape not in ((), output_shape[-1:], output_shape):
-                raise ValueError(f"{name} must be a number or have shape {output_shape}, got {tuple(value.shape)}")
-            host[name] = value
-        if host["spike_grad"] is None:
-            host["spike_grad"] = ATan()
+    def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
+        keywords = {**DEFAULTS, **host}
+        if keywords["reset_mechanism"] not in RESETS:
+            raise ValueError(f"reset_mechanism must be one of {list(RESETS)}, got {keywords['reset_mechanism']!r}")
+        shape = output_shape(core)
+        # snnTorch would keep an integer as such, and the caller's own tensor
+        for name in ("threshold", "graded_spikes_factor"):
+            value = torch.as_tensor(keywords[name], dtype=torch.get_default_dtype()).detach().clone()
+            if value.shape not in ((), shape[-1:], shape):
+                raise ValueError(f"{name} must be a number or have shape {shape}, got {tuple(value.shape)}")
+            keywords[name] = value
+        if keywords["spike_grad"] is None:
+            keywords["spike_grad"] = ATan()
         try:
-            super().__init__(**host)
+            super().__init__(**keywords)
         finally:
             SpikingNeuron.instances[:] = [other for other in SpikingNeuron.instances if other is not self]
-        self.core, self.output_shape = core, output_shape
-        for name in self.state_names:
-            self.register_buffer(name, torch.zeros(0), persistent=False)
+        self.core, self.output_shape = core, shape
+        self._core_sizes = state_sizes(core)
         Neuron._alive.add(self)
+
+    def _name_states(self, names: tuple[str, ...]) -> None:
+        """Say what the states are called, and keep empty ones."""
+        self.state_names = names
+        for name in names:
+            self.register_buffer(name, torch.zeros(0), persistent=False)
 
     def reset_mem(self) -> tuple[Tensor, ...]:
         """Forget the hidden states. Returns fresh ones in the order of the call, membrane last: empty, which is zeros for any batch."""
@@ -91,6 +131,10 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         """Of the states."""
         raise NotImplementedError
 
+    def _start(self, batch: int) -> tuple[Tensor, ...]:
+        """The states before the first step."""
+        raise NotImplementedError
+
     def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Spikes and states after one step."""
         raise NotImplementedError
@@ -111,9 +155,8 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
                 return self._hidden()
         shapes = self._shapes(batch)
         if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in given):
-            like = next(self.core.parameters())
-            return tuple(like.new_zeros(shape) for shape in shapes)
-        states = []
+            return self._start(batch)
+        states, like = [], next(self.core.parameters())
         for name, part, shape in zip(self.state_names, given, shapes, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(
@@ -121,7 +164,7 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
                 )
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-            self.core.cell.check_tensor(name, part)
+            check_tensor(name, part, like)
             states.append(part)
         return tuple(states)
 

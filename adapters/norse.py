@@ -26,19 +26,25 @@ it, like norse's own.
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import warnings
-from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 from elm_neuro import nn
+from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords, state_sizes
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ALIFState, ELMState, SpikingELMState
+from elm_neuro.functional import Surrogate
+from elm_neuro.nn import ALIFConfig, ALIFState, ELMConfig, SpikeOutput, SpikingELMState, output_shape
+from elm_neuro.nn._alif import ALIFEquationOptions
+from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import AnyLayer
+from elm_neuro.nn._spiking import SpikeOptions
 
 try:
     import norse as _norse
@@ -46,7 +52,19 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.adapters.norse needs norse: pip install "elm-neuro[norse]"') from error
 
-__all__ = ["ALIF", "ELM", "ALIFCell", "ALIFState", "BranchELM", "ELMCell", "SpikingELMState", "detach", "suggest"]
+__all__ = [
+    "ALIF",
+    "ELM",
+    "ALIFCell",
+    "ALIFState",
+    "BranchELM",
+    "Cell",
+    "ELMCell",
+    "Layer",
+    "SpikingELMState",
+    "detach",
+    "suggest",
+]
 
 OLDEST = "1.1"  # of norse
 FOUND = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
@@ -63,34 +81,76 @@ TIMES = (
     "tau_a",
     "latency",
 )  # keywords in seconds here, in ms in elm_neuro.nn
-SPIKE_OPTIONS = frozenset(inspect.signature(nn.SpikeOutput).parameters) - {"generator"}
+DECIDED = ("delta_t", "batch_first", "flatten_output")  # keywords of elm_neuro.nn that a face does not take
 
-State = TypeVar("State", SpikingELMState, ALIFState)
+State = TypeVar("State", bound=tuple[Tensor, ...])
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    """A time or several in another unit, rounded to 12 digits so that 0.07 s are 70 ms."""
+    return (
+        tuple(_scaled(part, factor) for part in value)
+        if isinstance(value, Iterable)
+        else float(f"{value * factor:.12g}")
+    )
+
+
+# the defaults of elm_neuro.nn as they are here, for the signatures
+SECONDS = {
+    name: _scaled(getattr(config, name), 0.001)
+    for config in (ELMConfig(input_size=1, output_size=1), ALIFConfig(input_size=1, output_size=1))
+    for name in TIMES
+    if getattr(config, name, None) is not None
+}
+
+
+class BranchELMOptions(EquationOptions, RunOptions, SpikeOptions, total=False):
+    """Keywords of :class:`BranchELM` beside those that it names."""
+
+    routing: str | Tensor | None
+    dt: float
+    spiking: bool
+    record_states: bool
+    spike_generator: torch.Generator | None
+
+
+class ELMOptions(EquationOptions, BranchOptions, RunOptions, SpikeOptions, total=False):
+    """Keywords of :class:`ELM` and :class:`ELMCell` beside those that they name."""
+
+
+class ALIFOptions(ALIFEquationOptions, total=False):
+    """Keywords of :class:`ALIF` and :class:`ALIFCell` beside those that they name."""
+
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
+    backend: str
 
 
 class _Face(torch.nn.Module, Generic[State]):
-    """What cells and layers share: the neuron, its time step, and states with any number of batch dimensions."""
+    """What cells and layers share: the layer they wrap, its time step, and states with any number of batch dimensions."""
 
     time_axes = 0  # axes of x before the batch
 
-    def __init__(self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True) -> None:
+    def __init__(self, core: AnyLayer, *, spiking: bool = True, **output: Unpack[SpikeOptions]) -> None:
         super().__init__()
+        core = checked_core(core, sequences=bool(self.time_axes))
+        if not spikes_by_itself(core):
+            _no_spike_keywords(spiking, output)
+            core = nn.SpikingELM(core, **output)
+        elif output or not (spiking or hasattr(core, "readout")):
+            refused = next(iter(output)) if output else "spiking=False"
+            raise TypeError(f"{refused} must be left out: {type(core).__name__} spikes by itself")
         self.core = core
-        self.dt, self.spiking = float(dt), spiking
-        start = self._zeros(1)
-        self._sizes: tuple[tuple[int, ...], ...] = tuple(tuple(part.shape[1:]) for part in start)
-        self.input_size = core.core.config.input_size if isinstance(core, nn.SpikingELM) else core.input_size
-        self.output_size = int(start.v.shape[-1])  # of the whole population
-
-    def _zeros(self, batch: int) -> State:
-        core: Any = self.core if isinstance(self.core, nn.SpikingELM) else self.core.cell
-        state: State = core.initial_state(batch)
-        return state
+        self.dt, self.spiking = _scaled(core.delta_t, 0.001), spiking
+        self.input_size = core.input_size
+        self.output_size = math.prod(output_shape(core))  # of the whole population
+        self._sizes = state_sizes(core)
 
     def initial_state(self, x: Tensor | SpikeEvents) -> State:
         """Zeros for an input `x`, [*batch, ...], in the parameters' dtype and on their device: what None stands for."""
         dims = self._batch_dims(x)
-        return self._split(self._zeros(math.prod(dims)), dims)
+        zeros: State = self.core.initial_state(math.prod(dims))
+        return self._split(zeros, dims)
 
     def _batch_dims(self, x: Tensor | SpikeEvents) -> tuple[int, ...]:
         layout = f"[{'T, ' * self.time_axes}*batch, {self.input_size}]"
@@ -108,12 +168,12 @@ class _Face(torch.nn.Module, Generic[State]):
         """`state` with one batch axis, its shapes checked (the core checks the rest); None stays, for zeros."""
         if state is None:
             return None
-        kind = SpikingELMState if isinstance(self.core, nn.SpikingELM) else ALIFState
-        fields = getattr(state, "_fields", kind._fields)
-        if not isinstance(state, tuple) or len(state) != len(self._sizes) or fields != kind._fields:
-            raise TypeError(f"state must be {kind.__name__}({', '.join(kind._fields)}), got {type(state).__name__}")
+        kind: Any = self.core.state_type
+        names: tuple[str, ...] = kind._fields
+        if not isinstance(state, tuple) or len(state) != len(names) or getattr(state, "_fields", names) != names:
+            raise TypeError(f"state must be {kind.__name__}({', '.join(names)}), got {type(state).__name__}")
         parts, flat = [], (math.prod(dims),)
-        for name, part, size in zip(kind._fields, state, self._sizes, strict=True):
+        for name, part, size in zip(names, state, self._sizes, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(f"state.{name} must be a tensor, got {type(part).__name__}")
             if tuple(part.shape) != dims + size:
@@ -132,52 +192,73 @@ class _Face(torch.nn.Module, Generic[State]):
         return self._named(part.reshape(dims + size) for part, size in zip(parts, self._sizes, strict=True))
 
     def _named(self, parts: Iterable[Tensor]) -> State:
-        kind: Any = SpikingELMState if isinstance(self.core, nn.SpikingELM) else ALIFState
-        state: State = kind(*parts)
+        state: State = self.core.state_type(*parts)
         return state
 
-    def _run(self, x: Tensor | SpikeEvents, state: Any, *, one_step: bool) -> tuple[Tensor, Any]:
-        """One step (batch, features) or a sequence (batch, time, features) of the core."""
-        core = self.core
-        run: Any  # step and sequence are called alike
-        if isinstance(core, nn.ALIF):
-            run = core.cell if one_step else core
-            out, after = run(x, state)
-            if out.dtype != after.v.dtype:
-                raise TypeError(
-                    f"surrogate must keep the dtype {after.v.dtype} of the membrane, got spikes of {out.dtype}"
-                )
-            return out, after
-        if self.spiking:
-            run = core.step if one_step else core
-            out, after = run(x, state)
-            return out, after
-        state = core.initial_state(x.shape[0]) if state is None else core.check_state(state, x.shape[0])
-        run = core.core.cell if one_step else core.core
-        y, inner = run(x, ELMState(state.b, state.m))
-        y = y.to(inner.m.dtype)
-        last = y if one_step else y[:, -1] if y.shape[1] else state.v
-        return y, SpikingELMState(inner.b, inner.m, last, state.s)
+    def _step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """One step of the core, (batch, features)."""
+        core: Any = self.core
+        before = core.initial_state(x.shape[0]) if state is None else state
+        out, after = core.step(x, before) if self.spiking else core.readout_step(x, before)
+        return out, after
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.output_size}, dt={self.dt}" + ("" if self.spiking else ", spiking=False")
 
 
-class _Cell(_Face[State]):
+class Cell(_Face[State]):
+    """One time step of any layer, whoever wrote it: ``out, state = cell(x, state)``.
+
+    Args:
+        core: a layer or cell that keeps the protocol :class:`elm_neuro.nn.Layer`; `dt` is its time step in seconds.
+        spiking: False gives its output as it is, as a current for another layer; `state.v` holds it in either case.
+        output: keywords of :class:`elm_neuro.nn.SpikeOutput`, the threshold behind a core that does not spike by itself:
+            such a core is wrapped in :class:`elm_neuro.nn.SpikingELM`, whose state the face has.
+
+    Shapes: x [*batch, input_size]; out [*batch, output_size], flat for a population; state the named tuple of the core,
+    tensors of [*batch, ...], None for its start.
+
+    Raises:
+        TypeError: `core` lacks a part of the protocol, or spikes by itself and keywords of spikes are given.
+        ValueError: `core` takes sequences time first.
+
+    >>> spikes, state = Cell(nn.ALIFCell(3, 2))(torch.zeros(5, 3))
+    >>> spikes.shape, state.v.shape
+    (torch.Size([5, 2]), torch.Size([5, 2]))
+    """
+
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         dims = self._batch_dims(x)
-        flat = x if len(dims) == 1 else x.reshape(math.prod(dims), self.input_size)
-        out, after = self._run(flat, self._joined(state, dims, x), one_step=True)
-        return (out if len(dims) == 1 else out.reshape(*dims, self.output_size)), self._split(after, dims)
+        batch = math.prod(dims)
+        flat = x if len(dims) == 1 else x.reshape(batch, self.input_size)
+        out, after = self._step(flat, self._joined(state, dims, x))
+        return out.reshape(*dims, self.output_size), self._split(after, dims)
 
 
-class _Layer(_Face[State]):
+class Layer(_Face[State]):
+    """Any layer over sequences, on its fast backends: ``out, state = layer(x, state)``.
+
+    Args:
+        core: a layer that keeps the protocol :class:`elm_neuro.nn.Layer`.
+        spiking: as in :class:`Cell`.
+        record_states: give the states of all steps, [T, *batch, ...], as norse's layers do; step by step, hence slower.
+        output: as in :class:`Cell`.
+
+    Shapes: x [T, *batch, input_size] or :class:`elm_neuro.SpikeEvents`; out [T, *batch, output_size]; state and errors
+    as in :class:`Cell`; also a ValueError where `core` is a cell.
+
+    >>> layer = Layer(nn.BranchELM(700, 3, num_branch=10, num_synapse_per_branch=140), threshold=0.5)
+    >>> spikes, state = layer(torch.zeros(50, 8, 700))
+    >>> spikes.shape, state.v.shape
+    (torch.Size([50, 8, 3]), torch.Size([8, 3]))
+    """
+
     time_axes = 1
 
     def __init__(
-        self, core: nn.SpikingELM | nn.ALIF, dt: float, spiking: bool = True, record_states: bool = False
+        self, core: AnyLayer, *, spiking: bool = True, record_states: bool = False, **output: Unpack[SpikeOptions]
     ) -> None:
-        super().__init__(core, dt, spiking)
+        super().__init__(core, spiking=spiking, **output)
         self.record_states = record_states
 
     def forward(self, x: Tensor | SpikeEvents, state: State | None = None) -> tuple[Tensor, State]:
@@ -186,12 +267,19 @@ class _Layer(_Face[State]):
         if isinstance(x, Tensor):
             x = x.reshape(x.shape[0], math.prod(dims), self.input_size).transpose(0, 1)
         if self.record_states:
-            return self._recorded(x.to_dense(self._zeros(0).v.dtype) if isinstance(x, SpikeEvents) else x, before, dims)
+            frames = x.to_dense(self.core.initial_state(0)[0].dtype) if isinstance(x, SpikeEvents) else x
+            return self._recorded(frames, before, dims)
         # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the
         # compiler.
-        run = torch.compiler.disable(self._run) if torch.compiler.is_compiling() else self._run
-        out, after = run(x, before, one_step=False)
+        run = torch.compiler.disable(self._sequence) if torch.compiler.is_compiling() else self._sequence
+        out, after = run(x, before)
         return out.transpose(0, 1).reshape(out.shape[1], *dims, self.output_size).contiguous(), self._split(after, dims)
+
+    def _sequence(self, x: Tensor | SpikeEvents, state: State | None) -> tuple[Tensor, State]:
+        """A sequence of the core, (batch, time, features)."""
+        core: Any = self.core
+        out, after = core(x, state) if self.spiking else core.readout(x, state)
+        return out, after
 
     def _recorded(self, x: Tensor, state: State | None, dims: tuple[int, ...]) -> tuple[Tensor, State]:
         """Step by step, with the states of all steps, as ``norse.torch.module.snn.SNN`` gives them."""
@@ -200,17 +288,16 @@ class _Layer(_Face[State]):
         outs: list[Tensor] = []
         states: list[State] = []
         for x_t in x.unbind(1):
-            out, after = self._run(x_t, state, one_step=True)
-            state = after
+            out, state = self._step(x_t, state)
             outs.append(out.reshape(*dims, self.output_size))
-            states.append(self._split(after, dims))
+            states.append(self._split(state, dims))
         return torch.stack(outs), self._named(torch.stack(parts) for parts in zip(*states, strict=True))
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", record_states=True" if self.record_states else "")
 
 
-class ELMCell(_Cell[SpikingELMState]):
+class ELMCell(Cell[SpikingELMState]):
     """One time step of a spiking ELM neuron, or of a population: ``spikes, state = cell(x, state)``.
 
     Args:
@@ -238,6 +325,7 @@ class ELMCell(_Cell[SpikingELMState]):
     (torch.Size([5, 6]), torch.Size([5, 6, 4]), 1.0)
     """
 
+    @spelled_out(ELMOptions, SECONDS, nn.ELM, ELMConfig, SpikeOutput)
     def __init__(
         self,
         input_size: int,
@@ -247,14 +335,15 @@ class ELMCell(_Cell[SpikingELMState]):
         dt: float = 0.001,
         spiking: bool = True,
         spike_generator: torch.Generator | None = None,
-        **options: Any,
+        **options: Unpack[ELMOptions],
     ) -> None:
-        super().__init__(
-            _spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options), dt, spiking
-        )
+        _check_options(self, options, ELMOptions, ELMCell.__init__)
+        core = _spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options)
+        super().__init__(core, spiking=spiking)
+        self.dt = float(dt)
 
 
-class ELM(_Layer[SpikingELMState]):
+class ELM(Layer[SpikingELMState]):
     """A spiking ELM neuron, or a population, over sequences and on the fast backends:
     ``spikes, state = neuron(x, state)``.
 
@@ -277,6 +366,7 @@ class ELM(_Layer[SpikingELMState]):
     (torch.Size([100, 8, 20]), True)
     """
 
+    @spelled_out(ELMOptions, SECONDS, nn.ELM, ELMConfig, SpikeOutput)
     def __init__(
         self,
         input_size: int,
@@ -287,10 +377,12 @@ class ELM(_Layer[SpikingELMState]):
         spiking: bool = True,
         record_states: bool = False,
         spike_generator: torch.Generator | None = None,
-        **options: Any,
+        **options: Unpack[ELMOptions],
     ) -> None:
+        _check_options(self, options, ELMOptions, ELM.__init__)
         core = _spiking_elm((input_size, output_size), num_memory, dt, spiking, spike_generator, options)
-        super().__init__(core, dt, spiking, record_states)
+        super().__init__(core, spiking=spiking, record_states=record_states)
+        self.dt = float(dt)
 
 
 class BranchELM(ELM):
@@ -310,6 +402,7 @@ class BranchELM(ELM):
     torch.Size([50, 8, 32])
     """
 
+    @spelled_out(BranchELMOptions, SECONDS, nn.BranchELM, ELM)
     def __init__(
         self,
         input_size: int,
@@ -318,13 +411,19 @@ class BranchELM(ELM):
         *,
         num_branch: int,
         num_synapse_per_branch: int,
-        **options: Any,
+        **options: Unpack[BranchELMOptions],
     ) -> None:
-        options |= {"num_branch": num_branch, "num_synapse_per_branch": num_synapse_per_branch}
-        super().__init__(input_size, output_size, num_memory, **options)
+        super().__init__(
+            input_size,
+            output_size,
+            num_memory,
+            num_branch=num_branch,
+            num_synapse_per_branch=num_synapse_per_branch,
+            **options,
+        )
 
 
-class ALIFCell(_Cell[ALIFState]):
+class ALIFCell(Cell[ALIFState]):
     """One time step of a layer of adaptive LIF neurons: ``spikes, state = cell(x, state)``.
 
     Args:
@@ -341,11 +440,14 @@ class ALIFCell(_Cell[ALIFState]):
     (torch.Size([5, 2]), torch.Size([5, 2]))
     """
 
-    def __init__(self, input_size: int, output_size: int, *, dt: float = 0.001, **options: Any) -> None:
-        super().__init__(nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt)
+    @spelled_out(ALIFOptions, SECONDS, nn.ALIF, ALIFConfig)
+    def __init__(self, input_size: int, output_size: int, *, dt: float = 0.001, **options: Unpack[ALIFOptions]) -> None:
+        _check_options(self, options, ALIFOptions, ALIFCell.__init__)
+        super().__init__(nn.ALIF(input_size, output_size, **_milliseconds(dt, options)))
+        self.dt = float(dt)
 
 
-class ALIF(_Layer[ALIFState]):
+class ALIF(Layer[ALIFState]):
     """Adaptive LIF neurons over sequences, ``spikes, state = layer(x, state)``; `record_states` as in :class:`ELM`, the
     rest as in :class:`ALIFCell`.
 
@@ -355,12 +457,20 @@ class ALIF(_Layer[ALIFState]):
     torch.Size([50, 2, 128])
     """
 
+    @spelled_out(ALIFOptions, SECONDS, nn.ALIF, ALIFConfig)
     def __init__(
-        self, input_size: int, output_size: int, *, dt: float = 0.001, record_states: bool = False, **options: Any
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        dt: float = 0.001,
+        record_states: bool = False,
+        **options: Unpack[ALIFOptions],
     ) -> None:
-        super().__init__(
-            nn.ALIF(input_size, output_size, **_milliseconds(dt, options)), dt, record_states=record_states
-        )
+        _check_options(self, options, ALIFOptions, ALIF.__init__)
+        core = nn.ALIF(input_size, output_size, **_milliseconds(dt, options))
+        super().__init__(core, record_states=record_states)
+        self.dt = float(dt)
 
 
 def detach(state: Any) -> Any:
@@ -396,28 +506,40 @@ def suggest(dt: float, num_steps: int) -> dict[str, Any]:
     return {"dt": dt} | {name: _scaled(value, 0.001) if name in TIMES else value for name, value in keywords.items()}
 
 
+def _check_options(face: _Face[Any], options: Mapping[str, object], allowed: type[Any], constructor: Any) -> None:
+    """Refuse unknown keywords; those that a face decides are refused below, each with its reason."""
+    others = {name: value for name, value in options.items() if name not in DECIDED}
+    check_keywords(face, others, allowed, constructor)
+
+
+def _no_spike_keywords(spiking: bool, output: Mapping[str, object]) -> None:
+    if output and not spiking:
+        raise TypeError(f"spiking=False gives the readout and takes no keywords of spikes, got {sorted(output)}")
+
+
 def _spiking_elm(
     sizes: tuple[int, int],
     num_memory: int | None,
     dt: float,
     spiking: bool,
-    generator: torch.Generator | None,
-    options: dict[str, Any],
-) -> nn.SpikingELM:
+    spike_generator: torch.Generator | None,
+    options: Any,
+) -> nn.SpikingELM[nn.ELM]:
     for name, rule in (("batch_first", "is time first"), ("flatten_output", "flattens populations")):
         if name in options:
             raise TypeError(f"{name} must not be given: a norse face {rule}, got {name}={options[name]}")
-    output = {name: options.pop(name) for name in sorted(SPIKE_OPTIONS & options.keys())}
-    if output and not spiking:
-        raise TypeError(f"spiking=False gives the readout and takes no keywords of spikes, got {list(output)}")
+    output, neuron = split_keywords(options, SpikeOptions)
+    if "generator" in output:  # the one of the weights
+        neuron["generator"] = output.pop("generator")
+    _no_spike_keywords(spiking, output)
     if num_memory is not None:
-        options["num_memory"] = num_memory
-    kind = nn.ELM if options.get("num_branch") is None else nn.BranchELM
-    neuron = kind(*sizes, flatten_output=options.get("num_neuron") is not None, **_milliseconds(dt, options))
-    return nn.SpikingELM(neuron, generator=generator, **output)
+        neuron["num_memory"] = num_memory
+    kind = nn.ELM if neuron.get("num_branch") is None else nn.BranchELM
+    core = kind(*sizes, flatten_output=neuron.get("num_neuron") is not None, **_milliseconds(dt, neuron))
+    return nn.SpikingELM(core, generator=spike_generator, **output)
 
 
-def _milliseconds(dt: float, options: dict[str, Any]) -> dict[str, Any]:
+def _milliseconds(dt: float, options: Any) -> dict[str, Any]:
     """The keywords of our neurons for those of a face."""
     if "delta_t" in options:
         raise TypeError(
@@ -433,13 +555,5 @@ def _milliseconds(dt: float, options: dict[str, Any]) -> dict[str, Any]:
                 f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms",
                 stacklevel=4,
             )
-    return options | {name: _scaled(value, 1000.0) for name, value in given.items()} | {"delta_t": _scaled(dt, 1000.0)}
-
-
-def _scaled(value: Any, factor: float) -> Any:
-    """A time or several in another unit, rounded to 12 digits so that 0.07 s are 70 ms."""
-    return (
-        tuple(_scaled(part, factor) for part in value)
-        if isinstance(value, Iterable)
-        else float(f"{value * factor:.12g}")
-    )
+    scaled = {name: _scaled(value, 1000.0) for name, value in given.items()}
+    return {**options, **scaled, "delta_t": _scaled(dt, 1000.0)}

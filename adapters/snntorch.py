@@ -1,43 +1,76 @@
-"""The ELM neuron and adaptive LIF layers as snnTorch neurons: one step at a time, or an ELM over whole sequences at
-once.
+"""The neurons of elm_neuro as snnTorch neurons: one step at a time, or whole sequences at once.
 
-Each keeps the neuron it wraps as `core`; weights have the same names in :class:`ELM` and :class:`ELMSequence`.
-snnTorch's own helpers know its own neurons only: use :func:`reset` here in place of ``snntorch.utils.reset``, or
-:func:`patch` theirs. Times are milliseconds. Longer than most modules: one file a host, and half of it is docstrings.
+:class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
+:class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer it wraps as
+`core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons only: use
+:func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
-import warnings
-from contextlib import ExitStack
-from functools import wraps
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elm_neuro import nn as neurons
-from elm_neuro.adapters._snntorch import Neuron, SpikingNeuron, same_dtype, utils
+from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
+from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
+from elm_neuro.adapters._snntorch_patch import patch, reset
+from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ALIFState, ELMState
+from elm_neuro.nn import ALIFConfig, ELMConfig
+from elm_neuro.nn._alif import ALIFEquationOptions
+from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import AnyLayer
 
-__all__ = ["ALIF", "ELM", "BranchELM", "ELMSequence", "patch", "reset"]
+__all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
+
+# keywords that a core which spikes by itself leaves nothing to do for
+THRESHOLD_OPTIONS = (
+    "threshold", "spike_grad", "surrogate_disable", "inhibition", "learn_threshold", "reset_mechanism", "state_quant",
+)  # fmt: skip
 
 
-class ELM(Neuron):
-    r"""One step of an ELM that spikes, as an snnTorch neuron: ``spk, syn, memory, mem = neuron(x, syn, memory, mem)``.
+class BranchELMOptions(HostOptions, EquationOptions, RunOptions, total=False):
+    """Keywords of :class:`BranchELM` beside those that it names."""
 
-    The membrane `mem` is the readout. The reset, none by default, acts on the readout of the next step alone, as in
-    :class:`elm_neuro.nn.SpikeOutput`; the ELM itself has none. As in snnTorch it asks whether the last `mem` lies above
-    the threshold: below a negative threshold, the zeros at the start count as a spike.
+    routing: str | Tensor | None
+    delta_t: float
+    flatten_output: bool
+
+
+class ELMOptions(HostOptions, EquationOptions, BranchOptions, RunOptions, total=False):
+    """Keywords of :class:`ELM` and :class:`ELMSequence` beside those that they name."""
+
+    delta_t: float
+    flatten_output: bool
+
+
+class ALIFOptions(ALIFEquationOptions, total=False):
+    """Keywords of :class:`ALIF` beside those that it names."""
+
+    delta_t: float
+    generator: torch.Generator | None
+    backend: str
+
+
+class Cell(Neuron):
+    r"""One step of any layer, whoever wrote it, as an snnTorch neuron: ``spk, *states = neuron(x, *states)``.
+
+    A core that does not spike by itself gets a threshold: the membrane `mem` is its output, and the states are its own,
+    in their order, then `mem`. The states of a core that spikes are its own, with the membrane (its field `v`, or else
+    the last one) behind the others. They have the names of the core's fields, with ``core_`` before one that snnTorch
+    uses otherwise.
+
+    The reset, none by default, acts on the output of the next step alone, as in :class:`elm_neuro.nn.SpikeOutput`; the
+    core itself has none. As in snnTorch it asks whether the last `mem` lies above the threshold: below a negative
+    threshold, the zeros at the start count as a spike.
 
     Args:
-        input_size: number of inputs.
-        output_size: number of outputs of each neuron.
-        num_memory: number of memory units; 100 by default, 20 with branches.
-        threshold: of the readout, a number or one per output.
+        core: a layer or cell that keeps the protocol :class:`elm_neuro.nn.Layer`.
+        threshold: of the output, a number or one per output.
         spike_grad: surrogate, called on ``mem - threshold``; :class:`elm_neuro.functional.ATan` by default, which has
             the numbers of snnTorch's default and also pickles and keeps float64. snnTorch's own give float32.
         surrogate_disable: a plain step, no gradient.
@@ -49,79 +82,46 @@ class ELM(Neuron):
         output: return the states too where `init_hidden` keeps them.
         graded_spikes_factor: spikes leave multiplied by this.
         learn_graded_spikes_factor: train it.
-        options: the other keywords of :class:`elm_neuro.nn.ELM`; with `num_neuron` the outputs are flattened, unless
-            told otherwise.
 
-    Shapes:
-        - x (batch, input_size), for a population also (batch, num_neuron, input_size).
-        - spk, mem (batch, output_size), for a population (batch, num_neuron * output_size).
-        - syn, the branch trace (batch, [num_neuron,] num_branch); memory (batch, [num_neuron,] num_memory). All three
-          None, or what :meth:`reset_mem` returns, for zeros.
+    Shapes: x (batch, input_size); spk, mem (batch, *output_shape); states as the core has them, batch first. All of them
+    None, or what :meth:`reset_mem` returns, for the start.
 
     Raises:
-        TypeError: states with `init_hidden`, not all three, or of the wrong dtype; a surrogate or quantiser that
-            changes the dtype.
+        TypeError: `core` lacks a part of the protocol, or spikes by itself and a keyword of the threshold is given;
+            states with `init_hidden`, not all of them, or of the wrong dtype; a surrogate or quantiser that changes the
+            dtype.
         ValueError: wrong shape or device; another batch than the hidden states have.
 
-    >>> layer = ELM(700, 1, num_memory=10, num_neuron=32)  # 32 neurons, each with a spike train of its own
-    >>> spk, syn, memory, mem = layer(torch.zeros(8, 700), *layer.reset_mem())
-    >>> spk.shape, syn.shape, memory.shape, mem.shape
-    (torch.Size([8, 32]), torch.Size([8, 32, 700]), torch.Size([8, 32, 10]), torch.Size([8, 32]))
-    >>> import snntorch
-    >>> net = nn.Sequential(ELM(700, 64, init_hidden=True), nn.Linear(64, 20), snntorch.Leaky(0.9, init_hidden=True))
-    >>> torch.stack([net(x_t) for x_t in torch.zeros(100, 8, 700)]).shape
-    torch.Size([100, 8, 20])
+    >>> neuron = Cell(neurons.ELM(3, 2, num_memory=4), threshold=0.1)
+    >>> spk, b, m, mem = neuron(torch.ones(8, 3))
+    >>> neuron.state_names, spk.shape
+    (('b', 'm', 'mem'), torch.Size([8, 2]))
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int,
-        num_memory: int | None = None,
-        *,
-        threshold: float | Tensor = 1.0,
-        spike_grad: Any = None,
-        surrogate_disable: bool = False,
-        init_hidden: bool = False,
-        inhibition: bool = False,
-        learn_threshold: bool = False,
-        reset_mechanism: str = "none",
-        state_quant: Any = False,
-        output: bool = False,
-        graded_spikes_factor: float | Tensor = 1.0,
-        learn_graded_spikes_factor: bool = False,
-        **options: Any,
-    ) -> None:
-        if "batch_first" in options:
-            raise TypeError("batch_first must be left out: snnTorch's sequences are (time, batch, channel)")
-        if options.get("num_neuron") is not None:
-            options.setdefault("flatten_output", True)
-        if num_memory is not None:
-            options["num_memory"] = num_memory
-        kind = neurons.ELM if options.get("num_branch") is None else neurons.BranchELM
-        core = kind(input_size, output_size, **options)
-        own = () if core.config.num_neuron is None else (core.config.num_neuron,)
-        shape = (*own, core.config.output_size)
-        super().__init__(
-            core,
-            (math.prod(shape),) if core.config.flatten_output else shape,
-            threshold=threshold,
-            spike_grad=spike_grad,
-            surrogate_disable=surrogate_disable,
-            init_hidden=init_hidden,
-            inhibition=inhibition,
-            learn_threshold=learn_threshold,
-            reset_mechanism=reset_mechanism,
-            state_quant=state_quant,
-            output=output,
-            graded_spikes_factor=graded_spikes_factor,
-            learn_graded_spikes_factor=learn_graded_spikes_factor,
-        )
+    core_fields: ClassVar[tuple[str, ...]] = ()  # of the core's state, in the order of the call; () is any core's
+    names: ClassVar[tuple[str, ...]] = ()  # of the states; () is those of the fields
+    takes_sequences = False
 
-    def forward(
-        self, x: Tensor, syn: Tensor | None = None, memory: Tensor | None = None, mem: Tensor | None = None
-    ) -> Any:
-        return self._one_step(x, syn, memory, mem)
+    @spelled_out(HostOptions, DEFAULTS)
+    def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
+        check_keywords(self, host, HostOptions, Cell.__init__)
+        core = checked_core(core, sequences=self.takes_sequences)
+        emits = spikes_by_itself(core)
+        if emits and not self.names and (wrong := [name for name in THRESHOLD_OPTIONS if name in host]):
+            raise TypeError(f"{wrong[0]} must be left out: {type(core).__name__} spikes by itself")
+        super().__init__(core, **host)
+        self._emits = emits
+        fields: tuple[str, ...] = core.state_type._fields
+        membrane = "v" if "v" in fields else fields[-1]
+        ordered = sorted(fields, key=lambda name: name == membrane) if emits else fields
+        order = self.core_fields or tuple(ordered)
+        self._order = tuple(fields.index(name) for name in order)
+        self._places = tuple(order.index(name) for name in fields)
+        names = [f"core_{name}" if name == "mem" or hasattr(self, name) else name for name in order]
+        self._name_states(self.names or (*names, *(() if emits else ("mem",))))
+
+    def forward(self, x: Tensor, *states: Tensor | None) -> Any:
+        return self._one_step(x, *(states or (None,) * len(self.state_names)))
 
     def fire(self, mem: Tensor) -> Tensor:
         """Spikes times the graded factor; with inhibition only the output furthest above its threshold spikes."""
@@ -148,17 +148,169 @@ class ELM(Neuron):
         return readout * (1.0 - self.mem_reset(mem)) if self.reset_mechanism == "zero" else readout
 
     def _shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
-        config = self.core.config
-        own = () if config.num_neuron is None else (config.num_neuron,)
-        return (batch, *own, config.branches), (batch, *own, config.num_memory), (batch, *self.output_shape)
+        own = [(batch, *self._core_sizes[place]) for place in self._order]
+        return tuple(own if self._emits else [*own, (batch, *self.output_shape)])
+
+    def _start(self, batch: int) -> tuple[Tensor, ...]:
+        inner = self.core.initial_state(batch)
+        own = [inner[place] for place in self._order]
+        return tuple(own if self._emits else [*own, inner[0].new_zeros(batch, *self.output_shape)])
+
+    def _core_state(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The core's own state among those of the call."""
+        state: tuple[Tensor, ...] = self.core.state_type(*(states[place] for place in self._places))
+        return state
 
     def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        syn, memory, mem = states
-        y, inner = self.core.cell(x, ELMState(syn, memory))
-        after = (*inner, self._after_reset(y.to(inner.m.dtype), mem))
+        y, inner = self.core.step(x, self._core_state(states))
+        if self._emits:
+            return y * self.graded_spikes_factor, tuple(inner[place] for place in self._order)
+        after = (*inner, self._after_reset(y.to(inner[0].dtype), states[-1]))
         if self.state_quant:
             after = tuple(same_dtype("state_quant", self.state_quant(part), part) for part in after)
         return self.fire(after[-1]), after
+
+
+class Layer(Cell):
+    """Any layer over whole sequences, time first, on its fast backends: ``spk = neuron(x)``.
+
+    Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is refused: the backends do
+    not stop between steps.
+
+    Args:
+        core: a layer that keeps the protocol :class:`elm_neuro.nn.Layer`.
+        output: return ``spk, mem``, the core's output beside the spikes; not with a core that spikes by itself.
+        host: the other keywords of :class:`Cell`.
+
+    Shapes:
+        - x (time, batch, input_size), or :class:`elm_neuro.SpikeEvents`, which are always batch-major.
+        - lengths (batch,): number of valid steps; spikes and readout are zero past them. Not with `init_hidden`.
+        - spk, mem (time, batch, *output_shape).
+
+    Raises:
+        TypeError: as :class:`Cell`; wrong dtype.
+        ValueError: wrong shape or device; lengths out of range; sequences that are batch-first, where their shape shows
+            it; a core that is a cell.
+
+    >>> Layer(neurons.LIF(700, 20))(torch.zeros(100, 8, 700)).shape
+    torch.Size([100, 8, 20])
+    """
+
+    takes_sequences = True
+
+    @spelled_out(HostOptions, DEFAULTS)
+    def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
+        check_keywords(self, host, HostOptions, Layer.__init__)
+        _no_quantiser(host.get("state_quant"))
+        super().__init__(core, **host)
+        if self._emits and self.output:
+            raise TypeError(f"output must be left out: {type(core).__name__} gives spikes only over a sequence")
+
+    def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
+        batch = self._batch_of(x, lengths)
+        states = self._states_before(batch, (None,) * len(self.state_names))
+        y, inner = self.core(x.transpose(0, 1) if isinstance(x, Tensor) else x, self._core_state(states), lengths)
+        if self._emits:
+            if self.init_hidden:
+                self._keep(tuple(inner[place] for place in self._order))
+            return y.transpose(0, 1) * self.graded_spikes_factor
+        mem = states[-1]
+        readout = y.to(inner[0].dtype).transpose(0, 1)  # (time, batch, ...)
+        if self.reset_mechanism != "none" and len(readout):
+            steps = []
+            for y_t in readout.unbind(0):
+                mem = self._after_reset(y_t, mem)
+                steps.append(mem)
+            readout = torch.stack(steps)
+        spk = self.fire(readout)
+        if lengths is not None:
+            ends = lengths.to(readout.device)
+            spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))
+        if self.init_hidden:
+            self._keep((*inner, readout[-1] if len(readout) else mem))
+        return (spk, readout) if self.output else spk
+
+    def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
+        """Size of the batch of a sequence that has the right shape."""
+        if lengths is not None and self.init_hidden:
+            raise ValueError(
+                "lengths must be left out with init_hidden=True: the next call would go on behind the end of the shorter samples"
+            )
+        if isinstance(x, SpikeEvents):
+            return int(x.shape[0])
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
+        size, neuron = self.core.input_size, getattr(self.core.config, "num_neuron", None)
+        if x.shape[2:] not in ((size,), (neuron, size)):
+            raise ValueError(f"x must have shape (time, batch, {size}), got {tuple(x.shape)}")
+        num_step, batch = x.shape[:2]
+        known = batch
+        if self.init_hidden and self._hidden()[0].ndim > 1:
+            known = self._hidden()[0].shape[0]
+        elif lengths is not None and lengths.ndim:
+            known = len(lengths)
+        if known != batch and known == num_step:
+            raise ValueError(
+                f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: batch-first?"
+            )
+        return batch
+
+
+class ELM(Cell):
+    r"""One step of an ELM that spikes, as an snnTorch neuron: ``spk, syn, memory, mem = neuron(x, syn, memory, mem)``.
+
+    The membrane `mem` is the readout; :class:`Cell` says how it spikes and is reset.
+
+    Args:
+        input_size: number of inputs.
+        output_size: number of outputs of each neuron.
+        num_memory: number of memory units; 100 by default, 20 with branches.
+        options: the keywords of :class:`Cell` and those of :class:`elm_neuro.nn.ELM`; with `num_neuron` the outputs are
+            flattened, unless told otherwise.
+
+    Shapes:
+        - x (batch, input_size), for a population also (batch, num_neuron, input_size).
+        - spk, mem (batch, output_size), for a population (batch, num_neuron * output_size).
+        - syn, the branch trace (batch, [num_neuron,] num_branch); memory (batch, [num_neuron,] num_memory). All three
+          None, or what :meth:`reset_mem` returns, for zeros.
+
+    Raises:
+        TypeError: as :class:`Cell`; an unknown keyword.
+        ValueError: as :class:`Cell`; a value out of its range.
+
+    >>> layer = ELM(700, 1, num_memory=10, num_neuron=32)  # 32 neurons, each with a spike train of its own
+    >>> spk, syn, memory, mem = layer(torch.zeros(8, 700), *layer.reset_mem())
+    >>> spk.shape, syn.shape, memory.shape, mem.shape
+    (torch.Size([8, 32]), torch.Size([8, 32, 700]), torch.Size([8, 32, 10]), torch.Size([8, 32]))
+    >>> import snntorch
+    >>> from torch import nn
+    >>> net = nn.Sequential(ELM(700, 64, init_hidden=True), nn.Linear(64, 20), snntorch.Leaky(0.9, init_hidden=True))
+    >>> torch.stack([net(x_t) for x_t in torch.zeros(100, 8, 700)]).shape
+    torch.Size([100, 8, 20])
+    """
+
+    core_fields = ("b", "m")
+    names = ("syn", "memory", "mem")
+
+    @spelled_out(ELMOptions, DEFAULTS, neurons.ELM, ELMConfig)
+    def __init__(
+        self, input_size: int, output_size: int, num_memory: int | None = None, **options: Unpack[ELMOptions]
+    ) -> None:
+        if "batch_first" in options:
+            raise TypeError("batch_first must be left out: snnTorch's sequences are (time, batch, channel)")
+        check_keywords(self, options, ELMOptions, ELM.__init__)
+        host, neuron = split_keywords(options, HostOptions)
+        if neuron.get("num_neuron") is not None:
+            neuron.setdefault("flatten_output", True)
+        if num_memory is not None:
+            neuron["num_memory"] = num_memory
+        kind = neurons.ELM if neuron.get("num_branch") is None else neurons.BranchELM
+        super().__init__(kind(input_size, output_size, **neuron), **host)
+
+    def forward(  # type: ignore[override]  # the same call, its states by name
+        self, x: Tensor, syn: Tensor | None = None, memory: Tensor | None = None, mem: Tensor | None = None
+    ) -> Any:
+        return self._one_step(x, syn, memory, mem)
 
 
 class BranchELM(ELM):
@@ -176,6 +328,7 @@ class BranchELM(ELM):
     torch.Size([8, 20])
     """
 
+    @spelled_out(BranchELMOptions, DEFAULTS, neurons.BranchELM)
     def __init__(
         self,
         input_size: int,
@@ -184,7 +337,7 @@ class BranchELM(ELM):
         *,
         num_branch: int,
         num_synapse_per_branch: int,
-        **options: Any,
+        **options: Unpack[BranchELMOptions],
     ) -> None:
         super().__init__(
             input_size,
@@ -196,19 +349,17 @@ class BranchELM(ELM):
         )
 
 
-class ELMSequence(ELM):
+class ELMSequence(Layer, ELM):  # type: ignore[misc]  # the call is Layer's
     """:class:`ELM` over whole sequences, time first, on the fast backends: ``spk = neuron(x)``.
 
     The same neuron, weights and keywords, hence a ``state_dict`` of the one loads into the other; `num_branch` makes it
-    a :class:`BranchELM`. Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is
-    refused: the backends do not stop between steps.
+    a :class:`BranchELM`. States and lengths as in :class:`Layer`.
 
     Args:
         input_size: number of inputs.
         output_size: number of outputs of each neuron.
         num_memory: number of memory units; 100 by default, 20 with branches.
-        output: return ``spk, mem``, the readout beside the spikes.
-        options: the other keywords of :class:`ELM` here and of :class:`elm_neuro.nn.ELM`.
+        options: the keywords of :class:`ELM`; `output` returns ``spk, mem``, the readout beside the spikes.
 
     Shapes:
         - x (time, batch, input_size), for a population also (time, batch, num_neuron, input_size), or
@@ -216,72 +367,20 @@ class ELMSequence(ELM):
         - lengths (batch,): number of valid steps; spikes and readout are zero past them. Not with `init_hidden`.
         - spk, mem (time, batch, output_size), for a population (time, batch, num_neuron * output_size).
 
-    Raises:
-        TypeError: wrong dtype.
-        ValueError: wrong shape or device; lengths out of range; sequences that are batch-first, where their shape shows
-            it.
-
     >>> spk, mem = ELMSequence(700, 20, num_memory=10, output=True)(torch.zeros(100, 8, 700))
     >>> spk.shape, mem.shape
     (torch.Size([100, 8, 20]), torch.Size([100, 8, 20]))
     """
 
-    def __init__(self, input_size: int, output_size: int, num_memory: int | None = None, **options: Any) -> None:
-        if options.get("state_quant"):
-            raise ValueError(
-                "state_quant must be False for whole sequences, whose states are not seen between steps: use ELM"
-            )
-        super().__init__(input_size, output_size, num_memory, **options)
-
-    def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
-        batch = self._batch_of(x, lengths)
-        syn, memory, mem = self._states_before(batch, (None, None, None))
-        y, inner = self.core(x.transpose(0, 1) if isinstance(x, Tensor) else x, ELMState(syn, memory), lengths)
-        readout = y.to(inner.m.dtype).transpose(0, 1)  # (time, batch, ...)
-        if self.reset_mechanism != "none" and len(readout):
-            steps = []
-            for y_t in readout.unbind(0):
-                mem = self._after_reset(y_t, mem)
-                steps.append(mem)
-            readout = torch.stack(steps)
-        spk = self.fire(readout)
-        if lengths is not None:
-            valid = torch.arange(len(readout), device=readout.device)[:, None] < lengths.to(readout.device)
-            valid = valid.view(*valid.shape, *[1] * len(self.output_shape))
-            spk, readout = torch.where(valid, spk, 0.0), torch.where(valid, readout, 0.0)
-        if self.init_hidden:
-            self._keep((*inner, readout[-1] if len(readout) else mem))
-        return (spk, readout) if self.output else spk
-
-    def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
-        """Size of the batch of a sequence that has the right shape."""
-        if lengths is not None and self.init_hidden:
-            raise ValueError(
-                "lengths must be left out with init_hidden=True: the next call would go on behind the end of the shorter samples"
-            )
-        if isinstance(x, SpikeEvents):
-            return int(x.shape[0])
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
-        size, neuron = self.core.config.input_size, self.core.config.num_neuron
-        if x.shape[2:] not in ((size,), (neuron, size)):
-            raise ValueError(f"x must have shape (time, batch, {size}), got {tuple(x.shape)}")
-        num_step, batch = x.shape[:2]
-        known = (
-            self.mem.shape[0]
-            if self.init_hidden and self.mem.ndim > 1
-            else len(lengths)
-            if lengths is not None and lengths.ndim
-            else batch
-        )
-        if known != batch and known == num_step:
-            raise ValueError(
-                f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: batch-first?"
-            )
-        return batch
+    @spelled_out(ELMOptions, DEFAULTS, neurons.ELM, ELMConfig)
+    def __init__(
+        self, input_size: int, output_size: int, num_memory: int | None = None, **options: Unpack[ELMOptions]
+    ) -> None:
+        _no_quantiser(options.get("state_quant"))
+        ELM.__init__(self, input_size, output_size, num_memory, **options)
 
 
-class ALIF(Neuron):
+class ALIF(Cell):
     """One step of a layer of adaptive LIF neurons: ``spk, past, adaptation, mem = neuron(x, past, adaptation, mem)``.
 
     Unlike snnTorch's neurons it holds its input weights, and its threshold rises with every spike. It has the keywords
@@ -312,8 +411,10 @@ class ALIF(Neuron):
     torch.Size([8, 128])
     """
 
-    state_names = ("past", "adaptation", "mem")
+    core_fields = ("s", "a", "v")
+    names = ("past", "adaptation", "mem")
 
+    @spelled_out(ALIFOptions, neurons.ALIF, ALIFConfig)
     def __init__(
         self,
         input_size: int,
@@ -325,7 +426,7 @@ class ALIF(Neuron):
         output: bool = False,
         graded_spikes_factor: float | Tensor = 1.0,
         learn_graded_spikes_factor: bool = False,
-        **options: Any,
+        **options: Unpack[ALIFOptions],
     ) -> None:
         if wrong := sorted(
             {"threshold", "inhibition", "learn_threshold", "reset_mechanism", "state_quant", "surrogate"} & set(options)
@@ -333,9 +434,9 @@ class ALIF(Neuron):
             raise TypeError(
                 f"{wrong[0]} must be left out: an ALIF's threshold starts at 1, its reset is to zero, spike_grad is its surrogate"
             )
+        check_keywords(self, options, ALIFOptions, ALIF.__init__)
         super().__init__(
             neurons.ALIF(input_size, output_size, **options),
-            (output_size,),
             spike_grad=spike_grad,
             surrogate_disable=surrogate_disable,
             init_hidden=init_hidden,
@@ -346,100 +447,14 @@ class ALIF(Neuron):
         )
         self.core.cell.surrogate = self.spike_grad
 
-    def forward(
+    def forward(  # type: ignore[override]  # the same call, its states by name
         self, x: Tensor, past: Tensor | None = None, adaptation: Tensor | None = None, mem: Tensor | None = None
     ) -> Any:
         return self._one_step(x, past, adaptation, mem)
 
-    def _shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
-        layer = (batch, self.core.output_size)
-        return (batch, self.core.cell.latency_steps + 1, self.core.output_size), layer, layer
 
-    def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        past, adaptation, mem = states
-        spikes, after = self.core.cell(x, ALIFState(mem, adaptation, past))
-        same_dtype("spike_grad", spikes, self.core.cell.bias)
-        return spikes * self.graded_spikes_factor, (after.s, after.a, after.v)
-
-
-def reset(net: nn.Module) -> None:
-    """Forget the hidden states of every neuron in `net`, ours and snnTorch's, however deep; other networks keep theirs.
-
-    Args:
-        net: a network, or a neuron.
-
-    >>> import snntorch
-    >>> net = nn.Sequential(nn.Sequential(ELM(3, 2, init_hidden=True)), snntorch.Leaky(0.9, init_hidden=True))
-    >>> spk = net(torch.ones(8, 3))
-    >>> reset(net)
-    >>> net(torch.ones(5, 3)).shape  # another batch
-    torch.Size([5, 2])
-    """
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"net must be a module, got {type(net).__name__}")
-    for module in net.modules():
-        if isinstance(module, SpikingNeuron) and hasattr(module, "reset_mem"):
-            module.reset_mem()
-
-
-def patch() -> ExitStack:
-    """Teach ``snntorch.utils.reset`` and ``snntorch.backprop`` (BPTT, TBPTT, RTRL) our neurons, until undone.
-
-    ``utils.reset(net)`` then also forgets the states of our neurons in `net`, at any depth, and of no others; the
-    functions of ``backprop`` take a network that ends in one of ours with ``output=True``, and detach our neurons in it
-    after each optimizer step. Patching twice changes nothing.
-
-    Returns:
-        What undoes it: call ``.close()``, or use it in a ``with`` statement.
-
-    >>> import snntorch.utils
-    >>> with patch():
-    ...     snntorch.utils.reset(nn.Sequential(ELM(3, 2, init_hidden=True)))
-    """
-    undo = ExitStack()
-    if hasattr(utils.reset, "__wrapped__"):
-        return undo
-    with warnings.catch_warnings():  # it is announced as deprecated whenever it is imported
-        warnings.simplefilter("ignore", DeprecationWarning)
-        backprop = importlib.import_module("snntorch.backprop")
-    reset_theirs, count_theirs, train_theirs = utils.reset, utils._final_layer_check, backprop.TBPTT
-
-    @wraps(reset_theirs)
-    def reset_both(net: nn.Module) -> None:
-        reset_theirs(net)
-        for neuron in _ours(net):
-            neuron.reset_mem()
-
-    @wraps(count_theirs)
-    def count_both(net: nn.Module) -> int:
-        last = next(reversed(net._modules.values()), None)
-        if not isinstance(last, Neuron):
-            return int(count_theirs(net))
-        if last.init_hidden and not last.output:
-            raise ValueError(f"net must end in a neuron with output=True, got {last}")
-        return 1 + len(last.state_names)
-
-    @wraps(train_theirs)
-    def train_both(net: nn.Module, dataloader: Any, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        def detach(*_: Any) -> None:
-            for neuron in _ours(net):
-                neuron.detach_mem()
-
-        hook = optimizer.register_step_post_hook(detach)
-        try:
-            return train_theirs(net, dataloader, optimizer, *args, **kwargs)
-        finally:
-            hook.remove()
-
-    for module, name, both in (
-        (utils, "reset", reset_both),
-        (utils, "_final_layer_check", count_both),
-        (backprop, "TBPTT", train_both),
-    ):
-        undo.callback(setattr, module, name, getattr(module, name))
-        setattr(module, name, both)
-    return undo
-
-
-def _ours(net: nn.Module) -> list[Neuron]:
-    return [module for module in net.modules() if isinstance(module, Neuron)]
+def _no_quantiser(state_quant: Any) -> None:
+    if state_quant:
+        raise ValueError(
+            "state_quant must be False for whole sequences, whose states are not seen between steps: use ELM"
+        )

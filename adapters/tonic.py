@@ -2,8 +2,10 @@
 transforms, caches and collation.
 
 >>> from tonic.transforms import Compose
->>> digits = SpikeRecordings(np.array([0, 5, 9]), np.array([7, 8, 9]), np.array([0, 1, 2, 3]), np.array([4, 15, 6]), np.array([0, 1, 2]))
->>> dataset = SHDAdding(digits, split="test", num_samples=8, transform=Compose([PoolChannels(5), ToRaster(10_000, 2_000_000, 140)]))
+>>> digits = SpikeRecordings(np.array([0, 5, 9]), np.array([7, 8, 9]), np.array([0, 1, 2, 3]), np.array([4, 15, 6]),
+...     np.array([0, 1, 2]))
+>>> dataset = SHDAdding(digits, split="test", num_samples=8,
+...     transform=Compose([PoolChannels(5), ToRaster(10_000, 2_000_000, 140)]))
 >>> raster, target = dataset[0]
 >>> raster.shape, dataset.sensor_size, len(dataset.classes)
 ((200, 140), (700, 1, 1), 19)
@@ -89,7 +91,9 @@ DOWNLOAD_FAILS = (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZip
 
 
 class _Face:
-    """What a tonic data set does with one item: events or a raster, then the transforms, which draw from (seed, epoch, index)."""
+    """What a tonic data set does with one item: events or a raster, then the transforms, which draw from (seed, epoch,
+    index).
+    """
 
     dtype = np.dtype([("t", int), ("x", int), ("p", int)])
     ordering = dtype.names
@@ -187,7 +191,8 @@ class SHDAdding(_Face):
         if isinstance(source, str | os.PathLike) and _is_folder(source):
             if test_source is not None:
                 raise ValueError(
-                    f"test_source must be None where source is a folder, got source={os.fspath(source)!r} and a test_source"
+                    f"test_source must be None where source is a folder, got source={os.fspath(source)!r} and a "
+                    "test_source"
                 )
             test_source = _file_of_tonic(source, train=False, needed=split == "test")
             source = _file_of_tonic(source, train=True, needed=split != "test" or speakers != "all")
@@ -240,7 +245,8 @@ class SHDAdding(_Face):
         """
         if self._cached and epoch != self.core.epoch:
             raise ValueError(
-                f"epoch must stay {self.core.epoch}, of which cache_path made a cache, got {epoch}; cache a new data set"
+                f"epoch must stay {self.core.epoch}, of which cache_path made a cache, got {epoch}; cache a new data "
+                "set"
             )
         self.core.set_epoch(epoch)
 
@@ -271,7 +277,10 @@ class SHDAdding(_Face):
         return self._item(times, units, target, self.core.epoch, index, self.core.split == "train")
 
     def __repr__(self) -> str:
-        return f"SHDAdding({self.core.split!r}, num_items={len(self)}, epoch={self.core.epoch}, fingerprint='{self.fingerprint[:12]}...')"
+        return (
+            f"SHDAdding({self.core.split!r}, num_items={len(self)}, epoch={self.core.epoch}, "
+            f"fingerprint='{self.fingerprint[:12]}...')"
+        )
 
 
 class SHD(_Face):
@@ -290,7 +299,8 @@ class SHD(_Face):
         FileNotFoundError: the file is not there and cannot be downloaded; the message says where to put it.
         ValueError: the file is damaged or breaks a rule of the layout.
 
-    >>> dataset = SHD(SpikeRecordings(np.array([5]), np.array([3]), np.array([0, 1]), np.array([7]), None), bin_us=10_000)
+    >>> dataset = SHD(SpikeRecordings(np.array([5]), np.array([3]), np.array([0, 1]), np.array([7]), None),
+    ...     bin_us=10_000)
     >>> raster, label = dataset[0]
     >>> raster.shape, dataset.classes[label]
     ((100, 700), 'seven')
@@ -339,7 +349,9 @@ class SHD(_Face):
         self._epoch.fill_(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
-        """A folder in `folder` that is these recordings', this epoch's and these transforms' alone; as `SHDAdding.cache_path`."""
+        """A folder in `folder` that is these recordings', this epoch's and these transforms' alone; as
+        `SHDAdding.cache_path`.
+        """
         arrays = (self.recordings.times, self.recordings.units, self.recordings.indptr, self.recordings.labels)
         content = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
         return self._cache_path(folder, name, "SHD", content, self.train, int(self._epoch))
@@ -357,7 +369,9 @@ class SHD(_Face):
 
 
 def _apply(transform: Callable[[Any], Any], data: Any) -> Any:
-    """Call `transform`, also on a sample without a spike, at which tonic's Compose stops, so that no raster would come out."""
+    """Call `transform`, also on a sample without a spike, at which tonic's Compose stops, so that no raster would come
+    out.
+    """
     if len(data) or not isinstance(transform, tonic.transforms.Compose):
         return transform(data)
     for part in transform.transforms:
@@ -382,7 +396,8 @@ def _file_of_tonic(save_to: str | os.PathLike[str], *, train: bool, needed: bool
         host(save_to=os.fspath(save_to), train=train)
     except DOWNLOAD_FAILS as error:
         raise (PermissionError if isinstance(error, PermissionError) else FileNotFoundError)(
-            f"source must be a folder that has SHD/{path.name} or to which it can be downloaded, got {os.fspath(save_to)}: {error}. "
+            f"source must be a folder that has SHD/{path.name} or to which it can be downloaded, got "
+            f"{os.fspath(save_to)}: {error}. "
             f"Download {host.base_url}{archive} by other means and unpack it to {path}"
         ) from error
     return path

@@ -44,7 +44,9 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A face and what it wraps, each from frames (time, batch, channel) to a readout or spikes (time, batch, output)."""
+    """A face and what it wraps, each from frames (time, batch, channel) to a readout or spikes (time, batch,
+    output).
+    """
 
     what: str
     target: float
@@ -174,7 +176,9 @@ def main() -> None:
     torch.set_num_threads(1)
     console, results = Console(), []
     table = Table(
-        title=f"face / bare neuron, float32, 1 thread, torch {torch.__version__}, {platform.machine()}; median ms (ratio)"
+        title=(
+            f"face / bare neuron, float32, 1 thread, torch {torch.__version__}, {platform.machine()}; median ms (ratio)"
+        )
     )
     for column in ("host", "row", "call", "forward", "forward + backward", "target"):
         table.add_column(column)

@@ -53,7 +53,9 @@ class Reader(nn.Module):
 
 
 def gru(train: SpikeRecordings, test: SpikeRecordings, *, num_epochs: int, seed: int) -> np.ndarray:
-    """Which test samples a GRU on 20 ms bins of 140 pooled channels gets right after its last epoch, (num_samples,), bool."""
+    """Which test samples a GRU on 20 ms bins of 140 pooled channels gets right after its last epoch, (num_samples,),
+    bool.
+    """
     torch.manual_seed(seed)
     options = {"bin_ms": 20.0, "duration_ms": 1000.0, "output": "frames", "pool": 5}
     frames, labels, _ = SHDDataset(train, **options).batch(np.arange(len(train)))
@@ -78,7 +80,8 @@ def describe(name: str, recordings: SpikeRecordings) -> None:
     for what, values, digits in (("spikes", count, 0), ("seconds", last, 2)):
         low, middle, high = np.percentile(values, [5, 50, 95])
         print(
-            f"{name}: {what} a sample: mean {values.mean():.{digits}f}, 5 % {low:.{digits}f}, median {middle:.{digits}f}, 95 % {high:.{digits}f}"
+            f"{name}: {what} a sample: mean {values.mean():.{digits}f}, 5 % {low:.{digits}f}, median "
+            f"{middle:.{digits}f}, 95 % {high:.{digits}f}"
         )
 
 
@@ -123,7 +126,8 @@ def main() -> None:
         describe("test", test)
         unseen = np.isin(test.speakers, unseen_speakers(train, test))
         print(
-            f"majority class: {np.bincount(test.labels).max() / len(test):.1%}, test samples of unseen speakers: {unseen.mean():.1%}"
+            f"majority class: {np.bincount(test.labels).max() / len(test):.1%}, test samples of unseen speakers: "
+            f"{unseen.mean():.1%}"
         )
         report("logistic regression on spike counts", regression(train, test), unseen)
         start = time.process_time()

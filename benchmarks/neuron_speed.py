@@ -146,7 +146,8 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backe
                 error = float((p.grad.double() - q.grad).abs().max() / q.grad.abs().max().clamp(min=1e-12))
                 if not error <= GRADIENT_TOLERANCE:
                     raise SystemExit(
-                        f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is reported"
+                        f"{backend}: the gradient of {name} is off the float64 reference by {error:.1e}: no speed is "
+                        "reported"
                     )
 
 
@@ -180,7 +181,9 @@ def measure(
 
 
 def flops(row: Row) -> float:
-    """What a forward and backward pass has to compute: the recurrence, the readout, and for every event its hidden units; two a multiply-add."""
+    """What a forward and backward pass has to compute: the recurrence, the readout, and for every event its hidden
+    units; two a multiply-add.
+    """
     events = row.batch * row.num_steps * (row.density * row.input_size or 1.0)
     hidden = 2 * row.num_memory
     step = 3 * (
@@ -323,7 +326,9 @@ def writable(path: str) -> Path:
 
 
 def markdown(results: list[Result], rows: dict[str, Row]) -> str:
-    """The tables for the documentation: milliseconds, ratios and share of the floor, then peaks of memory in MiB where they were measured."""
+    """The tables for the documentation: milliseconds, ratios and share of the floor, then peaks of memory in MiB where
+    they were measured.
+    """
     lines = []
     for kind in ("median_ms", "peak_mib"):
         keys, last = columns(results, kind), ["of the floor"] if kind == "median_ms" else []
@@ -398,7 +403,10 @@ def main() -> None:
         "row",
         *keys,
         "of the floor",
-        title=f"forward + backward, float32, {clock} on {threads} thread(s), torch {torch.__version__}, {device}; median ms (ratio)",
+        title=(
+            f"forward + backward, float32, {clock} on {threads} thread(s), torch {torch.__version__}, {device}; "
+            "median ms (ratio)"
+        ),
     )
     for result in results:
         share, ms = result["of_the_floor"], result["median_ms"]

@@ -237,7 +237,10 @@ def main() -> None:
                 )
         simulations = open_simulations(path)
     share = statistics.median(found["ours: trained windows/s"]) / statistics.median(found["ours: windows/s, events"])
-    settings = f"{simulations}, pickle of {size:.0f} MB; torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s)"
+    settings = (
+        f"{simulations}, pickle of {size:.0f} MB; torch {torch.__version__}, {platform.machine()}, {args.threads} "
+        "thread(s)"
+    )
     table = Table("what", "median", "range", title=settings)
     for what, values in found.items():
         table.add_row(what, f"{statistics.median(values):.4g}", f"{min(values):.4g} to {max(values):.4g}")

@@ -294,7 +294,9 @@ def cases(folder: Path, checkpoint: Path | None, opset: int | None, *, num_steps
 
 
 def feed(path: Path, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[Arrays, Arrays]:
-    """What the model reads, and what it should give: y of torch, and the states of onnxruntime, which the export compares with torch."""
+    """What the model reads, and what it should give: y of torch, and the states of onnxruntime, which the export
+    compares with torch.
+    """
     from elm_neuro.export.onnx_neuron import OnnxNeuron
 
     neuron = OnnxNeuron(path, num_threads=1)

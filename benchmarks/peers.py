@@ -1,4 +1,6 @@
-"""What the benchmarks stand beside: the authors' neuron, the scratch prototype, layers of norse and snnTorch. Nothing of theirs is kept here."""
+"""What the benchmarks stand beside: the authors' neuron, the scratch prototype, layers of norse and snnTorch. Nothing
+of theirs is kept here.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from elm_neuro import ELM
 def load_upstream(checkout: Path) -> type[torch.nn.Module]:
     if not (checkout / "src/expressive_leaky_memory_neuron.py").is_file():
         raise SystemExit(
-            f"--upstream must be a checkout of the authors' repository, found no src/expressive_leaky_memory_neuron.py in {checkout}"
+            "--upstream must be a checkout of the authors' repository, found no "
+            f"src/expressive_leaky_memory_neuron.py in {checkout}"
         )
     sys.path.insert(0, str(checkout))
     sys.modules.setdefault("seaborn", types.ModuleType("seaborn"))  # imported there for figures only
@@ -71,7 +74,9 @@ def load_prototype(folder: Path) -> types.ModuleType:
 
 
 class SnnTorchLayer(torch.nn.Module):
-    """snnTorch's recurrent LSTM over a sequence, behind a linear layer: 1.0 forgets its state in every step where input and width differ."""
+    """snnTorch's recurrent LSTM over a sequence, behind a linear layer: 1.0 forgets its state in every step where
+    input and width differ.
+    """
 
     def __init__(self, input_size: int, width: int) -> None:
         import snntorch  # type: ignore[import-untyped]

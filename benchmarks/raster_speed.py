@@ -73,7 +73,8 @@ def rasters(samples: list[np.ndarray], bin_us: int, repeats: int) -> dict[str, l
 def authors_loader(checkout: Path, recordings: SpikeRecordings, num_batches: int) -> Any:
     if not (checkout / "src/shd/shd_data_loader.py").is_file():
         raise SystemExit(
-            f"--upstream must be a checkout of the authors' repository, found no src/shd/shd_data_loader.py in {checkout}"
+            "--upstream must be a checkout of the authors' repository, found no src/shd/shd_data_loader.py in "
+            f"{checkout}"
         )
     sys.path.insert(0, str(checkout))
     loader = importlib.import_module("src.shd.shd_data_loader")
@@ -163,7 +164,9 @@ def main() -> int:
     table = Table(
         "loader",
         "pairs/s",
-        title=f"SHD-Adding, batches of {BATCH_SIZE}, 10 ms, {args.file or f'digits of {num_events} events'}; no workers",
+        title=(
+            f"SHD-Adding, batches of {BATCH_SIZE}, 10 ms, {args.file or f'digits of {num_events} events'}; no workers"
+        ),
     )
     for name, values in seconds.items():
         table.add_row(name, f"{num_batches * BATCH_SIZE / statistics.median(values):.0f}")

@@ -4,7 +4,7 @@ turn.
 python benchmarks/tune_demo.py --jobs 2
 python benchmarks/tune_demo.py --smoke
 
-The test set is never looked at. What wins is written by hand into `TUNED` of elm_neuro/training/_demo.py.
+The test set is never looked at. What wins is written by hand into `TUNED` of elm_neuro/demo/_run.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from elm_neuro.demo._run import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
+from elm_neuro.demo import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
 from elm_neuro.training.loop._quiet import quiet
 
 GRID = {"bin_ms": [10.0, 20.0], "learning_rate": [3e-3, 1e-2, 2e-2], "input_dropout": [0.3, 0.5]}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_CONFIG_BYTES = 1 << 24
 
@@ -17,9 +20,9 @@ MAX_CONFIG_BYTES = 1 << 24
 def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the folders of `paths`, one for each, that take their places when the block ends.
 
-    Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put in
-    place last. A name that the block did not write is an error. Where the block or a write fails, or Ctrl-C comes before
-    the first file is in its place, every target stays what it was and no temporary file is left.
+    Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put
+    in place last. A name that the block did not write is an error. Where the block or a write fails, or Ctrl-C comes
+    before the first file is in its place, every target stays what it was and no temporary file is left.
 
     Args:
         paths: files to write or replace; their folders must exist.
@@ -42,14 +45,15 @@ def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
         if path.is_dir():
             raise IsADirectoryError(f"a file is to be written, but a folder has its name: {path}")
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"a file is to be written into a folder, but there is no {path.parent}")
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    # the ending stays, for writers that look at it
-    temporary = [path.with_name(f".{path.stem[:100]}.{token}.tmp{path.suffix}") for path in targets]
+            kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
+            raise kind(f"a file is to be written into a folder, but there is no folder {path.parent}")
+    token = _token()
+    temporary = [_temporary(path, token) for path in targets]
     try:
         yield tuple(temporary)
-        for path in temporary:
-            _synchronise(path)
+        for written, target in zip(temporary, targets, strict=True):
+            with _naming(target):
+                _synchronise(written)
         try:
             _rename(temporary, targets)
         except KeyboardInterrupt:  # between two files: finish, or the folder would be left with one of each
@@ -69,18 +73,85 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
         files: content by path; the folders must exist. The last one is put in place last.
 
     Raises:
-        OSError: a file cannot be written; no temporary file is left.
+        OSError: a file cannot be written; the message names it, and no temporary file is left.
     """
     with whole_files(*files) as temporary:
-        for path, content in zip(temporary, files.values(), strict=True):
-            with path.open("xb") as file:
+        for path, (target, content) in zip(temporary, files.items(), strict=True):
+            with _naming(target), path.open("xb") as file:
                 file.write(content)
+
+
+def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files so that it is what it was, or complete and holds nothing else.
+
+    No system replaces a folder by another in one step: killed between the two renames, there is none until it is
+    written again, but never one that is half old.
+
+    Args:
+        path: folder to write or replace, or a file to replace; the folder that it lies in must exist.
+        files: content by name.
+
+    Raises:
+        OSError: it cannot be written; the message names it, and no temporary folder is left.
+    """
+    temporary, old = (_temporary(path, _token()) for _ in range(2))
+    try:
+        with _naming(path):
+            temporary.mkdir()
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+                _synchronise(temporary / name)
+            _synchronise(temporary)
+            if path.exists() or path.is_symlink():
+                os.rename(path, old)
+            os.rename(temporary, path)
+            _synchronise(path.parent)
+    finally:
+        if (old.exists() or old.is_symlink()) and not path.exists():
+            os.rename(old, path)
+        remove(temporary)
+        remove(old)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders of writers that were killed, and of those that are at work this moment."""
+    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, if it is there; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\.[^.]*)?")
+
+
+def _token() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _temporary(path: Path, token: str) -> Path:
+    """A hidden name beside `path`; the ending stays, for writers that look at it."""
+    return path.with_name(f".{path.stem[:100]}.{token}.tmp{path.suffix}")
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Have the system's errors name the file that was asked for, not a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def _rename(temporary: list[Path], targets: list[Path]) -> None:
     for written, target in zip(temporary, targets, strict=True):
         if written.exists():
-            os.replace(written, target)
+            with _naming(target):
+                os.replace(written, target)
 
 
 def _synchronise(path: Path) -> None:
@@ -94,6 +165,24 @@ def _synchronise(path: Path) -> None:
         os.close(handle)
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file opened for reading: a pipe or a device could keep us waiting for ever, or have no end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, a pipe, a device or a socket.
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError(f"{os.fspath(path)} must be a regular file, got a folder, a pipe or a device")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def read_file(path: Path, limit: int | None = None) -> bytes:
     """Content of a regular file of at most `limit` bytes.
 
@@ -103,9 +192,11 @@ def read_file(path: Path, limit: int | None = None) -> bytes:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
-    if limit is not None and path.stat().st_size > limit:
-        raise ValueError(f"{path} must have at most {limit} bytes, got {path.stat().st_size}")
-    return path.read_bytes()
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise ValueError(f"{path} must have at most {limit} bytes, got {size}")
+        return file.read(size)
 
 
 def listing(folder: Path) -> str:

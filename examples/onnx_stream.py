@@ -1,25 +1,24 @@
 """From a checkpoint to a streaming service: export a neuron, serve it with NumPy and onnxruntime alone, and drive it
 with many streams.
 
-    python examples/onnx_stream.py [--smoke] [--checkpoint FOLDER] [--streams 16] [--steps 500] [--provider cuda]   #
-    all three, in one go python examples/onnx_stream.py export FOLDER neuron.onnx                       # needs
-    elm_neuro; writes onnx_neuron.py beside the model python examples/onnx_stream.py serve neuron.onnx [--provider cuda]
-    # needs NumPy and onnxruntime, no torch, no elm_neuro
+    python examples/onnx_stream.py [--smoke] [--checkpoint FOLDER] [--streams 16] [--steps 500]  # all three, in one go
+    python examples/onnx_stream.py export FOLDER neuron.onnx  # needs elm_neuro; writes onnx_neuron.py beside the model
+    python examples/onnx_stream.py serve neuron.onnx [--provider cuda]  # needs neither torch nor elm_neuro
 
 The service reads JSON from standard input, one line a request, and writes one line for each. A request is one time step
 of a stream, with the input channels that spike or with all inputs, or a list of such frames of different streams, which
 are computed as one batch:
 
-    {"stream": "a", "spikes": [3, 17, 902]}              ->  {"stream": "a", "step": 0, "spike_probability": 0.0021,
-    "soma_mv": -75.3} {"stream": "a", "spikes": [8], "inhibitory": [700]}  ->  {"stream": "a", "step": 1, ...}  inputs
-    of +1 and -1, as in NeuronIO {"stream": "b", "x": [0.0, 1.0, ...]}                ->  {"stream": "b", "step": 0,
-    ...} {"stream": "a", "close": true}                       ->  {"stream": "a", "closed": true}
-    {"stream": "b", "spikes": [99999]}                   ->  {"stream": "b", "error": "spikes must be channels from 0 to
-    1277, got 99999"}
+    {"stream": "a", "spikes": [3, 17, 902]} -> {"stream": "a", "step": 0, "spike_probability": 0.0021, "soma_mv": -75.3}
+    {"stream": "a", "spikes": [8], "inhibitory": [700]}  ->  {"stream": "a", "step": 1, ...}  +1 and -1, as in NeuronIO
+    {"stream": "b", "x": [0.0, 1.0, ...]}  ->  {"stream": "b", "step": 0, ...}
+    {"stream": "a", "close": true}  ->  {"stream": "a", "closed": true}
+    {"stream": "b", "spikes": [99999]} -> {"stream": "b", "error": "spikes must be channels from 0 to 1277, got 99999"}
 
 Each stream has a state of its own, which begins at zero. A frame that is wrong is answered with an error and changes no
 state. Without a checkpoint the neuron has random weights. Behind a socket:
-``socat TCP-LISTEN:7000,fork EXEC:"python onnx_stream.py serve neuron.onnx"``.
+``socat TCP-LISTEN:7000,fork EXEC:"python onnx_stream.py serve neuron.onnx"``. Longer than the other examples: a service
+that strangers speak to refuses what it cannot take, and the drive checks all of it.
 """
 
 from __future__ import annotations
@@ -252,7 +251,8 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
     client = Client(model, provider)
     extra = client.greeting["also imported"]
     print(
-        f"the service reads {client.greeting['inputs']} channels, gives {', '.join(client.greeting['outputs'])}; also imported: {extra or 'nothing'}"
+        f"the service reads {client.greeting['inputs']} channels, gives {', '.join(client.greeting['outputs'])}; also "
+        f"imported: {extra or 'nothing'}"
     )
     broken, refused, records = bad_lines(width), 0, []
     for t in range(num_steps):
@@ -280,10 +280,12 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
     for kind, times in client.milliseconds.items():
         p50, p95, p99 = np.percentile(times, [50, 95, 99])
         print(
-            f"{kind:>24}: {len(times):6} lines, p50 {p50:.3f} ms, p95 {p95:.3f} ms, p99 {p99:.3f} ms, longest {max(times):.3f} ms"
+            f"{kind:>24}: {len(times):6} lines, p50 {p50:.3f} ms, p95 {p95:.3f} ms, p99 {p99:.3f} ms, longest "
+            f"{max(times):.3f} ms"
         )
     print(
-        f"{refused} of {min(num_steps, len(broken))} bad lines answered with an error; off from torch by {error:.1e} of the largest value"
+        f"{refused} of {min(num_steps, len(broken))} bad lines answered with an error; off from torch by {error:.1e} "
+        "of the largest value"
     )
     if not error < 2e-5 or refused != min(num_steps, len(broken)):
         raise SystemExit("the service must compute what torch computes and refuse every bad line")

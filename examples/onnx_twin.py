@@ -1,8 +1,7 @@
 """A twin of a biophysical neuron in ONNX: the input spikes of a simulated pyramidal cell in, spike probability and
 somatic voltage out.
 
-    python examples/onnx_twin.py [--smoke] [--checkpoint FOLDER] [--data FILE] [--window 0] [--provider cuda] [--out
-    onnx_twin]
+    python examples/onnx_twin.py [--smoke] [--checkpoint FOLDER] [--data FILE] [--provider cuda] [--out onnx_twin]
 
 The authors' Branch-ELM num_memory_20, exported in the form "sequence" with its NeuronIO head, runs in onnxruntime on a
 window of a simulation from NeuronIO (``--data``, a .npz with input spikes, output spikes and voltage), beside torch.
@@ -19,15 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from elm_neuro import BranchELM
+from elm_neuro import BranchELM, plotting
 from elm_neuro.checkpoints import from_upstream, neuronio_head
 from elm_neuro.export import to_onnx
 from elm_neuro.export.onnx_neuron import OnnxNeuron
-from elm_neuro.plotting import BLUE, GREEN, INK, ORANGE, PALE, STYLE, VERMILION, save
+from elm_neuro.plotting import BLUE, GREEN, INK, ORANGE, PALE, VERMILION
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -65,77 +63,37 @@ def poisson_window(num_steps: int, num_input: int) -> Window:
     return Window(x, None, None)
 
 
+@plotting.styled
 def draw(window: Window, twin: dict[str, Array], expected: dict[str, Array]) -> Figure:
     """Input, spike probability, somatic voltage, and the distance between onnxruntime and torch."""
     num_steps, num_input = window.x.shape
     time = np.arange(num_steps) + 0.5
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 6.6))
-        axes = figure.subplots(4, 1, sharex=True, height_ratios=[1.3, 1.0, 1.3, 0.8])
-        for sign, colour, name in ((1.0, VERMILION, "excitatory"), (-1.0, BLUE, "inhibitory")):
-            step, channel = np.nonzero(window.x * sign > 0)
-            axes[0].scatter(step + 0.5, channel, s=0.7, linewidths=0, color=colour, rasterized=True)
-            middle = num_input * (0.25 if sign > 0 else 0.75)
-            axes[0].text(
-                1.008,
-                middle / num_input,
-                name,
-                transform=axes[0].transAxes,
-                color=colour,
-                rotation=270,
-                va="center",
-                fontsize=8,
-            )
-        axes[0].set(title=r"$\mathbf{a}$  input spikes", ylabel="synapse", ylim=(0, num_input))
-        axes[1].plot(time, twin["spike_probability"], color=GREEN)
-        axes[1].set(
-            title=r"$\mathbf{b}$  spike probability of the twin",
-            ylabel="per ms",
-            ylim=(0, max(0.05, 1.25 * twin["spike_probability"].max())),
-        )
-        if window.spike is not None:
-            top = axes[1].get_ylim()[1]
-            spikes = time[window.spike > 0]
-            axes[1].plot(
-                spikes,
-                np.full(len(spikes), 0.93 * top),
-                "v",
-                color=INK,
-                markersize=4,
-                label="spikes of the simulation",
-                clip_on=False,
-            )
-            axes[1].legend(loc="upper right", bbox_to_anchor=(1.0, 1.3))
-        if window.soma_mv is not None:
-            axes[2].plot(
-                time,
-                np.minimum(window.soma_mv, CAP_MV),
-                color=PALE,
-                linewidth=2.2,
-                label=f"simulation, capped at −{-CAP_MV:.0f} mV",
-            )
-        axes[2].plot(time, twin["soma_mv"], color=ORANGE, linewidth=1.1, label="twin")
-        axes[2].set(title=r"$\mathbf{c}$  somatic voltage", ylabel="mV")
-        axes[2].legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.24))
-        for name, colour, label in (("soma_mv", ORANGE, "voltage (mV)"), ("spike_probability", GREEN, "probability")):
-            distance = np.abs(twin[name].astype(np.float64) - expected[name])
-            axes[3].plot(time, np.where(distance > 0, distance, np.nan), ".", color=colour, markersize=2.2, label=label)
-        axes[3].set_yscale("log")
-        axes[3].yaxis.set_major_locator(LogLocator(numticks=4))
-        axes[3].set(
-            title=r"$\mathbf{d}$  distance between onnxruntime and torch",
-            xlabel="time (ms)",
-            ylabel="absolute",
-            xlim=(0, num_steps),
-        )
-        axes[3].legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.42), markerscale=3)
-        if window.soma_mv is not None:
-            for axis in axes[1:3]:
-                axis.axvspan(0, BURN_IN, color="#EEEEEE", linewidth=0, zorder=0)
-            axes[1].text(
-                BURN_IN / 2, 0.9 * axes[1].get_ylim()[1], "settling", ha="center", va="top", fontsize=8, color="#555555"
-            )
-        figure.align_ylabels(axes)
+    figure = Figure(figsize=(7.2, 6.6))
+    raster, probability, soma, distance = figure.subplots(4, 1, sharex=True, height_ratios=[1.3, 1.0, 1.3, 0.8])
+    plotting.draw_raster(raster, window.x > 0, delta_t=1.0, colour=VERMILION)
+    plotting.draw_raster(raster, window.x < 0, delta_t=1.0, colour=BLUE)
+    raster.set_yticks([num_input / 4, 3 * num_input / 4], ["excitatory", "inhibitory"], rotation=90, va="center")
+    plotting.label_panel(raster, "a", "input spikes", "synapse")
+    probability.plot(time, twin["spike_probability"], color=GREEN)
+    probability.set_ylim(0, max(0.05, 1.25 * twin["spike_probability"].max()))
+    plotting.label_panel(probability, "b", "spike probability of the twin", "per ms")
+    if window.spike is not None and window.soma_mv is not None:
+        for t in time[window.spike > 0]:
+            probability.axvline(t, ymin=0.88, color=INK, linewidth=1.2)
+        soma.plot(time, np.minimum(window.soma_mv, CAP_MV), color=PALE, linewidth=2.2, label="simulation, capped")
+        for axis in (probability, soma):
+            axis.axvspan(0, BURN_IN, color="#EEEEEE", linewidth=0, zorder=0)  # its state settles
+    soma.plot(time, twin["soma_mv"], color=ORANGE, linewidth=1.1, label="twin")
+    soma.legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.24))
+    plotting.label_panel(soma, "c", "somatic voltage", "mV")
+    for name, colour, label in (("soma_mv", ORANGE, "voltage (mV)"), ("spike_probability", GREEN, "probability")):
+        apart = np.abs(twin[name].astype(np.float64) - expected[name])
+        distance.plot(time, np.where(apart > 0, apart, np.nan), ".", color=colour, markersize=2.2, label=label)
+    distance.set(yscale="log", xlabel="time (ms)", xlim=(0, num_steps))
+    distance.yaxis.set_major_locator(LogLocator(numticks=4))
+    distance.legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.42), markerscale=3)
+    plotting.label_panel(distance, "d", "distance between onnxruntime and torch", "absolute")
+    figure.align_ylabels()
     return figure
 
 
@@ -178,22 +136,19 @@ def main() -> None:
     except ValueError as error:  # says what is missing
         raise SystemExit(str(error)) from error
     outputs, _ = twin.run(window.x[None])
-    found = {name: value[0] for name, value in outputs.items()}
+    twin_outputs = {name: value[0] for name, value in outputs.items()}
     with torch.no_grad():
         prediction = neuronio_head(neuron(torch.from_numpy(window.x)[None])[0][0])
     expected = {name: value.double().numpy() for name, value in prediction._asdict().items()}
-    off = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
-    print(
-        f"{path} in onnxruntime, {twin.providers[0]}: off from torch by {off['spike_probability']:.1e} and {off['soma_mv']:.1e} mV at most"
-    )
+    off = {name: float(np.abs(twin_outputs[name] - expected[name]).max()) for name in expected}
+    print(f"{path} in onnxruntime, {twin.providers[0]}: off from torch by at most", *(f"{v:.1e}" for v in off.values()))
     if not (off["spike_probability"] < 2e-5 and off["soma_mv"] < 2e-3):  # 2e-5 of 100 mV
         raise SystemExit("the twin must compute what torch computes")
     if window.soma_mv is not None and not args.smoke:
-        error = found["soma_mv"][BURN_IN:] - np.minimum(window.soma_mv[BURN_IN:], CAP_MV)
-        print(
-            f"after {BURN_IN} ms the twin's voltage is off from the simulation's by {np.sqrt((error**2).mean()):.2f} mV (root mean square)"
-        )
-    png, pdf = save(draw(window, found, expected), args.out)
+        error = twin_outputs["soma_mv"][BURN_IN:] - np.minimum(window.soma_mv[BURN_IN:], CAP_MV)
+        rmse = np.sqrt((error**2).mean())
+        print(f"after {BURN_IN} ms the twin's voltage is off from the simulation's by {rmse:.2f} mV (root mean square)")
+    png, pdf = plotting.save(draw(window, twin_outputs, expected), args.out)
     print(f"figure: {png}, {pdf}")
 
 

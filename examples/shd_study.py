@@ -2,9 +2,9 @@
 paper's figure 5.
 
     python examples/shd_study.py [--smoke]
-    python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding --updates
-    140000 python examples/shd_study.py --bins 10 20 50 --seeds 0 1 2 --updates 500 --minutes 60     # synthetic digits,
-    what fits in an hour python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
+    python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding
+    python examples/shd_study.py --bins 10 20 50 --updates 500 --minutes 60  # synthetic digits, what fits in an hour
+    python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
 
 Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what
 is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
@@ -12,7 +12,7 @@ several processes may share it. --updates is part of the study: another number b
 The best checkpoint on validation is tested. Written to STUDY, the folder --out: bins.md and bins.csv (the paper's
 tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of
 --bins, the paper's is 2). Needs the extras data, train and study. Without files the digits are synthetic: their
-accuracies say nothing about SHD.
+accuracies say nothing about SHD. Longer than the other examples: it is a study to run, not a pattern to copy.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from rich.table import Table
 
 from elm_neuro import ELM, LIF, BranchELM, plotting
 from elm_neuro.datasets import SpokenDigits
+from elm_neuro.files import whole_files
 from elm_neuro.training import (
     Binning,
     LSTMClassifier,
@@ -147,16 +148,18 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
         trained = float(trainer.callback_metrics.get("train/accuracy", math.nan))
         test = trainer.test(module, datamodule=data, ckpt_path="best", verbose=False, weights_only=True)[0]
         validation = float(best.best_model_score) if best.best_model_score is not None else math.nan
-    found = {"train": trained, "valid": validation, "test": test["test/accuracy"], "majority": test["test/majority"]}
-    found |= {group: test[f"test/accuracy_{group}"] for group in ("seen", "unseen") if f"test/accuracy_{group}" in test}
-    return found | {"parameters": num_parameters(net), "seconds": round(time.perf_counter() - start, 1)}
+    results = {"train": trained, "valid": validation, "test": test["test/accuracy"], "majority": test["test/majority"]}
+    results |= {
+        group: test[f"test/accuracy_{group}"] for group in ("seen", "unseen") if f"test/accuracy_{group}" in test
+    }
+    return results | {"parameters": num_parameters(net), "seconds": round(time.perf_counter() - start, 1)}
 
 
 def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
     """Name and search space of each study: the comparison, and each ablation of the ELM neuron."""
     seeds, bins = {"seed": args.seeds}, {"bin_ms": args.bins}
-    found: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
-    return found | {
+    results: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
+    return results | {
         f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds}
         for name in args.ablations
     }
@@ -171,7 +174,8 @@ def search(
         if args.train_file
         else f"synthetic digits {args.digits}"
     )
-    settings = f"{args.task}, {args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times, {data}"
+    training = f"{args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times"
+    settings = f"{args.task}, {training}, {data}"
     sampler = optuna.samplers.GridSampler(space, seed=0)
     study = optuna.create_study(
         study_name=f"{name}: {settings}",
@@ -183,15 +187,15 @@ def search(
 
     def objective(trial: optuna.Trial) -> float:
         point = {axis: trial.suggest_categorical(axis, values) for axis, values in space.items()}
-        found = train(args, **point)
-        for part, value in found.items():
+        results = train(args, **point)
+        for part, value in results.items():
             trial.set_user_attr(part, value)
         words = ", ".join(f"{axis} {value}" for axis, value in point.items())
         console.print(
-            f"{words}: test {found['test']:.1%}, validation {found['valid']:.1%}, {found['seconds']:.0f} s",
+            f"{words}: test {results['test']:.1%}, validation {results['valid']:.1%}, {results['seconds']:.0f} s",
             highlight=False,
         )
-        return found["test"]
+        return results["test"]
 
     again(study)
     total = math.prod(map(len, space.values()))
@@ -207,7 +211,9 @@ def search(
 
 
 def again(study: optuna.Study) -> None:
-    """Put points that failed, for example by Ctrl-C, back into the queue: Optuna's GridSampler takes them for visited."""
+    """Put points that failed, for example by Ctrl-C, back into the queue: Optuna's GridSampler takes them for
+    visited.
+    """
     state = optuna.trial.TrialState
     trials = study.get_trials(deepcopy=False)
     waits = {trial.system_attrs.get("grid_id") for trial in trials if trial.state in (state.COMPLETE, state.WAITING)}
@@ -220,27 +226,27 @@ def again(study: optuna.Study) -> None:
 def rows(study: optuna.Study, space: dict[str, list[Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """What is done of a grid: each point, (value of each axis), with its figures."""
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    found = {tuple(trial.params[axis] for axis in space): {**trial.user_attrs, **trial.params} for trial in done}
-    return {point: found[point] for point in product(space) if point in found}
+    results = {tuple(trial.params[axis] for axis in space): {**trial.user_attrs, **trial.params} for trial in done}
+    return {point: results[point] for point in product(space) if point in results}
 
 
 def product(space: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
     return list(itertools.product(*space.values()))
 
 
-def by_setting(found: list[dict[str, Any]], axis: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
+def by_setting(results: list[dict[str, Any]], axis: str) -> dict[tuple[str, float], list[dict[str, Any]]]:
     """The runs of each (model, setting), one a seed."""
     groups = defaultdict(list)
-    for run in found:
+    for run in results:
         groups[run["model"], run[axis]].append(run)
     return dict(groups)
 
 
-def write(args: argparse.Namespace, name: str, axis: str, found: list[dict[str, Any]], console: Console) -> None:
+def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str, Any]], console: Console) -> None:
     """Table and figure of one study: mean and 95 % t interval over the seeds."""
-    groups = by_setting(found, axis)
-    parts = {part: title for part, title in PARTS.items() if any(part in run for run in found)}
-    majority = max(run["majority"] for run in found)
+    groups = by_setting(results, axis)
+    parts = {part: title for part, title in PARTS.items() if any(part in run for run in results)}
+    majority = max(run["majority"] for run in results)
     header = ["model", axis, "parameters", "seeds", *parts.values()]
     table = []
     for (model, setting), runs in groups.items():
@@ -253,15 +259,17 @@ def write(args: argparse.Namespace, name: str, axis: str, found: list[dict[str, 
         ["majority class", *["–"] * 3, *(f"{100 * majority:.1f} %" if part == "test" else "–" for part in parts)]
     )
     source = f"{args.train_file}" if args.train_file else "synthetic digits, which say nothing about SHD"
-    what = f"{'SHD-Adding' if args.task == 'adding' else 'SHD'} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
+    protocol = "SHD-Adding" if args.task == "adding" else "SHD"
+    what = f"{protocol} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * 3 + ["---:"] * (len(header) - 3), *table)]
     note = "Mean and 95 % t interval over the seeds; best checkpoint on validation."
-    (args.out / f"{name}.md").write_text(f"# {what}\n\n{note}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    columns = sorted({column for run in found for column in run})
-    with (args.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(found)
+    columns = sorted({column for run in results for column in run})
+    with whole_files(args.out / f"{name}.md", args.out / f"{name}.csv") as (text, points):
+        text.write_text(f"# {what}\n\n{note}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        with points.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(results)
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for part, title in list(parts.items())[:3] if name == "bins" else [("test", "test")]:
         lines_of: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
@@ -353,9 +361,9 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     for name, space in grids(args).items():
         study = search(args, name, space, deadline, console)
-        if found := list(rows(study, space).values()):
+        if results := list(rows(study, space).values()):
             axis = "bin_ms" if name == "bins" else next(iter(ABLATIONS[name.removeprefix("ablation_")]))
-            write(args, name, axis, found, console)
+            write(args, name, axis, results, console)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx.numpy_helper
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from elm_neuro import ELM, ALIFCell, ELMCell, __version__
+from elm_neuro import __version__
 from elm_neuro.checkpoints import neuronio_head
-from elm_neuro.checkpoints._upstream import SOMA_BIAS_MV, SOMA_SCALE_MV
-from elm_neuro.export._graph import ELEMENT_TYPES, HALF_TYPES, ExportError, Graph, State, Value
-from elm_neuro.export._lowering import Trace, lowering_of
+from elm_neuro.export._graph import HALF_TYPES, Graph, State
+from elm_neuro.export._lowering import Lowering, Trace, lowering_of, nearest
+from elm_neuro.export._nodes import ELEMENT_TYPES, ExportError, Value
+from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 
 UNITS = {
     "delta_t": "ms",
@@ -46,6 +47,7 @@ class Options:
     batch_size: int | None = None
     shared_input: bool = True
     head: str | None = None
+    lengths: bool = False
 
     def to_json(self) -> str:
         return json.dumps(vars(self))
@@ -64,45 +66,72 @@ class Built:
     dtype: torch.dtype
 
     @property
+    def sequential(self) -> bool:
+        """The model takes sequences, not steps."""
+        return self.options.form != "step"
+
+    @property
     def results(self) -> list[str]:
         """Names of all outputs."""
         return [*self.outputs, *(f"{name}_next" for name in self.states)]
 
-    def run(self, module: nn.Module, x: Tensor, states: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Outputs and next states of `module` in torch, x (batch, time, ...), and each step's distance to a threshold."""
-        trace = Trace(states, stepwise=self.options.form == "step")
+    def timed(self, name: str) -> bool:
+        """An output has a value for each step."""
+        return name in self.outputs and (not self.sequential or self.outputs[name].time is not None)
+
+    def run(self, module: nn.Module, x: Tensor, states: dict[str, Tensor], *, watched: bool = False) -> Found:
+        """Outputs and next states of `module` in torch, x (batch, time, ...).
+
+        Args:
+            module: the module or a copy of it; states that it keeps itself change.
+            x: of whole samples.
+            states: before the first step, by their names in the model.
+            watched: see also how near each step's spikes are to their thresholds.
+        """
+        trace = Trace(states, stepwise=not self.sequential, watched=watched)
         y = lowering_of(module).run(module, x, trace)
-        found = {"y": y} if self.options.head is None else neuronio_head(y)._asdict()
-        found |= {name: value for name, value in trace.extras.items() if name in self.outputs}
-        return found | {f"{name}_next": value for name, value in trace.states.items()}, trace.margin
+        outputs = {"y": y} if self.options.head is None else neuronio_head(y)._asdict()
+        margins = dict.fromkeys(outputs, trace.margin) | trace.margins
+        outputs |= {name: value for name, value in trace.extras.items() if name in self.outputs}
+        outputs |= {f"{name}_next": value for name, value in trace.states.items()}
+        return Found(outputs, margins, trace.num_spikes)
+
+
+@dataclass
+class Found:
+    """What a module gave."""
+
+    outputs: dict[str, Tensor]  # (batch, [time,] ...), the next states too
+    margins: dict[str, Tensor]  # of each, (batch, time): the least distance to a threshold so far
+    num_spikes: dict[str, int]  # of each layer that spikes, by its place
 
 
 def build(module: nn.Module, options: Options, opset: int) -> Built:
     """Lower a module in one form."""
     dtype = _dtype(module)
-    precision = "float32" if options.precision == "int8" else options.precision  # int8 comes in afterwards
     batch: int | str = "batch" if options.batch_size is None else options.batch_size
-    graph = Graph(options.form, dtype, opset=opset, precision=precision, num_steps=options.num_steps, batch=batch)
+    graph = Graph(
+        options.form, dtype, opset=opset, precision=options.precision, num_steps=options.num_steps, batch=batch
+    )
     lowering = lowering_of(module)
     shape = lowering.input_shape(module)
     if shape is None:
         raise ExportError(f"module must have a layer that says how many inputs it reads, got {type(module).__name__}")
     if not options.shared_input:
-        neurons = module.config.num_neuron if isinstance(module, ELM | ELMCell) else None
+        neurons = getattr(getattr(module, "config", None), "num_neuron", None)
         if neurons is None:
             raise ValueError("shared_input must be True for a single neuron, got False")
         shape = (neurons, *shape)
     time = None if options.form == "step" else "after" if options.batch_first else "first"
     x = Value("x", shape, time)
     with torch.no_grad():
-        y = lowering.lower(graph, module, x)
+        y = lowering.lower(graph, module, graph.cut(x, "lengths") if options.lengths else x)
     outputs = {"y": _laid_out(graph, y, time)}
     if options.head is not None:
         outputs = _neuronio(graph, outputs["y"])
-    extras = (
-        {name: _laid_out(graph, value, time) for name, value in graph.extras.items()} if options.head is None else {}
-    )
-    built = Built(graph, module, options, x, outputs | extras, graph.states, dtype)
+    else:
+        outputs |= {name: _laid_out(graph, value, time) for name, value in graph.extras.items()}
+    built = Built(graph, module, options, x, outputs, graph.states, dtype)
     _name_outputs(
         graph,
         {name: value.name for name, value in built.outputs.items()}
@@ -114,20 +143,27 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
 def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
     """The ONNX model."""
     graph, options = built.graph, built.options
-    used = set(_used(graph.nodes))
+    nodes = _needed([*graph.weights, *graph.nodes], built.results)
+    used = set(_used(nodes))
     constants = [_initializer(name, value, graph) for name, value in graph.constants.items() if name in used]
     values = {
-        name: helper.make_tensor_value_info(name.split(" ", 1)[1], graph.kind, shape)
-        for name, shape in shapes_of(built).items()
+        side: [
+            helper.make_tensor_value_info(name.removeprefix(f"{side} "), kind, shape)
+            for name, (kind, shape) in declared(built).items()
+            if name.startswith(f"{side} ")
+        ]
+        for side in ("input", "output")
     }
-    inputs, outputs = (
-        [value for name, value in values.items() if name.startswith(side)] for side in ("input ", "output ")
-    )
     inner = [helper.make_tensor_value_info(name, graph.kind, shape) for name, shape in graph.shapes.items()]
     operators = helper.make_opsetid("", graph.opset)
     model = helper.make_model(
         helper.make_graph(
-            graph.nodes, f"elm_neuro_{options.form}", inputs, outputs, initializer=constants, value_info=inner
+            nodes,
+            f"elm_neuro_{options.form}",
+            values["input"],
+            values["output"],
+            initializer=constants,
+            value_info=inner,
         ),
         opset_imports=[operators],
         ir_version=helper.find_min_ir_version_for([operators]),
@@ -147,16 +183,18 @@ def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
     return model
 
 
-def shapes_of(built: Built) -> dict[str, tuple[int | str, ...]]:
-    """Shape of every "input name" and "output name", with the names of the axes whose size is free."""
-    options = built.options
+def declared(built: Built) -> dict[str, tuple[int, tuple[int | str, ...]]]:
+    """Element type and shape of every "input name" and "output name", with the names of the axes whose size is free."""
+    options, kind = built.options, built.graph.kind
     batch: int | str = "batch" if options.batch_size is None else options.batch_size
     steps: int | str = "time" if options.num_steps is None else options.num_steps
     lead = {None: (batch,), "after": (batch, steps), "first": (steps, batch)}
-    values = {"input x": (*lead[built.x.time], *built.x.shape)}
-    values |= {f"input {name}": (batch, *state.shape) for name, state in built.states.items()}
-    values |= {f"output {name}": (*lead[value.time], *value.shape) for name, value in built.outputs.items()}
-    return values | {f"output {name}_next": (batch, *state.shape) for name, state in built.states.items()}
+    values: dict[str, tuple[int, tuple[int | str, ...]]] = {"input x": (kind, (*lead[built.x.time], *built.x.shape))}
+    if options.lengths:
+        values["input lengths"] = TensorProto.INT64, (batch,)
+    values |= {f"input {name}": (kind, (batch, *state.shape)) for name, state in built.states.items()}
+    values |= {f"output {name}": (kind, (*lead[value.time], *value.shape)) for name, value in built.outputs.items()}
+    return values | {f"output {name}_next": (kind, (batch, *state.shape)) for name, state in built.states.items()}
 
 
 def options_of(model: onnx.ModelProto, path: Path) -> tuple[Options, int]:
@@ -194,10 +232,12 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def _laid_out(graph: Graph, value: Value, time: str | None) -> Value:
+    """An output with its time axis where the input has it, and zeros past the end of each sample."""
+    value = graph.masked(value)
     if value.time in (None, time):
         return value
     order = (1, 0, *range(2, 2 + len(value.shape)))
-    return Value(graph.permuted(value.name, *order), value.shape, time)
+    return replace(value, name=graph.permuted(value.name, *order), time=time)
 
 
 def _neuronio(graph: Graph, y: Value) -> dict[str, Value]:
@@ -226,6 +266,16 @@ def _name_outputs(graph: Graph, outputs: dict[str, str]) -> None:
             side[:] = [names.get(name, name) for name in side]
 
 
+def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on."""
+    wanted, needed = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            needed.append(node)
+            wanted.update(_used([node]))
+    return needed[::-1]
+
+
 def _used(nodes: Any) -> Any:
     for node in nodes:
         yield from node.input
@@ -244,26 +294,16 @@ def _initializer(name: str, value: Tensor, graph: Graph) -> onnx.TensorProto:
 
 
 def _description(module: nn.Module) -> dict[str, str]:
-    """Configuration and time constants of every neuron, by its name in the network."""
-    found: dict[str, dict[str, Any]] = {}
+    """Configuration and time constants of every layer of neurons, by its name in the network."""
+    told: dict[str, dict[str, Any]] = {}
     for name, part in module.named_modules():
-        if isinstance(part, ELMCell):
-            place = name.removesuffix("cell").rstrip(".")
-            tau = {"tau_s": part.tau_s, "tau_m": part.tau_m}
-            found[place] = {
-                "config": part.config.to_dict(),
-                **{key: value.detach().double().cpu().tolist() for key, value in tau.items()},
-            }
-        elif isinstance(part, ALIFCell):
-            place = name.removesuffix("cell").rstrip(".")
-            tau_v = -part.delta_t / part.effective_parameters().beta.detach().double().log()
-            found[place] = {
-                "kind": "ALIF" if part.adaptive else "LIF",
-                "delta_t": part.delta_t,
-                "tau_v": tau_v.cpu().tolist(),
-            }
-    words = {"units": json.dumps(UNITS), "neurons": json.dumps(found)}
-    return words | ({"config": json.dumps(found[""]["config"])} if "config" in found.get("", {}) else {})
+        is_layer = hasattr(getattr(part, "config", None), "to_dict") and not hasattr(part, "core")
+        inside = any(name.startswith(f"{outer}." if outer else "") for outer in told)  # a cell, told of with its layer
+        if is_layer and not inside:
+            known = nearest(type(part))
+            told[name] = (Lowering() if known is None else known[1]).describe(part)
+    words = {"units": json.dumps(UNITS), "neurons": json.dumps(told)}
+    return words | ({"config": json.dumps(told[""]["config"])} if "" in told else {})
 
 
 def size_of(built: Built) -> int:

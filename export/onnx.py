@@ -1,29 +1,31 @@
-"""ONNX: neurons and networks of them as standard operators, and the check that these compute what the module computes."""
+"""ONNX: neurons and networks of them as standard operators, and the check that these compute what the module does."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import os
-import shutil
-import tempfile
+import warnings
 from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
-from elm_neuro.export._graph import FORMS, PRECISIONS, ExportError
+from elm_neuro.export._graph import FORMS, PRECISIONS
+from elm_neuro.export._lowering import written_weights
 from elm_neuro.export._model import HEADS, Built, Options, build, model_of, options_of, size_of
+from elm_neuro.export._nodes import ExportError
+from elm_neuro.export._session import REFERENCE
 from elm_neuro.export._verify import NUM_STEPS, VerifyReport, compare
-from elm_neuro.files import write_whole
+from elm_neuro.files import read_file, whole_files, write_whole
 
 # newer versions of Scan, Identity and Pad have no kernel in onnxruntime's CUDA provider; tests/export/test_operators.py
 OPSET = 18
 MIN_OPSET = 17  # older ones are not tested
 MAX_BYTES = 2**31 - 2**24  # of constants in the file itself: protobuf ends at 2 GiB
 MAX_UNROLLED = 10_000  # steps; runtimes take minutes to load more
+LEAST_APART = 1024  # bytes of a constant that goes into the second file
 RUNTIME = "onnx_neuron.py"
 
 
@@ -39,6 +41,7 @@ def to_onnx(
     batch_size: int | None = None,
     shared_input: bool = True,
     head: str | None = None,
+    lengths: bool = False,
     source: str | os.PathLike[str] | None = None,
     runtime: bool = False,
     verify: bool = True,
@@ -65,8 +68,10 @@ def to_onnx(
             more go into a second file beside it, `path` + ".data".
         form: "step", "sequence" or "unrolled".
         num_steps: length of the sequences of the form "unrolled".
-        precision: of the matrix products: "float32" (the module's own), "float16", "bfloat16", or "int8" (dynamic
-            quantisation); states, traces, inputs and outputs keep the module's.
+        precision: of the matrix products: "float32" (the module's own), "float16" or "bfloat16" (which onnxruntime has
+            on GPUs only), or "int8", which stores the matrices in a quarter of the space, with one scale an output;
+            states, traces, inputs and outputs keep the module's. In "int8" so does all that flows, so that a sample
+            never depends on its batch, on the chunks it comes in or on its future.
         opset: version of the standard operators, from 17.
         batch_first: sequences are (batch, time, ...), or with False (time, batch, ...).
         batch_size: fixed size of the batch; any by default.
@@ -74,6 +79,9 @@ def to_onnx(
             num_neuron, input_size).
         head: "neuronio" gives ``spike_probability`` and ``soma_mv`` in place of y, as
             :func:`elm_neuro.checkpoints.neuronio_head`.
+        lengths: the model has a further input `lengths` (batch,), int64, for batches of sequences of different length:
+            states stop where a sample ends, outputs are zero past it, a readout of the last step or of the mean takes
+            each sample's own steps. Not for the form "step".
         source: a file or folder the module was loaded from, whose SHA-256 goes into the metadata.
         runtime: write ``onnx_neuron.py`` beside the model, which runs it with NumPy and onnxruntime alone.
         verify: compare the model with the module in onnxruntime before writing.
@@ -93,30 +101,48 @@ def to_onnx(
     >>> sorted(report.errors)
     ['b_next', 'm_next', 'y']
     """
-    options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head)
+    options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head, lengths)
     _check_options(options, opset)
-    built = build(module, options, opset)
-    if precision != "float32" and built.dtype != torch.float32:
-        raise ValueError(f"precision must be float32 for a module in {built.dtype}, got {precision!r}")
     path = Path(path)
-    model = model_of(built, source=None if source is None else _sha256(Path(source)))
-    if precision == "int8":
-        if verify:  # what is wrong in the graph would hide behind the error of the quantisation
-            compare(
-                model.SerializeToString(),
-                build(module, dataclasses.replace(options, precision="float32"), opset),
-                num_steps=NUM_STEPS,
-                seed=0,
-            )
-        model = _quantised(model)
+    with written_weights(module):
+        built = build(module, options, opset)
+        if precision != "float32" and built.dtype != torch.float32:
+            raise ValueError(f"precision must be float32 for a module in {built.dtype}, got {precision!r}")
+        model = model_of(built, source=None if source is None else _sha256(Path(source)))
+        if verify and precision != "float32":  # what is wrong in the graph would hide behind the error of the rounding
+            exact = build(module, dataclasses.replace(options, precision="float32"), opset)
+            if size_of(exact) <= MAX_BYTES:
+                compare(model_of(exact).SerializeToString(), exact, num_steps=NUM_STEPS, seed=0)
+        report = _write(model, path, built, runtime=runtime, verify=verify)
+    if report is not None and report.runtime == REFERENCE:
+        warnings.warn(
+            f"{path} holds bfloat16 products, which onnxruntime's CPU provider cannot load: it was verified with "
+            f"{REFERENCE}, and runs in the CUDA provider and in TensorRT",
+            stacklevel=2,
+        )
+    return report
+
+
+def _write(model: onnx.ModelProto, path: Path, built: Built, *, runtime: bool, verify: bool) -> VerifyReport | None:
+    """Put a model in its place once it is verified, with constants that are too many for one file beside it."""
+    beside = {path.with_name(RUNTIME): read_file(Path(__file__).with_name(RUNTIME))} if runtime else {}
     if size_of(built) <= MAX_BYTES:
         content = model.SerializeToString()
         report = compare(content, built, num_steps=NUM_STEPS, seed=0) if verify else None
-        write_whole({path: content})
-    else:
-        report = _written_apart(model, path, built, verify)
-    if runtime:
-        shutil.copyfile(Path(__file__).with_name(RUNTIME), path.with_name(RUNTIME))
+        write_whole(beside | {path: content})
+        return report
+    data = path.with_name(f"{path.name}.data")
+    with whole_files(data, path) as (data_file, model_file):
+        onnx.save_model(
+            model, str(model_file), save_as_external_data=True, location=data_file.name, size_threshold=LEAST_APART
+        )
+        report = compare(model_file, built, num_steps=NUM_STEPS, seed=0) if verify else None
+        for constant in model.graph.initializer:
+            for entry in constant.external_data:
+                if entry.key == "location":
+                    entry.value = data.name
+        model_file.write_bytes(model.SerializeToString())
+    write_whole(beside)
     return report
 
 
@@ -153,14 +179,15 @@ def verify(
     except Exception as error:  # protobuf's own kinds
         raise ValueError(f"path must be an ONNX model, got {path}: {error}") from error
     options, opset = options_of(model, path)
-    return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed)
+    with written_weights(module):
+        return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed)
 
 
 def _check_options(options: Options, opset: int) -> None:
     if options.form not in FORMS:
         raise ValueError(f"form must be one of {list(FORMS)}, got {options.form!r}")
-    if options.precision not in (*PRECISIONS, "int8"):
-        raise ValueError(f"precision must be one of {[*PRECISIONS, 'int8']}, got {options.precision!r}")
+    if options.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {options.precision!r}")
     if options.head not in HEADS:
         raise ValueError(f"head must be None or one of {[name for name in HEADS if name]}, got {options.head!r}")
     newest = onnx.defs.onnx_opset_version()
@@ -170,12 +197,15 @@ def _check_options(options: Options, opset: int) -> None:
         )
     if (options.form == "unrolled") != (options.num_steps is not None):
         raise ValueError(
-            f'num_steps must be given for the form "unrolled", and for no other, got {options.num_steps} for {options.form!r}'
+            'num_steps must be given for the form "unrolled", and for no other, '
+            f"got {options.num_steps} for {options.form!r}"
         )
     if options.num_steps is not None and not 1 <= options.num_steps <= MAX_UNROLLED:
         raise ValueError(
             f'num_steps must be from 1 to {MAX_UNROLLED}, got {options.num_steps}: the form "sequence" takes any length'
         )
+    if options.lengths and options.form == "step":
+        raise ValueError('lengths must be False for the form "step", whose calls are one step each, got True')
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
 
@@ -187,45 +217,6 @@ def _sha256(source: Path) -> str:
     if not files:
         raise ValueError(f"source must be a file or a folder with one of {list(names)}, got {source}")
     return f"{files[0].name} sha256 {hashlib.sha256(files[0].read_bytes()).hexdigest()}"
-
-
-def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The matrices as int8 with one scale each, inputs of the products quantised as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        logging.getLogger().addFilter(_no_advice)
-        try:
-            quantize_dynamic(
-                model,
-                path,
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
-            )
-        finally:
-            logging.getLogger().removeFilter(_no_advice)
-        return onnx.load(str(path))
-
-
-def _no_advice(record: logging.LogRecord) -> bool:
-    """Leave out the recommendation to fold constants before the quantisation; they are."""
-    return "pre-processing before quantization" not in record.getMessage()
-
-
-def _written_apart(model: onnx.ModelProto, path: Path, built: Built, verify: bool) -> VerifyReport | None:
-    """Write a model with its constants in a file beside it."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"a file is to be written into a folder, but there is no {path.parent}")
-    data = f"{path.name}.data"
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        written = Path(folder) / path.name
-        onnx.save_model(model, str(written), save_as_external_data=True, location=data, size_threshold=1024)
-        report = compare(written, built, num_steps=NUM_STEPS, seed=0) if verify else None
-        os.replace(Path(folder) / data, path.with_name(data))
-        os.replace(written, path)
-    return report
 
 
 __all__ = ["ExportError", "VerifyReport", "to_onnx", "verify"]

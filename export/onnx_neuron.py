@@ -175,7 +175,7 @@ class OnnxNeuron:
         }, state
 
     def stream(self, frames: Any, state: State | None = None) -> Iterator[tuple[State, State]]:
-        """Steps one after the other as `frames` gives them, each (batch, input_size): what :meth:`step` returns, for each."""
+        """Steps one after the other as `frames` gives them, each (batch, input_size): what :meth:`step` returns."""
         for x in frames:
             outputs, state = self.step(x, state)
             yield outputs, state
@@ -212,4 +212,7 @@ class OnnxNeuron:
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {shape}" for name, shape in self.state_shapes.items())
-        return f"OnnxNeuron({self.path!r}, form={self.form!r}, x {self._x}, states {states}, outputs {self.output_names}, {self.providers[0]})"
+        return (
+            f"OnnxNeuron({self.path!r}, form={self.form!r}, x {self._x}, states {states}, "
+            f"outputs {self.output_names}, {self.providers[0]})"
+        )

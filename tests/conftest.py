@@ -1,4 +1,6 @@
-"""What all tests share: the data beside the repository, and the rule that continuous integration skips nothing silently."""
+"""What all tests share: the data beside the repository, and the rule that continuous integration skips nothing
+silently.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def _strict_skips() -> bool:
 
 
 class StrictSkips:
-    """Turns a skip for a reason outside SKIP_REASONS into a failure; a plugin, because a conftest does not see the doctests of elm_neuro/."""
+    """Turns a skip for a reason outside SKIP_REASONS into a failure; a plugin, because a conftest does not see the
+    doctests of elm_neuro/.
+    """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -52,7 +56,10 @@ def _fail_if_skipped(report: Any) -> None:
     )
     if not reason.startswith(SKIP_REASONS):
         report.outcome = "failed"
-        report.longrepr = f"{report.nodeid} was skipped ({reason}), which is none of the reasons allowed here: {', '.join(SKIP_REASONS)}"
+        report.longrepr = (
+            f"{report.nodeid} was skipped ({reason}), which is none of the reasons allowed here: "
+            f"{', '.join(SKIP_REASONS)}"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:

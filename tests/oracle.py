@@ -1,4 +1,6 @@
-"""The neuron as the paper writes it: one synapse, one step and one sample at a time, NumPy in float64, nothing of the package's functions."""
+"""The neuron as the paper writes it: one synapse, one step and one sample at a time, NumPy in float64, nothing of the
+package's functions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import numpy as np
 def run(
     cell: Any, x: np.ndarray, *, b_0: np.ndarray | None = None, m_0: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output (time, output_size), final branch trace and final memory of one neuron for one sample x (time, input_size)."""
+    """Output (time, output_size), final branch trace and final memory of one neuron for one sample x (time,
+    input_size).
+    """
     config = cell.config
     p = {name: np.asarray(tensor.detach().double()) for name, tensor in cell.state_dict().items()}
     num_branch, per_branch = p["_proto_w_s"].shape

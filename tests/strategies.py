@@ -60,7 +60,9 @@ def neurons(draw: st.DrawFn, *, populations: bool = True, dtype: torch.dtype = t
 
 @st.composite
 def frames(draw: st.DrawFn, neuron: ELM, *, dtype: torch.dtype = torch.float64, max_steps: int = 70) -> torch.Tensor:
-    """Sparse frames with counts and signs, of odd lengths and batch 1 too; for a population sometimes one input a neuron."""
+    """Sparse frames with counts and signs, of odd lengths and batch 1 too; for a population sometimes one input a
+    neuron.
+    """
     batch, num_steps = draw(st.integers(1, 3)), draw(st.integers(1, max_steps))
     neurons = neuron.config.num_neuron
     own = (neurons,) if neurons and draw(st.booleans()) else ()

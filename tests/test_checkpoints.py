@@ -135,15 +135,15 @@ def test_what_is_not_a_neuron_is_not_saved(tmp_path: Path) -> None:
     face.core = small()
     with pytest.raises(
         TypeError,
-        match=r"neuron must be an ELM or a BranchELM, got Module \(a neuron lent to another library has it as \.core\)",
+        match=r"module must be one of .*BranchELM.*, got Module \(a neuron lent to another library has it as \.core\)",
     ):
         save_pretrained(face, tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="got ELMCell"):
-        save_pretrained(small().cell, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"module 1 must be one of .*Linear, ReLU, Sequential.*, got LSTM$"):
+        save_pretrained(torch.nn.Sequential(small(), torch.nn.LSTM(2, 3)), tmp_path)
     changed = small()
     changed.cell.w_y = torch.nn.Linear(3, 5)  # type: ignore[assignment]
     with pytest.raises(
-        ValueError, match=r"neuron: cell\.w_y\.weight must have shape \(2, 3\) to fit its config, got \(5, 3\)"
+        ValueError, match=r"module: cell\.w_y\.weight must have shape \(2, 3\) to fit its config, got \(5, 3\)"
     ):
         save_pretrained(changed, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -323,8 +323,8 @@ def test_a_routing_index_of_a_neuron_without_branches_is_refused(tmp_path: Path)
         ({"format": "transformers"}, "format must be 'elm_neuro', got 'transformers'"),
         ({"format_version": 2}, "format_version must be at most 1, got 2; a newer elm_neuro may read it"),
         ({"format_version": "1"}, "format_version must be at most 1, got '1'"),
-        ({"class": "LSTM"}, "class must be ELM or BranchELM, got 'LSTM'"),
-        ({"class": "ELM"}, "class must be BranchELM for this num_branch, got ELM"),
+        ({"class": "LSTM"}, "class must be one of ALIF, .*, BranchELM, .*, SpikingELM, Tanh, got 'LSTM'"),
+        ({"class": "ELM"}, "class must be BranchELM for this config, got ELM"),
         ({"config": [1]}, "config must be an object, got list"),
         (
             {"config": {"input_size": 6, "output_size": 2, "hidden_size": 3}},

@@ -1,4 +1,6 @@
-"""Every way to install the package gives the same package: wheel, sdist, folder, editable, git, and a checkout without its links."""
+"""Every way to install the package gives the same package: wheel, sdist, folder, editable, git, and a checkout without
+its links.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import elm_neuro
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -128,7 +132,9 @@ def requirement(checkout: Path, way: str) -> list[str | Path]:
 
 
 def environment(folder: Path) -> Path:
-    """The interpreter of a fresh environment that sees the libraries of this one, but not the elm_neuro that is installed here."""
+    """The interpreter of a fresh environment that sees the libraries of this one, but not the elm_neuro that is
+    installed here.
+    """
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = next(folder / name for name in ("bin/python", "Scripts/python.exe") if (folder / name).exists())
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder.parent).strip())
@@ -176,7 +182,7 @@ def test_every_way_to_install_gives_the_same_package(
 
     editable = way.startswith("editable")
     assert Path(found["folder"]).is_relative_to((checkout if editable else tmp_path / "environment").resolve())
-    assert found["version"] == config["project"]["version"]
+    assert found["version"] == elm_neuro.__version__
     assert found["typed"]
     assert found["recipes"] == sorted(
         path.name for path in (REPOSITORY / "elm_neuro" / "training" / "recipes").glob("*.yaml")

@@ -1,8 +1,8 @@
-"""The house keeps its plan: packages, folders, the direction of imports, and an `import elm_neuro` that brings nothing optional."""
+"""The house keeps its plan: packages, folders, the direction of imports, one version, and an `import elm_neuro` that
+brings nothing optional."""
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import importlib.metadata
 import json
@@ -10,102 +10,25 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+
+import elm_neuro
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "elm_neuro"
 
 TOP_LEVEL = {
-    "adapters", "benchmarks", "elm_neuro", "examples", "export", "tests",
-    "CITATION.cff", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml",
+    "adapters", "benchmarks", "docs", "elm_neuro", "examples", "export", "tests",
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
+    "constraints.txt", "pyproject.toml", "setup.py",
 }  # fmt: skip
-TOP_LEVEL_OPTIONAL = {"docs", "CHANGELOG.md", "CONTRIBUTING.md", "MANIFEST.in", "setup.py"}
-
-# What a room may import, itself aside. "elm_neuro" is the list of public names in __init__.py, which stands above the
-# rooms it lists.
-BELOW_NN = {"events", "files", "functional", "backends"}
-NEURON = BELOW_NN | {"nn", "checkpoints", "elm_neuro"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "events": set(),
-    "files": set(),
-    "functional": {"events"},
-    "backends": {"events", "files", "functional"},
-    "nn": BELOW_NN | {"checkpoints"},  # inside the methods save_pretrained and from_pretrained only
-    "datasets": {"events", "files", "functional"},
-    "pretrained": BELOW_NN | {"nn", "checkpoints"},
-    "checkpoints": BELOW_NN | {"nn", "pretrained"},
-    "elm_neuro": BELOW_NN | {"nn", "checkpoints"},
-    "plotting": NEURON | {"datasets"},
-    "training": NEURON | {"datasets", "plotting"},
-    "demo": NEURON | {"datasets", "plotting", "training"},
-    "adapters": NEURON | {"datasets"},
-    "export": NEURON | {"datasets"},
-    "cli": NEURON | {"datasets", "plotting", "training", "demo", "adapters", "export"},
-}
-
-
-class Import(NamedTuple):
-    """One import statement of the package."""
-
-    where: str  # file:line
-    room: str  # the part of the package that it stands in
-    target: str  # the part of the package that it names
-    lazy: bool  # inside a function
 
 
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def modules() -> Iterator[tuple[str, Path]]:
-    """(room, file) of every module of the package, adapters and export by their folders at the top."""
-    rooms = {
-        path.name: path
-        for path in PACKAGE.iterdir()
-        if path.is_dir() and not path.is_symlink() and path.name != "__pycache__"
-    }
-    rooms |= {name: REPOSITORY / name for name in ("adapters", "export")}
-    for room, folder in sorted(rooms.items()):
-        for path in sorted(folder.rglob("*.py")):
-            yield room, path
-    for path in sorted(PACKAGE.glob("*.py")):
-        yield ("elm_neuro" if path.stem == "__init__" else path.stem), path
-
-
-def names_imported(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "imports are absolute"
-        # `from elm_neuro import nn` names a room, `from elm_neuro import ELM` a public name
-        return (
-            [f"{node.module}.{alias.name}" for alias in node.names]
-            if node.module == "elm_neuro"
-            else [node.module or ""]
-        )
-    return []
-
-
-def imports() -> list[Import]:
-    found: list[Import] = []
-
-    def visit(node: ast.AST, room: str, path: Path, lazy: bool) -> None:
-        for name in names_imported(node):
-            first, *rest = name.split(".")
-            if first == "elm_neuro":
-                target = rest[0] if rest and rest[0] in MAY_IMPORT else "elm_neuro"
-                found.append(Import(f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}", room, target, lazy))
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            visit(child, room, path, inside)
-
-    for room, path in modules():
-        visit(ast.parse(path.read_text(encoding="utf-8")), room, path, lazy=False)
-    return found
 
 
 def test_pyproject_names_every_package_on_the_disk() -> None:
@@ -135,31 +58,36 @@ def test_the_top_level_is_the_one_of_the_plan() -> None:
     ignored = [line.strip("/") for line in (REPOSITORY / ".gitignore").read_text(encoding="utf-8").splitlines() if line]
     names = {path.name for path in REPOSITORY.iterdir() if not path.name.startswith(".")}
     names = {name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)}
-    assert names - TOP_LEVEL_OPTIONAL == TOP_LEVEL
+    assert names == TOP_LEVEL
 
 
-def test_every_room_has_its_place_in_the_order_of_imports() -> None:
-    assert {room for room, _ in modules()} <= set(MAY_IMPORT)
+def test_imports_keep_the_contracts_of_pyproject() -> None:
+    """Which room may import which, tasks beside each other, no circle: `make lint` runs the same."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_imports_point_one_way(room: str) -> None:
-    allowed = MAY_IMPORT[room] | {room}
-    wrong = [
-        f"{found.where}: {room} imports {found.target}"
-        for found in imports()
-        if found.room == room and found.target not in allowed
-    ]
-    assert not wrong
+def test_the_contracts_see_every_module_adapters_and_export_through_their_links() -> None:
+    on_disk = {
+        ".".join(
+            ("elm_neuro", *path.relative_to(folder.parent if folder != PACKAGE else PACKAGE).with_suffix("").parts)
+        )
+        for folder in (PACKAGE, REPOSITORY / "adapters", REPOSITORY / "export")
+        for path in folder.rglob("*.py")
+    }
+    graph = json.loads(
+        fresh_interpreter(
+            "import json, grimp; print(json.dumps([*grimp.build_graph('elm_neuro', cache_dir=None).modules]))"
+        )
+    )
+    assert {name.removesuffix(".__init__") for name in on_disk} <= set(graph)
 
 
-def test_only_the_command_line_imports_hosts_and_only_when_asked() -> None:
-    """adapters and export are for users; the demo's report is exported by the command, not by training."""
-    faces = {"adapters", "export"}
-    for found in imports():
-        if found.target in faces and found.room != found.target:
-            assert found.room == "cli", f"{found.where}: {found.room} imports {found.target}"
-            assert found.lazy, f"{found.where}: import {found.target} inside the function that needs it"
+def test_the_command_line_imports_hosts_only_when_asked() -> None:
+    loaded = json.loads(fresh_interpreter("import json, sys, elm_neuro.cli; print(json.dumps([*sys.modules]))"))
+    assert not [name for name in loaded if name.startswith(("elm_neuro.adapters", "elm_neuro.export"))]
 
 
 @pytest.mark.parametrize("room", ["functional", "backends", "nn", "datasets"])
@@ -200,6 +128,18 @@ def test_constraints_pin_every_requirement() -> None:
         if "==" in line
     }
     assert {requirement_name(line) for line in lines} - {"elm-neuro"} <= pinned
+
+
+def test_the_version_stands_in_one_place_and_is_read_without_importing_the_package() -> None:
+    assert "version" in pyproject()["project"]["dynamic"]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # an import of torch would fail
+        "from setuptools.config.pyprojecttoml import read_configuration\n"
+        "print(read_configuration('pyproject.toml')['project']['version'])"
+    )
+    assert fresh_interpreter(code).strip() == elm_neuro.__version__
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^version: (.*)$", citation) == [elm_neuro.__version__]
 
 
 def test_import_brings_nothing_optional() -> None:

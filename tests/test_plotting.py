@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +95,19 @@ def one_panel() -> Figure:
     )
 
 
+@functools.cache
+def network_workings() -> Figure:
+    outputs, epoch = torch.linspace(0, 1, 40)[:, None] * torch.arange(5), [0.1, 0.4, 0.6]
+    layers = {"input spikes: a test sample": spikes(), "spikes of the 9 ELM neurons": spikes(channels=9) > 0}
+    accuracy, memory = {"training": epoch, "test": epoch}, (outputs, TAUS[:5])
+    return plotting.network_workings(
+        layers, outputs, answer=3, name="three", delta_t=10.0, accuracy=accuracy, majority=0.2, memory=memory
+    )
+
+
 FIGURES = [
     rasters,
+    network_workings,
     workings,
     branch_workings,
     timescales,
@@ -205,8 +217,37 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.confusion_matrix(np.zeros((2, 2)), names=["one"])
     with pytest.raises(ValueError, match="panels must hold at least one network each"):
         plotting.accuracies({"test": {}}, xlabel="bin (ms)")
-    with pytest.raises(OSError, match="No such file or directory"):
+    with pytest.raises(ValueError, match="layers must hold the input at least, got none"):
+        plotting.network_workings({}, spikes(), answer=0, name="a", delta_t=1.0, accuracy={}, majority=0.1)
+    with pytest.raises(OSError, match="there is no /nonexistent"):
         plotting.save(timescales(), "/nonexistent/figure")
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_files_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plotting.save(timescales(), tmp_path / "figure")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    draw = Figure.savefig
+
+    def no_room_for_the_pdf(self: Figure, path: Path, **options: Any) -> None:
+        if options["format"] == "pdf":
+            raise OSError("no space left on device")
+        draw(self, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", no_room_for_the_pdf)
+    with pytest.raises(OSError, match="no space left on device"):
+        plotting.save(confusion_matrix(), tmp_path / "figure")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_layers_neurons_are_drawn_in_the_order_of_their_activity_and_the_input_as_it_is() -> None:
+    figure = network_workings()
+    raster_of_input, raster_of_layer = (axis.collections[0].get_offsets() for axis in figure.axes[:2])
+    step, channel = torch.nonzero(spikes(), as_tuple=True)
+    np.testing.assert_allclose(raster_of_input, torch.stack((10.0 * (step + 0.5), channel), 1))
+    middle = [float(np.mean(raster_of_layer[raster_of_layer[:, 1] == neuron, 0])) for neuron in range(9)]
+    assert middle == sorted(middle)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ TOLERANCES = {
 def assert_close(
     actual: torch.Tensor, expected: torch.Tensor, *, dtype: torch.dtype | None = None, scale: float = 1.0
 ) -> None:
-    """Equal within the table's tolerance for `dtype` (that of `actual`), the absolute one times the size of `expected` and `scale`."""
+    """Equal within the table's tolerance for `dtype` (that of `actual`), the absolute one times the size of `expected`
+    and `scale`.
+    """
     tolerance = TOLERANCES[dtype or actual.dtype]
     size = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
     torch.testing.assert_close(

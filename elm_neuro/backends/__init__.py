@@ -1,7 +1,26 @@
 """Ways to run the same scan over time: one signature, the same numbers, forward and backward."""
 
-from elm_neuro.backends._select import available, resolve, scan, use
+from elm_neuro.backends import alif, elm
+from elm_neuro.backends._backend import Backend, Operator
+from elm_neuro.backends._select import Offer, available, offer, resolve, use
+from elm_neuro.backends.alif import ALIFBackend
+from elm_neuro.backends.elm import ELMBackend, scan
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.backends.parts._untraced import untraced
 
-__all__ = ["available", "project", "resolve", "scan", "untraced", "use"]
+__all__ = [
+    "ALIFBackend",
+    "Backend",
+    "ELMBackend",
+    "Offer",
+    "Operator",
+    "alif",
+    "available",
+    "elm",
+    "offer",
+    "project",
+    "resolve",
+    "scan",
+    "untraced",
+    "use",
+]

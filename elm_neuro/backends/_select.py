@@ -1,57 +1,64 @@
-"""Which backend runs: by name, by context, or by what is there."""
+"""Which backend runs: by name, by context, or the first that can. Nothing here knows an operator or a backend by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from threading import Lock
+from types import TracebackType
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm import _native, _reference, _torch
-from elm_neuro.backends.native import _library
-from elm_neuro.backends.parts._recompute import in_parts
-from elm_neuro.backends.parts._untraced import untraced
-from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, zero_state
+from elm_neuro.backends._backend import Backend, Operator
 
-Scan = Callable[..., tuple[Tensor, ELMState]]
-SPARSE_INPUT = ("auto", "on", "off")
+B = TypeVar("B", bound=Backend)
 
-_BACKENDS: dict[str, Scan] = {"native": _native.scan, "reference": _reference.scan, "torch": _torch.scan}
+_operators: dict[str, Operator[Backend]] = {}
+_leading: list[Operator[Backend]] = []  # for which resolve answers where no operator is named
 _chosen: ContextVar[str | None] = ContextVar("elm_neuro_backend", default=None)
 _num_contexts = 0  # blocks of `use` that are open in any thread: torch.compile can read this, but no ContextVar
-_counting = Lock()
+_changing = Lock()
 
 
-def available() -> dict[str, str]:
+def register(operator: Operator[B], *, leading: bool = False) -> Operator[B]:
+    """Make an operator known to :func:`available`, :func:`resolve`, :func:`use` and :func:`offer`.
+
+    The leading one is that for which :func:`resolve` answers where no operator is named.
+    """
+    _operators[operator.name] = operator
+    if leading:
+        _leading.append(operator)
+    return operator
+
+
+def available(operator: str | None = None) -> dict[str, str]:
     """The backends of this installation and what each is for; for one that cannot run here, why.
+
+    Args:
+        operator: only its backends, in the order in which "auto" asks them; those of all operators by default.
 
     >>> sorted(available())
     ['native', 'reference', 'torch']
+    >>> list(available("elm"))
+    ['native', 'torch', 'reference']
     """
-    missing = _library.missing()
-    native = (
-        f"cannot run: {missing}"
-        if missing
-        else f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
-    )
-    return {
-        "native": native,
-        "reference": "a plain loop over the equations: the oracle, any dtype, any device",
-        "torch": "the exact reformulation in plain PyTorch with a hand-written backward pass, any device",
-    }
+    texts: dict[str, str] = {}
+    for backend in _backends(operator):
+        reason = backend.missing()
+        if backend.name not in texts or texts[backend.name].startswith("cannot run"):
+            texts[backend.name] = backend.about if reason is None else f"cannot run: {reason}"
+    return texts
 
 
-def resolve(name: str = "auto", like: Tensor | None = None) -> str:
+def resolve(name: str = "auto", like: Tensor | None = None, *, operator: str | None = None) -> str:
     """Name of the backend that runs for `name`; inside :func:`use` the context's choice replaces "auto".
 
     Args:
         name: "auto", or one of :func:`available`.
-        like: a parameter of the neuron: its device and dtype decide what "auto" is.
+        like: a parameter of the layer: its device and dtype decide what "auto" is.
+        operator: whose backend; by default "auto" is the leading operator's, and a name may be any operator's.
 
     Raises:
         ValueError: there is no such backend.
@@ -60,26 +67,54 @@ def resolve(name: str = "auto", like: Tensor | None = None) -> str:
     >>> resolve("reference")
     'reference'
     """
+    of = _leading[0] if operator is None else _operator(operator)
     if name == "auto":
-        name = _choice() or (
-            "torch" if _library.missing() or (like is not None and _native.refuses(like)) else "native"
-        )
-    if name not in _BACKENDS:
-        raise ValueError(f'backend must be "auto" or one of {sorted(_BACKENDS)}, got {name!r}')
-    if name == "native" and _library.missing():
-        raise RuntimeError(f'backend "native" cannot run: {_library.missing()}')
+        chosen = _chosen_for(of)
+        if chosen is None:
+            return _first(of, lambda backend: None if like is None else backend.refusal_of(like)).name
+        name = chosen.name
+    _running(name, _backends(operator))
     return name
+
+
+def choose(operator: Operator[B], name: str, refusal: Callable[[B], str | None]) -> B:
+    """The backend that runs these inputs: the one that is named or chosen by the context, else the first that can.
+
+    Args:
+        operator: whose backends are asked.
+        name: "auto" or the name of one of them.
+        refusal: why a backend cannot run the inputs, or None.
+
+    Raises:
+        ValueError: there is no such backend, or it refuses the inputs.
+        RuntimeError: it cannot run here.
+    """
+    backend = _chosen_for(operator) if name == "auto" else _running(name, operator.backends)
+    if backend is None:
+        return _first(operator, refusal)
+    reason = refusal(backend)
+    if reason is not None:
+        raise ValueError(f'backend "{backend.name}" cannot run this: {reason}')
+    return backend
 
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Run every neuron whose own `backend` is "auto" on the backend `name` inside the block.
+    """Run every layer whose own `backend` is "auto" on the backend `name` inside the block.
+
+    A layer whose operator has no backend of that name runs as without the block.
+
+    Raises:
+        ValueError: no operator has such a backend.
+        RuntimeError: it cannot run here.
 
     >>> with use("reference"):
     ...     resolve("auto")
     'reference'
     """
-    token = _chosen.set(None if name == "auto" else resolve(name))
+    if name != "auto":
+        _running(name, _backends(None))
+    token = _chosen.set(None if name == "auto" else name)
     _count(1)
     try:
         yield
@@ -88,108 +123,107 @@ def use(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _count(change: int) -> None:
-    global _num_contexts
-    with _counting:
-        _num_contexts += change
+class Offer:
+    """A backend that was offered to an operator: at the end of a ``with`` block, or of :meth:`withdraw`, it is gone."""
+
+    def __init__(self, operator: Operator[Backend], backend: Backend) -> None:
+        self._operator, self._backend = operator, backend
+
+    def withdraw(self) -> None:
+        """Take the backend back."""
+        with _changing:
+            self._operator.backends = tuple(other for other in self._operator if other is not self._backend)
+
+    def __enter__(self) -> Backend:
+        return self._backend
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.withdraw()
 
 
-def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None) -> None:
-    """Refuse a value that is none of SPARSE_INPUT, and "on" for frames `x` that cannot be events."""
-    if sparse_input not in SPARSE_INPUT:
-        raise ValueError(f"sparse_input must be one of {list(SPARSE_INPUT)}, got {sparse_input!r}")
-    if sparse_input != "on" or not isinstance(x, Tensor):
-        return
-    if x.device.type != "cpu":
-        raise ValueError(f'sparse_input="on" takes frames on the CPU, or events, got x on {x.device}')
-    if x.ndim != 3:
-        raise ValueError(f'sparse_input="on" takes frames of shape (batch, time, input_size), got {tuple(x.shape)}')
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError('sparse_input="on" takes frames that need no gradient, got x with requires_grad')
-
-
-def _choice() -> str | None:
-    return _chosen.get() if _num_contexts else None
-
-
-def scan(
-    x: Tensor | SpikeEvents,
-    params: ELMParameters,
-    state: ELMState | None,
-    *,
-    lengths: Tensor | None = None,
-    recompute_every: int | None = None,
-    sparse_input: str = "auto",
-    backend: str = "auto",
-) -> tuple[Tensor, ELMState]:
-    """Run the neuron over all time steps.
+def offer(operator: str, backend: Backend) -> Offer:
+    """Give an operator a further backend, which "auto" asks first: for the end of the process, or of a ``with`` block.
 
     Args:
-        x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events.
-        params: effective parameters of one step.
-        state: before the first step; None for zeros.
-        lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps
-            its value.
-        recompute_every: keep the activations of this many steps at a time and recompute the others in the backward
-            pass.
-        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x
-            needs no gradient; "on", always; "off", never. The numbers are the same but for rounding; `reference`
-            ignores it.
-        backend: "auto", or one of :func:`available`.
+        operator: "elm", "alif".
+        backend: an object of a class that derives from the operator's: :class:`elm_neuro.backends.ELMBackend`, ....
 
     Returns:
-        Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
+        What withdraws it again.
 
     Raises:
-        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a
-            gradient, are not on the CPU or differ between the neurons of a population.
-        RuntimeError: a backend that is named cannot run here.
+        TypeError: `backend` does not derive from the operator's class.
+        ValueError: there is no such operator, or it has a backend of that name.
+
+    >>> from elm_neuro import backends
+    >>> class Loop(type(backends.elm.OPERATOR.named("reference"))):
+    ...     name = "loop"
+    >>> with backends.offer("elm", Loop()):
+    ...     backends.resolve("auto")
+    'loop'
     """
-    check_sparse_input(sparse_input, x)
-    name = _checked(backend, x, params)
-    state = (
-        None if state is None else ELMState(*(part.to(params.kappa_m.dtype) for part in state))
-    )  # autocast lets others pass
-    if (
-        name == "native"
-        and torch.compiler.is_compiling()
-        and isinstance(x, Tensor)
-        and lengths is None
-        and recompute_every is None
-    ):
-        return _native.scan(x, params, state, sparse_input=sparse_input)  # operators: nothing to unroll
-    return _scan(name, x, params, state, lengths, recompute_every, sparse_input)
+    of = _operator(operator)
+    if not isinstance(backend, of.kind):
+        raise TypeError(f'a backend of "{operator}" must derive from {of.kind.__name__}, got {type(backend).__name__}')
+    with _changing:
+        if backend.name == "auto" or of.named(backend.name) is not None:
+            raise ValueError(f'name of a backend must be new to "{operator}" and not "auto", got {backend.name!r}')
+        of.backends = (backend, *of.backends)
+    return Offer(of, backend)
 
 
-@untraced
-def _scan(
-    name: str,
-    x: Tensor | SpikeEvents,
-    params: ELMParameters,
-    state: ELMState | None,
-    lengths: Tensor | None,
-    recompute_every: int | None,
-    sparse_input: str,
-) -> tuple[Tensor, ELMState]:
-    if name == "native":
-        return _native.scan(
-            x, params, state, lengths=lengths, recompute_every=recompute_every, sparse_input=sparse_input
-        )
-    run, state = (
-        partial(_BACKENDS[name], sparse_input=sparse_input),
-        zero_state(params, x.shape[0]) if state is None else state,
+def no_second_derivative() -> str:
+    """What is said where someone asks for a second derivative that the backends do not have."""
+    once, twice = (
+        list(dict.fromkeys(f'"{b.name}"' for b in _backends(None) if b.has_second_derivative is can))
+        for can in (False, True)
     )
-    if recompute_every is None:
-        return run(x, params, state, lengths=lengths)
-    return in_parts(run, x, params, state, lengths, recompute_every)
+    return f"the backends {' and '.join(once)} have no second derivative; backend={' or '.join(twice)} has"
 
 
-def _checked(backend: str, x: Tensor | SpikeEvents, params: ELMParameters) -> str:
-    """The backend for these inputs: what "auto" chose gives way to "torch" where it cannot run them, a named one raises."""
-    name = resolve(backend, params.kappa_m)
-    refusal = _native.refusal(x, params) if name == "native" else None
-    if refusal is None:
-        return name
-    if backend == "auto" and _choice() is None:
-        return "torch"
-    raise ValueError(f'backend "native" cannot run this: {refusal}')
+def _operator(name: str) -> Operator[Backend]:
+    if name not in _operators:
+        raise ValueError(f"operator must be one of {list(_operators)}, got {name!r}")
+    return _operators[name]
+
+
+def _backends(operator: str | None) -> tuple[Backend, ...]:
+    """Of one operator, or of all."""
+    if operator is not None:
+        return _operator(operator).backends
+    return tuple(backend for of in _operators.values() for backend in of.backends)
+
+
+def _running(name: str, among: tuple[B, ...]) -> B:
+    """The backend of that name; one that is not missing where several operators have it."""
+    named = [backend for backend in among if backend.name == name]
+    if not named:
+        known = sorted({backend.name for backend in among})
+        raise ValueError(f'backend must be "auto" or one of {known}, got {name!r}')
+    for backend in named:
+        if backend.missing() is None:
+            return backend
+    raise RuntimeError(f'backend "{name}" cannot run: {named[0].missing()}')
+
+
+def _first(operator: Operator[B], refusal: Callable[[B], str | None]) -> B:
+    """The first backend that is not missing and does not refuse."""
+    for backend in operator.backends:
+        if backend.missing() is None and refusal(backend) is None:
+            return backend
+    reasons = [f"{backend.name}: {backend.missing() or refusal(backend)}" for backend in operator.backends]
+    raise ValueError(f'no backend of "{operator.name}" can run this: {"; ".join(reasons)}')
+
+
+def _chosen_for(operator: Operator[B]) -> B | None:
+    """The context's choice, where the operator has such a backend."""
+    name = _chosen.get() if _num_contexts else None
+    return None if name is None or operator.named(name) is None else _running(name, operator.backends)
+
+
+def _count(change: int) -> None:
+    global _num_contexts
+    with _changing:
+        _num_contexts += change

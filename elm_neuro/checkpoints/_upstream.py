@@ -10,17 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.checkpoints._files import INDEX, build, check_tensors, tensor_shapes
+from elm_neuro import pretrained
 from elm_neuro.files import json_object, listing
+from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 from elm_neuro.nn import ELM, ELMConfig
 
 CONFIG_FILE = "model_config.json"
 WEIGHTS_FILE = "neuronio_best_model_state.pt"
 
-# NeuronIO's soma target is (min(V, -55 mV) + 67.7 mV) / 10: upstream ``neuronio_data_utils.py`` at 52e68a6.
-SOMA_SCALE_MV = 10.0
-SOMA_BIAS_MV = -67.7
-
+INDEX = "cell.input_to_synapse_indices"
 TAU_MIN_MS = 1e-6  # where upstream starts log spacing from a memory_tau_min of 0
 V2_TAU_ROOM_MS = 3e-6  # upstream's v2 keeps memory_tau_max at least this far above memory_tau_min
 
@@ -88,17 +86,19 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
         }
 
     branches, synapses = config.branches, config.num_synapse_per_branch
-    ours = tensor_shapes(config, len(state))
-    del ours["cell.tau_s"]
-    names = {name: _upstream_name(name) for name in ours}
-    shapes = {names[name]: shape for name, shape in ours.items()} | {
-        time: (branches * synapses if time == "tau_s" else branches,)
-    }
-    shapes["_proto_w_s"] = (branches * synapses,)
+    kind = pretrained.kind_of("ELM" if config.num_branch is None else "BranchELM")
+    try:
+        ours = pretrained.blank(kind, config, len(state)).state_dict()
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from error
+    names = {name: _upstream_name(name) for name in ours if name not in ("cell.tau_s", INDEX)}
+    expected = {theirs: ours[name] for name, theirs in names.items()}
+    flat = ours["cell._proto_w_s"].flatten()
+    expected |= {"_proto_w_s": flat, time: flat if time == "tau_s" else flat.new_empty(branches)}
     if routed:
-        shapes["valid_indices_mask"] = (branches * synapses,)
-        shapes["input_to_synapse_indices"] = (branches * synapses,)
-    check_tensors(state, shapes, None, str(weights_file))
+        integers = flat.to(torch.int64)
+        expected |= {"valid_indices_mask": integers, "input_to_synapse_indices": integers}
+    pretrained.check_tensors(state, expected, str(weights_file))
     if bool(state["_proto_tau_m"].isnan().any()):
         raise ValueError(f"{weights_file}: _proto_tau_m must hold no NaN, got {state['_proto_tau_m'].tolist()}")
 
@@ -111,9 +111,11 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
         tensors[INDEX] = tensors[INDEX].view(branches, synapses)
     try:
         config = ELMConfig.from_dict(config.to_dict() | {"tau_s": tau.tolist()})
-        return build(config, {name: tensor.clone() for name, tensor in tensors.items()}, backend="auto")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{directory}: {error}") from error
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    neuron: ELM = pretrained.with_tensors(kind, config, copies, str(directory))
+    return neuron
 
 
 def _upstream_state(path: Path) -> dict[str, Tensor]:

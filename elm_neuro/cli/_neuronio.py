@@ -56,6 +56,10 @@ def add_parsers(commands: Any) -> None:
     )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     evaluate.add_argument("--json", type=Path, metavar="F", help="file to write the figures to")
+    info = commands.add_parser(
+        "info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO"
+    )
+    info.add_argument("models", nargs="*", metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
 
 
 def neuronio_command(options: argparse.Namespace) -> int:
@@ -94,21 +98,21 @@ def _convert(options: argparse.Namespace) -> int:
             )
 
         if options.dask is None:
-            found = convert_neuronio(
+            entries = convert_neuronio(
                 sources, destination, format=options.format, num_workers=options.workers, progress=show
             )
         else:
             with import_module("distributed").Client(
                 options.dask
             ) as client:  # untyped where it is installed, unknown where it is not
-                found = convert_neuronio(
+                entries = convert_neuronio(
                     sources, destination, format=options.format, executor=client.get_executor(), progress=show
                 )
     simulations, written = (
-        sum(entry.num_simulations for entry in found.values()),
-        sum(entry.bytes for entry in found.values()),
+        sum(entry.num_simulations for entry in entries.values()),
+        sum(entry.bytes for entry in entries.values()),
     )
-    print(f"{len(found)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
+    print(f"{len(entries)} files with {simulations} simulations in {destination}, {written / 1e6:.1f} MB")
     return 0
 
 

@@ -1,5 +1,8 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits. Needs the extra ``data``."""
+"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits.
+Needs the extra ``data``.
+"""
 
+from elm_neuro.datasets._counter import splitmix64
 from elm_neuro.datasets.neuronio._convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio
 from elm_neuro.datasets.neuronio._simulations import Simulations, read_simulation_file, soma_target
 from elm_neuro.datasets.neuronio._store import open_simulations
@@ -12,7 +15,6 @@ from elm_neuro.datasets.shd._pairs import (
     fingerprint,
     fixed_pairs,
     rank_speakers,
-    splitmix64,
     upstream_pairs,
     upstream_split,
 )

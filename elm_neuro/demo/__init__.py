@@ -1,1 +1,38 @@
-"""The demonstration and its report."""
+"""The demonstration and its report: a spiking network with an ELM neuron beside LIF neurons alone. Needs the extra
+``train``.
+"""
+
+from elm_neuro.demo._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
+from elm_neuro.demo._run import (
+    ADDING_SETTINGS,
+    CONTROL,
+    MIXED,
+    TUNED,
+    DemoRun,
+    DemoSettings,
+    Tuned,
+    build,
+    data_module,
+    quiet_trainer,
+    run_demo,
+)
+
+__all__ = [
+    "ADDING_SETTINGS",
+    "CONTROL",
+    "MIXED",
+    "TUNED",
+    "DemoRun",
+    "DemoSettings",
+    "Tuned",
+    "build",
+    "data_module",
+    "metrics_of",
+    "quiet_trainer",
+    "run_demo",
+    "table_of",
+    "verdict",
+    "write_figures",
+    "write_neuron",
+    "write_report",
+]

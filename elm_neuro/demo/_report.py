@@ -17,10 +17,9 @@ from rich.table import Table
 
 from elm_neuro import __version__, plotting
 from elm_neuro.checkpoints import save_pretrained
-from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build
-from elm_neuro.training.networks._classifiers import SpikingNetwork, num_parameters
-from elm_neuro.training.shd._adding import SHDAddingDataModule
-from elm_neuro.training.shd._report import seed_interval, write_text
+from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build, mixed_network
+from elm_neuro.files import write_whole
+from elm_neuro.training import num_parameters, seed_interval
 
 GROUPS = {"accuracy": "all speakers", "accuracy_seen": "seen speakers", "accuracy_unseen": "unseen speakers"}
 WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
@@ -34,17 +33,17 @@ def metrics_of(runs: Sequence[DemoRun], settings: DemoSettings, *, seconds: floa
     for name in (MIXED, CONTROL):
         own = [run for run in runs if run.name == name]
         values = {group: [run.test[group] for run in own] for group in GROUPS if group in own[0].test}
+        spread = {group: seed_interval(shares).half for group, shares in values.items()}
         networks[name] = {
             "parameters": num_parameters(own[0].module.network),
-            "mean": {group: statistics.fmean(found) for group, found in values.items()},
-            "interval": {group: seed_interval(found).half for group, found in values.items()}
-            if len(own) > 1
-            else None,  # 95 %, Student's t
+            "mean": {group: statistics.fmean(shares) for group, shares in values.items()},
+            "interval": spread if len(own) > 1 else None,  # 95 %, Student's t
             "runs": [_record(run) for run in own],
         }
     data = runs[0].data
     seen, speakers = data.seen_speakers, data.part("test").speakers
-    familiar = [*seen.tolist(), *(data.validation_speakers.tolist() if isinstance(data, SHDAddingDataModule) else [])]
+    validated_on = getattr(data, "validation_speakers", None)
+    familiar = seen.tolist() + ([] if validated_on is None else validated_on.tolist())
     return {
         "data": {
             "name": settings.data_name,
@@ -105,10 +104,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path) -> None:
     """Rasters, workings, time constants and learning curves, as PNG and PDF, of the first seed; the curves of all."""
     run = next(run for run in runs if run.name == MIXED)
-    network = run.module.network
-    if not isinstance(network, SpikingNetwork):
-        raise TypeError(f"runs must hold a SpikingNetwork under {MIXED!r}, got {type(network).__name__}")
-    network.eval()
+    network = mixed_network(run.module).eval()
     dataset = run.data.part("test")
     chosen = _first_of_each(dataset.labels, SHOWN)
     x, labels, _ = dataset.batch(chosen)
@@ -122,9 +118,8 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
         f"“{words[label]}”\nheard as “{words[answer]}”"
         for label, answer in zip(labels.tolist(), answers.tolist(), strict=True)
     ]
-    delta_t, tau_m = settings.tuned[MIXED].bin_ms, network.neuron.tau_m.detach()
-    first = build(MIXED, settings, num_channels=run.data.num_channels, seed=run.seed).network
-    before = first.neuron.tau_m.detach() if isinstance(first, SpikingNetwork) else tau_m
+    untrained = mixed_network(build(MIXED, settings, num_channels=run.data.num_channels, seed=run.seed))
+    delta_t, tau_m, before = settings.tuned[MIXED].bin_ms, network.neuron.tau_m, untrained.neuron.tau_m
     histories = {name: [run.history for run in runs if run.name == name] for name in (MIXED, CONTROL)}
     plotting.save(plotting.rasters(list(frames), list(spikes), delta_t=delta_t, titles=titles), report / "rasters")
     figure = plotting.workings(spikes[0], traces, tau_m=tau_m, delta_t=delta_t, answer=int(labels[0]), names=words)
@@ -137,17 +132,18 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
 
 def write_neuron(runs: Sequence[DemoRun], report: Path) -> Path:
     """The ELM neuron of the first seed's mixed network, as `from_pretrained` reads it; returns its folder."""
-    network = next(run for run in runs if run.name == MIXED).module.network
-    if not isinstance(network, SpikingNetwork):
-        raise TypeError(f"runs must hold a SpikingNetwork under {MIXED!r}, got {type(network).__name__}")
-    save_pretrained(network.neuron, report / "elm")
+    run = next(run for run in runs if run.name == MIXED)
+    save_pretrained(mixed_network(run.module).neuron, report / "elm")
     return report / "elm"
 
 
 def write_report(metrics: Mapping[str, Any], report: Path) -> None:
     """metrics.json, and report.md for readers."""
-    write_text(report / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    write_text(report / "report.md", _markdown(metrics))
+    contents = {
+        "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
+        "report.md": _markdown(metrics),
+    }
+    write_whole({report / name: text.encode() for name, text in contents.items()})
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
@@ -171,14 +167,16 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
     bins = " and ".join(f"{tuned['bin_ms']:g} ms ({name})" for name, tuned in metrics["tuned"].items())
     if data["synthetic"]:
         source = (
-            "**The data are synthetic**: spike trains of made-up spoken digits from a seeded generator, in the form of the Spiking "
+            "**The data are synthetic**: spike trains of made-up spoken digits from a seeded generator, in the form of "
+            "the Spiking "
             "Heidelberg Digits. An accuracy on them is not an accuracy on SHD or on recorded speech."
         )
     else:
         source = f"The data are those of {data['name']}."
     if settings["task"] == "adding":
         source += (
-            " Two digits follow each other and the class is their sum, by the fixed protocol v1 of SHD-Adding, at settings easier than the "
+            " Two digits follow each other and the class is their sum, by the fixed protocol v1 of SHD-Adding, at "
+            "settings easier than the "
             f"paper's. The most frequent sum alone scores {100 * metrics['majority']:.1f} %."
         )
     logits = "logits at the last step" if settings["task"] == "adding" else "logits averaged over time"
@@ -189,7 +187,8 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
         "confusion: which class is taken for which, in the test set",
         "learning_curve: accuracy and loss over the epochs",
         "metrics.json: every figure, the settings, the versions",
-        "checkpoints/: both networks, as Lightning resumes them; elm/: the ELM neuron, for `elm_neuro.checkpoints.from_pretrained`",
+        "checkpoints/: both networks, as Lightning resumes them; elm/: the ELM neuron, for "
+        "`elm_neuro.checkpoints.from_pretrained`",
     ]
     if onnx:
         files.append(f"ONNX model of one time step of the ELM neuron: {onnx['outcome']}")
@@ -210,13 +209,17 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             )
             + (" ± is the standard deviation over the seeds." if len(settings["seeds"]) > 1 else ""),
             "",
-            f"{MIXED}: a layer of LIF neurons read by one ELM neuron, {logits}. {CONTROL}: a layer of LIF neurons, a recurrent one "
-            "whose fed-back spikes pass no gradient (as in Blocks, Taylor et al. 2023), leaky integrators averaged over time.",
+            f"{MIXED}: a layer of LIF neurons read by one ELM neuron, {logits}. {CONTROL}: a layer of LIF neurons, a "
+            "recurrent one "
+            "whose fed-back spikes pass no gradient (as in Blocks, Taylor et al. 2023), leaky integrators averaged "
+            "over time.",
             "",
-            f"{samples['train']} training, {samples['valid']} validation and {samples['test']} test samples. Speakers trained on: "
+            f"{samples['train']} training, {samples['valid']} validation and {samples['test']} test samples. Speakers "
+            "trained on: "
             f"{_list(speakers['train'])}; only in the test set: {_list(speakers['test only'])}. "
             f"{settings['num_epochs']} epochs, time steps of {bins}, "
-            f"{settings['pool']} neighbouring channels pooled. Seeds {_list(settings['seeds'])}: of weights, order and validation split. "
+            f"{settings['pool']} neighbouring channels pooled. Seeds {_list(settings['seeds'])}: of weights, order and "
+            "validation split. "
             f"The last epoch's weights are tested. {metrics['seconds']:.0f} s in all{memory}.",
             "",
             "## Files",

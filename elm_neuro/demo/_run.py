@@ -1,4 +1,6 @@
-"""The demonstration: a spiking network with an ELM neuron learns spoken digits, beside LIF neurons alone in the same number of parameters."""
+"""The demonstration: a spiking network with an ELM neuron learns spoken digits, beside LIF neurons alone in the same
+number of parameters.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from elm_neuro.datasets import SpokenDigits
 from elm_neuro.datasets.shd._pairs import NUM_SUMS
+from elm_neuro.files import write_whole
 from elm_neuro.nn import ELM, LIF
+from elm_neuro.training import (
+    Binning,
+    LIFNetwork,
+    SHDAddingDataModule,
+    SHDDataModule,
+    SpikeClassification,
+    SpikingNetwork,
+    SpokenDigitsDataModule,
+    num_parameters,
+)
 from elm_neuro.training.loop._quiet import quiet
-from elm_neuro.training.networks._classifiers import LIFNetwork, SpikingNetwork, num_parameters
-from elm_neuro.training.shd._adding import SHDAddingDataModule
-from elm_neuro.training.shd._data import Binning, SHDDataModule, SpokenDigitsDataModule
-from elm_neuro.training.shd._module import SpikeClassification
 
 MIXED, CONTROL = "LIF + ELM", "LIF only"
 NUM_CLASSES = 20
@@ -236,6 +245,17 @@ def build(
     )
 
 
+def mixed_network(module: SpikeClassification) -> SpikingNetwork:
+    """The network of a module that :func:`build` made under the name `MIXED`.
+
+    Raises:
+        TypeError: it is the control.
+    """
+    if not isinstance(module.network, SpikingNetwork):
+        raise TypeError(f"module must hold the network {MIXED!r}, got {type(module.network).__name__}")
+    return module.network
+
+
 class History(Callback):
     """Loss and accuracy of every epoch; saved with the checkpoint, so that a resumed run has them from the start."""
 
@@ -367,24 +387,16 @@ def _check_settings(settings: DemoSettings, path: Path, *, resume: bool) -> None
         if different := sorted(name for name in current if earlier.get(name) != current[name]):
             was, now = ({name: values.get(name) for name in different} for values in (earlier, current))
             raise ValueError(f"settings must be those of the run that is resumed, {was}, got {now}")
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole({path: json.dumps(current, indent=2).encode() + b"\n"})
 
 
 def _make(data: SHDDataModule, progress: Progress) -> None:
     """Make synthetic recordings where they are not cached."""
-    if isinstance(data, SpokenDigitsDataModule):
-        made = data.digits
-    elif isinstance(data, SHDAddingDataModule):
-        made = [source for source in (data.source, data.test_source) if isinstance(source, SpokenDigits)]
-    else:
-        made = []
-    if not made:
+    if not data.synthetic:
         return
-    task = progress.add_task("making spoken digits", total=sum(len(digits) for digits in made), accuracy="")
+    task = progress.add_task("making spoken digits", total=sum(map(len, data.synthetic)), accuracy="")
     before = 0
-    for digits in made:
+    for digits in data.synthetic:
         digits.recordings(lambda done, _, before=before: progress.update(task, completed=before + done))  # type: ignore[misc]
         before += len(digits)
         progress.update(task, completed=before)

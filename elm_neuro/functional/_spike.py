@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -121,6 +121,44 @@ class MultiGaussian(_SurrogateStep):
         centre = (1.0 + self.h) * _gaussian(distance, 0.0, self.sigma)
         sides = _gaussian(distance, self.sigma, wide) + _gaussian(distance, -self.sigma, wide)
         return self.gamma * (centre - self.h * sides)
+
+
+SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian)}
+
+
+def surrogate_to_dict(surrogate: Surrogate) -> dict[str, Any]:
+    """Class and settings of a surrogate of this module, as JSON holds them.
+
+    Raises:
+        TypeError: it is another function, of which a file can hold nothing.
+
+    >>> surrogate_to_dict(FastSigmoid(25.0))
+    {'class': 'FastSigmoid', 'scale': 25.0}
+    """
+    name = type(surrogate).__name__
+    if SURROGATES.get(name) is not type(surrogate):
+        raise TypeError(f"surrogate must be one of {', '.join(SURROGATES)} to be saved, got {surrogate!r}")
+    return {"class": name} | vars(surrogate)
+
+
+def surrogate_from_dict(values: object) -> Surrogate:
+    """Inverse of :func:`surrogate_to_dict`.
+
+    Raises:
+        ValueError: the class or a setting is none of this module's.
+    """
+    if not isinstance(values, dict) or values.get("class") not in SURROGATES:
+        raise ValueError(f"surrogate must have a class of {', '.join(SURROGATES)}, got {values!r:.200}")
+    kind = SURROGATES[values["class"]]
+    settings = {name: value for name, value in values.items() if name != "class"}
+    names = [field.name for field in fields(kind)]
+    if not settings.keys() <= set(names) or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        for value in settings.values()
+    ):
+        raise ValueError(f"surrogate {values['class']} must have numbers for {', '.join(names)}, got {settings!r:.200}")
+    surrogate: Surrogate = kind(**settings)
+    return surrogate
 
 
 def _gaussian(x: Tensor, mean: float, sigma: float) -> Tensor:

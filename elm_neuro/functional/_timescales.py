@@ -104,6 +104,6 @@ def spaced_tau(num: int, init_range: tuple[float, float], spacing: str) -> Tenso
         return low + (high - low) * fraction
     if spacing != "log":
         raise ValueError(f'tau_m_spacing must be "log" or "linear", got {spacing!r}')
-    if low <= 0:
-        raise ValueError(f"tau_m_init must start above 0 ms for log spacing, got {low.item()}")
+    if init_range[0] <= 0:
+        raise ValueError(f"tau_m_init must start above 0 ms for log spacing, got {init_range[0]}")
     return low * (high / low) ** fraction

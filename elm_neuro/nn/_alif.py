@@ -3,85 +3,235 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from elm_neuro.backends import project, untraced
+from elm_neuro import backends, pretrained
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
-from elm_neuro.nn._checks import check_tensor, checked_state
+from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
+from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state
+from elm_neuro.nn._config import check_fields, is_number
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._lengths import step_where_valid
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
 B_RANGE = (0.001, 1.0)
 
 
-class ALIFCell(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class ALIFConfig:
+    """Sizes, time constants and switches of a layer of adaptive LIF neurons; times in ms. :class:`ALIF` explains each.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it, the rule and what came.
+
+    >>> ALIFConfig(input_size=700, output_size=20, latency=2.5).latency_steps
+    2
+    """
+
+    input_size: int
+    output_size: int
+    delta_t: float = 1.0
+    tau_v: float = 10.0
+    tau_a: float = 100.0
+    b_init: float = 0.5
+    latency: float = 0.0
+    adaptive: bool = True
+    recurrent: bool = False
+    surrogate: Surrogate = FastSigmoid()  # noqa: RUF009  # it is frozen
+    detach_reset: bool = True
+    detach_recurrent: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "output_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size!r}")
+        for name in ("adaptive", "recurrent", "detach_reset", "detach_recurrent"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("delta_t", "tau_v", "tau_a"):
+            time = getattr(self, name)
+            if not (is_number(time) and time > 0):
+                raise ValueError(f"{name} must be a time above 0 ms, got {time!r}")
+        checked = [("tau_v", self.tau_v, BETA_RANGE)] + ([("tau_a", self.tau_a, P_RANGE)] if self.adaptive else [])
+        for name, time, (_, high) in checked:  # a decay below the range forgets within a step either way
+            if math.exp(-self.delta_t / time) > high + 1e-6:
+                rule = f"must give a decay per step of at most {high}"
+                raise ValueError(f"{name} {rule}, got {time} ms with delta_t {self.delta_t} ms")
+        if self.adaptive and not (is_number(self.b_init) and B_RANGE[0] <= self.b_init <= B_RANGE[1]):
+            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init}")
+        if not (is_number(self.latency) and self.latency >= 0):
+            raise ValueError(f"latency must be a time in ms, not negative, got {self.latency!r}")
+        if not callable(self.surrogate):
+            raise TypeError(f"surrogate must be called on the distance to threshold, got {self.surrogate!r}")
+
+    @property
+    def latency_steps(self) -> int:
+        """Whole steps in which a neuron takes no input after a spike."""
+        return math.floor(self.latency / self.delta_t + 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, as JSON holds them.
+
+        Raises:
+            TypeError: the surrogate is none of :mod:`elm_neuro.functional`.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"surrogate": surrogate_to_dict(self.surrogate)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ALIFConfig:
+        """Inverse of :meth:`to_dict`.
+
+        >>> config = ALIFConfig(input_size=3, output_size=1, surrogate=FastSigmoid(25.0))
+        >>> ALIFConfig.from_dict(config.to_dict()) == config
+        True
+        """
+        check_fields(cls, values)
+        named = {"surrogate": surrogate_from_dict(values["surrogate"])} if "surrogate" in values else {}
+        return cls(**values | named)
+
+
+class LIFEquationOptions(TypedDict, total=False):
+    """Keywords of the equations of a LIF; :class:`ALIF` explains each."""
+
+    tau_v: float
+    tau_a: float
+    b_init: float
+    latency: float
+    recurrent: bool
+    detach_reset: bool
+    detach_recurrent: bool
+
+
+class ALIFEquationOptions(LIFEquationOptions, total=False):
+    """Keywords of the equations of an adaptive LIF; :class:`ALIF` explains each."""
+
+    adaptive: bool
+
+
+class ALIFCellOptions(ALIFEquationOptions, total=False):
+    """Keywords of :class:`ALIFCell` beside those that it names."""
+
+    delta_t: float
+
+
+class ALIFOptions(ALIFCellOptions, total=False):
+    """Keywords of :class:`ALIF` beside those that it names."""
+
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
+
+
+class LIFOptions(LIFEquationOptions, total=False):
+    """Keywords of :class:`LIF` beside those that it names."""
+
+    delta_t: float
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
+
+
+@pretrained.register
+class ALIFCell(pretrained.Saved, nn.Module):
     r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains
     the arguments.
 
-    Shapes: x_t (batch, input_size); spikes (batch, output_size); state as in :class:`ALIFState`, None for zeros.
+    Shapes: x_t (batch, input_size); spikes (batch, output_size); state as in :class:`ALIFState`, None for zeros;
+    lengths (batch,), 1 where the sample goes on and 0 where it has ended: there no neuron spikes and the state stays.
 
     >>> spikes, state = ALIFCell(3, 2)(torch.zeros(5, 3))
     >>> spikes.shape
     torch.Size([5, 2])
     """
 
+    state_type = ALIFState
+    config_type = ALIFConfig
+    emits_spikes = True
+    is_cell = True  # forward takes one step
+
+    @spelled_out(ALIFCellOptions, ALIFConfig)
     def __init__(
         self,
         input_size: int,
         output_size: int,
         *,
-        delta_t: float = 1.0,
-        tau_v: float = 10.0,
-        tau_a: float = 100.0,
-        b_init: float = 0.5,
-        latency: float = 0.0,
-        adaptive: bool = True,
-        recurrent: bool = False,
         surrogate: Surrogate | None = None,
-        detach_reset: bool = True,
-        detach_recurrent: bool = True,
         generator: torch.Generator | None = None,
+        **config: Unpack[ALIFCellOptions],
     ) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("output_size", output_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        for name, time in (("delta_t", delta_t), ("tau_v", tau_v), ("tau_a", tau_a)):
-            if not (time > 0 and math.isfinite(time)):
-                raise ValueError(f"{name} must be a time above 0 ms, got {time}")
-        checked = [("tau_v", tau_v, BETA_RANGE)] + ([("tau_a", tau_a, P_RANGE)] if adaptive else [])
-        for name, time, (_, high) in checked:  # a decay below the range forgets within a step either way
-            if math.exp(-delta_t / time) > high + 1e-6:
-                raise ValueError(
-                    f"{name} must give a decay per step of at most {high}, got {time} ms with delta_t {delta_t} ms"
-                )
-        if adaptive and not B_RANGE[0] <= b_init <= B_RANGE[1]:
-            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {b_init}")
-        if not (latency >= 0 and math.isfinite(latency)):
-            raise ValueError(f"latency must be a time in ms, not negative, got {latency}")
-        self.input_size, self.output_size, self.delta_t = input_size, output_size, float(delta_t)
-        self.latency_steps = math.floor(latency / delta_t + 1e-9)
-        self.adaptive = adaptive
+        check_keywords(self, config, ALIFCellOptions, ALIFCell.__init__)
         self.surrogate = FastSigmoid() if surrogate is None else surrogate
-        self.detach_reset, self.detach_recurrent = detach_reset, detach_recurrent
+        self._config = ALIFConfig(input_size=input_size, output_size=output_size, surrogate=self.surrogate, **config)
+        decays = [math.exp(-self._config.delta_t / tau) for tau in (self._config.tau_v, self._config.tau_a)]
         bound = 1.0 / math.sqrt(input_size)
         self.weight = nn.Parameter(torch.empty(output_size, input_size).uniform_(-bound, bound, generator=generator))
         self.bias = nn.Parameter(torch.zeros(output_size))
-        self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
-        self.p = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_a))) if adaptive else None
-        self.b = nn.Parameter(torch.full((output_size,), float(b_init))) if adaptive else None
-        self.w_rec = nn.Parameter(torch.eye(output_size)) if recurrent else None
+        self.beta = nn.Parameter(torch.full((output_size,), decays[0]))
+        adaptive, b_init = self._config.adaptive, float(self._config.b_init)
+        self.p = nn.Parameter(torch.full((output_size,), decays[1])) if adaptive else None
+        self.b = nn.Parameter(torch.full((output_size,), b_init)) if adaptive else None
+        self.w_rec = nn.Parameter(torch.eye(output_size)) if self._config.recurrent else None
+
+    @classmethod
+    def from_config(cls, config: ALIFConfig) -> ALIFCell:
+        """A cell of this configuration with new weights."""
+        return cls(**vars(config))
+
+    @property
+    def config(self) -> ALIFConfig:
+        """What was constructed, with the surrogate that is set now."""
+        config = self._config
+        return config if config.surrogate is self.surrogate else replace(config, surrogate=self.surrogate)
+
+    @property
+    def input_size(self) -> int:
+        return self._config.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of neurons."""
+        return self._config.output_size
+
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        return self._config.delta_t
+
+    @property
+    def latency_steps(self) -> int:
+        """Whole steps in which a neuron takes no input after a spike."""
+        return self._config.latency_steps
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the threshold rises with every spike."""
+        return self._config.adaptive
+
+    @property
+    def detach_reset(self) -> bool:
+        """Whether the reset passes no gradient."""
+        return self._config.detach_reset
+
+    @property
+    def detach_recurrent(self) -> bool:
+        """Whether the fed-back spikes pass no gradient."""
+        return self._config.detach_recurrent
 
     def effective_parameters(self) -> ALIFParameters:
         """Decays and strength of the adaptation in their ranges. Differentiable."""
+        config = self._config
         beta = self.beta.clamp(*BETA_RANGE)
         b = None if self.b is None else self.b.abs().clamp(*B_RANGE)
         p = beta if self.p is None else self.p.abs().clamp(*P_RANGE)
-        return ALIFParameters(beta, p, b, self.w_rec, self.surrogate, self.detach_reset, self.detach_recurrent)
+        return ALIFParameters(beta, p, b, self.w_rec, self.surrogate, config.detach_reset, config.detach_recurrent)
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype and on their device."""
@@ -98,30 +248,34 @@ class ALIFCell(nn.Module):
 
     def state_shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of the state's tensors."""
-        layer = (batch, self.output_size)
-        return layer, layer, (batch, self.latency_steps + 1, self.output_size)
+        layer = (batch, self._config.output_size)
+        return layer, layer, (batch, self._config.latency_steps + 1, self._config.output_size)
 
-    def check_tensor(self, name: str, tensor: Tensor) -> None:
-        """Refuse a tensor of another dtype or device than the parameters'."""
-        check_tensor(name, tensor, self.bias)
+    def step(self, x_t: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
+        """The call itself: a cell is a layer of one step."""
+        stepped: tuple[Tensor, ALIFState] = self(x_t, state)
+        return stepped
 
-    def forward(self, x: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
-        if x.ndim != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"x must have shape (batch, {self.input_size}), got {tuple(x.shape)}")
-        self.check_tensor("x", x)
-        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        return alif_step(
-            nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype), state, self.effective_parameters()
-        )
+    def forward(
+        self, x: Tensor, state: ALIFState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ALIFState]:
+        check_step(x, self._config.input_size, self.bias)
+        batch = x.shape[0]
+        before = self.initial_state(batch) if state is None else self.check_state(state, batch)
+        current = nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype)
+        spikes, after = alif_step(current, before, self.effective_parameters())
+        if lengths is None:
+            return spikes, after
+        return step_where_valid(spikes, after, before, checked_lengths(lengths, batch, 1, x.device))
 
     def extra_repr(self) -> str:
-        flags = [f"{name}=True" for name in ("recurrent",) if self.w_rec is not None] + (
-            ["adaptive=False"] if not self.adaptive else []
-        )
-        return ", ".join([str(self.input_size), str(self.output_size), f"delta_t={self.delta_t}", *flags])
+        config = self._config
+        flags = (["recurrent=True"] if config.recurrent else []) + ([] if config.adaptive else ["adaptive=False"])
+        return ", ".join([str(config.input_size), str(config.output_size), f"delta_t={config.delta_t}", *flags])
 
 
-class ALIF(nn.Module):
+@pretrained.register
+class ALIF(pretrained.Saved, nn.Module):
     r"""Layer of leaky integrate-and-fire neurons whose threshold rises with every spike, over sequences.
 
     :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS
@@ -130,6 +284,7 @@ class ALIF(nn.Module):
     Args:
         input_size: number of inputs.
         output_size: number of neurons.
+        backend: "auto" or a name of :func:`elm_neuro.backends.available`; not saved.
         delta_t: time step in ms.
         tau_v: initial time constant of the membrane in ms.
         tau_a: initial time constant of the threshold's adaptation in ms.
@@ -142,36 +297,39 @@ class ALIF(nn.Module):
         detach_recurrent: pass no gradient through the fed-back spikes.
         generator: source of the random initial weights; torch's global one by default.
 
-    Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns spikes (batch, time, output_size) and an
-    :class:`ALIFState`.
+    Shapes:
+        - x (batch, time, input_size) or :class:`SpikeEvents`.
+        - state :class:`ALIFState`, None for zeros; splitting a sequence and handing the state on changes nothing.
+        - lengths (batch,): number of valid steps; past them no neuron spikes and the state keeps its value.
+        - spikes (batch, time, output_size).
 
     >>> spikes, state = ALIF(700, 128)(torch.zeros(2, 50, 700))
     >>> spikes.shape
     torch.Size([2, 50, 128])
     """
 
-    def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
+    state_type = ALIFState
+    config_type = ALIFConfig
+    emits_spikes = True
+    backend = BackendName("alif")
+
+    @spelled_out(ALIFOptions, ALIFCell, ALIFConfig)
+    def __init__(
+        self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[ALIFOptions]
+    ) -> None:
         super().__init__()
+        check_keywords(self, options, ALIFOptions, ALIF.__init__)
+        self.backend = backend
         self.cell = ALIFCell(input_size, output_size, **options)
 
-    def forward(self, x: Tensor | SpikeEvents, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
-        cell = self.cell
-        if len(x.shape) != 3 or x.shape[2] != cell.input_size:
-            raise ValueError(f"x must have shape (batch, time, {cell.input_size}), got {tuple(x.shape)}")
-        if isinstance(x, Tensor):
-            cell.check_tensor("x", x)
-        state = cell.initial_state(x.shape[0]) if state is None else cell.check_state(state, x.shape[0])
-        params = cell.effective_parameters()
-        currents = project(x, cell.weight).to(cell.bias.dtype) + cell.bias
-        spikes, state = _scan(currents, state, params)
-        # a NaN never crosses the threshold, but the membrane keeps it
-        if (
-            state.v.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and bool(torch.isnan(state.v.detach().sum()))
-        ):
-            raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
-        return spikes, state
+    @classmethod
+    def from_config(cls, config: ALIFConfig, *, backend: str = "auto") -> ALIF:
+        """A layer of this configuration with new weights."""
+        return cls(**vars(config), backend=backend)
+
+    @property
+    def config(self) -> ALIFConfig:
+        return self.cell.config
 
     @property
     def input_size(self) -> int:
@@ -179,6 +337,7 @@ class ALIF(nn.Module):
 
     @property
     def output_size(self) -> int:
+        """Number of neurons."""
         return self.cell.output_size
 
     @property
@@ -186,7 +345,42 @@ class ALIF(nn.Module):
         """Time step in ms."""
         return self.cell.delta_t
 
+    def initial_state(self, batch: int) -> ALIFState:
+        """Zeros, in the parameters' dtype and on their device."""
+        return self.cell.initial_state(batch)
 
+    def check_state(self, state: ALIFState, batch: int) -> ALIFState:
+        """`state` where it fits, as :meth:`ALIFCell.check_state`."""
+        return self.cell.check_state(state, batch)
+
+    def step(self, x_t: Tensor, state: ALIFState | None = None) -> tuple[Tensor, ALIFState]:
+        """One step on the same parameters: the call of :class:`ALIFCell`."""
+        stepped: tuple[Tensor, ALIFState] = self.cell(x_t, state)
+        return stepped
+
+    def forward(
+        self, x: Tensor | SpikeEvents, state: ALIFState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ALIFState]:
+        cell = self.cell
+        check_sequence(x, cell.input_size, cell.bias)
+        batch, num_steps = x.shape[:2]
+        state = cell.initial_state(batch) if state is None else cell.check_state(state, batch)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, num_steps, cell.bias.device)
+        spikes, after = backends.alif.scan(
+            x, cell.weight, cell.bias, cell.effective_parameters(), state, lengths=lengths, backend=self.backend
+        )
+        # a NaN never crosses the threshold, but the membrane keeps it
+        if (
+            after.v.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and bool(torch.isnan(after.v.detach().sum()))
+        ):
+            raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
+        return spikes, after
+
+
+@pretrained.register
 class LIF(ALIF):
     """Layer of leaky integrate-and-fire neurons with a fixed threshold of 1: :class:`ALIF` without adaptation (b = 0).
 
@@ -194,14 +388,20 @@ class LIF(ALIF):
     ['cell.beta', 'cell.bias', 'cell.weight']
     """
 
-    def __init__(self, input_size: int, output_size: int, **options: Any) -> None:
-        super().__init__(input_size, output_size, adaptive=False, **options)
+    @spelled_out(LIFOptions, ALIFCell, ALIFConfig)
+    def __init__(
+        self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[LIFOptions]
+    ) -> None:
+        check_keywords(self, options, LIFOptions, LIF.__init__)
+        super().__init__(input_size, output_size, backend=backend, adaptive=False, **options)
 
+    @classmethod
+    def from_config(cls, config: ALIFConfig, *, backend: str = "auto") -> LIF:
+        """A layer of this configuration with new weights.
 
-@untraced
-def _scan(currents: Tensor, state: ALIFState, params: ALIFParameters) -> tuple[Tensor, ALIFState]:
-    spikes = []
-    for current in currents.unbind(1):
-        s, state = alif_step(current, state, params)
-        spikes.append(s)
-    return (torch.stack(spikes, dim=1) if spikes else currents), state
+        Raises:
+            ValueError: the configuration is that of adaptive neurons.
+        """
+        if config.adaptive:
+            raise ValueError("adaptive must be False in a LIF, got True")
+        return cls(**{name: value for name, value in vars(config).items() if name != "adaptive"}, backend=backend)

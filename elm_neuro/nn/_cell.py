@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
+from elm_neuro import pretrained
 from elm_neuro.backends import untraced
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
-from elm_neuro.nn._checks import check_tensor, checked_state
-from elm_neuro.nn._config import ELMConfig
+from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
+from elm_neuro.nn._config import ELMCellOptions, ELMConfig
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._lengths import step_where_valid
 
 
-class ELMCell(nn.Module):
+@pretrained.register
+class ELMCell(pretrained.Saved, nn.Module):
     r"""One time step of an ELM neuron, ``y_t, state = cell(x_t, state)``.
 
     Args:
         input_size: number of inputs.
         output_size: number of outputs.
-        generator: source of the random initial weights and routing; torch's global one by default.
+        num_memory: number of memory units.
         routing: None, "random", "window", "neuronio" (see :func:`elm_neuro.functional.routing_index`), or an index
             tensor ([num_neuron,] num_branch, num_synapse_per_branch) with -1 for an empty slot.
+        generator: source of the random initial weights and routing; torch's global one by default.
         config: the remaining keywords are the fields of :class:`ELMConfig`; :class:`ELM` explains each.
 
     Shapes: x_t (batch, input_size) or, for a population, also (batch, num_neuron, input_size); y_t (batch,
-    [num_neuron,] output_size); state as in :class:`ELMState`, None for zeros.
+    [num_neuron,] output_size); state as in :class:`ELMState`, None for zeros; lengths (batch,), 1 where the sample goes
+    on and 0 where it has ended: there y_t is 0 and the state stays.
 
     >>> cell = ELMCell(3, 2, num_memory=4)
     >>> y, state = cell(torch.ones(5, 3))
@@ -37,35 +44,54 @@ class ELMCell(nn.Module):
     (torch.Size([5, 2]), torch.Size([5, 4]))
     """
 
+    state_type = ELMState
+    config_type = ELMConfig
+    is_cell = True  # forward takes one step
+
+    @spelled_out(ELMCellOptions, ELMConfig)
     @untraced  # compiled code may make a neuron, but torch.compile cannot draw from a generator
     def __init__(
         self,
         input_size: int,
         output_size: int,
         *,
+        num_memory: int = 100,
         routing: str | Tensor | None = None,
         generator: torch.Generator | None = None,
-        **config: Any,
+        **config: Unpack[ELMCellOptions],
     ) -> None:
         super().__init__()
-        name = "index" if isinstance(routing, Tensor) else routing
-        self.config = ELMConfig(input_size=input_size, output_size=output_size, routing=name, **config)
+        check_keywords(self, config, ELMCellOptions, ELMCell.__init__)
+        self.config = ELMConfig(
+            input_size=input_size,
+            output_size=output_size,
+            num_memory=num_memory,
+            routing="index" if isinstance(routing, Tensor) else routing,
+            **config,
+        )
         self._register_routing(routing, generator)
         self._register_timescales()
         self._register_layers(generator)
 
+    @classmethod
+    def from_config(cls, config: ELMConfig, *, routing: Tensor | None = None) -> ELMCell:
+        """A cell of this configuration with new weights; `routing` as in :meth:`ELM.from_config`."""
+        return cls(**(vars(config) if routing is None else vars(config) | {"routing": routing}))
+
     def _register_routing(self, routing: str | Tensor | None, generator: torch.Generator | None) -> None:
         config = self.config
         shape = (config.branches, config.num_synapse_per_branch)
+        draws = config.num_neuron if config.num_neuron and (routing == "random" or config.shuffle_routing) else 1
         index: Tensor | None
         if isinstance(routing, Tensor):
             index = check_routing_index(routing, config.input_size, shape, config.num_neuron)
-        elif config.routing == "index":
-            raise ValueError(f'routing must be an index tensor of shape {shape}, got only its name, "index"')
         elif config.num_branch is None:
             index = None
+        elif torch.get_default_device().type == "meta":  # a place for the index of a file
+            index = torch.empty((draws, *shape) if draws > 1 else shape, dtype=torch.int64)
+        elif config.routing == "index":
+            raise ValueError(f'routing must be an index tensor of shape {shape}, got only its name, "index"')
         else:
-            draws = config.num_neuron if config.num_neuron and (routing == "random" or config.shuffle_routing) else 1
             drawn = [
                 routing_index(routing, config.input_size, *shape, shuffle=config.shuffle_routing, generator=generator)
                 for _ in range(draws)
@@ -94,6 +120,20 @@ class ELMCell(nn.Module):
         sizes = [config.branches + config.num_memory, *[config.hidden_size] * config.num_mlp_layers, config.num_memory]
         self.mlp = nn.ModuleList(Affine(*pair, config.num_neuron, generator) for pair in itertools.pairwise(sizes))
         self.w_y = Affine(config.num_memory, config.output_size, config.num_neuron, generator)
+
+    def adopt_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the routing from a file whose other tensors are to be loaded afterwards.
+
+        Raises:
+            ValueError: the index is missing, is there without branches, or does not fit.
+        """
+        config, index = self.config, tensors.get("input_to_synapse_indices")
+        if (index is None) != (config.num_branch is None):
+            rule = "must be there where num_branch is given and only there"
+            raise ValueError(f"input_to_synapse_indices {rule}, got num_branch {config.num_branch}")
+        if index is not None:
+            shape = (config.branches, config.num_synapse_per_branch)
+            self.input_to_synapse_indices = check_routing_index(index, config.input_size, shape, config.num_neuron)
 
     def _neurons(self, *shape: int) -> tuple[int, ...]:
         return shape if self.config.num_neuron is None else (self.config.num_neuron, *shape)
@@ -131,6 +171,25 @@ class ELMCell(nn.Module):
             branch_activation=config.branch_activation,
         )
 
+    @property
+    def input_size(self) -> int:
+        return self.config.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs of a neuron."""
+        return self.config.output_size
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's output in one step."""
+        return self.config.output_shape
+
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        return self.config.delta_t
+
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
         """Zeros, in the parameters' dtype, on their device by default."""
         like = self._proto_tau_m if device is None else self._proto_tau_m.to(device)
@@ -149,27 +208,24 @@ class ELMCell(nn.Module):
         """Shapes of b and m."""
         return (batch, *self._neurons(self.config.branches)), (batch, *self._neurons(self.config.num_memory))
 
-    def check_tensor(self, name: str, tensor: Tensor) -> None:
-        """Refuse a tensor of another dtype or device than the parameters'."""
-        check_tensor(name, tensor, self._proto_tau_m)
+    def step(self, x_t: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
+        """The call itself: a cell is a layer of one step."""
+        stepped: tuple[Tensor, ELMState] = self(x_t, state)
+        return stepped
 
-    def check_input(self, x: Tensor) -> None:
-        """Refuse an input of one step of the wrong shape, dtype or device."""
+    def forward(
+        self, x: Tensor, state: ELMState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ELMState]:
         config = self.config
-        shared = x.ndim == 2 or config.num_neuron is None
-        expected = ("batch", config.input_size) if shared else ("batch", config.num_neuron, config.input_size)
-        if x.ndim != len(expected) or tuple(x.shape[1:]) != expected[1:]:
-            raise ValueError(f"x must have shape ({', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        self.check_tensor("x", x)
-
-    def forward(self, x: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
-        self.check_input(x)
-        return self.advance(x, self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0]))
-
-    def advance(self, x: Tensor, state: ELMState) -> tuple[Tensor, ELMState]:
-        """One step from input and state that have been checked."""
-        y, state = elm_step(x, state, self.effective_parameters())
-        return (y.flatten(-2) if self.config.flatten_output and self.config.num_neuron is not None else y), state
+        check_step(x, config.input_size, self._proto_tau_m, num_neuron=config.num_neuron)
+        batch = x.shape[0]
+        before = self.initial_state(batch) if state is None else self.check_state(state, batch)
+        y, after = elm_step(x, before, self.effective_parameters())
+        if config.flatten_output and config.num_neuron is not None:
+            y = y.flatten(-2)
+        if lengths is None:
+            return y, after
+        return step_where_valid(y, after, before, checked_lengths(lengths, batch, 1, x.device))
 
     def extra_repr(self) -> str:
         return describe(self.config)

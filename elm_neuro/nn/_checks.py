@@ -1,15 +1,17 @@
-"""What the shells refuse: tensors and states that do not fit their parameters."""
+"""What every layer refuses, in one place: inputs, states and lengths that do not fit its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from elm_neuro.events import SpikeEvents
+
 State = TypeVar("State", bound=tuple[Tensor, ...])
-NUMBERS = {2: "two", 3: "three", 4: "four"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
 def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
@@ -22,21 +24,96 @@ def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
         raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
 
 
-def checked_state(kind: type[State], state: State, shapes: Iterable[tuple[int, ...]], like: Tensor) -> State:
+def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:
+    """Refuse an input of one step, (batch, input_size) or (batch, num_neuron, input_size), that does not fit.
+
+    Raises:
+        TypeError: `x` is no tensor, or has another dtype than the parameter `like`.
+        ValueError: it has the wrong shape or device.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+    shape = x.shape
+    ending = (input_size,) if len(shape) == 2 or num_neuron is None else (num_neuron, input_size)
+    if len(shape) != 1 + len(ending) or shape[1:] != ending:
+        raise ValueError(f"x must have shape ({', '.join(map(str, ('batch', *ending)))}), got {tuple(shape)}")
+    check_tensor("x", x, like)
+
+
+def check_sequence(
+    x: Tensor | SpikeEvents,
+    input_size: int,
+    like: Tensor,
+    *,
+    num_neuron: int | None = None,
+    batch_first: bool = True,
+) -> None:
+    """Refuse a sequence, (batch, time, [num_neuron,] input_size) or events, that does not fit.
+
+    Raises:
+        TypeError: `x` is neither a tensor nor events, or has another dtype than the parameter `like`.
+        ValueError: it has the wrong shape or device.
+    """
+    if isinstance(x, SpikeEvents):
+        if x.num_channels != input_size:
+            raise ValueError(f"x must have {input_size} channels, got {x}")
+        if x.device != like.device:
+            raise ValueError(f"x must be on {like.device} like the parameters, got {x.device}")
+        return
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
+    shape = x.shape
+    ending = (input_size,) if len(shape) == 3 or num_neuron is None else (num_neuron, input_size)
+    if len(shape) != 2 + len(ending) or shape[2:] != ending:
+        order = ("batch", "time") if batch_first else ("time", "batch")
+        raise ValueError(f"x must have shape ({', '.join(map(str, (*order, *ending)))}), got {tuple(shape)}")
+    check_tensor("x", x, like)
+
+
+def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, ...]], like: Tensor) -> State:
     """`state` as a `kind`, where its tensors have these shapes and fit the parameter `like`.
 
     Raises:
         TypeError: `state` is not as many tensors as a `kind` has, or they have another dtype.
         ValueError: a tensor has the wrong shape or device.
     """
+    check_parts(kind, state)
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # every state is a named tuple
-    if not isinstance(state, tuple) or len(state) != len(names) or not all(isinstance(part, Tensor) for part in state):
-        article = "an" if kind.__name__[0] in "AE" else "a"
-        raise TypeError(
-            f"state must be {article} {kind.__name__} of {NUMBERS[len(names)]} tensors, got {type(state).__name__}"
-        )
     for name, part, shape in zip(names, state, shapes, strict=True):
-        if part.shape != shape:
-            raise ValueError(f"state.{name} must have shape {shape}, got {tuple(part.shape)}")
-        check_tensor(f"state.{name}", part, like)
+        check_part(f"state.{name}", part, shape, like)
     return kind(*state)
+
+
+def check_parts(kind: type[tuple[Tensor, ...]], state: object) -> None:
+    """Refuse a state that is not as many tensors as a `kind` has."""
+    number = len(kind._fields)  # type: ignore[attr-defined]
+    if isinstance(state, tuple) and len(state) == number and all(isinstance(part, Tensor) for part in state):
+        return
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    count = f"{NUMBERS[number] if number < len(NUMBERS) else number} tensor{'s' * (number != 1)}"
+    raise TypeError(f"state must be {article} {kind.__name__} of {count}, got {type(state).__name__}")
+
+
+def check_part(name: str, part: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Refuse one tensor of a state that has the wrong shape, dtype or device."""
+    if part.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+    check_tensor(name, part, like)
+
+
+def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:
+    """Numbers of valid steps as int64 on `device`.
+
+    Raises:
+        ValueError: they are not (batch,) integers from 0 to `num_steps`.
+    """
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
+        raise ValueError(
+            f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        )
+    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
+        raise ValueError(
+            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}"
+        )
+    return lengths.to(device=device, dtype=torch.int64)

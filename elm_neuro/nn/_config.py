@@ -3,14 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
 
 from elm_neuro.functional._elm import ACTIVATIONS, BRANCH_ACTIVATIONS
 from elm_neuro.functional._routing import ROUTINGS
 
 VARIANTS = ("v1", "v2")
 SPACINGS = ("log", "linear")
+
+
+class EquationOptions(TypedDict, total=False):
+    """Keywords of the neuron's equations; :class:`elm_neuro.nn.ELM` explains each."""
+
+    variant: str
+    shuffle_routing: bool
+    tau_s: float | tuple[float, ...]
+    tau_m_init: tuple[float, float]
+    tau_m_spacing: str
+    tau_m_bounds: tuple[float, float] | None
+    learn_tau_m: bool
+    lambda_: float
+    w_s_init: float
+    learn_w_s: bool
+    num_mlp_layers: int
+    mlp_hidden_size: int | None
+    activation: str
+    branch_activation: str | None
+    num_neuron: int | None
+
+
+class RunOptions(TypedDict, total=False):
+    """Keywords that say how a neuron is made and run; none of them is saved."""
+
+    generator: torch.Generator | None
+    backend: str
+    recompute_every: int | None
+    sparse_input: str
+
+
+class BranchOptions(TypedDict, total=False):
+    """Keywords of a neuron's branches; :class:`elm_neuro.nn.BranchELM` explains each."""
+
+    num_branch: int | None
+    num_synapse_per_branch: int
+    routing: str | Tensor | None
+
+
+class PlainOptions(EquationOptions, total=False):
+    """Keywords that every shell of the neuron has."""
+
+    delta_t: float
+    flatten_output: bool
+    batch_first: bool
+
+
+class ELMCellOptions(PlainOptions, total=False):
+    """Keywords of :class:`elm_neuro.nn.ELMCell` beside those that it names."""
+
+    num_branch: int | None
+    num_synapse_per_branch: int
+
+
+class ELMOptions(PlainOptions, BranchOptions, total=False):
+    """Keywords of :class:`elm_neuro.nn.ELM` beside those that it names."""
+
+
+class BranchELMOptions(PlainOptions, RunOptions, total=False):
+    """Keywords of :class:`elm_neuro.nn.BranchELM` beside those that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +129,7 @@ class ELMConfig:
         _one_of("routing", self.routing, (None, *ROUTINGS, "index"))
         _positive("delta_t", self.delta_t)
         _positive("lambda_", self.lambda_)
-        if not (_number(self.w_s_init) and self.w_s_init >= 0):
+        if not (is_number(self.w_s_init) and self.w_s_init >= 0):
             raise ValueError(
                 f"w_s_init must be a finite number, not negative (synaptic weights are rectified), got {self.w_s_init!r}"
             )
@@ -88,7 +151,7 @@ class ELMConfig:
             if pair is None:
                 continue
             pair = tuple(pair) if isinstance(pair, Iterable) else (pair,)
-            if len(pair) != 2 or not all(_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
+            if len(pair) != 2 or not all(is_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
                 raise ValueError(
                     f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {getattr(self, name)!r}"
                 )
@@ -107,6 +170,13 @@ class ELMConfig:
     def branches(self) -> int:
         """Number of branches; without `num_branch` every input is its own."""
         return self.input_size if self.num_branch is None else self.num_branch
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's output in one step: ([num_neuron,] output_size), or flat."""
+        if self.num_neuron is None:
+            return (self.output_size,)
+        return (self.num_neuron * self.output_size,) if self.flatten_output else (self.num_neuron, self.output_size)
 
     @property
     def hidden_size(self) -> int:
@@ -133,12 +203,25 @@ class ELMConfig:
         >>> ELMConfig.from_dict(config.to_dict()) == config
         True
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"config must hold only the fields of ELMConfig, got also {unknown}")
-        if missing := sorted({"input_size", "output_size"} - set(values)):
-            raise ValueError(f"config must hold input_size and output_size, missing {missing}")
+        check_fields(cls, values)
         return cls(**values)
+
+    def check_size(self, num_tensors: int) -> None:
+        """Refuse a made-up configuration that asks for more layers than a file has tensors."""
+        if self.num_mlp_layers > num_tensors:
+            raise ValueError(
+                f"num_mlp_layers must be below the number of tensors, {num_tensors}, got {self.num_mlp_layers}"
+            )
+
+
+def check_fields(kind: type[Any], values: dict[str, Any]) -> None:
+    """Refuse the values of a configuration of the dataclass `kind` that are unknown, or missing and have no default."""
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"config must hold only the fields of {kind.__name__}, got also {unknown}")
+    needed = [name for name, is_needed in known.items() if is_needed]
+    if missing := sorted(set(needed) - set(values)):
+        raise ValueError(f"config must hold {' and '.join(needed)}, missing {missing}")
 
 
 def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
@@ -170,7 +253,8 @@ def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
     }
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -186,7 +270,7 @@ def _at_least_one(name: str, value: object) -> None:
 
 
 def _positive(name: str, value: Any) -> None:
-    if not _number(value) or value <= 0:
+    if not is_number(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from elm_neuro import backends
-from elm_neuro.backends._select import check_sparse_input
+from elm_neuro import backends, pretrained
+from elm_neuro.backends.elm import check_sparse_input
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
-from elm_neuro.nn._config import ELMConfig
+from elm_neuro.nn._checks import check_sequence, checked_lengths
+from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import BackendName
 
 
 class ELMTraces(NamedTuple):
@@ -26,7 +28,8 @@ class ELMTraces(NamedTuple):
     output: Tensor  # (batch, time, [num_neuron,] output_size)
 
 
-class ELM(nn.Module):
+@pretrained.register
+class ELM(pretrained.Saved, nn.Module):
     r"""Expressive Leaky Memory neuron over sequences; every input is its own branch.
 
     .. math::
@@ -91,6 +94,11 @@ class ELM(nn.Module):
     torch.Size([8, 100, 20])
     """
 
+    state_type = ELMState
+    config_type = ELMConfig
+    backend = BackendName("elm")
+
+    @spelled_out(ELMOptions, ELMConfig)
     def __init__(
         self,
         input_size: int,
@@ -101,13 +109,13 @@ class ELM(nn.Module):
         backend: str = "auto",
         recompute_every: int | None = None,
         sparse_input: str = "auto",
-        **config: Any,
+        **config: Unpack[ELMOptions],
     ) -> None:
         super().__init__()
+        check_keywords(self, config, ELMOptions, ELM.__init__)
         self.backend = backend
         self.recompute_every = recompute_every
         self.sparse_input = sparse_input
-        backends.resolve(backend)
         check_sparse_input(sparse_input)
         if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
             raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
@@ -144,6 +152,25 @@ class ELM(nn.Module):
         return self.cell.config
 
     @property
+    def input_size(self) -> int:
+        return self.cell.config.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs of a neuron."""
+        return self.cell.config.output_size
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's output in one step."""
+        return self.cell.config.output_shape
+
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        return self.cell.config.delta_t
+
+    @property
     def tau_m(self) -> Tensor:
         """Memory time constants in ms, ([num_neuron,] num_memory)."""
         return self.cell.tau_m
@@ -153,47 +180,50 @@ class ELM(nn.Module):
         """Synaptic weights, rectified, ([num_neuron,] num_branch, num_synapse_per_branch)."""
         return self.cell.w_s
 
+    def initial_state(self, batch: int) -> ELMState:
+        """Zeros, in the parameters' dtype and on their device."""
+        return self.cell.initial_state(batch)
+
+    def check_state(self, state: ELMState, batch: int) -> ELMState:
+        """`state` where it fits, as :meth:`ELMCell.check_state`."""
+        return self.cell.check_state(state, batch)
+
+    def step(self, x_t: Tensor, state: ELMState | None = None) -> tuple[Tensor, ELMState]:
+        """One step on the same parameters: the call of :class:`ELMCell`."""
+        stepped: tuple[Tensor, ELMState] = self.cell(x_t, state)
+        return stepped
+
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        x, state, lengths = self._checked(x, state, lengths)
-        params = self.cell.effective_parameters()
-        options: Any = {
-            "recompute_every": self.recompute_every,
-            "sparse_input": self.sparse_input,
-            "backend": self.backend,
-        }
-        y, after = backends.scan(x, params, state, lengths=lengths, **options)
+        cell = self.cell
+        config = cell.config
+        x, state = self._checked(x, state)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
+        y, after = backends.scan(
+            x,
+            cell.effective_parameters(),
+            state,
+            lengths=lengths,
+            recompute_every=self.recompute_every,
+            sparse_input=self.sparse_input,
+            backend=self.backend,
+        )
         if y.device.type == "cpu" and not torch.compiler.is_compiling():
             _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
-        if self.config.flatten_output and self.config.num_neuron is not None:
+        if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
-        return (y if self.config.batch_first else y.transpose(0, 1)), after
+        return (y if config.batch_first else y.transpose(0, 1)), after
 
-    def _checked(
-        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
-    ) -> tuple[Tensor | SpikeEvents, ELMState | None, Tensor | None]:
-        config = self.config
-        if isinstance(x, SpikeEvents):
-            if x.num_channels != config.input_size:
-                raise ValueError(f"x must have {config.input_size} channels, got {x}")
-            if x.device != self.cell.tau_s.device:
-                raise ValueError(f"x must be on {self.cell.tau_s.device} like the parameters, got {x.device}")
-        else:
-            if not isinstance(x, Tensor):
-                raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
-            shared = x.ndim == 3 or config.num_neuron is None
-            order = ("batch", "time") if config.batch_first else ("time", "batch")
-            ending = (config.input_size,) if shared else (config.num_neuron, config.input_size)
-            if x.ndim != 2 + len(ending) or tuple(x.shape[2:]) != ending:
-                raise ValueError(f"x must have shape ({', '.join(map(str, (*order, *ending)))}), got {tuple(x.shape)}")
-            self.cell.check_tensor("x", x)
-            x = x if config.batch_first else x.transpose(0, 1)
-        batch, num_steps = x.shape[:2]
-        state = None if state is None else self.cell.check_state(state, batch)
-        if lengths is not None:
-            lengths = _checked_lengths(lengths, batch, num_steps, self.cell.tau_s.device)
-        return x, state, lengths
+    def _checked(self, x: Tensor | SpikeEvents, state: ELMState | None) -> tuple[Tensor | SpikeEvents, ELMState | None]:
+        """Sequence, batch first, and state that fit the parameters."""
+        cell = self.cell
+        config = cell.config
+        check_sequence(x, config.input_size, cell.tau_s, num_neuron=config.num_neuron, batch_first=config.batch_first)
+        if not config.batch_first and isinstance(x, Tensor):
+            x = x.transpose(0, 1)
+        return x, (None if state is None else cell.check_state(state, x.shape[0]))
 
     def traces(self, x: Tensor | SpikeEvents, state: ELMState | None = None) -> ELMTraces:
         """Synapse, branch, memory and output records of a sequence, for figures.
@@ -206,7 +236,7 @@ class ELM(nn.Module):
         >>> ELM(3, 1, num_memory=2).traces(torch.ones(1, 4, 3)).synapse.shape
         torch.Size([1, 4, 3, 1])
         """
-        x, checked, _ = self._checked(x, state, None)
+        x, checked = self._checked(x, state)
         params = self.cell.effective_parameters()
         state_ = zero_state(params, x.shape[0]) if checked is None else checked
         x = x.to_dense(state_.m.dtype) if isinstance(x, SpikeEvents) else x
@@ -228,27 +258,15 @@ class ELM(nn.Module):
             raise ValueError("x must have at least one time step to be traced, got 0")
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write weights and configuration into a folder: :func:`elm_neuro.checkpoints.save_pretrained`."""
-        from elm_neuro import checkpoints
-
-        checkpoints.save_pretrained(self, directory)
-
-    @staticmethod
-    def from_pretrained(directory_or_hub_id: str | os.PathLike[str], **options: Any) -> ELM:
-        """The neuron that was saved there: :func:`elm_neuro.checkpoints.from_pretrained`."""
-        from elm_neuro import checkpoints
-
-        return checkpoints.from_pretrained(directory_or_hub_id, **options)
-
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend, self.cell._proto_tau_m)
+        chosen = backends.resolve(self.backend, self.cell._proto_tau_m, operator="elm")
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
         return f"backend={chosen!r}{recompute}" + (
             f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""
         )
 
 
+@pretrained.register
 class BranchELM(ELM):
     """ELM neuron whose inputs are routed to synapses that are summed on branches: far fewer weights.
 
@@ -269,6 +287,7 @@ class BranchELM(ELM):
     8022
     """
 
+    @spelled_out(BranchELMOptions, ELMConfig, ELM)
     def __init__(
         self,
         input_size: int,
@@ -278,44 +297,17 @@ class BranchELM(ELM):
         num_branch: int,
         num_synapse_per_branch: int,
         routing: str | Tensor | None = "neuronio",
-        **options: Any,
+        **options: Unpack[BranchELMOptions],
     ) -> None:
-        branches: dict[str, Any] = {
-            "num_branch": num_branch,
-            "num_synapse_per_branch": num_synapse_per_branch,
-            "routing": routing,
-        }
-        super().__init__(input_size, output_size, num_memory, **branches, **options)
-
-
-def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Output at each sample's last valid step.
-
-    Args:
-        y: (batch, time, ...).
-        lengths: number of valid steps, (batch,), each at least 1; all steps by default.
-
-    >>> last_output(torch.arange(6.0).view(2, 3, 1), torch.tensor([1, 3])).flatten()
-    tensor([0., 5.])
-    """
-    if lengths is None:
-        return y[:, -1]
-    if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
-        raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
-    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
-
-
-def _checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:
-    lengths = torch.as_tensor(lengths)
-    if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
-        raise ValueError(
-            f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        super().__init__(
+            input_size,
+            output_size,
+            num_memory,
+            num_branch=num_branch,
+            num_synapse_per_branch=num_synapse_per_branch,
+            routing=routing,
+            **options,
         )
-    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
-        raise ValueError(
-            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}"
-        )
-    return lengths.to(device=device, dtype=torch.int64)
 
 
 def _refuse_nan(

@@ -1,19 +1,45 @@
-"""An ELM that spikes: its readout against a threshold."""
+"""Layers that spike: any layer's readout against a threshold."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar  # with a default; torch needs it too
 
+from elm_neuro import pretrained
 from elm_neuro.backends import untraced
+from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
-from elm_neuro.nn._checks import checked_state
-from elm_neuro.nn._elm import ELM
+from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
+from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
+from elm_neuro.nn._config import check_fields
+from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import AnyLayer, Config, check_layer, output_shape
+from elm_neuro.nn._lengths import last_or_before, step_where_valid
 
 RESETS = ("none", "subtract", "zero")
+
+Core = TypeVar("Core", bound=AnyLayer, default=Any)
+Numbers = float | tuple["Numbers", ...]
+
+
+class SpikeOptions(TypedDict, total=False):
+    """Keywords of :class:`SpikeOutput`, which explains each."""
+
+    threshold: float | Tensor
+    learn_threshold: bool
+    surrogate: Surrogate | None
+    reset: str
+    stochastic: bool
+    graded_factor: float | Tensor
+    learn_graded_factor: bool
+    generator: torch.Generator | None
 
 
 class SpikingELMState(NamedTuple):
@@ -23,6 +49,88 @@ class SpikingELMState(NamedTuple):
     m: Tensor  # (batch, [num_neuron,] num_memory)  memory
     v: Tensor  # (batch, [num_neuron,] output_size)  readout after reset
     s: Tensor  # (batch, [num_neuron,] output_size)  spikes, 0 or 1
+
+
+_SPIKING_STATES: dict[Any, type[Any]] = {ELMState: SpikingELMState}
+
+
+def spiking_state(inner: Any) -> type[Any]:
+    """The state of a layer made to spike: the fields of its own state `inner`, then v, the readout after reset, and s,
+    the spikes.
+
+    A field of `inner` that has one of these names is called ``core_v`` or ``core_s``. One class for each `inner`; its
+    states pickle.
+
+    >>> spiking_state(ELMState) is SpikingELMState
+    True
+    """
+    if inner in _SPIKING_STATES:
+        return _SPIKING_STATES[inner]
+    make: Any = namedtuple  # type checkers want to know the fields beforehand
+    names = [f"core_{name}" if name in ("v", "s") else name for name in inner._fields]
+    kind = make(f"Spiking{inner.__name__}", [*names, "v", "s"], module=inner.__module__)
+    kind.__reduce__ = lambda state: (_restored, (inner, tuple(state)))  # its class stands in no module
+    return _SPIKING_STATES.setdefault(inner, kind)
+
+
+def _restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
+    return spiking_state(inner)(*parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikingELMConfig:
+    """The configuration of a layer and the keywords of its :class:`SpikeOutput`."""
+
+    core: Config  # of the layer that spikes
+    core_class: str  # the name under which that layer's class is saved
+    threshold: Numbers = 1.0
+    learn_threshold: bool = False
+    surrogate: Surrogate = ATan()  # noqa: RUF009  # it is frozen
+    reset: str = "none"
+    stochastic: bool = False
+    graded_factor: Numbers = 1.0
+    learn_graded_factor: bool = False
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """The keywords of :class:`SpikeOutput`."""
+        return {name: value for name, value in vars(self).items() if name not in ("core", "core_class")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as JSON holds them.
+
+        Raises:
+            TypeError: the surrogate is none of :mod:`elm_neuro.functional`.
+        """
+        core = {"class": self.core_class, "config": self.core.to_dict()}
+        return {"core": core, **self.output, "surrogate": surrogate_to_dict(self.surrogate)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SpikingELMConfig:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a field is unknown, or the class of the core is none that can be saved.
+        """
+        values = dict(values)
+        kind, core = pretrained.described(values.pop("core", None), "core")
+        values |= {"core": core, "core_class": kind.name}
+        check_fields(cls, values)
+        for name in ("learn_threshold", "stochastic", "learn_graded_factor"):
+            if not isinstance(values.get(name, False), bool):
+                raise TypeError(f"{name} must be True or False, got {values[name]!r}")
+        for name in ("threshold", "graded_factor"):
+            if name in values:
+                values[name] = _numbers(values[name])
+        if "surrogate" in values:
+            values["surrogate"] = surrogate_from_dict(values["surrogate"])
+        return cls(**values)
+
+    def check_size(self, num_tensors: int) -> None:
+        """Refuse a made-up configuration that asks for more layers than a file has tensors."""
+        check = getattr(self.core, "check_size", None)
+        if check is not None:
+            check(num_tensors)
 
 
 class SpikeOutput(nn.Module):
@@ -66,6 +174,7 @@ class SpikeOutput(nn.Module):
         super().__init__()
         if reset not in RESETS:
             raise ValueError(f"reset must be one of {list(RESETS)}, got {reset!r}")
+        self._initial = {"threshold": _numbers(threshold), "graded_factor": _numbers(graded_factor)}
         self.surrogate = ATan() if surrogate is None else surrogate
         self.reset, self.stochastic, self.generator = reset, stochastic, generator
         self.threshold: Tensor
@@ -75,12 +184,23 @@ class SpikeOutput(nn.Module):
             ("graded_factor", graded_factor, learn_graded_factor),
         ):
             tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()
-            if name == "graded_factor" and not learn and bool((tensor == 1.0).all()):
+            if name == "graded_factor" and not learn and set(_flat(self._initial[name])) == {1.0}:
                 self.register_buffer(name, None)
             elif learn:
                 self.register_parameter(name, nn.Parameter(tensor))
             else:
                 self.register_buffer(name, tensor)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's keywords, threshold and factor as numbers at the start of training; not the generator."""
+        return self._initial | {
+            "learn_threshold": isinstance(self.threshold, nn.Parameter),
+            "surrogate": self.surrogate,
+            "reset": self.reset,
+            "stochastic": self.stochastic,
+            "learn_graded_factor": isinstance(self.graded_factor, nn.Parameter),
+        }
 
     def fire(self, v: Tensor) -> Tensor:
         """Spikes, 0 or 1, of readouts `v` of any shape ending in the threshold's.
@@ -133,88 +253,182 @@ class SpikeOutput(nn.Module):
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
 
 
-class SpikingELM(nn.Module):
-    """ELM neuron, or a population of them, whose readout spikes.
+@pretrained.register
+class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
+    """An ELM neuron, a population of them, or any other layer, whose readout spikes.
 
     Args:
-        core: the neuron: :class:`ELM` or :class:`BranchELM`, batch first.
+        core: the layer: :class:`ELM`, :class:`BranchELM`, or another that keeps the protocol :class:`Layer`.
         output: keywords of :class:`SpikeOutput`.
 
-    Shapes: x as for `core`; spikes (batch, time, [num_neuron,] output_size), or flattened as `core` does; state
-    :class:`SpikingELMState`, None for zeros.
+    Shapes: x and lengths as for `core`; spikes like its output, (batch, time, [num_neuron,] output_size) or flattened
+    as `core` does; state :class:`SpikingELMState` for an ELM, for another layer its own with v and s behind
+    (:attr:`state_type`), None for zeros.
+
+    Raises:
+        TypeError: `core` lacks a part of the protocol, or a keyword is unknown.
+        ValueError: `core` takes sequences time first.
 
     >>> from elm_neuro import BranchELM
-    >>> spiking = SpikingELM(BranchELM(700, 1, num_branch=10, num_synapse_per_branch=70, num_neuron=32, flatten_output=True), threshold=0.5)
+    >>> branches = {"num_branch": 10, "num_synapse_per_branch": 70, "num_neuron": 32, "flatten_output": True}
+    >>> spiking = SpikingELM(BranchELM(700, 1, **branches), threshold=0.5)
     >>> spikes, state = spiking(torch.zeros(2, 50, 700))
     >>> spikes.shape
     torch.Size([2, 50, 32])
     """
 
-    def __init__(self, core: ELM, **output: Any) -> None:
-        super().__init__()
-        if not isinstance(core, ELM):
-            raise TypeError(f"core must be an ELM or BranchELM, got {type(core).__name__}")
-        if not core.config.batch_first:
-            raise ValueError("core must be batch first, got batch_first=False")
-        self.core = core
-        self.output = SpikeOutput(**output)
+    config_type = SpikingELMConfig
+    emits_spikes = True
 
-    def initial_state(self, batch: int) -> SpikingELMState:
-        """Zeros, in the parameters' dtype and on their device."""
-        inner = self.core.cell.initial_state(batch)
-        v, s = (inner.m.new_zeros(batch, *self.output_shape) for _ in range(2))
-        return SpikingELMState(inner.b, inner.m, v, s)
+    @spelled_out(SpikeOptions, SpikeOutput)
+    def __init__(self, core: Core, **output: Unpack[SpikeOptions]) -> None:
+        super().__init__()
+        check_keywords(self, output, SpikeOptions, SpikingELM.__init__)
+        check_layer(core)
+        self.core: Core = core
+        self.output = SpikeOutput(**output)
+        spiking_state(core.state_type)  # made here, not inside compiled code
+
+    @classmethod
+    def from_config(cls, config: SpikingELMConfig) -> SpikingELM:
+        """A layer of this configuration with new weights."""
+        core: Any = pretrained.kind_of(config.core_class).build(config.core)
+        return cls(core, **config.output)
+
+    @property
+    def config(self) -> SpikingELMConfig:
+        core = self.core
+        return SpikingELMConfig(core=core.config, core_class=type(core).__name__, **self.output.options)
+
+    @property
+    def input_size(self) -> int:
+        return self.core.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs of a neuron."""
+        return self.core.output_size
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's spikes in one step."""
-        config = self.core.config
-        if config.num_neuron is None:
-            return (config.output_size,)
-        return (
-            (config.num_neuron * config.output_size,)
-            if config.flatten_output
-            else (config.num_neuron, config.output_size)
-        )
+        return output_shape(self.core)
 
-    def check_state(self, state: SpikingELMState, batch: int) -> SpikingELMState:
-        """`state` where it fits this neuron and a batch of `batch`.
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        return self.core.delta_t
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether the call takes one step, as that of the core."""
+        return getattr(self.core, "is_cell", False)
+
+    @property
+    def state_type(self) -> type[Any]:
+        """:class:`SpikingELMState` for an ELM; for another layer its own fields, then v and s."""
+        return spiking_state(self.core.state_type)
+
+    def initial_state(self, batch: int) -> Any:
+        """The core's, and zeros for v and s, in the same dtype and on the same device."""
+        inner = self.core.initial_state(batch)
+        v, s = (inner[0].new_zeros(batch, *self.output_shape) for _ in range(2))
+        return self.state_type(*inner, v, s)
+
+    def check_state(self, state: Any, batch: int) -> Any:
+        """`state` where it fits this layer and a batch of `batch`.
 
         Raises:
-            TypeError: `state` is not four tensors of the parameters' dtype.
+            TypeError: `state` is not the tensors of :attr:`state_type`, in the parameters' dtype.
             ValueError: a tensor has the wrong shape or device.
         """
-        own = (batch, *self.output_shape)
-        return checked_state(
-            SpikingELMState, state, (*self.core.cell.state_shapes(batch), own, own), self.core.cell._proto_tau_m
-        )
+        inner, v, s = self._split(state, batch)
+        return self.state_type(*inner, v, s)
 
-    def step(self, x: Tensor, state: SpikingELMState | None = None) -> tuple[Tensor, SpikingELMState]:
-        """One time step: x (batch, input_size), or (batch, num_neuron, input_size); spikes (batch, [num_neuron,] output_size)."""
-        self.core.cell.check_input(x)
-        state = self.initial_state(x.shape[0]) if state is None else self.check_state(state, x.shape[0])
-        y, inner = self.core.cell.advance(x, ELMState(state.b, state.m))
-        v = self.output.reset_readout(y.to(inner.m.dtype), state.s)
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One time step: x_t (batch, input_size), or what else the core takes; spikes (batch, *output_shape)."""
+        y, inner, v, s = self._core_step(x_t, state)
+        v = self.output.reset_readout(y, s)
         s = self.output.fire(v)
-        return self.output.grade(s), SpikingELMState(inner.b, inner.m, v, s)
+        return self.output.grade(s), self.state_type(*inner, v, s)
 
-    def forward(
-        self, x: Tensor | SpikeEvents, state: SpikingELMState | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, SpikingELMState]:
-        state = None if state is None else self.check_state(state, x.shape[0])
-        y, inner = self.core(x, None if state is None else ELMState(state.b, state.m), lengths)
-        spikes, v, s = self.output(y.to(inner.m.dtype), None if state is None else state.s)
-        if y.shape[1] and lengths is None:
-            return spikes, SpikingELMState(inner.b, inner.m, v[:, -1], s[:, -1])
-        state = self.initial_state(x.shape[0]) if state is None else state
-        if lengths is None or y.shape[1] == 0:
-            return spikes, SpikingELMState(inner.b, inner.m, state.v, state.s)
-        lengths = lengths.to(y.device)
-        valid = torch.arange(y.shape[1], device=y.device) < lengths[:, None]
-        started = (lengths > 0).view(-1, *[1] * (y.ndim - 2))
-        rows = torch.arange(y.shape[0], device=y.device)
-        v_end, s_end = (part[rows, (lengths - 1).clamp(min=0)] for part in (v, s))
-        end = SpikingELMState(
-            inner.b, inner.m, torch.where(started, v_end, state.v), torch.where(started, s_end, state.s)
-        )
-        return torch.where(valid.view(*valid.shape, *[1] * (y.ndim - 2)), spikes, 0.0), end
+    def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        if self.is_cell:
+            return self._step_with_lengths(self.step, x, state, lengths)
+        y, inner, v, s = self._core_sequence(x, state, lengths)
+        spikes, v_all, s_all = self.output(y, s)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths).to(y.device)
+        if v is None or s is None:
+            v = s = y.new_zeros(y.shape[0], *y.shape[2:])
+        v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
+        return cut_at(lengths, spikes), self.state_type(*inner, v, s)
+
+    def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""
+        y, inner, _, s = self._core_step(x_t, state)
+        return y, self.state_type(*inner, y, s)
+
+    def readout(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        """A sequence of the core: its outputs in place of spikes; state.v holds the last one, state.s stays."""
+        if self.is_cell:
+            return self._step_with_lengths(self.readout_step, x, state, lengths)
+        y, inner, v, s = self._core_sequence(x, state, lengths)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths).to(y.device)
+        if v is None or s is None:
+            v = s = y.new_zeros(y.shape[0], *y.shape[2:])
+        return y, self.state_type(*inner, last_or_before(y, lengths, v), s)
+
+    def _split(self, state: Any, batch: int) -> tuple[Any, Tensor, Tensor]:
+        """State of the core, checked by it, and v and s."""
+        check_parts(self.state_type, state)
+        inner = self.core.check_state(self.core.state_type(*state[:-2]), batch)
+        v, s = state[-2:]
+        shape = (batch, *self.output_shape)
+        check_part("state.v", v, shape, inner[0])
+        check_part("state.s", s, shape, inner[0])
+        return inner, v, s
+
+    def _core_step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any, Tensor, Tensor]:
+        """Readout and state of the core after one step, and v and s before it."""
+        if state is None:
+            state = self.initial_state(x_t.shape[0] if isinstance(x_t, Tensor) and x_t.ndim else 0)
+            inner, v, s = self.core.state_type(*state[:-2]), state[-2], state[-1]
+        else:
+            inner, v, s = self._split(state, x_t.shape[0] if x_t.ndim else 0)
+        y, after = self.core.step(x_t, inner)
+        return y.to(after[0].dtype), after, v, s  # autocast narrows the readout, not the state
+
+    def _core_sequence(
+        self, x: Tensor | SpikeEvents, state: Any, lengths: Tensor | None
+    ) -> tuple[Tensor, Any, Tensor | None, Tensor | None]:
+        """Readout and state of the core after a sequence, and v and s before it: None for zeros."""
+        inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
+        y, after = self.core(x, inner, lengths)
+        return y.to(after[0].dtype), after, v, s
+
+    def _step_with_lengths(
+        self, step: Callable[..., tuple[Tensor, Any]], x: Any, state: Any, lengths: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        out, after = step(x, state)
+        if lengths is None:
+            return out, after
+        before = self.initial_state(x.shape[0]) if state is None else state
+        return step_where_valid(out, after, before, checked_lengths(lengths, x.shape[0], 1, x.device))
+
+
+def _numbers(value: Any) -> Numbers:
+    """A number, or numbers in tuples, of a number or a tensor."""
+    if isinstance(value, int | float):
+        return float(value)
+    found: Numbers = _tuples(torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().tolist())
+    return found
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _flat(value: Any) -> list[float]:
+    return [number for part in value for number in _flat(part)] if isinstance(value, tuple) else [value]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
@@ -328,6 +329,51 @@ def test_data_dir_finds_shd_where_tonic_puts_it(
     )
 
 
+def test_settings_that_do_not_name_their_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("model: {num_classes: 20, network: {class_path: elm_neuro.training.LSTMClassifier}}\n")
+    for arguments in (["--config", str(old)], [f"--config={old}"], ["-c", str(old)]):
+        assert main(["fit", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert f"elm-neuro: error: {old}: model must name its class by class_path, for example" in error
+        assert "and hold its settings under init_args; got num_classes, network" in error
+
+
+@pytest.mark.parametrize(
+    "memory", ["model.network.neuron.num_memory", "model.network.init_args.neuron.init_args.num_memory"]
+)
+@pytest.mark.parametrize("rate", ["model.learning_rate", "model.init_args.learning_rate"])
+def test_settings_of_a_recipe_are_changed_on_the_command_line(
+    memory: str, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--{memory}=7", f"--{rate}", "0.25", "--data.batch_size=3", "--data.train_file", "mine.h5"]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "shd_elm", *arguments, "--print_config"])
+    assert end.value.code == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    model, data = settings["model"]["init_args"], settings["data"]["init_args"]
+    assert (model["learning_rate"], model["network"]["init_args"]["neuron"]["init_args"]["num_memory"]) == (0.25, 7)
+    assert (data["batch_size"], data["train_file"]) == (3, "mine.h5")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.network.neuron.num_memry=7", "num_memry"),
+        ("--model.network.neuron.delta_tt=7", "delta_tt"),
+        ("--model.network.neuron.num_memory=x", "Expected a <class 'int'>. Got value: x"),
+        ("--data.batch_sizes=7", "batch_sizes"),
+    ],
+)
+def test_a_setting_that_is_not_there_ends_with_status_2_before_anything_is_read(
+    argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "shd_elm", argument])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(recipes())
@@ -336,7 +382,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_version_do_not_wait_for_lightning() -> None:
     code = (
         "import sys\nfrom elm_neuro.cli import main\n"
-        "try: main([sys.argv[1]])\nexcept SystemExit as end: assert end.code in (0, None)\nassert 'lightning' not in sys.modules"
+        "try: main([sys.argv[1]])\nexcept SystemExit as end: assert end.code in (0, None)\nassert 'lightning' not in "
+        "sys.modules"
     )
     for argument, word in (("--help", "usage"), ("--version", __version__)):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)

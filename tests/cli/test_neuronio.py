@@ -125,7 +125,9 @@ def test_verify_names_what_is_wrong(kaggle: Path, tmp_path: Path, capsys: pytest
 
 
 def test_dask_runs_the_same_tasks(kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in of the client, with the one method that is called; Dask's own executor has the interface of concurrent.futures."""
+    """A stand-in of the client, with the one method that is called; Dask's own executor has the interface of
+    concurrent.futures.
+    """
 
     class Client:
         def __init__(self, address: str) -> None:

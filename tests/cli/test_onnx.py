@@ -83,13 +83,16 @@ def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(
     assert "a checkpoint of elm-neuro fit needs its settings beside it, but there is no" in capsys.readouterr().err
     neuron = {
         "class_path": "elm_neuro.nn.ELM",
-        "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4},
-        "dict_kwargs": {"delta_t": 10.0},
+        "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4, "delta_t": 10.0},
     }
     network = {"class_path": "elm_neuro.training.SequenceClassifier", "init_args": {"neuron": neuron}}
-    (tmp_path / "config.yaml").write_text(
-        json.dumps({"model": {"network": network, "num_classes": 3}}), encoding="utf-8"
-    )
+    settings = {"network": network, "num_classes": 3}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"model": settings}), encoding="utf-8")  # as runs before the recipes named their task
+    assert main(["export", str(tmp_path / "best.ckpt")]) == 1
+    assert "config.yaml: model must name its class by class_path, for example elm_neuro." in capsys.readouterr().err
+    model = {"class_path": "elm_neuro.training.SpikeClassification", "init_args": settings}
+    config.write_text(json.dumps({"model": model}), encoding="utf-8")
     assert main(["export", str(tmp_path / "best.ckpt"), "--form", "unrolled", "--num-steps", "5"]) == 0
     from elm_neuro.export.onnx_neuron import OnnxNeuron
 
@@ -98,6 +101,32 @@ def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(
         np.testing.assert_allclose(
             OnnxNeuron(tmp_path / "unrolled.onnx").run(x)[0]["y"], net(torch.from_numpy(x)), atol=1e-5
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("- a list", "must hold settings by their names, got list"),
+        ("model: {class_path: os.system, init_args: {command: touch run}}", "os.system"),
+        ("model: {class_path: torch.nn.Linear, init_args: {in_features: 1, out_features: 1}}", "torch.nn.Linear"),
+        ("model: {class_path: elm_neuro.training.SpikeClassification, init_args: {networks: 1}}", "networks"),
+        ("model: {class_path: elm_neuro.training.SpikeClassification, init_args: {network: os.system}}", "os.system"),
+        ("trainer: {}", "must hold the settings of elm-neuro fit, got no model in it"),
+        ("model: [", "must be YAML"),
+    ],
+)
+def test_settings_that_build_no_module_of_lightning_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: str, message: str
+) -> None:
+    pytest.importorskip("lightning")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
+    (tmp_path / "config.yaml").write_text(settings, encoding="utf-8")
+    assert main(["export", "best.ckpt"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("elm-neuro: error: config.yaml")
+    assert message in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])

@@ -1,4 +1,4 @@
-"""The runtime file onnx_neuron.py alone: in a process, and in an environment, that has NumPy and onnxruntime and nothing else of ours."""
+"""The runtime file onnx_neuron.py alone: in a process, and in an environment, without anything else of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every form of the export computes what the neuron computes: in onnxruntime, in onnx's reference evaluator, and by the paper's equations."""
+"""Every form of the export computes what the neuron computes: in onnxruntime, in onnx's reference evaluator, and by the
+paper's equations.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spiking layers and networks of them compute in onnxruntime what their own forward computes in torch, hosts' faces too."""
+"""Spiking layers, networks of them and hosts' faces compute in onnxruntime what their own forward does in torch."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_failed_verification_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export.to_onnx(small(), tmp_path / "step.onnx")
     before = (tmp_path / "step.onnx").read_bytes()
-    monkeypatch.setattr(sys.modules["elm_neuro.export._lowering"], "TANH_SLOPE", 0.6)
+    monkeypatch.setattr(sys.modules["elm_neuro.export.lowerings._elm"], "TANH_SLOPE", 0.6)
     with pytest.raises(export.ExportError, match=r"off by .*m_next"):
         export.to_onnx(small(), tmp_path / "step.onnx")
     assert (tmp_path / "step.onnx").read_bytes() == before

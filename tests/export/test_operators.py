@@ -203,7 +203,7 @@ def exported(
 
 
 def in_cuda(use: Use) -> bool:
-    """As onnxruntime's kernel registry matches: a kernel without an upper bound serves the version it was written for."""
+    """As onnxruntime's registry matches: a kernel without an upper bound serves the version it was written for."""
     return any(
         use.types <= types and (first == use.version or (last is not None and first <= use.version <= last))
         for first, last, types in CUDA.get(use.op, [])

@@ -1,4 +1,4 @@
-"""benchmarks/onnx_runtimes.py, which runs exported models in other runtimes, does not report a runtime that is wrong as right."""
+"""benchmarks/onnx_runtimes.py, which runs models in other runtimes, reports no runtime that is wrong as right."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def test_a_runtime_is_right_only_with_torchs_numbers(script: dict[str, Any], tmp
 
 def test_the_reason_of_a_failure_is_its_last_words(script: dict[str, Any]) -> None:
     assert script["reason"]("thread 'x' panicked at a/b.rs:1:2:\nno such axis\nstack backtrace:\n") == "no such axis"
-    trace = 'Traceback (most recent call last):\n  File "a.py", line 1\n    raise E\nE: Exception from src/x.cpp:9:\nranks differ\n'
+    trace = (
+        "Traceback (most recent call last):\n"
+        '  File "a.py", line 1\n    raise E\nE: Exception from src/x.cpp:9:\nranks differ\n'
+    )
     assert script["reason"](trace) == "E: ranks differ"
     assert script["reason"]("") == "it ended without a word"
 

@@ -24,7 +24,9 @@ def _lightning_advice() -> Iterator[None]:
 
 
 def made(num_samples: int, speakers: list[int], seed: int) -> SpikeRecordings:
-    """Samples whose class shows in the channels that fire; classes and speakers take turns, class 0 occurs most often."""
+    """Samples whose class shows in the channels that fire; classes and speakers take turns, class 0 occurs most
+    often.
+    """
     rng = np.random.default_rng(seed)
     labels = np.where(np.arange(num_samples) % 5 == 0, 0, np.arange(num_samples) % 20)
     units = np.concatenate([rng.integers(0, 35, 40) + 35 * label for label in labels])

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
@@ -15,10 +17,8 @@ from elm_neuro import training
 from elm_neuro.cli import recipes
 from elm_neuro.demo._run import MIXED, TUNED, DemoSettings, build, data_module
 from elm_neuro.training import (
-    NeuronIODataModule,
     NeuronIORegression,
     SHDAddingDataModule,
-    SHDDataModule,
     SpikeClassification,
     SpikingNetwork,
     SpokenDigitsDataModule,
@@ -34,8 +34,8 @@ ADDING = {
     "shd_adding_lif": 51_128,
 }
 NEURONIO = {
-    "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842, "neuronio_lstm": 266_102,
-    "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
+    "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842,
+    "neuronio_lstm": 266_102, "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
 }  # fmt: skip
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
@@ -45,9 +45,14 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def load(name: str) -> LightningCLI:
-        options: dict[str, Any] = {"subclass_mode_data": True, "auto_configure_optimizers": False, "run": False}
-        kinds = (NeuronIORegression, NeuronIODataModule) if name in NEURONIO else (SpikeClassification, SHDDataModule)
-        return LightningCLI(*kinds, args=["--config", str(RECIPES / f"{name}.yaml")], **options)
+        options: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "run": False}
+        return LightningCLI(
+            LightningModule,
+            LightningDataModule,
+            auto_configure_optimizers=False,
+            args=["--config", str(RECIPES / f"{name}.yaml")],
+            **options,
+        )
 
     monkeypatch.setattr("sys.argv", ["elm-neuro"])
     return load
@@ -60,6 +65,16 @@ def test_every_recipe_is_listed() -> None:
         == {*SHD, *ADDING, *NEURONIO, "spoken_digits_mixed"}
     )
     assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_its_task_and_has_all_its_arguments_checked_while_parsing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    settings = yaml.safe_load(text)
+    kind = NeuronIORegression if path.stem in NEURONIO else SpikeClassification
+    assert settings["model"]["class_path"] == f"elm_neuro.training.{kind.__name__}"
+    assert set(settings["model"]) == set(settings["data"]) == {"class_path", "init_args"}
+    assert "dict_kwargs" not in text  # jsonargparse hands these on unseen
 
 
 @pytest.mark.parametrize("name", [*SHD, *ADDING])

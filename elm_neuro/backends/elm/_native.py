@@ -1,23 +1,26 @@
-"""The reformulation of :mod:`elm_neuro.backends.elm._torch` with compiled pieces: what arrives, the recurrence and the
+"""The reformulation of :mod:`elm_neuro.backends.elm._torch` by native kernels: what arrives, the recurrence and the
 readout in one pass.
 
-What has no compiled piece (branch nonlinearities, products of dense frames) is torch's.
+What has no kernel (branch nonlinearities, products of dense frames) is torch's.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm import _torch
-from elm_neuro.backends.elm._native_op import run_compiled
-from elm_neuro.backends.elm._native_pass import Operands, Way, run
+from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._native_op import run_as_operator
+from elm_neuro.backends.elm._native_pass import Operands, Plan, run, tile_for
 from elm_neuro.backends.elm._native_table import first_layer
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import DTYPES, Events, searched
-from elm_neuro.backends.native._filter import drive
+from elm_neuro.backends.native._filter import filtered, filtered_events
+from elm_neuro.backends.parts._lengths import last_valid, valid, without_padding
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.events import SpikeEvents
@@ -25,176 +28,219 @@ from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_st
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
-def refuses(like: Tensor) -> bool:
-    """Whether parameters on this device, of this dtype, cannot run natively."""
-    return like.device.type != "cpu" or like.dtype not in DTYPES
+class Native(ELMBackend):
+    """The kernels of :mod:`elm_neuro.backends.native`."""
+
+    name = "native"
+    recomputes = traceable = True
+
+    @property
+    def about(self) -> str:
+        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
+
+    def missing(self) -> str | None:
+        return _library.missing()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != "cpu":
+            return f"it runs on the CPU, got {parameter.device}"
+        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
+        if x.device.type != "cpu":
+            return f"it runs on the CPU, got {x.device}"
+        num_layer = len(params.mlp_weight) - 1
+        if num_layer > _library.MAX_LAYERS:
+            return f"it runs at most {_library.MAX_LAYERS} hidden layers, got {num_layer}"
+        if num_layer > 1 and len({weight.shape[-2] for weight in params.mlp_weight[:-1]}) > 1:
+            return "its hidden layers have one width"
+        return self.refusal_of(params.kappa_m)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        if x.shape[0] * x.shape[1] == 0:
+            state = zero_state(params, x.shape[0]) if state is None else state
+            return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
+        lengths = None if lengths is None else lengths.contiguous()
+        if not torch.is_autocast_enabled("cpu"):
+            return _scan(x, params, state, lengths, Run(sparse_input, recompute_every))
+        # as in the torch backend, only products over the whole sequence may be lowered
+        dtype = torch.get_autocast_dtype("cpu")
+        lowered = dtype if params.kappa_m.dtype == torch.float32 else None
+        with torch.autocast("cpu", enabled=False):
+            y, state = _scan(x, params, state, lengths, Run(sparse_input, recompute_every, lowered))
+        return y.to(dtype), state
 
 
-def refusal(x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
-    """Why these inputs cannot run natively, or None where they can."""
-    for tensor in (x.indptr if isinstance(x, SpikeEvents) else x, params.kappa_m):
-        if tensor.device.type != "cpu":
-            return f"it runs on the CPU, got {tensor.device}"
-    if params.kappa_m.dtype not in DTYPES:
-        return f"it runs in float32 and float64, got {params.kappa_m.dtype}"
-    if len(params.mlp_weight) - 1 > _library.MAX_LAYERS:
-        return f"it runs at most {_library.MAX_LAYERS} hidden layers, got {len(params.mlp_weight) - 1}"
-    if len({weight.shape[-2] for weight in params.mlp_weight[:-1]}) > 1:
-        return "its hidden layers have one width"
-    return None
+class Run(NamedTuple):
+    """How a scan is run."""
+
+    sparse_input: str
+    recompute_every: int | None
+    lowered: torch.dtype | None = None  # of products over the whole sequence, under autocast
 
 
-def scan(
-    x: Tensor | SpikeEvents,
-    params: ELMParameters,
-    state: ELMState | None,
-    *,
-    lengths: Tensor | None = None,
-    recompute_every: int | None = None,
-    sparse_input: str = "auto",
+def _scan(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> tuple[Tensor, ELMState]:
-    """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
-    if x.shape[0] * x.shape[1] == 0:
-        return _torch.scan(
-            x,
-            params,
-            zero_state(params, x.shape[0]) if state is None else state,
-            lengths=lengths,
-            sparse_input=sparse_input,
-        )
-    lengths = None if lengths is None else lengths.contiguous()
+    """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
     commutes = _torch.may_commute(params)
-    if recompute_every is not None and not commutes:
-        return in_parts(partial(scan, sparse_input=sparse_input), x, params, state, lengths, recompute_every)
-    lowered = torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu"))
-    with torch.autocast(
-        "cpu", enabled=False
-    ):  # as in the torch backend, only products over the whole sequence may be lowered
-        compiling = torch.compiler.is_compiling()  # there the number of events must not be looked at
-        if lengths is not None and not commutes:
-            x = _torch.without_padding(x, lengths)
-        events = None if compiling else Events.of(x, params.kappa_m.dtype, sparse_input)
-        if events is None and isinstance(x, Tensor):
-            x = x.to(params.kappa_m.dtype)
-            if lengths is not None and commutes:  # of events the pass itself reads no padding
-                x = torch.where(_torch.valid(lengths, x), x, 0.0)
-            # dense frames go where the product is smaller
-            sparse = compiling and searched(x, sparse_input)
-            commutes = commutes and (
-                sparse or params.routing is None or params.mlp_weight[0].shape[-2] <= params.w_s.shape[-2]
-            )
-            if recompute_every is not None and not commutes:
-                with lowered:
-                    return in_parts(partial(scan, sparse_input="off"), x, params, state, lengths, recompute_every)
-        through = _through_hidden if commutes else _through_branches
-        given, b = through(x, events, params, state, lengths, lowered, sparse_input)
-        silu = params.activation == "silu"
-        if compiling:
-            y, m = run_compiled(given, silu=silu, sparse_input=sparse_input)
-        else:
-            y, m = run(
-                given, Way.of(x.shape[0], x.shape[1], params.kappa_m, silu=silu, every=recompute_every, lowered=lowered)
-            )
-    return (y.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else y), ELMState(b, m)
+    arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
+    if arriving is not None and (arriving.events is not None or not _fewer_branches(params, arriving, run)):
+        return _hidden_first(arriving, params, state, run)
+    if arriving is not None:  # what it was searched for is not there
+        x, run = arriving.frames_or_raise(), run._replace(sparse_input="off")
+    part = partial(_branches_first, run=run)
+    if run.recompute_every is None:
+        return part(x, params, state, lengths=lengths)
+    return in_parts(part, x, params, state, lengths, run.recompute_every)
 
 
-def _operands(
-    params: ELMParameters,
-    state: ELMState | None,
-    lengths: Tensor | None,
-    w_m: Tensor,
-    *,
-    events: Events | None = None,
-    x: Tensor | SpikeEvents | None = None,
-    table: Tensor | None = None,
-    dense: Tensor | None = None,
-    start: Tensor | None = None,
-    filtered: bool = False,
-) -> Operands:
-    layers = tuple(tensor for layer in zip(params.mlp_weight[1:], params.mlp_bias[1:], strict=True) for tensor in layer)
-    found: tuple[Tensor | None, ...] = (None,) * 4 if events is None else events[:4]
-    frames = x if events is None and dense is None and isinstance(x, Tensor) else None
-    kappa_b, bias = (params.kappa_b, params.mlp_bias[0]) if filtered else (None, None)
-    memory = None if state is None else state.m, params.kappa_m, params.gain, w_m, params.w_y, params.b_y
-    return Operands._make([*found, lengths, kappa_b, frames, table, dense, start, bias, *memory, layers])
+class Arriving(NamedTuple):
+    """Input of a pass, settled: frames or events, of the parameters' dtype, lengths contiguous."""
+
+    frames: Tensor | None  # (batch, time, [num_neuron,] input_size), 0 past each sample's end
+    events: Events | None  # whatever stands past a sample's end, the pass does not read
+    lengths: Tensor | None
+    batch: int
+    num_steps: int
+
+    @classmethod
+    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, lengths: Tensor | None, sparse_input: str) -> Arriving:
+        """The input as events where it is sparse."""
+        batch, num_steps = x.shape[:2]
+        if isinstance(x, SpikeEvents):
+            return cls(None, Events.of(x, dtype), lengths, batch, num_steps)
+        # compiled code must not look at how many events there are: the operator searches the frames for them
+        events = None if torch.compiler.is_compiling() else Events.searched_for(x, dtype, sparse_input)
+        if events is not None:
+            return cls(None, events, lengths, batch, num_steps)
+        x = x.to(dtype)
+        if lengths is not None:
+            x = torch.where(valid(lengths, x), x, 0.0)
+        return cls(x, None, lengths, batch, num_steps)
+
+    def frames_or_raise(self) -> Tensor:
+        if self.frames is None:
+            raise RuntimeError("frames are asked of events")
+        return self.frames
+
+    def discounted_sum(self, kappa: Tensor) -> Tensor:
+        """As :func:`elm_neuro.backends.parts._projection.discounted_sum`."""
+        if self.events is not None:
+            return self.events.discounted_sum(kappa, self.lengths)
+        return discounted_sum(self.frames_or_raise(), kappa, self.lengths)
 
 
-def _through_hidden(
-    x: Tensor | SpikeEvents,
-    events: Events | None,
-    params: ELMParameters,
-    state: ELMState | None,
-    lengths: Tensor | None,
-    lowered: torch.autocast,
-    sparse_input: str,
-) -> tuple[Operands, Tensor]:
-    """What the pass works with where the filter may follow the first layer, and the branch traces after each sample's last step."""
-    num_branch = params.w_s.shape[-2]
-    table, w_m = first_layer(params.mlp_weight[0], params.w_s, params.routing, x.shape[-1])
-    start = None if state is None else _torch.matvec(params.mlp_weight[0][..., :num_branch], state.b)
-    dense = None
-    if torch.compiler.is_compiling() and isinstance(x, Tensor) and not searched(x, sparse_input):
-        with lowered:
-            dense = torch.einsum("bti,nih->btnh" if x.ndim == 3 else "btni,nih->btnh", x, table).to(x.dtype)
+def _fewer_branches(params: ELMParameters, arriving: Arriving, run: Run) -> bool:
+    """Whether the product of dense frames is smaller on the branches than on the hidden units; compiled code that will
+    search the frames for events counts on finding them.
+    """
+    if torch.compiler.is_compiling() and searched(arriving.frames_or_raise(), run.sparse_input):
+        return False
+    return params.routing is not None and params.mlp_weight[0].shape[-2] > params.w_s.shape[-2]
+
+
+def _hidden_first(
+    arriving: Arriving, params: ELMParameters, state: ELMState | None, run: Run
+) -> tuple[Tensor, ELMState]:
+    """The filter on the hidden units, inside the pass."""
+    compiling, first = torch.compiler.is_compiling(), params.mlp_weight[0]
+    total = arriving.discounted_sum(params.kappa_b)
+    table, w_m, b = first_layer(first, params.w_s, params.routing, total)
+    f_0 = None
+    if state is not None:
+        f_0 = _torch.matvec(first[..., : params.w_s.shape[-2]], state.b)
+        age = arriving.num_steps if arriving.lengths is None else arriving.lengths.view(-1, *[1] * (b.ndim - 1))
+        b = params.kappa_b**age * state.b + b
+    frames, dense = arriving.frames, None
+    if compiling and frames is not None and not searched(frames, run.sparse_input):
+        factors = (frames, table) if run.lowered is None else (frames.to(run.lowered), table.to(run.lowered))
+        dense = torch.einsum("bti,nih->btnh" if frames.ndim == 3 else "btni,nih->btnh", *factors).to(table.dtype)
         dense = dense if params.kappa_m.ndim == 2 else dense.squeeze(2)
-    if events is not None:
-        total = events.discounted_sum(params.kappa_b, lengths)
-    elif (
-        isinstance(x, Tensor) and torch.compiler.is_compiling()
-    ):  # over all steps: how far back the sum reaches is not known there
-        age = torch.arange(x.shape[1] - 1, -1, -1, device=x.device)
-        total = torch.einsum("t,bt...->b...", params.kappa_b.double().pow(age).to(x.dtype), x)
-    else:
-        total = discounted_sum(x, params.kappa_b, lengths)
-    given = _operands(
-        params,
-        state,
-        lengths,
-        w_m,
-        events=events,
-        x=x,
-        table=None if dense is not None else table,
+        frames = None
+    operands = _operands(params, state, w_m, arriving.lengths)._replace(
+        kappa_b=params.kappa_b,
+        frames=frames,
+        table=table if dense is None else None,
         dense=dense,
-        start=start,
-        filtered=True,
+        f_0=f_0,
+        bias=params.mlp_bias[0],
     )
-    return given, _torch.branch_traces(total, params, state, x.shape[1], lengths)
+    if arriving.events is not None:
+        begin, end, channel, value, _ = arriving.events
+        operands = operands._replace(begin=begin, end=end, channel=channel, value=value)
+    y, m = _run(operands, params, run, arriving.batch, arriving.num_steps)
+    return y, ELMState(b, m)
 
 
-def _through_branches(
-    x: Tensor | SpikeEvents,
-    events: Events | None,
-    params: ELMParameters,
-    state: ELMState | None,
-    lengths: Tensor | None,
-    lowered: torch.autocast,
-    sparse_input: str,
-) -> tuple[Operands, Tensor]:
-    """The same where the filter runs on the branches; inside torch.compile frames stay dense here."""
-    shape, num_input = params.w_s.shape[:-1], x.shape[-1]  # ([num_neuron,] num_branch)
+def _branches_first(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, *, lengths: Tensor | None, run: Run
+) -> tuple[Tensor, ELMState]:
+    """The filter on the branches, before the pass; inside torch.compile frames stay dense here."""
+    dtype, shape, num_input = params.kappa_m.dtype, params.w_s.shape[:-1], x.shape[-1]
+    if lengths is not None:
+        x = without_padding(x, lengths)
     decay, b_0 = params.kappa_b.expand(shape).flatten(), None if state is None else state.b.flatten(1)
-    if events is None and isinstance(x, Tensor):
-        if params.routing is None:
-            arrived = (x.unsqueeze(2) if len(shape) == 2 and x.ndim == 3 else x) * params.w_s.squeeze(-1)
-        else:
-            matrix = branch_matrix(params.w_s, params.routing, num_input)
-            with lowered:
-                arrived = (
-                    x @ matrix.mT
-                    if matrix.ndim == 2
-                    else torch.einsum("bti,nji->btnj" if x.ndim == 3 else "btni,nji->btnj", x, matrix)
-                )
-            arrived = arrived.to(x.dtype)
-        flat = drive(None, None, arrived.flatten(2), decay, b_0)
-    else:
+    arriving = Arriving.of(x, dtype, None, run.sparse_input)
+    if arriving.events is not None:
         routing = torch.arange(num_input).unsqueeze(-1) if params.routing is None else params.routing
         table = branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1)
-        flat = drive(events, table.unsqueeze(0), None, decay, b_0)
-    traces = flat.view(*flat.shape[:2], *shape)
-    b = _torch.last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
+        flat = filtered_events(arriving.events, table.unsqueeze(0), decay, b_0)
+    else:
+        arrived = _arrived_at_branches(arriving.frames_or_raise(), params, run.lowered)
+        flat = filtered(arrived.flatten(2), decay, b_0)
+    traces = flat.view(*flat.shape[:2], *shape)  # (batch, time, [num_neuron,] num_branch)
+    b = last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
-    num_branch = shape[-1]
-    with lowered:
-        u = linear(traces, params.mlp_weight[0][..., :num_branch], params.mlp_bias[0])
-    return _operands(params, state, lengths, params.mlp_weight[0][..., num_branch:], dense=u.to(flat.dtype)), b
+    from_branch, w_m = params.mlp_weight[0].tensor_split([shape[-1]], dim=-1)
+    bias = params.mlp_bias[0]
+    if run.lowered is not None:
+        traces, from_branch, bias = traces.to(run.lowered), from_branch.to(run.lowered), bias.to(run.lowered)
+    u = linear(traces, from_branch, bias).to(dtype)
+    y, m = _run(_operands(params, state, w_m, lengths)._replace(dense=u), params, run, *u.shape[:2], in_one_part=True)
+    return y, ELMState(b, m)
+
+
+def _arrived_at_branches(frames: Tensor, params: ELMParameters, lowered: torch.dtype | None) -> Tensor:
+    """Branch sums of dense frames, (batch, time, [num_neuron,] num_branch)."""
+    if params.routing is None:
+        return (frames.unsqueeze(2) if params.w_s.ndim == 3 and frames.ndim == 3 else frames) * params.w_s.squeeze(-1)
+    matrix, x = branch_matrix(params.w_s, params.routing, frames.shape[-1]), frames
+    if lowered is not None:
+        matrix, x = matrix.to(lowered), x.to(lowered)
+    if matrix.ndim == 2:
+        return (x @ matrix.mT).to(frames.dtype)
+    return torch.einsum("bti,nji->btnj" if x.ndim == 3 else "btni,nji->btnj", x, matrix).to(frames.dtype)
+
+
+def _operands(params: ELMParameters, state: ELMState | None, w_m: Tensor, lengths: Tensor | None) -> Operands:
+    """The operands that do not depend on how the input arrives; nothing arrives yet."""
+    layers = zip(params.mlp_weight[1:], params.mlp_bias[1:], strict=True)
+    return Operands(
+        begin=None, end=None, channel=None, value=None, lengths=lengths, kappa_b=None, frames=None, table=None,
+        dense=None, f_0=None, bias=None, m_0=None if state is None else state.m, kappa=params.kappa_m,
+        gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y, threshold=None,
+        layers=tuple([tensor for layer in layers for tensor in layer]),
+    )  # fmt: skip
+
+
+def _run(
+    operands: Operands, params: ELMParameters, run_: Run, batch: int, num_steps: int, *, in_one_part: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Readout and last memory."""
+    silu = params.activation == "silu"
+    if torch.compiler.is_compiling():
+        return run_as_operator(operands, silu=silu, sparse_input=run_.sparse_input)
+    part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
+    outputs = run(operands, Plan(batch, num_steps, silu, tile_for(batch, params.kappa_m), part, run_.lowered))
+    return outputs.y, outputs.m_last

@@ -1,4 +1,6 @@
-"""The compiled pass as an operator for torch.compile, which does not look into it; frames are searched for events in each pass."""
+"""The native pass as an operator for torch.compile, which does not look into it; frames are searched for events in each
+pass.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +10,63 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm._native_pass import (
-    NUM_CONSTANT,
-    NUM_SINGLE,
-    Kept,
+    FIRST_DIFFERENTIATED,
+    NUM_FIXED,
+    Incoming,
     Operands,
-    Way,
+    Plan,
+    Saved,
+    Wanted,
+    laid_out,
     run_backward,
     run_forward,
     saved_size,
+    tile_for,
 )
 from elm_neuro.backends.native._events import Events
 
-# The fields of Operands from kappa_b on.
+FIRST_PASSED = FIRST_DIFFERENTIATED - 1  # kappa_b: what stands before it, the operator does not take
+# The fields of Operands from kappa_b on, without the threshold.
 TENSORS = (
-    "Tensor? kappa_b, Tensor? x, Tensor? table, Tensor? dense, Tensor? start, Tensor? bias, Tensor? m_0, "
+    "Tensor? kappa_b, Tensor? frames, Tensor? table, Tensor? dense, Tensor? f_0, Tensor? bias, Tensor? m_0, "
     "Tensor kappa, Tensor gain, Tensor w_m, Tensor w_y, Tensor b_y, Tensor[] layers"
 )
 FORWARD = f"({TENSORS}, bool silu, str sparse_input, bool save) -> (Tensor, Tensor, Tensor, Tensor)"
-BACKWARD = f"(Tensor? grad_y, Tensor? grad_m_last, Tensor saved, Tensor tile, {TENSORS}, bool silu, str sparse_input) -> Tensor[]"
+BACKWARD = (
+    f"(Tensor? grad_y, Tensor? grad_m_last, Tensor saved, Tensor tile, {TENSORS}, bool silu, str sparse_input)"
+    " -> Tensor[]"
+)
 
 
-def run_compiled(given: Operands, *, silu: bool, sparse_input: str) -> tuple[Tensor, Tensor]:
-    """As :func:`elm_neuro.backends.elm._native_pass.run`, without events and lengths; `x` gets no gradient."""
-    single = given[NUM_CONSTANT - 1 : NUM_SINGLE]
-    y, m_last, _, _ = torch.ops.elm_neuro.scan(*single, list(given.layers), silu, sparse_input, torch.is_grad_enabled())
+def run_as_operator(operands: Operands, *, silu: bool, sparse_input: str) -> tuple[Tensor, Tensor]:
+    """Readout and last memory as :func:`elm_neuro.backends.elm._native_pass.run` gives them, without events, lengths
+    and threshold; the frames get no gradient.
+    """
+    passed = operands[FIRST_PASSED : NUM_FIXED - 1]
+    save = torch.is_grad_enabled()
+    y, m_last, _, _ = torch.ops.elm_neuro.scan(*passed, list(operands.layers), silu, sparse_input, save)
     return y, m_last
 
 
 def _operands(tensors: Any, layers: list[Tensor]) -> Operands:
     """Of the fields from kappa_b on."""
-    return Operands._make([*(None,) * (NUM_CONSTANT - 1), *tensors, tuple(layers)])
+    return Operands._make((*(None,) * FIRST_PASSED, *tensors, None, tuple(layers)))
 
 
-def _with_events(given: Operands, sparse_input: str) -> Operands:
-    """`x` replaced by its events where it is sparse."""
-    found = None if given.x is None else Events.of(given.x.detach(), given.x.dtype, sparse_input)
-    return (
-        given
-        if found is None
-        else given._replace(begin=found.begin, end=found.end, channel=found.channel, value=found.value, x=None)
+def _with_events(operands: Operands, sparse_input: str) -> Operands:
+    """The frames replaced by their events where they are sparse."""
+    frames = operands.frames
+    events = None if frames is None else Events.searched_for(frames.detach(), frames.dtype, sparse_input)
+    if events is None:
+        return operands
+    return operands._replace(
+        begin=events.begin, end=events.end, channel=events.channel, value=events.value, frames=None
     )
 
 
-def _shape(given: Operands) -> tuple[int, int]:
-    arriving = given.dense if given.x is None else given.x
+def _sizes(operands: Operands) -> tuple[int, int]:
+    """Batch and number of steps."""
+    arriving = operands.dense if operands.frames is None else operands.frames
     if arriving is None:
         raise RuntimeError("nothing arrives")
     return arriving.shape[0], arriving.shape[1]
@@ -60,22 +75,22 @@ def _shape(given: Operands) -> tuple[int, int]:
 @torch.library.custom_op("elm_neuro::scan", mutates_args=(), schema=FORWARD)
 def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, layers, silu, sparse_input, save = arguments
-    given = _operands(tensors, layers)
-    way = Way.of(*_shape(given), given.kappa, silu=silu)
-    y, m_last, kept = run_forward(_with_events(given, sparse_input), way, save=save)
-    return y.contiguous(), m_last, kept.saved, torch.tensor(way.tile)
+    operands = _operands(tensors, layers)
+    batch, num_steps = _sizes(operands)
+    plan = Plan(batch, num_steps, silu, tile_for(batch, operands.kappa), num_steps)
+    outputs, saved = run_forward(laid_out(_with_events(operands, sparse_input)), plan, save=save)
+    return outputs.y.contiguous(), outputs.m_last, saved.activations, torch.tensor(plan.tile)
 
 
 @_scan.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, layers, _, _, save = arguments
-    given = _operands(tensors, layers)
-    (batch, num_steps), kappa = _shape(given), given.kappa
-    saved = kappa.new_empty(saved_size(given, batch, num_steps) if save else 0)
+    operands = _operands(tensors, layers)
+    (batch, num_steps), kappa = _sizes(operands), operands.kappa
     return (
-        kappa.new_empty(batch, num_steps, *given.b_y.shape),
+        kappa.new_empty(batch, num_steps, *operands.b_y.shape),
         kappa.new_empty(batch, *kappa.shape),
-        saved,
+        kappa.new_empty(saved_size(operands, batch, num_steps) if save else 0),
         torch.empty((), dtype=torch.int64),
     )
 
@@ -86,12 +101,23 @@ def _scan_backward(
 ) -> list[Tensor]:
     """Gradients from `table` on; of those that are not there, nothing."""
     *tensors, layers, silu, sparse_input = arguments
-    given = _operands(tensors, layers)
-    batch, num_steps = _shape(given)
-    way = Way(batch, num_steps, silu, int(tile), num_steps)
-    wanted = (False, *(tensor is not None for tensor in tensors[2:]))
-    _, *grads = run_backward(_with_events(given, sparse_input), way, Kept(saved, (), ()), grad_y, grad_m_last, wanted)
-    return [saved.new_empty(0) if grad is None else grad.contiguous() for grad in grads]
+    operands = _operands(tensors, layers)
+    batch, num_steps = _sizes(operands)
+    plan = Plan(batch, num_steps, silu, int(tile), num_steps)
+    wanted = Wanted(
+        frames=False,
+        table=operands.table is not None,
+        dense=operands.dense is not None,
+        f_0=operands.f_0 is not None,
+        m_0=operands.m_0 is not None,
+        threshold=False,
+    )
+    incoming = Incoming(grad_y, None, grad_m_last)
+    grads = run_backward(
+        laid_out(_with_events(operands, sparse_input)), plan, Saved(saved, (), ()), incoming, wanted, readout=None
+    )
+    passed = grads[1 : NUM_FIXED - 1 - FIRST_DIFFERENTIATED] + grads[NUM_FIXED - FIRST_DIFFERENTIATED :]
+    return [saved.new_empty(0) if grad is None else grad.contiguous() for grad in passed]
 
 
 @_scan_backward.register_fake
@@ -100,7 +126,7 @@ def _(grad_y: Tensor | None, grad_m_last: Tensor | None, saved: Tensor, tile: Te
     return [saved.new_empty(0 if tensor is None else tensor.shape) for tensor in (*tensors[2:], *layers)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, layers, ctx.silu, ctx.sparse_input, _ = inputs
     ctx.num_layers = len(layers)
     ctx.set_materialize_grads(False)
@@ -115,8 +141,8 @@ def _differentiate(ctx: Any, grad_y: Tensor | None, grad_m_last: Tensor | None, 
     grads = torch.ops.elm_neuro.scan_backward(
         grad_y, grad_m_last, saved, tile, *single, layers, ctx.silu, ctx.sparse_input
     )
-    found = [None if tensor is None else grad for grad, tensor in zip(grads, tensors[2:], strict=True)]
-    return None, None, *found[: len(single) - 2], found[len(single) - 2 :], None, None, None
+    present = [None if tensor is None else grad for grad, tensor in zip(grads, tensors[2:], strict=True)]
+    return None, None, *present[: len(single) - 2], present[len(single) - 2 :], None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_keep)
+_scan.register_autograd(_differentiate, setup_context=_save)

@@ -1,4 +1,6 @@
-"""The first layer as a table, compiled: what one spike of an input adds to the hidden units, through all synapses that it reaches."""
+"""The first layer by the native kernels: as a table of what one spike of an input adds to the hidden units, through all
+synapses that it reaches; and what all input of a sequence leaves on the branches.
+"""
 
 from __future__ import annotations
 
@@ -10,90 +12,102 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._rows import padded_table, with_padded_rows
 from elm_neuro.backends.parts._once import differentiable_once
-from elm_neuro.functional import branch_matrix
+from elm_neuro.functional import branch_input, branch_matrix
 
 
-def first_layer(weight: Tensor, w_s: Tensor, routing: Tensor | None, num_input: int) -> tuple[Tensor, Tensor]:
-    """The table and the memory's part of the first layer.
+def first_layer(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The table, the memory's part of the first layer, and the branch sums.
 
     Args:
         weight: of the first layer, ([num_neuron,] hidden, num_branch + num_memory).
         w_s: synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch).
         routing: as in :class:`elm_neuro.functional.ELMParameters`.
-        num_input: number of inputs.
+        total: input summed over time, (batch, input_size) or (batch, num_neuron, input_size).
 
     Returns:
-        Table, (num_neuron or 1, num_input, hidden), in padded rows; weight of the memory, ([num_neuron,] hidden,
-        num_memory).
+        Table, (num_neuron or 1, input_size, hidden), in padded rows; weight of the memory, ([num_neuron,] hidden,
+        num_memory); what `total` adds up to on the branches, (batch, [num_neuron,] num_branch).
     """
     if torch.compiler.is_compiling():
         num_branch = w_s.shape[-2]
         from_branch = weight[..., :num_branch].mT
-        table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, num_input).mT @ from_branch
-        return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:]
-    table, w_m = _FirstLayer.apply(weight, w_s, routing, num_input)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return table, w_m
+        table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, total.shape[-1]).mT @ from_branch
+        own = total if w_s.ndim == 2 or total.ndim == 3 else total.unsqueeze(1).expand(-1, w_s.shape[0], -1)
+        arrived = branch_input(own, w_s, routing)
+        return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:], arrived
+    if not torch.is_grad_enabled():
+        return _forward(*_laid_out(weight, w_s, routing, total))
+    table, w_m, arrived = _FirstLayer.apply(weight, w_s, routing, total)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return table, w_m, arrived
 
 
 class _FirstLayer(Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, w_s: Tensor, routing: Tensor | None, num_input: int) -> tuple[Tensor, Tensor]:
-        weight, w_s, routing = weight.contiguous(), w_s.contiguous(), None if routing is None else routing.contiguous()
-        args = _arguments(weight, w_s, routing, num_input)
-        table = padded_table(weight, args.num_neuron, num_input, args.hidden, zero=routing is not None)
-        w_m = weight.new_empty(*weight.shape[:-1], args.num_memory)
-        args.table, args.w_m = table.data_ptr(), w_m.data_ptr()
-        _call(_library.library().elm_table_forward, weight, args)
-        ctx.num_input = num_input
-        ctx.save_for_backward(weight, w_s, routing)
-        return table, w_m
+    def forward(
+        ctx: Any, weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        operands = _laid_out(weight, w_s, routing, total)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands)
+        return _forward(*operands)
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, grad_table: Tensor, grad_w_m: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        weight, w_s, routing = ctx.saved_tensors
-        args = _arguments(weight, w_s, routing, ctx.num_input)
-        grad_table, grad_w_m = with_padded_rows(grad_table), grad_w_m.contiguous()
+    def backward(
+        ctx: Any, grad_table: Tensor | None, grad_w_m: Tensor | None, grad_arrived: Tensor | None
+    ) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        weight, w_s, routing, total = ctx.saved_tensors
+        args = _arguments(weight, w_s, routing, total)
+        if grad_table is None:
+            grad_table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=True)
+        grad_table = with_padded_rows(grad_table)
+        grad_w_m = weight.new_zeros(*weight.shape[:-1], args.num_memory) if grad_w_m is None else grad_w_m.contiguous()
+        grad_arrived = None if grad_arrived is None else grad_arrived.contiguous()
         grad_weight, grad_w_s = torch.empty_like(weight), torch.empty_like(w_s)
+        grad_total = torch.zeros_like(total) if ctx.needs_input_grad[3] and grad_arrived is not None else None
         args.grad_table, args.grad_w_m = grad_table.data_ptr(), grad_w_m.data_ptr()
+        args.grad_arrived, args.grad_total = _library.address(grad_arrived), _library.address(grad_total)
         args.grad_weight, args.grad_w_s = grad_weight.data_ptr(), grad_w_s.data_ptr()
         _call(_library.library().elm_table_backward, weight, args)
-        return grad_weight, grad_w_s, None, None
+        return grad_weight, grad_w_s, None, grad_total
 
 
-def _arguments(weight: Tensor, w_s: Tensor, routing: Tensor | None, num_input: int) -> _library.TableArgs:
-    num_neuron, (num_branch, num_synapse) = weight.shape[0] if weight.ndim == 3 else 1, w_s.shape[-2:]
-    hidden, num_memory = weight.shape[-2], weight.shape[-1] - num_branch
-    row = _library.padded(weight.dtype, hidden)
-    own = routing is not None and routing.ndim == 3
-    args = _library.TableArgs(
-        num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, row, num_branch * num_synapse if own else 0
+def _laid_out(
+    weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The operands as the kernels read them."""
+    return weight.contiguous(), w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
+
+
+def _forward(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    args = _arguments(weight, w_s, routing, total)
+    table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=routing is not None)
+    w_m = weight.new_empty(*weight.shape[:-1], args.num_memory)
+    arrived = weight.new_empty(total.shape[0], *w_s.shape[:-1])
+    args.table, args.w_m, args.arrived = table.data_ptr(), w_m.data_ptr(), arrived.data_ptr()
+    _call(_library.library().elm_table_forward, weight, args)
+    return table, w_m, arrived
+
+
+def _arguments(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> _library.TableArgs:
+    num_neuron = weight.shape[0] if weight.ndim == 3 else 1
+    num_branch, num_synapse = w_s.shape[-2:]
+    hidden, wide = weight.shape[-2:]
+    batch, num_input = total.shape[0], total.shape[-1]
+    own_routing = routing is not None and routing.ndim == 3
+    args = _library.TableArgs(num_neuron, hidden, num_input, num_branch, num_synapse, wide - num_branch)
+    args.table_row, args.routing_neuron = (
+        _library.padded(weight.dtype, hidden),
+        num_branch * num_synapse if own_routing else 0,
     )
+    args.batch, args.total_neuron = batch, num_input if total.ndim == 3 else 0
     args.weight, args.w_s, args.routing = weight.data_ptr(), w_s.data_ptr(), _library.address(routing)
+    args.total = total.data_ptr()
     return args
 
 
-def _call(call: Any, weight: Tensor, args: _library.TableArgs) -> None:
+def _call(call: _library.Call, weight: Tensor, args: _library.TableArgs) -> None:
     if call(weight.dtype == torch.float64, _library.threads_for(weight.numel()), ctypes.byref(args)):
         raise MemoryError(f"no memory for a row of {args.hidden} hidden units")
-
-
-def padded_table(like: Tensor, num_neuron: int, num_input: int, hidden: int, *, zero: bool = False) -> Tensor:
-    """A table (num_neuron, num_input, hidden) in rows of whole vectors; the padding holds zeros."""
-    row = _library.padded(like.dtype, hidden)
-    shape = num_neuron, num_input, row
-    base = like.new_zeros(shape) if zero or row != hidden else like.new_empty(shape)
-    return base[..., :hidden]
-
-
-def with_padded_rows(table: Tensor) -> Tensor:
-    """`table` itself where it lies as :func:`padded_table` lays it, else a copy that does."""
-    num_neuron, num_input, hidden = table.shape
-    row = _library.padded(table.dtype, hidden)
-    room = table.untyped_storage().nbytes() // table.element_size() - table.storage_offset()
-    strides = [stride for stride, size in zip(table.stride(), table.shape, strict=True) if size > 1]
-    expected = [stride for stride, size in zip((num_input * row, row, 1), table.shape, strict=True) if size > 1]
-    if strides == expected and room >= num_neuron * num_input * row:
-        return table
-    return padded_table(table, num_neuron, num_input, hidden).copy_(table)

@@ -5,19 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, elm_step
+from elm_neuro.functional import ELMParameters, ELMState, elm_step, zero_state
 
 
-def scan(
-    x: Tensor | SpikeEvents,
-    params: ELMParameters,
-    state: ELMState,
-    *,
-    lengths: Tensor | None = None,
-    sparse_input: str = "auto",
+class Reference(ELMBackend):
+    """The loop; `sparse_input` changes nothing in it."""
+
+    name = "reference"
+    about = "a plain loop over the equations: the oracle, any dtype, any device"
+    has_second_derivative = True
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`ELMBackend.scan`."""
+        return _scan(x, params, zero_state(params, x.shape[0]) if state is None else state, lengths)
+
+
+def _scan(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None
 ) -> tuple[Tensor, ELMState]:
-    """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`. `sparse_input` changes nothing here."""
     if isinstance(x, SpikeEvents):
         x = x.to_dense(params.w_s.dtype)
     outputs = []

@@ -11,23 +11,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._torch_memory import memory_scan
 from elm_neuro.backends.parts._filter import leaky_filter
+from elm_neuro.backends.parts._lengths import cut_at, last_valid, without_padding
 from elm_neuro.backends.parts._projection import discounted_sum, project, sparse_where_faster
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, branch_input, branch_matrix
+from elm_neuro.functional import ELMParameters, ELMState, branch_input, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
-def scan(
-    x: Tensor | SpikeEvents,
-    params: ELMParameters,
-    state: ELMState,
-    *,
-    lengths: Tensor | None = None,
-    sparse_input: str = "auto",
+class Torch(ELMBackend):
+    """The reformulation."""
+
+    name = "torch"
+    about = "the exact reformulation in plain PyTorch with a hand-written backward pass, any device"
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`ELMBackend.scan`."""
+        state = zero_state(params, x.shape[0]) if state is None else state
+        return reformulated_scan(x, params, state, lengths, sparse_input)
+
+
+def reformulated_scan(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None, sparse_input: str
 ) -> tuple[Tensor, ELMState]:
-    """Run the neuron over all time steps of `x`, (batch, time, ...); see :func:`elm_neuro.backends.scan`."""
+    """Run the neuron over all time steps of `x`, (batch, time, ...)."""
     if x.shape[1] == 0:
         return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
     if lengths is not None:
@@ -46,36 +64,7 @@ def scan(
         u, b = first_layer(x, params, state, lengths, lowered)
         memory = memory_scan(u, state.m, params)
     y = linear(memory, params.w_y, params.b_y).transpose(0, 1)
-    return cut_at(lengths, y, memory.transpose(0, 1), b, state.m)
-
-
-def cut_at(lengths: Tensor | None, y: Tensor, memory: Tensor, b: Tensor, m_0: Tensor) -> tuple[Tensor, ELMState]:
-    """Output and state where each sample ends: `y` and `memory` are (batch, time, ...), `b` is there already."""
-    if lengths is None:
-        return y, ELMState(b, memory[:, -1].clone())  # a view would keep the whole record alive
-    y = torch.where(valid(lengths, y), y, 0.0)
-    return y, ELMState(b, last_valid(memory, lengths, m_0))
-
-
-def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tensor:
-    """Entry of `record`, (batch, time, ...), at each sample's last valid step; `initial` where there is none."""
-    if lengths is None:
-        return record[:, -1].clone()
-    last = record[torch.arange(record.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
-    return torch.where((lengths > 0).view(-1, *[1] * (last.ndim - 1)), last, initial)
-
-
-def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeEvents:
-    if isinstance(x, SpikeEvents):
-        row = x.rows()
-        return x.select(row % x.num_steps < lengths[row // x.num_steps])
-    return torch.where(valid(lengths, x), x, 0.0)
-
-
-def valid(lengths: Tensor, like: Tensor) -> Tensor:
-    """Whether a step lies before its sample's end, (batch, time, 1, ...) for `like`, (batch, time, ...)."""
-    mask = torch.arange(like.shape[1], device=lengths.device) < lengths[:, None]
-    return mask.view(*mask.shape, *[1] * (like.ndim - 2))
+    return cut_at(lengths, y), ELMState(b, last_valid(memory.transpose(0, 1), lengths, state.m))
 
 
 def filters_commute(params: ELMParameters) -> bool:

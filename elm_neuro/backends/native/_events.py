@@ -1,4 +1,4 @@
-"""Events as the compiled kernels read them: those of SpikeEvents, or found in dense frames."""
+"""Events as the native kernels read them: those of SpikeEvents, or found in dense frames."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.parts._projection import steps_within_reach
 from elm_neuro.events import SpikeEvents
 
 # Dense frames are run as events where fewer of their entries than this are spikes; looking for them gives up as soon as
@@ -30,17 +31,20 @@ class Events(NamedTuple):
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, sparse_input: str = "auto") -> Events | None:
-        """The events of `x` where it is sparse, else None; `sparse_input` as in :func:`elm_neuro.backends.scan`."""
-        if isinstance(x, SpikeEvents):
-            value = None if x.value is None else x.value.to(dtype).contiguous()
-            indptr = x.indptr.contiguous()
-            return cls(indptr[:-1], indptr[1:], x.channel.contiguous(), value, x.shape)
-        if not searched(x, sparse_input):
+    def of(cls, events: SpikeEvents, dtype: torch.dtype) -> Events:
+        """Those of a batch of spike trains, their values in `dtype`."""
+        value = None if events.value is None else events.value.to(dtype).contiguous()
+        indptr = events.indptr.contiguous()
+        return cls(indptr[:-1], indptr[1:], events.channel.contiguous(), value, events.shape)
+
+    @classmethod
+    def searched_for(cls, frames: Tensor, dtype: torch.dtype, sparse_input: str) -> Events | None:
+        """Those in dense frames, where these are sparse; `sparse_input` as in :func:`elm_neuro.backends.scan`."""
+        if not searched(frames, sparse_input):
             return None
-        x = x if x.dtype in DTYPES else x.to(dtype)
-        events = cls.compacted(x, dtype)
-        return cls.compacted(x, dtype, density=1.0) if events is None and sparse_input == "on" else events
+        frames = frames if frames.dtype in DTYPES else frames.to(dtype)
+        events = cls.compacted(frames, dtype)
+        return cls.compacted(frames, dtype, density=1.0) if events is None and sparse_input == "on" else events
 
     @classmethod
     def compacted(cls, x: Tensor, dtype: torch.dtype, density: float = SPARSE_DENSITY) -> Events | None:
@@ -61,19 +65,14 @@ class Events(NamedTuple):
         return cls(begin, end, channel, value.to(dtype), (batch, num_steps, num_input))
 
     def discounted_sum(self, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-        """As :func:`elm_neuro.backends.parts._projection.discounted_sum`."""
+        """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""
         batch, num_steps, num_input = self.shape
-        eps, decay = torch.finfo(kappa.dtype).eps, float(kappa)
-        reach = 2.0 * math.log(eps) / math.log(decay) if 0.0 < decay < 1.0 else num_steps if decay else 1.0
-        total = torch.zeros(batch, num_input, dtype=kappa.dtype)
-        call = (
-            _library.library().elm_discount_f64 if kappa.dtype == torch.float64 else _library.library().elm_discount_f32
-        )
+        total, library = torch.zeros(batch, num_input, dtype=kappa.dtype), _library.library()
+        call = library.elm_discount_f64 if kappa.dtype == torch.float64 else library.elm_discount_f32
+        decay, wide = float(kappa), self.channel.dtype == torch.int64
         tensors = (lengths, self.begin, self.end, self.channel, self.value, total)
-        wide = self.channel.dtype == torch.int64
-        call(
-            batch, num_steps, num_input, math.ceil(min(reach, num_steps)), decay, wide, *map(_library.address, tensors)
-        )
+        reach = steps_within_reach(decay, num_steps, kappa.dtype)
+        call(batch, num_steps, num_input, reach, decay, wide, *map(_library.address, tensors))
         return total
 
 

@@ -1,4 +1,4 @@
-"""Branch traces, compiled: what arrives at each step, as events or dense, integrated over time.
+"""Branch traces by the native kernels: what arrives at each step, as events or dense, integrated over time.
 
 Only for branches with time constants or a nonlinearity of their own: elsewhere this is part of
 :mod:`elm_neuro.backends.elm._native_pass`.
@@ -7,42 +7,53 @@ Only for branches with time constants or a nonlinearity of their own: elsewhere 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.elm._native_table import padded_table, with_padded_rows
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
+from elm_neuro.backends.native._rows import padded_table, rows, with_padded_rows
 from elm_neuro.backends.parts._once import differentiable_once
 
 
-def drive(
-    events: Events | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
-) -> Tensor:
-    r"""What arrives, integrated over time: :math:`f_t = \kappa f_{t-1} + v_t`.
+def filtered_events(events: Events, table: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+    r"""Sums of the events' rows of a table, integrated over time: :math:`f_t = \kappa f_{t-1} + v_t`.
 
     Args:
-        events: their rows of `table` add up to v; None where `dense` is v itself.
+        events: their rows of `table` add up to v.
         table: (1, input_size, width).
-        dense: (batch, time, width).
         kappa: decay per step, (width,); a constant, it gets no gradient.
         initial: f before the first step, (batch, width), or None for zeros.
 
     Returns:
         (batch, time, width).
     """
-    out: Tensor
-    if torch.compiler.is_compiling() and dense is not None:
-        out = torch.ops.elm_neuro.leaky_filter(dense, kappa, initial)
-    else:
-        out = _Drive.apply(events, table, dense, kappa, initial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    out: Tensor = _Filter.apply(events, table, None, kappa, initial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return out
 
 
-class _Drive(Function):
+def filtered(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+    """The same of dense input, (batch, time, width)."""
+    out: Tensor
+    if torch.compiler.is_compiling():
+        out = torch.ops.elm_neuro.leaky_filter(dense, kappa, initial)
+    else:
+        out = _Filter.apply(None, None, dense, kappa, initial)  # type: ignore[no-untyped-call]
+    return out
+
+
+class Wanted(NamedTuple):
+    """Which gradients are asked for."""
+
+    table: bool
+    dense: bool
+    initial: bool
+
+
+class _Filter(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -52,18 +63,17 @@ class _Drive(Function):
         kappa: Tensor,
         initial: Tensor | None,
     ) -> Tensor:
-        out = _forward(events, table, dense, kappa, initial)
         ctx.shape = None if events is None else events.shape
         ctx.save_for_backward(kappa, *(() if events is None else events[:4]))
-        return out
+        return _forward(events, table, dense, kappa, initial)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         kappa, *arrays = ctx.saved_tensors
         _, table, dense, _, initial = ctx.needs_input_grad
-        events = Events(arrays[0], arrays[1], arrays[2], arrays[3], ctx.shape) if arrays else None
-        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, (table, dense, initial))
+        events = Events._make((*arrays, ctx.shape)) if arrays else None
+        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, Wanted(table, dense, initial))
         return None, grad_table, grad_dense, None, grad_initial
 
 
@@ -71,41 +81,43 @@ def _forward(
     events: Events | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
 ) -> Tensor:
     kappa, initial = kappa.contiguous(), None if initial is None else initial.contiguous()
-    batch, num_steps = (
-        events.shape[:2] if dense is None and events is not None else dense.shape[:2] if dense is not None else (0, 0)
-    )
-    out = kappa.new_empty(batch, num_steps, kappa.shape[0])
+    arriving: Events | Tensor | None = events if dense is None else dense
+    if arriving is None:
+        raise RuntimeError("nothing arrives")
+    out = kappa.new_empty(*arriving.shape[:2], kappa.shape[0])
     args = _arguments(events, out, kappa)
     if table is not None:
         table = with_padded_rows(table)
         args.table, args.table_row = table.data_ptr(), _library.padded(table.dtype, table.shape[2])
     if dense is not None:
-        dense = _library.rows(dense)
+        dense = rows(dense)
         args.dense, args.dense_batch, args.dense_time = dense.data_ptr(), dense.stride(0), dense.stride(1)
     args.out, args.initial = out.data_ptr(), _library.address(initial)
-    _call(_library.library().elm_drive_forward, events, out, args)
+    _call(_library.library().elm_filter_forward, events, out, args)
     return out
 
 
 def _backward(
-    events: Events | None, grad_out: Tensor, kappa: Tensor, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+    events: Events | None, grad_out: Tensor, kappa: Tensor, wanted: Wanted
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of table, dense and initial, where wanted."""
-    kappa, grad_out = kappa.contiguous(), _library.rows(grad_out)
-    (batch, num_steps, width), (table, dense, initial) = grad_out.shape, wanted
-    grad_table = padded_table(kappa, 1, events.shape[2], width, zero=True) if table and events is not None else None
-    grad_dense = kappa.new_empty(batch, num_steps, width) if dense else None
-    grad_initial = kappa.new_empty(batch, width) if initial else None
+    kappa, grad_out = kappa.contiguous(), rows(grad_out)
+    batch, num_steps, width = grad_out.shape
+    grad_table = None
+    if wanted.table and events is not None:
+        grad_table = padded_table(kappa, 1, events.shape[2], width, zero=True)
+    grad_dense = kappa.new_empty(batch, num_steps, width) if wanted.dense else None
+    grad_initial = kappa.new_empty(batch, width) if wanted.initial else None
     args = _arguments(events, grad_out, kappa)
     args.dense_batch, args.dense_time, args.grad_out = grad_out.stride(0), grad_out.stride(1), grad_out.data_ptr()
     args.grad_table, args.table_row = _library.address(grad_table), _library.padded(kappa.dtype, width)
     args.grad_dense, args.grad_initial = _library.address(grad_dense), _library.address(grad_initial)
-    _call(_library.library().elm_drive_backward, events, grad_out, args)
+    _call(_library.library().elm_filter_backward, events, grad_out, args)
     return grad_table, grad_dense, grad_initial
 
 
-def _arguments(events: Events | None, out: Tensor, kappa: Tensor) -> _library.DriveArgs:
-    args = _library.DriveArgs(*out.shape, 0, 0 if events is None else events.shape[2])
+def _arguments(events: Events | None, out: Tensor, kappa: Tensor) -> _library.FilterArgs:
+    args = _library.FilterArgs(*out.shape, 0, 0 if events is None else events.shape[2])
     args.kappa = kappa.data_ptr()
     if events is not None:
         args.wide = events.channel.dtype == torch.int64
@@ -114,7 +126,7 @@ def _arguments(events: Events | None, out: Tensor, kappa: Tensor) -> _library.Dr
     return args
 
 
-def _call(call: Any, events: Events | None, out: Tensor, args: _library.DriveArgs) -> None:
+def _call(call: _library.Call, events: Events | None, out: Tensor, args: _library.FilterArgs) -> None:
     work = out.numel() + (0.0 if events is None else float(events.channel.shape[0] * out.shape[-1]))
     if call(out.dtype == torch.float64, _library.threads_for(work), ctypes.byref(args)):
         raise MemoryError(f"no memory for a row of {out.shape[-1]} branches")
@@ -135,7 +147,7 @@ def _(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
 
 @torch.library.custom_op("elm_neuro::leaky_filter_backward", mutates_args=())
 def _leaky_filter_backward_op(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
-    _, dense, initial = _backward(None, grad_out, kappa, (False, True, True))
+    _, dense, initial = _backward(None, grad_out, kappa, Wanted(table=False, dense=True, initial=True))
     if dense is None or initial is None:
         raise RuntimeError("a gradient is missing")
     return dense, initial
@@ -146,7 +158,7 @@ def _(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
     return kappa.new_empty(grad_out.shape), kappa.new_empty(grad_out.shape[0], kappa.shape[0])
 
 
-def _keep_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.has_initial = inputs[2] is not None
     ctx.save_for_backward(inputs[1])
 
@@ -157,4 +169,4 @@ def _differentiate_filter(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ..
     return dense, None, initial if ctx.has_initial else None
 
 
-_leaky_filter_op.register_autograd(_differentiate_filter, setup_context=_keep_filter)
+_leaky_filter_op.register_autograd(_differentiate_filter, setup_context=_save_filter)

@@ -1,13 +1,14 @@
-"""The compiled library of the native backend: found, loaded, and called with tensors."""
+"""The library of the native kernels: found, loaded, and called with tensors."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,12 +18,17 @@ LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
 LARGE_BYTES = 1 << 22  # buffers from this size on ask for large pages, of 2 MiB on most systems
 
-_Layers = ctypes.c_void_p * MAX_LAYERS
+Layers = ctypes.c_void_p * MAX_LAYERS
+Call: TypeAlias = Callable[
+    [bool, int, Any], int
+]  # dtype is float64, threads, pointer to a struct; 0 where it went well
 
 
-def _fields(integers: str, pointers: str, layers: tuple[str, ...] = ()) -> list[tuple[str, type]]:
+def _fields(integers: str, pointers: str, *, doubles: str = "", layers: tuple[str, ...] = ()) -> list[tuple[str, type]]:
+    """Fields in the order of the struct: integers, doubles, pointers; those of `layers` hold a pointer a layer."""
     kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)
-    kinds |= {name: _Layers if name in layers else ctypes.c_void_p for name in pointers.split()}
+    kinds |= dict.fromkeys(doubles.split(), ctypes.c_double)
+    kinds |= {name: Layers if name in layers else ctypes.c_void_p for name in pointers.split()}
     return list(kinds.items())
 
 
@@ -30,17 +36,21 @@ class ScanArgs(ctypes.Structure):
     """``struct ElmScan`` of native/api.h."""
 
     _fields_ = _fields(
-        "batch num_steps num_neuron num_memory num_layers hidden silu num_output num_input first_step all_steps wide tile num_task accumulate "
-        "dense_batch dense_time dense_neuron y_batch y_time y_neuron grad_y_batch grad_y_time grad_y_neuron w_m_neuron w_m_row",
-        "begin end lengths channel value table dense kappa_b initial bias m_0 kappa gain w_m w_y b_y weight layer_bias y m_last f_last saved "
-        "grad_y grad_m_last grad_f_last grad_table grad_dense grad_initial grad_m_0 grad_bias grad_kappa grad_gain grad_w_m grad_w_y grad_b_y "
-        "grad_weight grad_layer_bias",
+        "batch num_steps num_neuron num_memory num_layers hidden silu num_output num_input "
+        "first_step all_steps wide tile num_task accumulate dense_batch dense_time dense_neuron "
+        "y_batch y_time y_neuron grad_y_batch grad_y_time grad_y_neuron "
+        "grad_spikes_batch grad_spikes_time grad_spikes_neuron w_m_neuron w_m_row surrogate",
+        "begin end lengths channel value table dense kappa_b f_0 bias m_0 kappa gain w_m w_y b_y threshold "
+        "weight layer_bias y spikes m_last f_last saved grad_y grad_spikes grad_m_last grad_f_last "
+        "grad_table grad_dense grad_f_0 grad_m_0 grad_bias grad_kappa grad_gain grad_w_m grad_w_y grad_b_y "
+        "grad_threshold grad_weight grad_layer_bias",
+        doubles="slope",
         layers=("weight", "layer_bias", "grad_weight", "grad_layer_bias"),
     )
 
 
-class DriveArgs(ctypes.Structure):
-    """``struct ElmDrive`` of native/api.h."""
+class FilterArgs(ctypes.Structure):
+    """``struct ElmFilter`` of native/api.h."""
 
     _fields_ = _fields(
         "batch num_steps width table_row num_input dense_batch dense_time wide",
@@ -60,12 +70,20 @@ class TableArgs(ctypes.Structure):
     """``struct ElmTable`` of native/api.h."""
 
     _fields_ = _fields(
-        "num_neuron hidden num_input num_branch num_synapse num_memory table_row routing_neuron",
-        "routing weight w_s table w_m grad_table grad_w_m grad_weight grad_w_s",
+        "num_neuron hidden num_input num_branch num_synapse num_memory table_row routing_neuron batch total_neuron",
+        "routing weight w_s total table w_m arrived grad_table grad_w_m grad_arrived grad_weight grad_w_s grad_total",
     )
 
 
-def _open() -> tuple[ctypes.CDLL | None, str]:
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "ElmScan": ScanArgs,
+    "ElmFilter": FilterArgs,
+    "ElmFrames": FramesArgs,
+    "ElmTable": TableArgs,
+}
+
+
+def _open() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
     if not LIBRARY.is_file():
         return None, "this installation was built without a C++ compiler; with one, install elm-neuro again from source"
@@ -78,10 +96,14 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     if sources_digest() not in (None, built_from.decode()):
         return None, "its library was built from other sources than those beside it; install elm-neuro again"
     _declare(library)
+    for name, struct in STRUCTS.items():
+        size, passed = library.elm_size_of(name.encode()), ctypes.sizeof(struct)
+        if size != passed:
+            return None, f"its library takes {size} bytes of {name}, {passed} would be passed; install elm-neuro again"
     pool = _pool_of_torch()
     if pool is not None:
         library.elm_lend(pool)
-    return library, ""
+    return library, None
 
 
 def _pool_of_torch() -> int | None:
@@ -110,14 +132,15 @@ def _declare(library: ctypes.CDLL) -> None:
     library.elm_isa.restype = ctypes.c_char_p
     library.elm_lend.argtypes, library.elm_lend.restype = (pointer,), None
     library.elm_advise.argtypes, library.elm_advise.restype = (pointer, word), None
+    library.elm_size_of.argtypes, library.elm_size_of.restype = (ctypes.c_char_p,), word
     library.elm_padded.argtypes, library.elm_padded.restype = (word, word), word
     for name in ("tile", "chunk"):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word,), word
     for name in (
         "scan_forward",
         "scan_backward",
-        "drive_forward",
-        "drive_backward",
+        "filter_forward",
+        "filter_backward",
         "table_forward",
         "table_backward",
         "compact",
@@ -130,8 +153,8 @@ def _declare(library: ctypes.CDLL) -> None:
 _library, _missing = _open()  # on import: compiled code must not trace this
 
 
-def missing() -> str:
-    """Why there is no library; empty where there is one."""
+def missing() -> str | None:
+    """Why there is no library; None where there is one."""
     return _missing
 
 
@@ -183,11 +206,6 @@ def threads_for(work: float) -> int:
     return max(1, min(torch.get_num_threads(), int(work / 2e6)))
 
 
-def rows(tensor: Tensor) -> Tensor:
-    """`tensor`, its rows contiguous."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
 def address(tensor: Tensor | None) -> int | None:
     """Where the entries of `tensor` lie; None for None."""
     return None if tensor is None else tensor.data_ptr()
@@ -195,4 +213,4 @@ def address(tensor: Tensor | None) -> int | None:
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """The same for up to MAX_LAYERS tensors."""
-    return _Layers(*(tensor.data_ptr() for tensor in tensors))
+    return Layers(*[tensor.data_ptr() for tensor in tensors])

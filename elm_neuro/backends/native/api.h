@@ -1,44 +1,53 @@
-// What the library and its caller share: arguments as plain structs of 64-bit integers and pointers, in the order of _library.py.
+// What the library and its caller share: arguments as plain structs of 64-bit integers, doubles and pointers, in the
+// order of _library.py. At load the caller compares the size of each struct (elm_size_of) with that of its own copy.
 #pragma once
 #include <cstdint>
 
 enum { ELM_MAX_LAYERS = 8 };
+enum { ELM_ATAN = 1, ELM_FAST_SIGMOID = 2 };  // surrogates of the spikes' derivative
 
-// The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, and the memory advances from f_t + bias; y_t reads it.
-// v_t is the sum of the events' rows of `table`, or given in `dense`. Rows of every array are contiguous; strides are in entries.
+// The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, the memory advances from
+// f_t + bias, and y_t reads it. v_t is the sum of the events' rows of `table`, or given in `dense`. Rows of every array
+// are contiguous; strides are in entries; a pointer that says "or null" is null where it is not asked for.
 struct ElmScan {
     int64_t batch, num_steps, num_neuron, num_memory, num_layers, hidden, silu, num_output, num_input;
-    int64_t first_step, all_steps, wide;            // events of a step: row sample * all_steps + first_step + step; `wide`: int64 channels
-    int64_t tile, num_task, accumulate;             // samples that one task takes, tasks; whether sums are added to what is there
+    int64_t first_step, all_steps, wide;  // events of a step: row sample * all_steps + first_step + step; `wide`: int64
+    int64_t tile, num_task, accumulate;   // samples that one task takes, tasks; whether sums are added to what is there
     int64_t dense_batch, dense_time, dense_neuron;  // of dense and grad_dense
-    int64_t y_batch, y_time, y_neuron;
+    int64_t y_batch, y_time, y_neuron;              // of y and spikes
     int64_t grad_y_batch, grad_y_time, grad_y_neuron;
-    int64_t w_m_neuron, w_m_row;                    // of w_m
-    const int64_t *begin, *end, *lengths;           // null without events; lengths (batch,) or null: valid steps of each sample
-    const void *channel, *value;                    // value null where every event counts 1
-    const void *table;                              // (num_neuron, num_input, padded(first)), the padding 0
-    const void *dense, *kappa_b, *initial, *bias;   // kappa_b: one number, null where nothing is integrated; initial f_{-1} or null for zeros
-    const void *m_0, *kappa, *gain, *w_m, *w_y, *b_y;  // m_0 (batch, num_neuron, num_memory) or null for zeros
+    int64_t grad_spikes_batch, grad_spikes_time, grad_spikes_neuron;
+    int64_t w_m_neuron, w_m_row;  // of w_m
+    int64_t surrogate;            // ELM_ATAN, ...: whose derivative the backward pass takes for that of the spikes
+    double slope;                 // its alpha, or its scale
+    const int64_t *begin, *end, *lengths;  // null without events; lengths (batch,) or null: valid steps of each sample
+    const void *channel, *value;           // value null where every event counts 1
+    const void *table;                     // (num_neuron, num_input, padded(first)), the padding 0
+    const void *dense, *kappa_b;           // kappa_b: one number, null where nothing is integrated
+    const void *f_0, *bias, *m_0;          // f_{-1} and m_{-1}, (batch, num_neuron, ...), or null for zeros
+    const void *kappa, *gain, *w_m, *w_y, *b_y;
+    const void *threshold;                            // (num_neuron, num_output), or null: no spikes
     const void *weight[ELM_MAX_LAYERS], *layer_bias[ELM_MAX_LAYERS];  // of the layers after the first, contiguous
-    void *y, *m_last, *f_last;                      // y null where it is not asked for, f_last too
-    void *saved;                                    // what the backward pass reads, or null where none will follow
-    const void *grad_y, *grad_m_last, *grad_f_last;  // the last two or null
-    void *grad_table, *grad_dense, *grad_initial, *grad_m_0;  // null where not asked for; the table's comes zeroed
+    void *y, *spikes, *m_last, *f_last;  // y, spikes and f_last or null; the backward pass reads y where there are spikes
+    void *saved;                         // what the backward pass reads, or null where none will follow
+    const void *grad_y, *grad_spikes, *grad_m_last, *grad_f_last;  // each or null
+    void *grad_table, *grad_dense, *grad_f_0, *grad_m_0;           // each or null; the table's comes zeroed
     void *grad_bias, *grad_kappa, *grad_gain, *grad_w_m, *grad_w_y, *grad_b_y;  // grad_bias or null
+    void *grad_threshold;                                                      // or null
     void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
 // Branch traces, integrated alone where something other than the first layer reads them: f_t = kappa f_{t-1} + v_t.
-struct ElmDrive {
-    int64_t batch, num_steps, width, table_row, num_input;  // table_row: width padded with zeros, the same for grad_table
-    int64_t dense_batch, dense_time;                        // strides of dense, of grad_out in the backward pass
-    int64_t wide;                                           // whether `channel` holds int64 instead of int32
-    const int64_t *begin, *end;                             // events of row batch * num_steps + time; null without events
-    const void *channel, *value;                            // value null where every event counts 1
-    const void *table, *dense, *kappa, *initial;            // kappa (width,); initial (batch, width) or null
-    void *out;                                              // (batch, num_steps, width)
+struct ElmFilter {
+    int64_t batch, num_steps, width, table_row, num_input;  // table_row: width padded, the same for grad_table
+    int64_t dense_batch, dense_time;              // strides of dense, of grad_out in the backward pass
+    int64_t wide;                                 // whether `channel` holds int64 instead of int32
+    const int64_t *begin, *end;                   // events of row batch * num_steps + time; null without events
+    const void *channel, *value;                  // value null where every event counts 1
+    const void *table, *dense, *kappa, *initial;  // kappa (width,); initial (batch, width) or null
+    void *out;                                    // (batch, num_steps, width)
     const void *grad_out;
-    void *grad_table, *grad_dense, *grad_initial;           // grad_dense (batch, num_steps, width); null where not asked for
+    void *grad_table, *grad_dense, *grad_initial;  // grad_dense (batch, num_steps, width); null where not asked for
 };
 
 // Dense frames to events, each thread its samples.
@@ -52,15 +61,18 @@ struct ElmFrames {
     void *value;
 };
 
-// The first layer, weight (num_neuron, hidden, num_branch + num_memory), as what an input adds to it, table (num_neuron, num_input,
-// table_row), and the memory's part of it, w_m.
+// The first layer, weight (num_neuron, hidden, num_branch + num_memory), as what an input adds to it, table
+// (num_neuron, num_input, table_row), and the memory's part of it, w_m; and what `total`, the input summed over time,
+// adds to the branches.
 struct ElmTable {
-    int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row, routing_neuron;
-    const int64_t *routing;  // (num_branch, num_synapse), -1 where empty, for each neuron where routing_neuron is not 0; null: input j is branch j
-    const void *weight, *w_s;
-    void *table, *w_m;
-    const void *grad_table, *grad_w_m;
-    void *grad_weight, *grad_w_s;
+    int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row;
+    int64_t routing_neuron;           // stride of routing, 0 where the neurons share it
+    int64_t batch, total_neuron;      // of total, (batch, num_input); stride, 0 where the neurons share it
+    const int64_t *routing;           // (num_branch, num_synapse), -1 where empty; null: input j is branch j
+    const void *weight, *w_s, *total;
+    void *table, *w_m, *arrived;      // arrived (batch, num_neuron, num_branch)
+    const void *grad_table, *grad_w_m, *grad_arrived;  // the last or null
+    void *grad_weight, *grad_w_s, *grad_total;         // the last or null; it comes zeroed
 };
 
 // One thread's share of a call: tasks, samples or columns `first` to `last`.
@@ -76,8 +88,8 @@ struct ElmKernels {
     void (*scan_forward)(const ElmScan *, ElmShare *);
     void (*scan_backward)(const ElmScan *, ElmShare *);
     int64_t (*scan_reduce)(const ElmScan *, const ElmShare *, int64_t num_share);
-    void (*drive_forward)(const ElmDrive *, ElmShare *);
-    void (*drive_backward)(const ElmDrive *, ElmShare *);
+    void (*filter_forward)(const ElmFilter *, ElmShare *);
+    void (*filter_backward)(const ElmFilter *, ElmShare *);
     void (*compact)(const ElmFrames *, ElmShare *);
     void (*table_forward)(const ElmTable *, ElmShare *);
     void (*table_backward)(const ElmTable *, ElmShare *);

@@ -9,7 +9,7 @@ template <class R> static int64_t padded_size(int64_t size) { return padded<R>(s
 
 template <class R> static constexpr ElmKernels kernels() {
     return {Lanes<R>::W,      TILE,           ROWS_PER_CHUNK / TILE, padded_size<R>, scan_forward<R>,  scan_backward<R>, scan_reduce<R>,
-            drive_forward<R>, drive_backward<R>, compact<R>,            table_forward<R>, table_backward<R>};
+            filter_forward<R>, filter_backward<R>, compact<R>,            table_forward<R>, table_backward<R>};
 }
 
 extern const ElmKernels table[2];

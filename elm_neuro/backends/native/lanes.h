@@ -71,6 +71,17 @@ template <class R> ELM_INLINE void store_part(R *p, Vector<R> x, int count) {
 }
 #endif
 
+// The lanes before the end of a row of which `left` entries remain.
+template <class R> ELM_INLINE Vector<R> load_upto(const R *p, i64 left) {
+    return left < Lanes<R>::W ? load_part(p, int(left)) : load(p);
+}
+template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
+    if (left < Lanes<R>::W)
+        store_part(p, x, int(left));
+    else
+        store(p, x);
+}
+
 // The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
 #if defined(__AVX512F__)
 ELM_INLINE unsigned occupied(const float *p) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_setzero_ps(), _CMP_NEQ_UQ); }

@@ -40,7 +40,7 @@ template <class R> struct Shape {
         return size;
     }
     i64 gradients() const {
-        i64 size = weights() + 2 * dp + fp + op;
+        i64 size = weights() + 2 * dp + fp + 2 * op;
         for (i64 l = 0; l < layers; l++) size += outp(l);
         return size;
     }
@@ -67,13 +67,14 @@ template <class R> ELM_INLINE void pack(R *to, i64 to_row, const R *from, i64 fr
 template <class R> struct Neuron {
     const Shape<R> &s;
     const bool transposed;
-    R *kappa, *gain, *recurrent, *readout, *read_bias, *first_bias, *kappa_b, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
+    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *kappa_b, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
     Neuron(const Shape<R> &shape, Arena &arena, bool forward) : s(shape), transposed(forward) {
         kappa = arena.take<R>(s.dp);
         gain = arena.take<R>(s.dp);
         recurrent = arena.take<R>(s.fp * s.dp);
         readout = arena.take<R>(s.op * s.dp);
         read_bias = arena.take<R>(s.op);
+        threshold = arena.take<R>(s.op);
         first_bias = arena.take<R>(s.fp);
         kappa_b = arena.take<R>(s.fp);
         for (i64 l = 0; l < s.layers; l++) {
@@ -81,7 +82,7 @@ template <class R> struct Neuron {
             bias[l] = arena.take<R>(s.outp(l));
         }
     }
-    static size_t bytes(const Shape<R> &s) { return (size_t)(s.gradients() + s.fp) * sizeof(R) + 64 * (2 * s.layers + 7); }
+    static size_t bytes(const Shape<R> &s) { return (size_t)(s.gradients() + s.fp) * sizeof(R) + 64 * (2 * s.layers + 8); }
     void read(const ElmScan &a, i64 n) {
         copy_row(kappa, (const R *)a.kappa + n * s.d, s.d);
         copy_row(gain, (const R *)a.gain + n * s.d, s.d);
@@ -89,6 +90,7 @@ template <class R> struct Neuron {
         pack(recurrent, transposed ? s.fp : s.dp, (const R *)a.w_m + n * a.w_m_neuron, a.w_m_row, s.first, s.d, transposed);
         pack(readout, transposed ? s.op : s.dp, (const R *)a.w_y + n * s.o * s.d, s.d, s.o, s.d, transposed);
         copy_row(read_bias, (const R *)a.b_y + n * s.o, s.o);
+        if (a.threshold) copy_row(threshold, (const R *)a.threshold + n * s.o, s.o);
         if (a.bias) copy_row(first_bias, (const R *)a.bias + n * s.first, s.first);
         if (a.kappa_b)
             for (i64 j = 0; j < s.first; j++) kappa_b[j] = *(const R *)a.kappa_b;
@@ -118,14 +120,15 @@ template <int MB> struct Samples {
 
 // Sums over the samples and steps that one thread has seen of one neuron, padded.
 template <class R> struct Gradients {
-    R *kappa, *gain, *recurrent, *readout, *read_bias, *first_bias, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
+    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
     Gradients(const Shape<R> &s, R *base) {
         kappa = base;
         gain = kappa + s.dp;
         recurrent = gain + s.dp;
         readout = recurrent + s.fp * s.dp;
         read_bias = readout + s.op * s.dp;
-        first_bias = read_bias + s.op;
+        threshold = read_bias + s.op;
+        first_bias = threshold + s.op;
         base = first_bias + s.fp;
         for (i64 l = 0; l < s.layers; l++) {
             weight[l] = base;

@@ -125,6 +125,15 @@ int64_t elm_padded(int64_t is_double, int64_t size) { return kernels(is_double).
 int64_t elm_tile(int64_t is_double) { return kernels(is_double).tile; }
 int64_t elm_chunk(int64_t is_double) { return kernels(is_double).chunk; }
 
+// Bytes of a struct of api.h, -1 for one that there is not.
+int64_t elm_size_of(const char *name) {
+    if (!std::strcmp(name, "ElmScan")) return sizeof(ElmScan);
+    if (!std::strcmp(name, "ElmFilter")) return sizeof(ElmFilter);
+    if (!std::strcmp(name, "ElmFrames")) return sizeof(ElmFrames);
+    if (!std::strcmp(name, "ElmTable")) return sizeof(ElmTable);
+    return -1;
+}
+
 // 0, or 1 where there was not enough memory: then what they were to write is undefined.
 int64_t elm_scan_forward(int64_t is_double, int64_t threads, const ElmScan *args) {
     return spread(kernels(is_double).scan_forward, args, args->num_task, threads);
@@ -136,13 +145,13 @@ int64_t elm_scan_backward(int64_t is_double, int64_t threads, const ElmScan *arg
     return kernels(is_double).scan_reduce(args, share, used);
 }
 
-int64_t elm_drive_forward(int64_t is_double, int64_t threads, const ElmDrive *args) {
-    return spread(kernels(is_double).drive_forward, args, args->batch, threads);
+int64_t elm_filter_forward(int64_t is_double, int64_t threads, const ElmFilter *args) {
+    return spread(kernels(is_double).filter_forward, args, args->batch, threads);
 }
 
-int64_t elm_drive_backward(int64_t is_double, int64_t threads, const ElmDrive *args) {
+int64_t elm_filter_backward(int64_t is_double, int64_t threads, const ElmFilter *args) {
     const int64_t lanes = kernels(is_double).lanes;
-    return spread(kernels(is_double).drive_backward, args, (args->width + lanes - 1) / lanes, threads);
+    return spread(kernels(is_double).filter_backward, args, (args->width + lanes - 1) / lanes, threads);
 }
 
 int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *args) {

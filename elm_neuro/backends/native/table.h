@@ -86,6 +86,37 @@ static void add_synapses_backward(const ElmTable &a, const i64 *routing, const R
     }
 }
 
+// What the input summed over time, `total`, leaves on the branches of neuron n: arrived[j] = sum_k w_s[j][k] total[routing[j][k]].
+template <class R> static void sum_synapses(const ElmTable &a, i64 n, const i64 *routing, const R *w_s) {
+    for (i64 b = 0; b < a.batch; b++) {
+        const R *total = (const R *)a.total + b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
+        R *arrived = (R *)a.arrived + (b * a.num_neuron + n) * a.num_branch;
+        for (i64 j = 0; j < a.num_branch; j++) {
+            R sum = 0;
+            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
+                const i64 input = routing ? routing[k] : j;
+                if (input >= 0) sum += w_s[k] * total[input];
+            }
+            arrived[j] = sum;
+        }
+    }
+}
+
+template <class R> static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, const R *w_s, R *grad_w_s) {
+    for (i64 b = 0; b < a.batch; b++) {
+        const i64 at = b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
+        const R *total = (const R *)a.total + at, *grad = (const R *)a.grad_arrived + (b * a.num_neuron + n) * a.num_branch;
+        R *grad_total = a.grad_total ? (R *)a.grad_total + at : nullptr;
+        for (i64 j = 0; j < a.num_branch; j++)
+            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
+                const i64 input = routing ? routing[k] : j;
+                if (input < 0) continue;
+                grad_w_s[k] += grad[j] * total[input];
+                if (grad_total) grad_total[input] += grad[j] * w_s[k];
+            }
+    }
+}
+
 template <class R> static void table_forward(const ElmTable *a, ElmShare *share) {  // neurons
     const i64 row = a->num_branch + a->num_memory;
     Arena arena((size_t)a->table_row * sizeof(R));
@@ -95,10 +126,12 @@ template <class R> static void table_forward(const ElmTable *a, ElmShare *share)
     for (i64 n = share->first; n < share->last; n++) {
         const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
         R *table = (R *)a->table + n * a->num_input * a->table_row;
-        if (a->routing)
-            add_synapses(*a, a->routing + n * a->routing_neuron, weight, w_s, column, table);
+        const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        if (routing)
+            add_synapses(*a, routing, weight, w_s, column, table);
         else
             scale_columns(*a, weight, w_s, table);
+        sum_synapses(*a, n, routing, w_s);
         for (i64 h = 0; h < a->hidden; h++) copy_row((R *)a->w_m + (n * a->hidden + h) * a->num_memory, weight + h * row + a->num_branch, a->num_memory);
     }
 }
@@ -114,10 +147,12 @@ template <class R> static void table_backward(const ElmTable *a, ElmShare *share
         const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + synapses;
         const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
         R *grad_weight = (R *)a->grad_weight + n * a->hidden * row, *grad_w_s = (R *)a->grad_w_s + synapses;
-        if (a->routing)
-            add_synapses_backward(*a, a->routing + n * a->routing_neuron, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
+        const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        if (routing)
+            add_synapses_backward(*a, routing, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
         else
             scale_columns_backward(*a, weight, w_s, grad_table, grad_weight, grad_w_s);
+        if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
         for (i64 h = 0; h < a->hidden; h++)
             copy_row(grad_weight + h * row + a->num_branch, (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);
     }

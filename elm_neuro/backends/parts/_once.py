@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
+from elm_neuro.backends._select import no_second_derivative
+
 Backward = Callable[..., tuple[Any, ...]]
 
 
@@ -38,4 +40,4 @@ class _Refused(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        raise RuntimeError('the backends "torch" and "native" have no second derivative; backend="reference" has')
+        raise RuntimeError(no_second_derivative())

@@ -67,14 +67,12 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
     num_steps = x.shape[1]
     dtype = kappa.dtype if isinstance(x, SpikeEvents) else x.dtype
     start, last = 0, num_steps
-    if x.device.type == "cpu":  # elsewhere these reads would wait for the device
+    # elsewhere, and in compiled code, these reads would wait for the device
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        start = num_steps
         if lengths is not None and lengths.numel():
             start, last = int(lengths.min()), int(lengths.max())
-        else:
-            start = num_steps
-        eps, decay = torch.finfo(dtype).eps, float(kappa)
-        reach = 2.0 * math.log(eps) / math.log(decay) if 0.0 < decay < 1.0 else num_steps if decay else 1.0
-        start = max(0, start - math.ceil(min(reach, num_steps)))
+        start = max(0, start - steps_within_reach(float(kappa), num_steps, dtype))
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     end = torch.full((x.shape[0],), num_steps, device=x.device) if lengths is None else lengths
     age = end[:, None] - 1 - torch.arange(start, last, device=x.device)  # (batch, steps)
@@ -90,6 +88,13 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
         total = torch.zeros(x.batch * x.num_channels, dtype=dtype, device=x.device)
         return total.index_add_(0, sample * x.num_channels + channel, weight).view(x.batch, x.num_channels)
     return torch.einsum("bt,bt...->b...", discount, x[:, start:last])
+
+
+def steps_within_reach(kappa: float, num_steps: int, dtype: torch.dtype) -> int:
+    """Steps after which a decay has fallen below the square of the dtype's epsilon, at most `num_steps`."""
+    if not 0.0 < kappa < 1.0:
+        return num_steps if kappa else 1
+    return math.ceil(min(2.0 * math.log(torch.finfo(dtype).eps) / math.log(kappa), num_steps))
 
 
 def _event_projection(x: SpikeEvents, weight: Tensor) -> Tensor:

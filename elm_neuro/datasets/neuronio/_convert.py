@@ -1,4 +1,6 @@
-"""NeuronIO's pickles turned into files that stream: in parallel, taken up again where it stopped, checked against a manifest."""
+"""NeuronIO's pickles turned into files that stream: in parallel, taken up again where it stopped, checked against a
+manifest.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,12 @@ from elm_neuro.datasets.neuronio._store import (
     check_content,
     checksum,
     open_simulations,
-    remove,
     sha256,
     size,
     to_content,
-    write_whole,
+    write_content,
 )
+from elm_neuro.files import leftovers, remove, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -154,7 +156,7 @@ def _convert(
         raise ValueError(f"destination must be another folder for another format, got {folder} with {others[0]}")
     for part in {folder, *((folder / name).parent for name in tasks)}:
         part.mkdir(exist_ok=True)
-        for leftover in part.glob(".*.part"):  # of a conversion that was killed
+        for leftover in leftovers(part):  # of a conversion that was killed: the lock is ours
             remove(leftover)
     todo = []
     for name, source in tasks.items():
@@ -235,7 +237,7 @@ def convert_file(source: str, target: str) -> dict[str, Any]:
         raise ValueError(f"{source} must not change while it is read")
     form: Format = next(form for form, suffix in SUFFIXES.items() if target.endswith(suffix))
     content = to_content(simulations, form)
-    write_whole(Path(target), content)
+    write_content(Path(target), content)
     sizes = (len(simulations), simulations.num_steps, simulations.num_events, simulations.num_spikes)
     written = (size(Path(target)), checksum(content))
     return asdict(Entry(path.name, status.st_size, status.st_mtime_ns, source_sha256, *written, *sizes))
@@ -244,7 +246,7 @@ def convert_file(source: str, target: str) -> dict[str, Any]:
 def _write_manifest(folder: Path, manifest: dict[str, Entry]) -> None:
     lines = {name: asdict(manifest[name]) for name in sorted(manifest)}
     content = {"format": "elm_neuro NeuronIO manifest", "format_version": FORMAT_VERSION, "files": lines}
-    write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+    write_whole({folder / MANIFEST: json.dumps(content, indent=1).encode() + b"\n"})
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Entry]:

@@ -38,7 +38,8 @@ LONG = 1 << 10  # arrays of more bytes are left out unless their key is wanted
 
 # Instructions that build data, and the two that call one of our stand-ins.
 ALLOWED = frozenset(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT EMPTY_LIST EMPTY_DICT EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT EMPTY_LIST EMPTY_DICT "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "APPEND APPENDS SETITEM SETITEMS SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES "
     "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD".split()
 )
@@ -291,7 +292,9 @@ class _Joined:
 
 
 def _checked(source: _Joined, runs: _Runs, wanted: frozenset[str]) -> Iterator[bytes]:
-    """The instructions of a pickle, each allowed, memo places counted from 0, long arrays that nobody wants without their bytes."""
+    """The instructions of a pickle, each allowed, memo places counted from 0, long arrays that nobody wants without
+    their bytes.
+    """
     places: dict[int, int] = {}
     names: dict[int, str] = {}
     stacks: list[list[int]] = [

@@ -1,4 +1,6 @@
-"""NeuronIO: input spikes and output of a detailed layer 5 pyramidal cell (Beniaguev et al. 2021), read from the published pickles."""
+"""NeuronIO: input spikes and output of a detailed layer 5 pyramidal cell (Beniaguev et al. 2021), read from the
+published pickles.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets._items import index_of
 from elm_neuro.datasets.neuronio._pickle import load
-from elm_neuro.datasets.shd._recordings import index_of
+from elm_neuro.functional import SOMA_BIAS_MV as SOMA_BIAS_MV
+from elm_neuro.functional import SOMA_CAP_MV as SOMA_CAP_MV
+from elm_neuro.functional import SOMA_SCALE_MV as SOMA_SCALE_MV
 
 NUM_SEGMENTS = 639  # Beniaguev et al. 2021, doi 10.1016/j.neuron.2021.07.002: segments of the dendrites
 NUM_INPUTS = 2 * NUM_SEGMENTS  # one excitatory synapse on each, channels 0 to 638, and one inhibitory, 639 to 1277
-SOMA_CAP_MV, SOMA_BIAS_MV, SOMA_SCALE_MV = -55.0, -67.7, 10.0  # upstream ``neuronio_data_utils.py`` at 52e68a6
 WANTED = ("exInputSpikeTimes", "inhInputSpikeTimes", "outputSpikeTimes", "somaVoltageLowRes")
 MAX_NUMBERS = 1 << 25  # of one kind in one simulation
 REFUSALS = (  # what unpickling and looking at damaged data may end in
@@ -99,7 +103,10 @@ class Simulations:
         return fired
 
     def __repr__(self) -> str:
-        sizes = f"num_simulations={len(self)}, num_steps={self.num_steps}, num_events={self.num_events}, num_spikes={self.num_spikes}"
+        sizes = (
+            f"num_simulations={len(self)}, num_steps={self.num_steps}, num_events={self.num_events}, "
+            f"num_spikes={self.num_spikes}"
+        )
         return f"Simulations({sizes})"
 
 
@@ -148,7 +155,9 @@ def read_simulation_file(path: str | os.PathLike[str]) -> Simulations:
 
 
 def _simulations(content: Any, size: int) -> Simulations:
-    """Simulations of a file of `size` bytes, which has at least two for a voltage and one for a spike: the memo of a pickle can repeat them."""
+    """Simulations of a file of `size` bytes, which has at least two for a voltage and one for a spike: the memo of a
+    pickle can repeat them.
+    """
     found = _get(_get(content, "Results", "the file"), "listOfSingleSimulationDicts", "Results")
     if not isinstance(found, list) or not found:
         raise ValueError(f"listOfSingleSimulationDicts must be a list of at least one simulation, got {_kind(found)}")
@@ -202,7 +211,8 @@ def _numbers(value: Any, what: str) -> NDArray[Any]:
     found: Any = np.asarray(_flat(value, what)) if isinstance(value, list) else getattr(value, "values", None)
     if not isinstance(found, np.ndarray) or found.ndim != 1:
         raise ValueError(
-            f"{what} must be an array of one dimension, got {_kind(value) if found is None else f'shape {np.shape(found)}'}"
+            f"{what} must be an array of one dimension, got "
+            f"{_kind(value) if found is None else f'shape {np.shape(found)}'}"
         )
     return found
 
@@ -211,7 +221,8 @@ def _flat(values: list[Any], what: str) -> NDArray[Any]:
     """The numbers of a list, in which some may come as arrays."""
     if not all(isinstance(value, int | float | np.ndarray) for value in values):
         raise ValueError(
-            f"{what} must hold numbers, got {next(_kind(v) for v in values if not isinstance(v, int | float | np.ndarray))}"
+            f"{what} must hold numbers, got "
+            f"{next(_kind(v) for v in values if not isinstance(v, int | float | np.ndarray))}"
         )
     if len(values) == 1 and isinstance(values[0], np.ndarray):
         return values[0]
@@ -227,7 +238,8 @@ def _voltage(value: Any, simulation: int) -> NDArray[Any]:
         raise ValueError(f"{what} must hold at least one voltage in mV, got {voltage.size} of {voltage.dtype}")
     if not np.isfinite(voltage).all():
         raise ValueError(
-            f"{what} must be finite, got {voltage[~np.isfinite(voltage)][0]} at {int(np.argmin(np.isfinite(voltage)))} ms"
+            f"{what} must be finite, got {voltage[~np.isfinite(voltage)][0]} at "
+            f"{int(np.argmin(np.isfinite(voltage)))} ms"
         )
     return voltage.astype(np.float16 if voltage.dtype.itemsize == 2 else np.float32)
 
@@ -242,7 +254,8 @@ def _inputs(simulation: Mapping[str, Any], key: str, num_steps: int, index: int,
         or not all(isinstance(k, int) and 0 <= k < NUM_SEGMENTS for k in spikes)
     ):
         raise ValueError(
-            f"{what} must be a dict of {NUM_SEGMENTS} segments, 0 to 638, got {len(spikes) if isinstance(spikes, dict) else _kind(spikes)}"
+            f"{what} must be a dict of {NUM_SEGMENTS} segments, 0 to 638, got "
+            f"{len(spikes) if isinstance(spikes, dict) else _kind(spikes)}"
         )
     lists = [own if isinstance(own, list) else [_numbers(own, what)] for own in spikes.values()]
     count = [sum(value.size if isinstance(value, np.ndarray) else 1 for value in own) for own in lists]

@@ -6,9 +6,6 @@ import hashlib
 import io
 import math
 import os
-import secrets
-import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, Simulations
+from elm_neuro.files import open_regular, write_whole, write_whole_folder
 
 try:
     import h5py
@@ -64,45 +63,22 @@ def _npy(values: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_whole(path: Path, content: bytes | Mapping[str, bytes]) -> None:
-    """Write a file, or a folder of files, under a temporary name beside `path`, then rename it: complete or not at all.
+def write_content(path: Path, content: bytes | Mapping[str, bytes]) -> None:
+    """Write what :func:`to_content` made, a file or a folder: complete or not at all.
 
     Raises:
         OSError: it cannot be written, for instance because the disk is full; nothing is left of it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        if isinstance(content, bytes):
-            _write(temporary, content)
-        else:
-            temporary.mkdir()
-            for name, raw in content.items():
-                _write(temporary / name, raw)
-            remove(path)  # a folder cannot be renamed onto another
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        remove(temporary)
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it, if it is there; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    if isinstance(content, bytes):
+        write_whole({path: content})
     else:
-        path.unlink(missing_ok=True)
+        write_whole_folder(path, content)
 
 
 def converted_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one itself."""
+    """Converted files of a folder and the folders in it, in the order of their names; `path` alone if it is one
+    itself.
+    """
     path = Path(path)
     if path.suffix in SUFFIXES.values():
         return [path]
@@ -125,25 +101,12 @@ def open_simulations(path: str | os.PathLike[str]) -> Simulations:
         raise FileNotFoundError(f"path must name a converted NeuronIO file, got {name}, which does not exist")
     try:
         arrays = _npy_arrays(name) if os.path.isdir(name) else _hdf5_arrays(name)
-        arrays["spike_indptr"], arrays["spike_step"] = (
-            arrays["spike_indptr"].astype(np.int64),
-            arrays["spike_step"].astype(np.int32),
-        )
-        simulations = Simulations(**arrays)
-        _check(simulations)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        MemoryError,
-        OverflowError,
-        EOFError,
-        zlib.error,
-    ) as error:
+        _check(Simulations(**arrays))
+        arrays["spike_indptr"] = arrays["spike_indptr"].astype(np.int64)
+        arrays["spike_step"] = arrays["spike_step"].astype(np.int32)
+        return Simulations(**arrays)
+    except (OSError, TypeError, ValueError, MemoryError, OverflowError, EOFError, SyntaxError) as error:
         raise ValueError(f"{name} must be a whole converted NeuronIO file, got: {error}") from error
-    return simulations
 
 
 def _npy_arrays(name: str) -> dict[str, NDArray[Any]]:
@@ -166,9 +129,11 @@ def _npy_arrays(name: str) -> dict[str, NDArray[Any]]:
 
 
 def _hdf5_arrays(name: str) -> dict[str, NDArray[Any]]:
-    with h5py.File(name, "r") as file:
-        if file.attrs.get("format") != FORMAT or int(file.attrs.get("format_version", 0)) != FORMAT_VERSION:
-            raise ValueError(f"format must be {FORMAT!r}, version {FORMAT_VERSION}, got {file.attrs.get('format')!r}")
+    with open_regular(name) as stream:
+        file = File(stream)
+        form, version = file.attribute("format"), file.attribute("format_version")
+        if (form, version) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"format must be {FORMAT!r}, version {FORMAT_VERSION}, got {form!r}, version {version!r}")
         return {field: _mapped(file, name, *layout) for field, layout in LAYOUT.items()}
 
 
@@ -179,19 +144,16 @@ def _map(path: str, key: str, dtype: np.dtype[Any], offset: int | None, shape: t
     return np.memmap(path, dtype, "r", offset, shape) if math.prod(shape) else np.empty(shape, dtype)
 
 
-def _mapped(file: h5py.File, name: str, key: str, kinds: str, num_dimensions: int) -> NDArray[Any]:
-    node: Any = file
-    for part in key.split("/"):
-        if not isinstance(
-            node.get(part, getlink=True) if isinstance(node, h5py.Group) and part in node else None, h5py.HardLink
-        ):
-            raise ValueError(f"/{key} must be stored in the file itself, got no such data set")
-        node = node[part]
-    if not isinstance(node, h5py.Dataset) or node.dtype.kind not in kinds or node.ndim != num_dimensions:
+def _mapped(file: File, name: str, key: str, kinds: str, num_dimensions: int) -> NDArray[Any]:
+    dataset = file.get(key)
+    if dataset is None:
+        raise ValueError(f"/{key} must be stored in the file itself, got no such data set")
+    dtype, shape = dataset.dtype, dataset.shape
+    if not isinstance(dtype, np.dtype) or dtype.kind not in kinds or len(shape) != num_dimensions:
         raise ValueError(f"/{key} must be a data set of {num_dimensions} dimensions of kind {kinds!r}")
-    if node.is_virtual or node.external or node.chunks is not None:
+    if math.prod(shape) and dataset.offset is None:
         raise ValueError(f"/{key} must be stored in one piece in the file itself")
-    return _map(name, f"/{key}", node.dtype, node.id.get_offset() if node.size else 0, node.shape)
+    return _map(name, f"/{key}", dtype, dataset.offset or 0, shape)
 
 
 def _check(simulations: Simulations) -> None:

@@ -1,11 +1,13 @@
-"""Windows of NeuronIO's simulations: which ones an epoch has depends on (seed, epoch, index) alone, and one costs a slice of a file."""
+"""Windows of NeuronIO's simulations: which ones an epoch has depends on (seed, epoch, index) alone, and one costs a
+slice of a file.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from elm_neuro.datasets._counter import checked_seed, splitmix64
+from elm_neuro.datasets._items import Items, collate, index_of, indices_of
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, NUM_SEGMENTS, Simulations, soma_target
 from elm_neuro.datasets.neuronio._store import converted_files, open_simulations
-from elm_neuro.datasets.shd._binned import _Items
-from elm_neuro.datasets.shd._pairs import checked_seed, splitmix64
-from elm_neuro.datasets.shd._recordings import index_of, indices_of
 from elm_neuro.events import SpikeEvents
 
 Output: TypeAlias = Literal["events", "int8", "frames"]
@@ -56,7 +57,8 @@ class NeuronIODataset(Dataset[Window]):
         ValueError: an argument is out of range, a file is no converted file, or its simulations are shorter than
             `skip_ms` and a window.
 
-    >>> simulation = Simulations(np.arange(9), np.arange(8, dtype=np.uint16) * 100, np.full((1, 8), -67.7), np.array([0, 1]), np.array([5]))
+    >>> simulation = Simulations(np.arange(9), np.arange(8, dtype=np.uint16) * 100, np.full((1, 8), -67.7),
+    ...     np.array([0, 1]), np.array([5]))
     >>> dataset = NeuronIODataset([simulation], num_windows=3, window_ms=4, skip_ms=4)
     >>> dataset[0]
     (SpikeEvents(batch=1, num_steps=4, num_channels=1278, num_events=4), tensor([0., 1., 0., 0.]), tensor([0., 0., 0.,
@@ -93,7 +95,8 @@ class NeuronIODataset(Dataset[Window]):
         for file, (_, num_steps) in zip(self.files, sizes, strict=True):
             if num_steps < skip_ms + window_ms:
                 raise ValueError(
-                    f"simulations must last skip_ms + window_ms = {skip_ms + window_ms} ms or longer, got {num_steps} ms in {file}"
+                    f"simulations must last skip_ms + window_ms = {skip_ms + window_ms} ms or longer, got "
+                    f"{num_steps} ms in {file}"
                 )
         self._first = np.concatenate(([0], np.cumsum([num for num, _ in sizes])))
         self._num_starts = np.array([num_steps - skip_ms - window_ms + 1 for _, num_steps in sizes])
@@ -151,7 +154,7 @@ class NeuronIODataset(Dataset[Window]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Window]:
         """The items `indices`, not yet read: `collate` reads them in one go, any other reader gets them one by one."""
-        return cast(Sequence[Window], _Items(cast(Any, self), indices))
+        return Items(self, indices)
 
     def __iter__(self) -> Iterator[Window]:
         return (self[index] for index in range(len(self)))
@@ -190,17 +193,8 @@ class NeuronIODataset(Dataset[Window]):
         Raises:
             ValueError: `items` is empty.
         """
-        together: Any = items
-        if isinstance(together, _Items):
-            return together.dataset.batch(together.indices)
-        if not items:
-            raise ValueError("items must hold at least one item, got none")
-        x, spikes, soma = zip(*items, strict=True)
-        return (
-            SpikeEvents.collate(x) if isinstance(x[0], SpikeEvents) else torch.stack(x),
-            torch.stack(spikes),
-            torch.stack(soma),
-        )
+        x, spikes, soma = collate(items)
+        return x, spikes, soma
 
     def __repr__(self) -> str:
         shape = f"window_ms={self.window_ms}, skip_ms={self.skip_ms}, output={self.output!r}, seed={self.seed}"

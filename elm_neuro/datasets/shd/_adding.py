@@ -12,18 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from elm_neuro.datasets.shd._binned import SHDDataset, _events, _frames, _Items, _microseconds
+from elm_neuro.datasets._counter import checked_seed
+from elm_neuro.datasets._items import Items, collate, index_of, indices_of
+from elm_neuro.datasets.shd._binned import to_events, to_frames, whole_microseconds
 from elm_neuro.datasets.shd._pairs import (
     SPLITS,
     Split,
     add_labels,
-    checked_seed,
     fingerprint,
     fixed_pairs,
     upstream_pairs,
 )
 from elm_neuro.datasets.shd._protocols import FixedPairing, Group, Source, UpstreamPairing, fixed_pool, upstream_pool
-from elm_neuro.datasets.shd._recordings import gather, index_of, indices_of
+from elm_neuro.datasets.shd._recordings import gather
 from elm_neuro.events import SpikeEvents
 
 PairItem: TypeAlias = tuple[SpikeEvents | Tensor, int, tuple[int, int]]
@@ -92,7 +93,8 @@ class SHDAdding(Dataset[PairItem]):
         ValueError: an argument is out of range, speakers are needed and not known, or no digit is left for the list.
 
     >>> from elm_neuro.datasets import SpikeRecordings
-    >>> digits = SpikeRecordings(np.array([0, 900_000, 20_000]), np.array([1, 2, 3]), np.array([0, 2, 3]), np.array([7, 14]), np.array([4, 5]))
+    >>> digits = SpikeRecordings(np.array([0, 900_000, 20_000]), np.array([1, 2, 3]), np.array([0, 2, 3]),
+    ...     np.array([7, 14]), np.array([4, 5]))
     >>> dataset = SHDAdding(digits, test_source=digits, split="test", num_samples=2)
     >>> dataset
     SHDAdding('test', num_items=2, num_steps=200, num_channels=700, bin_ms=10.0, output='events',
@@ -138,8 +140,8 @@ class SHDAdding(Dataset[PairItem]):
             else cast(FixedPairing, pairing)
         )
         self.split, self.seed, self.output, self.binary, self.pool = split, checked_seed(seed), output, binary, pool
-        self._bin_us = _microseconds("bin_ms", bin_ms)
-        self.digit_us = _microseconds("digit_ms", 1000.0 if digit_ms is None else digit_ms)
+        self._bin_us = whole_microseconds("bin_ms", bin_ms)
+        self.digit_us = whole_microseconds("digit_ms", 1000.0 if digit_ms is None else digit_ms)
         if digit_ms is None and isinstance(self.pairing, UpstreamPairing):
             self.digit_us = -(-self.digit_us // self._bin_us) * self._bin_us
         if self.digit_us > 2**30:
@@ -246,7 +248,7 @@ class SHDAdding(Dataset[PairItem]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[PairItem]:
         """The items `indices`, not yet binned: `collate` bins them in one go, any other reader gets them one by one."""
-        return cast(Sequence[PairItem], _Items(cast(Any, self), indices))
+        return Items(self, indices)
 
     def __iter__(self) -> Iterator[PairItem]:
         return (self[index] for index in range(len(self)))
@@ -269,9 +271,9 @@ class SHDAdding(Dataset[PairItem]):
             channels //= self.pool
         shape = (len(pairs), self.num_steps, self.num_channels)
         inputs = (
-            _frames(rows, channels, shape, self.binary)
+            to_frames(rows, channels, shape, self.binary)
             if self.output == "frames"
-            else _events(rows, channels, shape, self.binary)
+            else to_events(rows, channels, shape, self.binary)
         )
         return inputs, torch.from_numpy(add_labels(self.recordings.labels, pairs)), self._speakers(pairs)
 
@@ -292,7 +294,7 @@ class SHDAdding(Dataset[PairItem]):
             ValueError: `items` is empty, or `batch_first` is False and the items are events, which are batch-first
                 always.
         """
-        inputs, labels, speakers = SHDDataset.collate(cast(Any, items))
+        inputs, labels, speakers = collate(items)
         if not batch_first:
             if isinstance(inputs, SpikeEvents):
                 raise ValueError(
@@ -317,4 +319,7 @@ class SHDAdding(Dataset[PairItem]):
 
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}, bin_ms={self._bin_us / 1000}"
-        return f"SHDAdding({self.split!r}, num_items={len(self)}, {shape}, output={self.output!r}, fingerprint='{self.fingerprint[:12]}...')"
+        return (
+            f"SHDAdding({self.split!r}, num_items={len(self)}, {shape}, output={self.output!r}, "
+            f"fingerprint='{self.fingerprint[:12]}...')"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from elm_neuro.datasets._items import Items, collate, index_of, indices_of
 from elm_neuro.datasets.shd._files import read_shd
-from elm_neuro.datasets.shd._recordings import SpikeRecordings, gather, index_of, indices_of
+from elm_neuro.datasets.shd._recordings import SpikeRecordings, gather
 from elm_neuro.events import SpikeEvents
 
 Item: TypeAlias = tuple[SpikeEvents | Tensor, int, int]
@@ -41,7 +42,8 @@ class SHDDataset(Dataset[Item]):
     Raises:
         ValueError: an argument is out of range.
 
-    >>> recordings = SpikeRecordings(np.array([0, 9999, 10000]), np.array([3, 3, 699]), np.array([0, 3]), np.array([7]), np.array([2]))
+    >>> recordings = SpikeRecordings(np.array([0, 9999, 10000]), np.array([3, 3, 699]), np.array([0, 3]),
+    ...     np.array([7]), np.array([2]))
     >>> dataset = SHDDataset(recordings, bin_ms=10.0, duration_ms=1000.0)
     >>> dataset[0]
     (SpikeEvents(batch=1, num_steps=100, num_channels=700, num_events=3), 7, 2)
@@ -63,7 +65,10 @@ class SHDDataset(Dataset[Item]):
         indices: ArrayLike | None = None,
     ) -> None:
         self.recordings = recordings if isinstance(recordings, SpikeRecordings) else read_shd(recordings)
-        self._bin_us, self._duration_us = _microseconds("bin_ms", bin_ms), _microseconds("duration_ms", duration_ms)
+        self._bin_us, self._duration_us = (
+            whole_microseconds("bin_ms", bin_ms),
+            whole_microseconds("duration_ms", duration_ms),
+        )
         if output not in ("events", "frames"):
             raise ValueError(f'output must be "events" or "frames", got {output!r}')
         if not 1 <= pool <= self.recordings.num_channels:
@@ -93,7 +98,7 @@ class SHDDataset(Dataset[Item]):
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Item]:
         """The items `indices`, not yet binned: `collate` bins them in one go, any other reader gets them one by one."""
-        return _Items(self, indices)
+        return Items(self, indices)
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -121,9 +126,9 @@ class SHDDataset(Dataset[Item]):
         shape = (chosen.size, self.num_steps, self.num_channels)
         speakers = np.full(chosen.size, -1) if self.recordings.speakers is None else self.recordings.speakers[chosen]
         inputs = (
-            _frames(rows, channels, shape, self.binary)
+            to_frames(rows, channels, shape, self.binary)
             if self.output == "frames"
-            else _events(rows, channels, shape, self.binary)
+            else to_events(rows, channels, shape, self.binary)
         )
         return inputs, torch.from_numpy(self.recordings.labels[chosen]), torch.from_numpy(speakers)
 
@@ -141,39 +146,21 @@ class SHDDataset(Dataset[Item]):
         Raises:
             ValueError: `items` is empty.
         """
-        if isinstance(items, _Items):
-            return items.dataset.batch(items.indices)
-        if not items:
-            raise ValueError("items must hold at least one item, got none")
-        inputs, labels, speakers = zip(*items, strict=True)
-        stacked = SpikeEvents.collate(inputs) if isinstance(inputs[0], SpikeEvents) else torch.stack(inputs)
-        return stacked, torch.tensor(labels), torch.tensor(speakers)
+        inputs, labels, speakers = collate(items)
+        return inputs, labels, speakers
 
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}"
-        return f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._bin_us / 1000}, output={self.output!r}, binary={self.binary})"
-
-
-class _Items(Sequence[Item]):
-    """Items of a data set by index, binned when they are looked at."""
-
-    def __init__(self, dataset: SHDDataset, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
         return (
-            [self.dataset[i] for i in self.indices[index]]
-            if isinstance(index, slice)
-            else self.dataset[self.indices[index]]
+            f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._bin_us / 1000}, output={self.output!r}, "
+            f"binary={self.binary})"
         )
 
 
-def _events(
+def to_events(
     rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
 ) -> SpikeEvents:
+    """Spikes whose rows ``sample * num_steps + step`` rise, as events of `shape`; `binary` leaves one in each cell."""
     num_rows = shape[0] * shape[1]
     if binary:
         cells = np.sort(rows * shape[2] + channels)
@@ -183,7 +170,10 @@ def _events(
     return SpikeEvents(torch.from_numpy(indptr), torch.from_numpy(channels), None, shape)
 
 
-def _frames(rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool) -> Tensor:
+def to_frames(
+    rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
+) -> Tensor:
+    """The same as frames of counts, or of zeros and ones."""
     cells = torch.from_numpy(rows * shape[2] + channels)
     frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32)
     if binary:
@@ -193,7 +183,12 @@ def _frames(rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[i
     return frames.view(shape)
 
 
-def _microseconds(name: str, milliseconds: float) -> int:
+def whole_microseconds(name: str, milliseconds: float) -> int:
+    """`milliseconds` in microseconds.
+
+    Raises:
+        ValueError: they are not positive, not whole, or 2**31 or more.
+    """
     microseconds = milliseconds * 1000.0
     if not (0.5 < microseconds < 2**31 and abs(microseconds - round(microseconds)) < 1e-6):
         raise ValueError(f"{name} must be positive and a whole number of microseconds, got {milliseconds} ms")

@@ -8,35 +8,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from elm_neuro.datasets._counter import checked_seed, splitmix64
 from elm_neuro.datasets.shd._recordings import SpikeRecordings
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 NUM_SUMS = 19  # 0 + 0 to 9 + 9
-
-GOLDEN_GAMMA = (
-    0x9E3779B97F4A7C15  # of SplitMix64: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"
-)
-
-
-def splitmix64(state: int, n: ArrayLike) -> NDArray[np.uint64]:
-    """Outputs number `n`, (any shape,), counted from 0, of the generator SplitMix64 that starts in `state`.
-
-    All in integers modulo 2**64: ``z = state + (n + 1) * 0x9E3779B97F4A7C15``, then
-    ``z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9``, ``z = (z ^ z >> 27) * 0x94D049BB133111EB``, ``z ^ z >> 31``.
-
-    >>> splitmix64(1234567, [0, 1])
-    array([6457827717110365317, 3203168211198807973], dtype=uint64)
-    """
-    u64 = np.uint64
-    z = np.asarray(n, dtype=u64)
-    shape = z.shape
-    z = (z.reshape(-1) + u64(1)) * u64(GOLDEN_GAMMA) + np.array(
-        [state], dtype=u64
-    )  # arrays wrap silently, scalars warn
-    z = (z ^ (z >> u64(30))) * u64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> u64(27))) * u64(0x94D049BB133111EB)
-    return (z ^ (z >> u64(31))).reshape(shape)
 
 
 def fixed_pairs(pool_size: int, start: int, stop: int, *, seed: int, split: Split) -> NDArray[np.int64]:
@@ -135,7 +112,9 @@ def upstream_pairs(
 
 
 def add_labels(labels: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Target of each pair, (num_pairs,), in [0, 19): the sum of the two digits, English or German; labels 10 to 19 are German 0 to 9."""
+    """Target of each pair, (num_pairs,), in [0, 19): the sum of the two digits, English or German; labels 10 to 19 are
+    German 0 to 9.
+    """
     sums: NDArray[np.int64] = (labels[pairs] % 10).sum(axis=-1)
     return sums
 
@@ -168,9 +147,3 @@ def fingerprint(recordings: SpikeRecordings, pairs: NDArray[np.int64], digit_us:
     for i in pairs.reshape(-1).tolist():
         whole.update(content[i])
     return whole.hexdigest()
-
-
-def checked_seed(seed: int) -> int:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    return int(seed)

@@ -1,4 +1,6 @@
-"""Whose digits make up a list of SHD-Adding: the fixed protocol and the authors', read from as few files as possible."""
+"""Whose digits make up a list of SHD-Adding: the fixed protocol and the authors', read from as few files as
+possible.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets._items import integers
 from elm_neuro.datasets.shd._files import read_shd
 from elm_neuro.datasets.shd._pairs import Split, rank_speakers, upstream_split
-from elm_neuro.datasets.shd._recordings import SpikeRecordings, integers
+from elm_neuro.datasets.shd._recordings import SpikeRecordings
 from elm_neuro.datasets.shd._spoken_digits import SpokenDigits
 
 Source: TypeAlias = SpikeRecordings | SpokenDigits | str | os.PathLike[str]
@@ -137,7 +140,8 @@ def fixed_pool(
         if group == wrong:
             rule = "none of the training list's" if split == "train" else "held out of training"
             raise ValueError(
-                f'speakers must not be "{wrong}" for the {split} list, whose speakers are {rule} by definition; pass "all"'
+                f'speakers must not be "{wrong}" for the {split} list, whose speakers are {rule} by definition; pass '
+                '"all"'
             )
         recordings = read_source(source)
         if split == "train" and pairing.valid_speakers == () and test_source is not None:

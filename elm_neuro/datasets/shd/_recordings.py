@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from elm_neuro.datasets._items import index_of, indices_of, integers
+
 NUM_CHANNELS = 700  # Cramer et al. 2020, arXiv:1910.07407, section II: hair cells of the inner ear model
 NUM_CLASSES = 20  # 0 to 9 English, 10 to 19 German
 
@@ -30,7 +32,8 @@ class SpikeRecordings:
     Raises:
         ValueError: the arrays do not describe such samples; the message says which rule broke.
 
-    >>> recordings = SpikeRecordings(np.array([900, 100, 500]), np.array([2, 1, 0]), np.array([0, 2, 3]), np.array([4, 19]), None)
+    >>> recordings = SpikeRecordings(np.array([900, 100, 500]), np.array([2, 1, 0]), np.array([0, 2, 3]),
+    ...     np.array([4, 19]), None)
     >>> recordings
     SpikeRecordings(num_samples=2, num_events=3, num_channels=700, speakers=None)
     >>> recordings.sample(0)
@@ -99,7 +102,8 @@ class SpikeRecordings:
         Raises:
             ValueError: `indices` is not a list of integers in [-num_samples, num_samples).
 
-        >>> recordings = SpikeRecordings(np.array([1, 2, 3]), np.array([7, 8, 9]), np.array([0, 2, 3]), np.array([4, 5]), None)
+        >>> recordings = SpikeRecordings(np.array([1, 2, 3]), np.array([7, 8, 9]), np.array([0, 2, 3]),
+        ...     np.array([4, 5]), None)
         >>> recordings.subset([1]).units, recordings.subset([1, 0]).labels
         (array([9], dtype=uint16), array([5, 4]))
         """
@@ -113,7 +117,10 @@ class SpikeRecordings:
 
     def __repr__(self) -> str:
         known = "None" if self.speakers is None else f"{np.unique(self.speakers).size} distinct"
-        return f"SpikeRecordings(num_samples={len(self)}, num_events={self.num_events}, num_channels={self.num_channels}, speakers={known})"
+        return (
+            f"SpikeRecordings(num_samples={len(self)}, num_events={self.num_events}, "
+            f"num_channels={self.num_channels}, speakers={known})"
+        )
 
 
 def split_speakers(recordings: SpikeRecordings, held_out: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -122,7 +129,8 @@ def split_speakers(recordings: SpikeRecordings, held_out: Iterable[int]) -> tupl
     Raises:
         ValueError: the speakers are unknown, or one of `held_out` has no sample.
 
-    >>> recordings = SpikeRecordings(np.array([], int), np.array([], int), np.zeros(4, int), np.array([1, 2, 3]), np.array([0, 4, 0]))
+    >>> recordings = SpikeRecordings(np.array([], int), np.array([], int), np.zeros(4, int), np.array([1, 2, 3]),
+    ...     np.array([0, 4, 0]))
     >>> split_speakers(recordings, [4])
     (array([0, 2]), array([1]))
     """
@@ -143,7 +151,8 @@ def unseen_speakers(train: SpikeRecordings, test: SpikeRecordings) -> NDArray[np
     Raises:
         ValueError: one of the two does not know its speakers.
 
-    >>> one, two = (SpikeRecordings(np.array([], int), np.array([], int), np.zeros(3, int), np.array([1, 2]), np.array(s)) for s in ([0, 1], [1, 5]))
+    >>> one, two = (SpikeRecordings(np.array([], int), np.array([], int), np.zeros(3, int), np.array([1, 2]),
+    ...     np.array(s)) for s in ([0, 1], [1, 5]))
     >>> unseen_speakers(one, two)
     array([5])
     """
@@ -167,28 +176,3 @@ def _readonly(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def integers(name: str, values: ArrayLike, low: int, high: int, dtype: type[np.integer[Any]]) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
-    if array.dtype.kind not in "ui":
-        raise ValueError(f"{name} must be integers, got dtype {array.dtype}")
-    if array.size and (array.min() < low or array.max() >= high):
-        raise ValueError(
-            f"{name} must be in [{low}, {high}), got {int(array.min() if array.min() < low else array.max())}"
-        )
-    return array.astype(dtype, copy=False)
-
-
-def index_of(index: int, size: int) -> int:
-    if not -size <= index < size:
-        raise IndexError(f"index must be in [{-size}, {size}), got {index}")
-    return int(index) % size
-
-
-def indices_of(indices: ArrayLike, size: int) -> NDArray[np.int64]:
-    array = np.asarray(indices)
-    array = integers("indices", array.astype(np.int64) if array.size == 0 else array, -size, size, np.int64)
-    return np.where(array < 0, array + size, array)

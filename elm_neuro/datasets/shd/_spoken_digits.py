@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.shd._files import read_shd, write_shd
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, NUM_CLASSES, SpikeRecordings
+from elm_neuro.files import open_regular
 
 VERSION = 1  # raise it when the same arguments give other spikes
 UNSEEN = (4, 5)
@@ -47,34 +48,46 @@ class _Phone:
 
 
 PHONES: dict[str, _Phone] = {
-    "i": _Phone((270, 2290, 3010), 150, 0), "I": _Phone((390, 1990, 2550), 90, 0), "e": _Phone((480, 2090, 2690), 110, 0),
-    "E": _Phone((530, 1840, 2480), 110, 0), "a": _Phone((730, 1190, 2440), 120, 1), "V": _Phone((640, 1190, 2390), 120, 0),
-    "O": _Phone((570, 840, 2410), 130, 0), "o": _Phone((500, 910, 2460), 130, 0), "u": _Phone((300, 870, 2240), 150, -1),
+    "i": _Phone((270, 2290, 3010), 150, 0), "I": _Phone((390, 1990, 2550), 90, 0),
+    "e": _Phone((480, 2090, 2690), 110, 0),
+    "E": _Phone((530, 1840, 2480), 110, 0), "a": _Phone((730, 1190, 2440), 120, 1),
+    "V": _Phone((640, 1190, 2390), 120, 0),
+    "O": _Phone((570, 840, 2410), 130, 0), "o": _Phone((500, 910, 2460), 130, 0),
+    "u": _Phone((300, 870, 2240), 150, -1),
     "U": _Phone((440, 1020, 2240), 110, -1), "@": _Phone((500, 1450, 2450), 60, -3),
-    "i:": _Phone((290, 2070, 2880), 150, 0), "E2": _Phone((510, 1720, 2490), 90, 0), "a2": _Phone((690, 1260, 2450), 100, 1),
-    "U2": _Phone((390, 960, 2300), 90, -1), "Y": _Phone((390, 1440, 2210), 90, 0), "6": _Phone((550, 1300, 2400), 80, -2),
-    "O2": _Phone((540, 990, 2400), 90, 0), "I2": _Phone((370, 1940, 2560), 90, 0), "Y2": _Phone((390, 1590, 2350), 80, -1),
-    "n": _Phone((280, 1500, 2500), 85, -8), "m": _Phone((280, 1050, 2250), 80, -8), "l": _Phone((350, 1050, 2700), 80, -5),
-    "r": _Phone((370, 1200, 1650), 80, -5), "w": _Phone((310, 700, 2300), 70, -6), "R": _Phone((480, 1150, 2300), 60, -10, -14, 1500, 0.8),
+    "i:": _Phone((290, 2070, 2880), 150, 0), "E2": _Phone((510, 1720, 2490), 90, 0),
+    "a2": _Phone((690, 1260, 2450), 100, 1),
+    "U2": _Phone((390, 960, 2300), 90, -1), "Y": _Phone((390, 1440, 2210), 90, 0),
+    "6": _Phone((550, 1300, 2400), 80, -2),
+    "O2": _Phone((540, 990, 2400), 90, 0), "I2": _Phone((370, 1940, 2560), 90, 0),
+    "Y2": _Phone((390, 1590, 2350), 80, -1),
+    "n": _Phone((280, 1500, 2500), 85, -8), "m": _Phone((280, 1050, 2250), 80, -8),
+    "l": _Phone((350, 1050, 2700), 80, -5),
+    "r": _Phone((370, 1200, 1650), 80, -5), "w": _Phone((310, 700, 2300), 70, -6),
+    "R": _Phone((480, 1150, 2300), 60, -10, -14, 1500, 0.8),
     "v": _Phone((290, 1150, 2300), 65, -11, -20, 4500, 1.2), "z": _Phone((290, 1550, 2550), 90, -12, -10, 5600, 0.5),
     "s": _Phone((300, 1550, 2550), 120, None, -5, 5800, 0.5), "f": _Phone((300, 1100, 2300), 110, None, -16, 4500, 1.3),
     "T": _Phone((300, 1400, 2550), 90, None, -17, 5000, 1.2), "x": _Phone((550, 1250, 2450), 110, None, -9, 1500, 0.6),
     "t-": _Phone((300, 1700, 2600), 55), "t": _Phone((300, 1700, 2600), 30, None, -6, 4300, 0.7),
     "k-": _Phone((300, 1900, 2300), 55), "k": _Phone((300, 1900, 2300), 25, None, -7, 1900, 0.5),
-    "b-": _Phone((250, 950, 2200), 50, -18), "d-": _Phone((260, 1700, 2600), 45, -18), "d": _Phone((300, 1700, 2600), 12, -10, -10, 4000, 0.8),
+    "b-": _Phone((250, 950, 2200), 50, -18), "d-": _Phone((260, 1700, 2600), 45, -18),
+    "d": _Phone((300, 1700, 2600), 12, -10, -10, 4000, 0.8),
 }  # fmt: skip
 WORDS = tuple(
     word.split()
     for word in (
         "z I r o U", "w V n", "t- t u", "T r i", "f O r", "f a I v", "s I k- k s", "s E v @ n", "e I t- t", "n a I n",
-        "n U2 l", "a2 I2 n s", "t- t s v a2 I2", "d- d R a2 I2", "f i: 6", "f Y n f", "z E2 k- k s", "z i: b- @ n", "a2 x t- t", "n O2 Y2 n",
+        "n U2 l", "a2 I2 n s", "t- t s v a2 I2", "d- d R a2 I2", "f i: 6", "f Y n f", "z E2 k- k s", "z i: b- @ n",
+        "a2 x t- t", "n O2 Y2 n",
     )
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Speaker:
-    """Voice of one speaker: pitch in Hz, formant scale against an average man, tempo, tilt in dB per octave, level in dB."""
+    """Voice of one speaker: pitch in Hz, formant scale against an average man, tempo, tilt in dB per octave, level in
+    dB.
+    """
 
     pitch: float
     scale: float
@@ -85,10 +98,14 @@ class _Speaker:
 
 
 SPEAKERS = (
-    _Speaker(112, 1.00, 1.00, -6.0, 0.0, -16), _Speaker(205, 1.16, 0.93, -7.0, -1.0, -12), _Speaker(96, 0.94, 1.12, -5.0, 2.0, -18),
-    _Speaker(131, 1.03, 0.88, -7.5, -2.0, -14), _Speaker(188, 1.12, 1.06, -6.5, 0.5, -13), _Speaker(121, 0.97, 0.94, -5.5, -0.5, -17),
-    _Speaker(222, 1.20, 1.05, -6.0, -2.5, -11), _Speaker(104, 0.98, 0.96, -8.0, 1.0, -15), _Speaker(176, 1.13, 1.15, -5.0, 1.5, -15),
-    _Speaker(214, 1.17, 0.98, -7.5, -1.5, -10), _Speaker(193, 1.09, 0.90, -5.5, 0.0, -14), _Speaker(140, 1.05, 1.08, -6.5, 1.0, -16),
+    _Speaker(112, 1.00, 1.00, -6.0, 0.0, -16), _Speaker(205, 1.16, 0.93, -7.0, -1.0, -12),
+    _Speaker(96, 0.94, 1.12, -5.0, 2.0, -18),
+    _Speaker(131, 1.03, 0.88, -7.5, -2.0, -14), _Speaker(188, 1.12, 1.06, -6.5, 0.5, -13),
+    _Speaker(121, 0.97, 0.94, -5.5, -0.5, -17),
+    _Speaker(222, 1.20, 1.05, -6.0, -2.5, -11), _Speaker(104, 0.98, 0.96, -8.0, 1.0, -15),
+    _Speaker(176, 1.13, 1.15, -5.0, 1.5, -15),
+    _Speaker(214, 1.17, 0.98, -7.5, -1.5, -10), _Speaker(193, 1.09, 0.90, -5.5, 0.0, -14),
+    _Speaker(140, 1.05, 1.08, -6.5, 1.0, -16),
 )  # fmt: skip
 
 # Strength of what makes speech hard; set once so that the two reference classifiers score as on recorded digits.
@@ -221,8 +238,8 @@ class SpokenDigits:
 
     def _read(self) -> SpikeRecordings:
         recordings = read_shd(self.path)
-        with h5py.File(self.path, "r") as file:
-            expected = file.attrs.get("checksum")
+        with open_regular(self.path) as file:
+            expected = File(file).attribute("checksum")
         if len(recordings) != self.num_samples or expected != _checksum(recordings):
             raise ValueError(
                 f"checksum must be that of {self.num_samples} samples, got {expected} for {len(recordings)}"
@@ -233,7 +250,10 @@ class SpokenDigits:
         return self.num_samples
 
     def __repr__(self) -> str:
-        return f"SpokenDigits({self.split!r}, num_samples={self.num_samples}, seed={self.seed}, cache_dir={str(self.cache_dir)!r})"
+        return (
+            f"SpokenDigits({self.split!r}, num_samples={self.num_samples}, seed={self.seed}, "
+            f"cache_dir={str(self.cache_dir)!r})"
+        )
 
 
 def _default_cache() -> Path:
@@ -257,7 +277,9 @@ def _utter(label: int, speaker: int, rng: np.random.Generator) -> tuple[NDArray[
 
 @dataclass(frozen=True)
 class _Tracks:
-    """One utterance in frames of 4 ms: log2 of the formants (4, time) and of the noise centre, linear amplitudes, pitch in Hz."""
+    """One utterance in frames of 4 ms: log2 of the formants (4, time) and of the noise centre, linear amplitudes,
+    pitch in Hz.
+    """
 
     formants: Array
     voice: Array
@@ -268,7 +290,9 @@ class _Tracks:
 
 
 def _habits(speaker: int, what: int) -> np.random.Generator:
-    """The same numbers for a speaker every time: how he or she differs from the average in formants (0), levels (1), colour (2)."""
+    """The same numbers for a speaker every time: how he or she differs from the average in formants (0), levels (1),
+    colour (2).
+    """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((VERSION, speaker, what), spawn_key=(0,))))
 
 
@@ -363,7 +387,9 @@ def _power(tracks: _Tracks, voice: _Speaker, colour: Array, rng: np.random.Gener
 
 
 def _cochlea(power: Array, tracks: _Tracks, rng: np.random.Generator) -> Array:
-    """Probability of a spike per ms and channel, (time in ms, num_channels), float32, locked to the pitch and later at low frequencies."""
+    """Probability of a spike per ms and channel, (time in ms, num_channels), float32, locked to the pitch and later at
+    low frequencies.
+    """
     drive = np.sqrt(power * _flutter(len(power), rng))
     drive /= 1.0 + drive
     onset = np.maximum(drive[1:] - drive[:-1], 0.0)

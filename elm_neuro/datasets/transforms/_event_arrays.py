@@ -59,7 +59,9 @@ def weights(events: Events) -> Array | None:
 
 
 def changed(events: E, *, keep: Array | None = None, times: Array | None = None, channels: Array | None = None) -> E:
-    """A copy of `events`, of the entries `keep` only (mask or order), with other `times` and `channels`, in the dtypes of `events`."""
+    """A copy of `events`, of the entries `keep` only (mask or order), with other `times` and `channels`, in the dtypes
+    of `events`.
+    """
     chosen = slice(None) if keep is None else keep
     if isinstance(events, tuple):
         old = np.asarray(events[0]), np.asarray(events[1])

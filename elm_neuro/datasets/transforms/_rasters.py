@@ -51,7 +51,8 @@ class ToRaster:
         ValueError: an argument or a channel is out of range, or the events have a second spatial axis y.
         TypeError: what came are not events of integers.
 
-    >>> ToRaster(bin_us=3000, duration_us=10_000, num_channels=2)((np.array([0, 2999, 3000, 9999, 10_000]), np.array([0, 0, 1, 1, 1])))
+    >>> ToRaster(bin_us=3000, duration_us=10_000, num_channels=2)((np.array([0, 2999, 3000, 9999, 10_000]),
+    ...     np.array([0, 0, 1, 1, 1])))
     array([[2., 0.],
            [0., 1.],
            [0., 0.],

@@ -23,9 +23,9 @@ class EpochLines(Callback):
             return
         done, total = trainer.current_epoch + 1, trainer.max_epochs
         spent = time.monotonic() - self._start
-        found = [
+        metrics = [
             f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in SHOWN if name in trainer.callback_metrics
         ]
         left = "" if not total or total < 0 else f", {spent / (done - self._first) * (total - done):.0f} s left"
         of = "" if not total or total < 0 else f" of {total}"
-        print(f"epoch {done}{of}: {', '.join(found)}; {spent:.0f} s{left}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people
+        print(f"epoch {done}{of}: {', '.join(metrics)}; {spent:.0f} s{left}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people

@@ -12,7 +12,9 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Without Lightning's advice on loader processes, which cost more here than they bring, and what it calls that others deprecated."""
+    """Without Lightning's advice on loader processes, which cost more here than they bring, and what it calls that
+    others deprecated.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", message="The number of training batches", category=PossibleUserWarning)

@@ -3,15 +3,15 @@ recurrent LIF.
 
 Parameters with 19 classes (SHD-Adding) at 700 channels, beside those of figure 5 of Spieler et al., arXiv:2306.16922:
 
-=========================== =======
-===================================================================================== network                     here
-paper =========================== =======
-===================================================================================== ELM
-182,319 186K: all weights, biases and tau_m of the equations; what else is counted is not stated Branch-ELM, 100 x 35
-65,819 67K: neither branches nor routing on SHD are stated, 100 x 35 is our choice LSTM, 250 units             956,769
-956K: torch's LSTM with its two biases and the readout recurrent LIF, 65 neurons    51,128 51K: the structure is not
-stated, 65 neurons meet the size =========================== =======
-=====================================================================================
+================================ ======= ===== =======================================================================
+network                             here paper difference
+================================ ======= ===== =======================================================================
+ELM, 100 memory units            182,319  186K all weights, biases and tau_m of the equations; what else is counted is
+                                               not stated
+Branch-ELM, 100 x 35 synapses     65,819   67K neither branches nor routing on SHD are stated, 100 x 35 is our choice
+LSTM, 250 units                  956,769  956K none: torch's LSTM with its two biases and the readout
+recurrent LIF, 65 neurons         51,128   51K the structure is not stated, 65 neurons meet the size
+================================ ======= ===== =======================================================================
 
 The 20 classes of SHD add 101, 101, 251 and 67.
 """
@@ -86,6 +86,11 @@ class LSTMClassifier(nn.Module):
         if timescales is not None:
             self._chrono(*timescales)
 
+    @property
+    def required_delta_t(self) -> float | None:
+        """Time step in ms that the data must have: None without timescales, where nothing depends on it."""
+        return None if self.timescales is None else self.delta_t
+
     def _chrono(self, low: float, high: float) -> None:
         first, last = max(2.0, low / self.delta_t), high / self.delta_t
         if not (0 < low <= high and first <= last and math.isfinite(last)):
@@ -152,7 +157,8 @@ class RecurrentLIFClassifier(nn.Module):
 
     >>> from elm_neuro import LIF
     >>> from elm_neuro.training import num_parameters
-    >>> num_parameters(RecurrentLIFClassifier(LIF(700, 65, delta_t=10.0, recurrent=True), output_size=19))  # the paper's 51K
+    >>> hidden = LIF(700, 65, delta_t=10.0, recurrent=True)
+    >>> num_parameters(RecurrentLIFClassifier(hidden, output_size=19))  # the paper's 51K
     51128
     """
 

@@ -189,12 +189,12 @@ class LIFNetwork(nn.Module):
         >>> num_parameters(LIFNetwork.matching(43_000, input_size=140, output_size=20, delta_t=10.0, tau_v=20.0))
         42988
         """
-        found = min(_sizes(target, input_size, output_size), default=None)
-        if found is None or found[0] > TOLERANCE * target:
+        nearest = min(_sizes(target, input_size, output_size), default=None)
+        if nearest is None or nearest[0] > TOLERANCE * target:
             raise ValueError(
                 f"target must be a number of parameters that two LIF layers meet within {TOLERANCE:.0%}, got {target}"
             )
-        _, _, first, second = found
+        _, _, first, second = nearest
         hidden = LIF(input_size, first, delta_t=delta_t, tau_v=tau_v)
         recurrent = LIF(first, second, delta_t=delta_t, tau_v=tau_v, recurrent=True)
         return cls(hidden, recurrent, output_size=output_size, tau_readout=tau_readout)
@@ -207,7 +207,9 @@ class LIFNetwork(nn.Module):
 
 
 def _sizes(target: int, input_size: int, output_size: int) -> Iterator[tuple[int, int, int, int]]:
-    """(distance to the target, difference of the layers, first layer, second layer) of layers that differ by at most a tenth."""
+    """(distance to the target, difference of the layers, first layer, second layer) of layers that differ by at most
+    a tenth.
+    """
     for first in range(1, math.isqrt(target) + 1):
         for second in range(math.ceil(0.9 * first), math.floor(1.1 * first) + 1):
             # weights, biases and decays of both layers, recurrent weights, readout

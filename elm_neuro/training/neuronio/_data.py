@@ -1,4 +1,6 @@
-"""Lightning data module of NeuronIO: windows for training, validation and test, from converted files or straight from the pickles."""
+"""Lightning data module of NeuronIO: windows for training, validation and test, from converted files or straight from
+the pickles.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from torch.utils.data import DataLoader
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
-from elm_neuro.training.shd._adding import STAGES, _InOrder
+from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
 
@@ -110,14 +112,14 @@ class NeuronIODataModule(LightningDataModule):
         root = self.data if converted_files(self.data) else self._cache()
         patterns = self.patterns[part]
         if patterns is None:
-            found = split_files(root)[part]
+            files = split_files(root)[part]
         else:
             matched = {path for pattern in patterns for path in root.rglob(pattern)}
-            found = sorted({file for path in matched for file in converted_files(path)})
-        if not found:
+            files = sorted({file for path in matched for file in converted_files(path)})
+        if not files:
             wanted = " or ".join(SPLITS[part]) if patterns is None else ", ".join(patterns)
             raise FileNotFoundError(f"{part} needs NeuronIO files in {wanted}, got none in {root}")
-        return found
+        return files
 
     def part(self, name: str) -> NeuronIODataset:
         """The data set "train", "valid" or "test"."""
@@ -135,7 +137,7 @@ class NeuronIODataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the files that `stage` needs."""
-        for name in STAGES.get(getattr(stage, "value", stage) or "", tuple(SPLITS)):
+        for name in parts_of(stage):
             if name == "train" or self._has(name):
                 self.part(name)
 
@@ -156,8 +158,7 @@ class NeuronIODataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, those of the epoch in their order."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
         sampler = _Remaining(dataset, num_replicas=replicas, rank=rank, shuffle=False)
         sampler.resume, sampler.batch_size = self._resume, self.batch_size
@@ -204,7 +205,7 @@ class _Resumable(DataLoader[Any]):
         pass
 
 
-class _Remaining(_InOrder):
+class _Remaining(InListOrder):
     """The items in their order, without the batches that a resumed epoch has behind it."""
 
     resume = (0, 0)

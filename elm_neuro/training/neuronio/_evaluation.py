@@ -54,11 +54,11 @@ class Windows:
 
     def cuts(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
         """Start, end, and first step that counts, of each window of `num_steps`; none counts where another does."""
-        start = kept = 0
-        while kept < num_steps:
+        start = counts_from = 0
+        while counts_from < num_steps:
             end = min(start + self.window_ms, num_steps)
-            yield start, end, kept
-            start, kept = start + self.window_ms - self.burn_in_ms, end
+            yield start, end, counts_from
+            start, counts_from = start + self.window_ms - self.burn_in_ms, end
 
 
 def predict(
@@ -87,8 +87,8 @@ def predict(
     for first in range(0, len(todo), batch_size):
         batch = todo[first : first + batch_size]
         y = _outputs(network, simulations, batch, length)
-        for (i, start, end, kept), own in zip(batch, y, strict=True):
-            logit[i, kept:end], soma_hat[i, kept:end] = own[kept - start : end - start].T
+        for (i, start, end, counts_from), own in zip(batch, y, strict=True):
+            logit[i, counts_from:end], soma_hat[i, counts_from:end] = own[counts_from - start : end - start].T
         if progress is not None:
             progress(batch[-1][0] if first + batch_size < len(todo) else num)
     probability = torch.sigmoid(torch.from_numpy(logit)).numpy()
@@ -162,14 +162,14 @@ def evaluate(
                     if progress is not None:
                         progress(str(file), done + num, total)
 
-                found = predict(network, simulations, cut, batch_size=batch_size, progress=tell)
+                prediction = predict(network, simulations, cut, batch_size=batch_size, progress=tell)
                 if cut is not None:
-                    found = found._replace(soma_hat=aligned(found.soma, found.soma_hat))
+                    prediction = prediction._replace(soma_hat=aligned(prediction.soma, prediction.soma_hat))
                 own.append(
                     Prediction(
-                        found.spikes,
-                        found.probability,
-                        *(part.astype(np.float32) for part in (found.soma, found.soma_hat)),
+                        prediction.spikes,
+                        prediction.probability,
+                        *(part.astype(np.float32) for part in (prediction.soma, prediction.soma_hat)),
                     )
                 )
     finally:
@@ -192,10 +192,10 @@ def read(file: str | os.PathLike[str]) -> Simulations:
 
 
 def _summary(prediction: Prediction, num_draws: int, seed: int) -> dict[str, Any]:
-    found: Figures = figures(prediction)
+    values: Figures = figures(prediction)
     return {
-        "figures": found,
-        "undefined": undefined(found, prediction),
+        "figures": values,
+        "undefined": undefined(values, prediction),
         "intervals": intervals(prediction, num_draws=num_draws, seed=seed) if num_draws else None,
         "simulations": len(prediction.spikes),
         "spikes": int(prediction.spikes.sum()),

@@ -1,14 +1,14 @@
-"""Figures of neurons on NeuronIO: what happens inside one, how well it does, what its branches read. `plotting.save` writes them."""
+"""Figures of neurons on NeuronIO: what happens inside one, how well it does, what its branches read. `plotting.save`
+writes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -21,28 +21,15 @@ from elm_neuro.datasets import Simulations
 from elm_neuro.datasets.neuronio._simulations import NUM_SEGMENTS, SOMA_CAP_MV
 from elm_neuro.datasets.neuronio._windows import gather
 from elm_neuro.nn import ELM
-from elm_neuro.plotting import (
-    BLUE,
-    GREEN,
-    INK,
-    PALE,
-    PALETTE,
-    SHARE_OF_MAP,
-    TIMESCALE_MAP,
-    VERMILION,
-    _array,
-    _busiest,
-    _label,
-    _range,
-    _styled,
-    _timescale_bar,
-)
+from elm_neuro.plotting import BLUE, GREEN, INK, PALE, PALETTE, VERMILION, draw_memory, label_panel, styled
+from elm_neuro.plotting._style import as_array, span
+from elm_neuro.plotting._workings import busiest
 from elm_neuro.training.neuronio._metrics import FALSE_POSITIVES, Prediction
 
 SYNAPSES_SHOWN = 20
 
 
-@_styled
+@styled
 def neuronio_workings(
     neuron: ELM, simulations: Simulations, index: int = 0, *, start: int = 0, stop: int = 2000
 ) -> Figure:
@@ -65,7 +52,7 @@ def neuronio_workings(
     indptr, channel = simulations.rows(index, start, stop)
     with torch.no_grad():
         traces = neuron.traces(gather([indptr], [channel], stop - start, "events"))
-    synapse, _, memory, output = (_array(record)[0] for record in traces)
+    synapse, _, memory, output = (as_array(record)[0] for record in traces)
     predicted = neuronio_head(torch.from_numpy(output))
     time = start + np.arange(stop - start)
     figure = Figure(figsize=(7.2, 7.4))
@@ -78,7 +65,7 @@ def neuronio_workings(
     raster.legend(
         handles, ["excitatory", "inhibitory"], loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1
     )
-    _label(raster, "a", "input spikes", "segment")
+    label_panel(raster, "a", "input spikes", "segment")
     truth = np.minimum(simulations.soma_mv[index, start:stop].astype(np.float64), SOMA_CAP_MV)
     soma.plot(time, truth, color=INK, linewidth=1.0)
     soma.plot(time, predicted.soma_mv, color=VERMILION, linewidth=0.9, alpha=0.9)
@@ -97,27 +84,23 @@ def neuronio_workings(
     soma.legend(
         handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.1, columnspacing=1.0
     )
-    _label(soma, "b", "soma", "voltage (mV)")
+    label_panel(soma, "b", "soma", "voltage (mV)")
     flat = synapse.reshape(len(synapse), -1)
-    synapses.plot(time, flat[:, _busiest(flat, SYNAPSES_SHOWN)], color=GREEN, linewidth=0.7, alpha=0.6)
-    _label(
+    synapses.plot(time, flat[:, busiest(flat, SYNAPSES_SHOWN)], color=GREEN, linewidth=0.7, alpha=0.6)
+    label_panel(
         synapses,
         "c",
         f"synapses: the {min(SYNAPSES_SHOWN, flat.shape[1])} that change most of {flat.shape[1]}",
         "trace",
     )
-    taus = _array(neuron.tau_m).reshape(-1)
-    norm, colours = LogNorm(*_range(taus)), matplotlib.colormaps[TIMESCALE_MAP]
-    for unit in np.argsort(taus)[::-1]:
-        memories.plot(time, memory[:, unit], color=colours(SHARE_OF_MAP * norm(taus[unit])), linewidth=0.8, alpha=0.85)
-    _label(memories, "d", f"memory: all {taus.size} units", "memory")
-    _timescale_bar(figure, memories, norm)
+    draw_memory(memories, time, memory, neuron.tau_m)
+    label_panel(memories, "d", f"memory: all {memory.shape[1]} units", "memory")
     memories.set(xlabel="time (ms)", xlim=(start, stop))
     figure.align_ylabels([raster, soma, synapses, memories])
     return figure
 
 
-@_styled
+@styled
 def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
     """Share of spikes predicted against the share of false alarms, whole and at its low end, where the published
     figures look.
@@ -136,7 +119,8 @@ def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
         truth = prediction.spikes.ravel()
         if not truth.any() or truth.all():
             raise ValueError(
-                f"predictions of {name!r} must hold steps with and without a spike, got {int(truth.sum())} of {truth.size}"
+                f"predictions of {name!r} must hold steps with and without a spike, got {int(truth.sum())} of "
+                f"{truth.size}"
             )
         fpr, tpr, _ = roc_curve(truth, prediction.probability.ravel())
         for axis in (whole, low):
@@ -148,13 +132,13 @@ def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
     for axis, letter, title in ((whole, "a", "whole curve"), (low, "b", "few false alarms")):
         axis.set(xlabel="false positives (% of steps without a spike)", ylim=(0, 101))
         axis.grid(color="#DDDDDD", linewidth=0.6)
-        _label(axis, letter, title)
+        label_panel(axis, letter, title)
     whole.set(xlim=(0, 100), ylabel="true positives (% of spikes)")
     figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(predictions)))
     return figure
 
 
-@_styled
+@styled
 def neuronio_ablation(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]], *, xlabel: str = "parameters"
 ) -> Figure:
@@ -200,13 +184,13 @@ def neuronio_ablation(
         axis.set_xticks([], minor=True)
         axis.set_xlabel(xlabel)
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        _label(axis, letter, title)
+        label_panel(axis, letter, title)
     handles = [Line2D([], [], color=PALETTE[i % len(PALETTE)], marker="o", markersize=3.2) for i in range(len(names))]
     figure.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)))
     return figure
 
 
-@_styled
+@styled
 def receptive_fields(neuron: ELM) -> Figure:
     """What each branch reads: the weights of its synapses over the segments of the cell, excitatory and inhibitory
     apart.
@@ -224,7 +208,7 @@ def receptive_fields(neuron: ELM) -> Figure:
     figure = Figure(figsize=(7.2, 5.0))
     axes = figure.subplots(2, 1, sharex=True)
     read = fields[fields > 0]
-    low, high = _range(read) if read.size else (0.0, 1.0)
+    low, high = span(read) if read.size else (0.0, 1.0)
     low -= 0.25 * (high - low)  # the smallest weight is not the white of no synapse
     for axis, letter, kind, colours, part in (
         (axes[0], "a", "excitatory synapses", "Oranges", fields[:, :NUM_SEGMENTS]),
@@ -239,7 +223,7 @@ def receptive_fields(neuron: ELM) -> Figure:
             vmax=high,
             interpolation="nearest",
         )
-        _label(axis, letter, kind, "branch")
+        label_panel(axis, letter, kind, "branch")
         bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=14)
         bar.set_label("weight")
         bar.outline.set_linewidth(0.5)

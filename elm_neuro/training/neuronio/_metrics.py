@@ -67,20 +67,20 @@ def figures(prediction: Prediction) -> Figures:
         prediction.soma.ravel().astype(np.float64),
         (prediction.soma - prediction.soma_hat).ravel().astype(np.float64),
     )
-    found: Figures = dict.fromkeys((*SPIKE_KEYS, *SOMA_KEYS))
+    values: Figures = dict.fromkeys((*SPIKE_KEYS, *SOMA_KEYS))
     if truth.any() and not truth.all():
         fpr, tpr, _ = roc_curve(truth, score)
         grid = np.linspace(0, 1, FPR_POINTS)
         for rate in FALSE_POSITIVES:
-            found[f"TP @ {rate:.4f} FP"] = float(tpr[max(1, int(np.argmin(np.abs(fpr - rate))))])
+            values[f"TP @ {rate:.4f} FP"] = float(tpr[max(1, int(np.argmin(np.abs(fpr - rate))))])
             end = min(max(1, int(np.argmin(np.abs(grid - rate)))), FPR_POINTS - 1)
-            found[f"AUC @ {rate:.4f} FP"] = float(np.interp(grid[:end], fpr, tpr).mean())
-        found["AUC"] = float(auc(fpr, tpr))
+            values[f"AUC @ {rate:.4f} FP"] = float(np.interp(grid[:end], fpr, tpr).mean())
+        values["AUC"] = float(auc(fpr, tpr))
     if soma.size:
-        found["soma_RMSE"], found["soma_MAE"] = float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
+        values["soma_RMSE"], values["soma_MAE"] = float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error)))
         if soma.var() > 0:
-            found["soma_explained_variance_percent"] = float(100.0 * (1.0 - error.var() / soma.var()))
-    return found
+            values["soma_explained_variance_percent"] = float(100.0 * (1.0 - error.var() / soma.var()))
+    return values
 
 
 def intervals(
@@ -127,12 +127,12 @@ def pooled(predictions: Sequence[Prediction]) -> Prediction:
     return Prediction(*(np.concatenate(parts) for parts in zip(*predictions, strict=True)))
 
 
-def undefined(found: Mapping[str, float | None], prediction: Prediction) -> str:
+def undefined(values: Mapping[str, float | None], prediction: Prediction) -> str:
     """Why figures are undefined; empty where none is."""
     if not prediction.spikes.size:
         return f"no simulation is left: all have more than {MAX_SPIKES} spikes"
-    if found["AUC"] is None:
+    if values["AUC"] is None:
         return (
             "there is no output spike to predict" if not prediction.spikes.any() else "every step has an output spike"
         )
-    return "the voltage is constant" if any(value is None for value in found.values()) else ""
+    return "the voltage is constant" if any(value is None for value in values.values()) else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from torchmetrics.functional.classification import binary_auroc
 
 from elm_neuro.datasets.neuronio._simulations import SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
+from elm_neuro.training.loop._layers import check_time_steps
+from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 from elm_neuro.training.neuronio._data import NeuronIODataModule
-from elm_neuro.training.shd._module import OPTIMIZERS
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -49,7 +49,8 @@ def neuronio_loss(y: Tensor, spikes: Tensor, soma: Tensor, *, burn_in: int = 150
     """
     if y.ndim != 3 or y.shape[-1] != 2 or spikes.shape != y.shape[:-1] or soma.shape != spikes.shape:
         raise ValueError(
-            f"y must be (batch, time, 2), spikes and soma (batch, time), got {tuple(y.shape)}, {tuple(spikes.shape)}, {tuple(soma.shape)}"
+            f"y must be (batch, time, 2), spikes and soma (batch, time), got {tuple(y.shape)}, {tuple(spikes.shape)}, "
+            f"{tuple(soma.shape)}"
         )
     if not 0 <= burn_in < y.shape[1]:
         raise ValueError(f"burn_in must be in [0, {y.shape[1]}) steps, got {burn_in}")
@@ -74,14 +75,14 @@ class _Evaluation(nn.Module):
         self.spikes.update(spikes.flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        found = {
+        figures = {
             "soma_RMSE": SOMA_SCALE_MV * self.mse.compute().sqrt(),
             "soma_explained_variance_percent": 100.0 * torch.as_tensor(self.explained.compute()),
         }
         logit, spikes = torch.as_tensor(self.logit.compute()), torch.as_tensor(self.spikes.compute()).long()
         if 0 < int(spikes.sum()) < spikes.numel():
-            found["AUC"] = binary_auroc(torch.sigmoid(logit.double()), spikes)
-        return found
+            figures["AUC"] = binary_auroc(torch.sigmoid(logit.double()), spikes)
+        return figures
 
     def reset(self) -> None:
         for metric in (self.mse, self.explained, self.logit, self.spikes):
@@ -112,25 +113,18 @@ class NeuronIORegression(LightningModule):
         self,
         network: nn.Module,
         *,
-        optimizer: Literal["adam", "adamax", "adamw"] = "adam",
+        optimizer: OptimizerName = "adam",
         learning_rate: float = 5e-4,
         weight_decay: float = 0.0,
         burn_in_ms: int = 150,
     ) -> None:
         super().__init__()
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+        check_optimizer(optimizer, learning_rate)
         if burn_in_ms < 0:
             raise ValueError(f"burn_in_ms must not be negative, got {burn_in_ms}")
         self.network = network
-        self.optimizer, self.learning_rate, self.weight_decay, self.burn_in_ms = (
-            optimizer,
-            learning_rate,
-            weight_decay,
-            burn_in_ms,
-        )
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.burn_in_ms = burn_in_ms
         self.evaluation = nn.ModuleDict({"valid": _Evaluation(), "test": _Evaluation()})
 
     def setup(self, stage: str | None = None) -> None:
@@ -139,12 +133,7 @@ class NeuronIORegression(LightningModule):
         Raises:
             ValueError: they are.
         """
-        for name, part in self.network.named_modules():
-            delta_t = getattr(getattr(part, "config", part), "delta_t", None)
-            if isinstance(delta_t, float) and delta_t != 1.0:
-                raise ValueError(
-                    f"{f'network.{name}'.rstrip('.')} must have delta_t 1 ms, the step of NeuronIO, got {delta_t} ms"
-                )
+        check_time_steps(self.network, 1, "the step of NeuronIO")
         window = getattr(getattr(self.trainer, "datamodule", None), "window_ms", None)
         if window is not None and window <= self.burn_in_ms:
             raise ValueError(f"burn_in_ms must be below window_ms = {window}, got {self.burn_in_ms}")
@@ -156,12 +145,12 @@ class NeuronIORegression(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         x, spikes, soma = batch
-        found = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
-        for name, value in found._asdict().items():
+        losses = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
+        for name, value in losses._asdict().items():
             self.log(
                 f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(spikes)
             )
-        return found.loss
+        return losses.loss
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         x, spikes, soma = batch
@@ -199,23 +188,9 @@ class NeuronIORegression(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its cosine decay, per step."""
-        kind: Any = OPTIMIZERS[self.optimizer]
-        optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        num_steps = (
-            self._num_steps()
-        )  # in closed form: a run that is resumed with more epochs follows the longer cosine from there
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / num_steps, 1.0))
+        return optimizer_and_cosine(
+            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _num_steps(self) -> int:
-        """Optimizer steps of all epochs; max_steps, where it cuts them short, leaves the decay as it is, so that the run can be resumed."""
-        estimated, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        batches = self.trainer.num_training_batches
-        if epochs is None or epochs < 0 or math.isinf(batches):
-            return max(1, int(estimated))
-        return max(1, epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where training was. Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as

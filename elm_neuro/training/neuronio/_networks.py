@@ -1,7 +1,10 @@
-"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and FLOPs."""
+"""What the paper compares the ELM neuron with on NeuronIO, and what each costs: LSTM, one LIF neuron; parameters and
+FLOPs.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from elm_neuro.backends import project
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, SOMA_BIAS_MV, SOMA_CAP_MV, SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ELM, BranchELM
+from elm_neuro.nn import BranchELM, ELMConfig
 
 THRESHOLD = (
     SOMA_CAP_MV - SOMA_BIAS_MV
@@ -27,7 +30,7 @@ class LSTMRegression(nn.Module):
 
     Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns outputs (batch, time, output_size).
 
-    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper, with one bias where torch has two
+    >>> sum(p.numel() for p in LSTMRegression(1278, 2, 50).parameters())  # 265.9K in the paper: torch has two biases
     266102
     """
 
@@ -39,6 +42,11 @@ class LSTMRegression(nn.Module):
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
         y, _ = self.lstm(x.to_dense() if isinstance(x, SpikeEvents) else x)
         return self.readout(y)  # type: ignore[no-any-return]
+
+    def flops_per_step(self) -> int:
+        """As :func:`flops_per_step` counts them: 30 for a unit beside its products."""
+        hidden, inputs = self.lstm.hidden_size, self.lstm.input_size
+        return 8 * hidden * (inputs + hidden) + 30 * hidden + self.readout.out_features * (2 * hidden + 1)
 
 
 class LIFRegression(nn.Module):
@@ -85,6 +93,10 @@ class LIFRegression(nn.Module):
         voltage = torch.stack(voltages, dim=1)  # (batch, time)
         return torch.stack((self.slope * (voltage - THRESHOLD), voltage), dim=-1)
 
+    def flops_per_step(self) -> int:
+        """As :func:`flops_per_step` counts them."""
+        return 2 * self.weight.numel() + 5
+
 
 def linear_elm(input_size: int = NUM_INPUTS) -> BranchELM:
     """An ELM neuron with one memory unit that sums its synapses: 1,286 parameters, as in table S4.
@@ -94,9 +106,16 @@ def linear_elm(input_size: int = NUM_INPUTS) -> BranchELM:
     >>> sum(p.numel() for p in linear_elm().parameters())
     1286
     """
-    times: dict[str, tuple[float, float]] = {"tau_m_init": (10.0, 10.0), "tau_m_bounds": (0.0, 500.0)}
     return BranchELM(
-        input_size, 2, 1, num_branch=1, num_synapse_per_branch=input_size, routing=None, num_mlp_layers=0, **times
+        input_size,
+        2,
+        1,
+        num_branch=1,
+        num_synapse_per_branch=input_size,
+        routing=None,
+        num_mlp_layers=0,
+        tau_m_init=(10.0, 10.0),
+        tau_m_bounds=(0.0, 500.0),
     )
 
 
@@ -104,9 +123,9 @@ def flops_per_step(network: nn.Module) -> int:
     """Floating point operations of one time step of one sample, written out as in the equations, two for each product
     of a matrix.
 
-    A synapse costs 4 (decay, weight, rectification, sum) and 2 more where it is routed to a branch; a unit of the
-    memory 8; an LSTM's unit 30. Implementations may need fewer: `elm_neuro` itself sums synapses before it filters
-    them.
+    A network says them by a method `flops_per_step`; those of an ELM neuron follow from its configuration: a synapse
+    costs 4 (decay, weight, rectification, sum) and 2 more where it is routed to a branch, a unit of the memory 8.
+    Implementations may need fewer: `elm_neuro` itself sums synapses before it filters them.
 
     Raises:
         TypeError: `network` is of a kind that nobody counted.
@@ -114,20 +133,20 @@ def flops_per_step(network: nn.Module) -> int:
     >>> flops_per_step(LIFRegression())
     2561
     """
-    if isinstance(network, ELM):
-        config = network.config
-        synapses = config.branches * config.num_synapse_per_branch
-        sizes = [config.branches + config.num_memory, *[config.hidden_size] * config.num_mlp_layers, config.num_memory]
-        layers = (
-            sum(2 * into * out + out for into, out in zip(sizes, sizes[1:], strict=False))
-            + config.num_mlp_layers * config.hidden_size
-        )
-        readout = 2 * config.num_memory * config.output_size + config.output_size
-        each = synapses * (4 if config.num_branch is None else 6) + layers + 8 * config.num_memory + readout
-        return each * (config.num_neuron or 1)
-    if isinstance(network, LSTMRegression):
-        hidden, inputs = network.lstm.hidden_size, network.lstm.input_size
-        return 8 * hidden * (inputs + hidden) + 30 * hidden + network.readout.out_features * (2 * hidden + 1)
-    if isinstance(network, LIFRegression):
-        return 2 * network.weight.numel() + 5
-    raise TypeError(f"network must be an ELM, LSTMRegression or LIFRegression, got {type(network).__name__}")
+    own, config = getattr(network, "flops_per_step", None), getattr(network, "config", None)
+    if callable(own):
+        return int(own())
+    if isinstance(config, ELMConfig):
+        return _flops_of_elm(config)
+    raise TypeError(f"network must be an ELM neuron or have a method flops_per_step(), got {type(network).__name__}")
+
+
+def _flops_of_elm(config: ELMConfig) -> int:
+    synapses = config.branches * config.num_synapse_per_branch
+    hidden = [config.hidden_size] * config.num_mlp_layers
+    sizes = [config.branches + config.num_memory, *hidden, config.num_memory]
+    products = sum(2 * into * out + out for into, out in itertools.pairwise(sizes))
+    readout = 2 * config.num_memory * config.output_size + config.output_size
+    per_synapse = 4 if config.num_branch is None else 6
+    one_neuron = synapses * per_synapse + products + sum(hidden) + 8 * config.num_memory + readout
+    return one_neuron * (config.num_neuron or 1)

@@ -75,7 +75,8 @@ def _cell(summary: Mapping[str, Any], key: str, digits: int) -> str:
 def remarks(outcome: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know."""
     lines = [
-        "published protocol: windows from a state of zero, voltage aligned to mean and spread of the truth of each file, simulations with at most "
+        "published protocol: windows from a state of zero, voltage aligned to mean and spread of the truth of each "
+        "file, simulations with at most "
         "24 spikes. raw: whole simulations in one go, nothing aligned, all simulations. Both without the first 500 ms.",
         "[low, high]: 95 %, bootstrap over simulations.",
     ]
@@ -85,7 +86,7 @@ def remarks(outcome: Mapping[str, Any]) -> list[str]:
 
 def paper_networks() -> dict[str, tuple[nn.Module, float | None]]:
     """Every network of tables S4 to S7, and the FLOPs that the tables give."""
-    kept: dict[str, Any] = {
+    memory_times: dict[str, Any] = {
         "tau_m_init": (1.0, 100.0),
         "tau_m_spacing": "linear",
         "tau_m_bounds": (0.0, 500.0),
@@ -97,11 +98,12 @@ def paper_networks() -> dict[str, tuple[nn.Module, float | None]]:
         "linear ELM, 1 memory unit": (linear_elm(), None),
     }
     networks |= {
-        f"Branch-ELM, {m} memory units": (BranchELM(NUM_INPUTS, 2, m, **branches, **kept), f)
+        f"Branch-ELM, {m} memory units": (BranchELM(NUM_INPUTS, 2, m, **branches, **memory_times), f)
         for m, f in BRANCH_ELM_FLOPS.items()
     }
     networks |= {
-        f"ELM, {m} memory units": (ELM(NUM_INPUTS, 2, m, learn_w_s=False, **kept), f) for m, f in ELM_FLOPS.items()
+        f"ELM, {m} memory units": (ELM(NUM_INPUTS, 2, m, learn_w_s=False, **memory_times), f)
+        for m, f in ELM_FLOPS.items()
     }
     return networks | {f"LSTM, {h} units": (LSTMRegression(hidden_size=h), f) for h, f in LSTM_FLOPS.items()}
 

@@ -9,15 +9,15 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from elm_neuro.datasets import FixedPairing, SHDAdding, SpikeRecordings, SpokenDigits
 from elm_neuro.datasets.shd._pairs import NUM_SUMS, Split
 from elm_neuro.datasets.shd._protocols import Group, read_source
+from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
 from elm_neuro.training.shd._data import Binning, SHDDataModule
 
 SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
-STAGES = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
 
 
 class SHDAddingDataModule(SHDDataModule):
@@ -72,7 +72,8 @@ class SHDAddingDataModule(SHDDataModule):
             raise ValueError(f'pairing must be "fixed" or "upstream", got {pairing!r}')
         if pairing == "upstream" and (valid is not None or held_out is not None):
             raise ValueError(
-                f'valid and held_out must be None with pairing="upstream", which mixes speakers, got {valid} and {held_out}'
+                'valid and held_out must be None with pairing="upstream", which mixes speakers, '
+                f"got {valid} and {held_out}"
             )
         if num_pairs is not None and (len(num_pairs) != 3 or min(num_pairs) < 1):
             raise ValueError(
@@ -85,15 +86,14 @@ class SHDAddingDataModule(SHDDataModule):
         self._sources: dict[str, SpikeRecordings] = {}
         self._announced: set[str] = set()
 
-    def prepare_data(self) -> None:
-        """Make synthetic digits where they are not cached yet, in one process only."""
-        for source in (self.source, self.test_source):
-            if isinstance(source, SpokenDigits):
-                source.recordings()
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """The digits of the pairs, as far as they are made up."""
+        return [source for source in (self.source, self.test_source) if isinstance(source, SpokenDigits)]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""
-        for name in STAGES.get(getattr(stage, "value", stage) or "", tuple(SPLITS)):
+        for name in parts_of(stage):
             self.part(name)
             self._announce(name)
 
@@ -136,9 +136,10 @@ class SHDAddingDataModule(SHDDataModule):
         if name in self._announced:
             return
         self._announced.add(name)
-        found = self._lists[name]
+        pairs = self._lists[name]
         rank_zero_info(
-            f"SHD-Adding, {self.pairing} pairing, {SPLITS[name]} list of {len(found)} pairs: fingerprint {found.fingerprint}"
+            f"SHD-Adding, {self.pairing} pairing, {SPLITS[name]} list of {len(pairs)} pairs: "
+            f"fingerprint {pairs.fingerprint}"
         )
         logger = None if self.trainer is None else self.trainer.logger
         if logger is not None:
@@ -146,7 +147,7 @@ class SHDAddingDataModule(SHDDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the fingerprints of the lists in use."""
-        return {name: found.fingerprint for name, found in self._lists.items()}
+        return {name: pairs.fingerprint for name, pairs in self._lists.items()}
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +156,9 @@ class SHDAddingDataModule(SHDDataModule):
 
     @property
     def seen_speakers(self) -> Tensor:
-        """Speakers of the digits that training pairs are drawn from, ascending, int64; empty where the file does not say."""
+        """Speakers of the digits that training pairs are drawn from, ascending, int64; empty where the file does not
+        say.
+        """
         return _speakers(self.part("train"))
 
     @property
@@ -165,18 +168,9 @@ class SHDAddingDataModule(SHDDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches: the list of the epoch, in its order."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        return self._loader(dataset, _InOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
-
-
-class _InOrder(DistributedSampler[Any]):
-    """The items in their order; Lightning's call at the start of an epoch moves the list on."""
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        return self._loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
 
 
 def _speakers(dataset: SHDAdding) -> Tensor:

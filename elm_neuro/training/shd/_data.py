@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
+from elm_neuro.training.loop._sampling import processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -77,7 +78,8 @@ class SHDDataModule(LightningDataModule):
         super().__init__()
         if (test_file is None) != bool(held_out):
             raise ValueError(
-                f"held_out must name speakers exactly where there is no test_file, got test_file={test_file}, held_out={held_out}"
+                f"held_out must name speakers exactly where there is no test_file, got test_file={test_file}, "
+                f"held_out={held_out}"
             )
         self._configure(valid, binning, batch_size, num_workers, seed)
         self.train_file, self.test_file, self.held_out = train_file, test_file, held_out
@@ -92,6 +94,16 @@ class SHDDataModule(LightningDataModule):
         self.valid, self.binning = valid, binning or Binning()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._parts: dict[str, SHDDataset] = {}
+
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """Recordings that are made where they are not cached yet; none where all come from files."""
+        return []
+
+    def prepare_data(self) -> None:
+        """Make synthetic recordings where they are not cached yet, in one process only."""
+        for digits in self.synthetic:
+            digits.recordings()
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         """All training and all test recordings."""
@@ -141,8 +153,7 @@ class SHDDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches in an order drawn anew for every epoch."""
-        trainer = self.trainer
-        replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
         sampler: DistributedSampler[Any] = DistributedSampler(
             dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed
@@ -204,10 +215,10 @@ class SpokenDigitsDataModule(SHDDataModule):
         self._configure(valid, binning, batch_size, num_workers, seed)
         self.digits = [SpokenDigits("train", num_train, 0, cache_dir), SpokenDigits("test", num_test, 0, cache_dir)]
 
-    def prepare_data(self) -> None:
-        """Make the recordings where they are not cached yet, in one process only."""
-        for digits in self.digits:
-            digits.recordings()
+    @property
+    def synthetic(self) -> list[SpokenDigits]:
+        """Training and test digits."""
+        return self.digits
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         train, test = self.digits

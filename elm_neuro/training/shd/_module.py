@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +14,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from elm_neuro.datasets import splitmix64
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ALIF, ELM
-from elm_neuro.training.networks._baselines import LSTMClassifier
+from elm_neuro.training.loop._layers import check_time_steps, spikes_recorded, spiking_layers
+from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "adamw": torch.optim.AdamW,
-}
 
 
 def drop_input(x: SpikeEvents | Tensor, p: float, *, generator: torch.Generator) -> SpikeEvents | Tensor:
@@ -40,22 +32,6 @@ def drop_input(x: SpikeEvents | Tensor, p: float, *, generator: torch.Generator)
         return x.dropout(p, generator=generator)
     keep = torch.rand(x.shape, generator=generator, device=x.device) >= p
     return x * keep / (1.0 - p)
-
-
-@contextmanager
-def spikes_recorded(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what every LIF and ALIF layer of `network` emits inside the ``with`` block: spikes (batch, time, neuron), layer by layer."""
-    spikes: list[Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out: spikes.append(out[0]))
-        for layer in network.modules()
-        if isinstance(layer, ALIF)
-    ]
-    try:
-        yield spikes
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class Speakers(nn.Module):
@@ -111,13 +87,15 @@ class Speakers(nn.Module):
         return {speaker: (float(right[mask].mean()), int(mask.sum())) for speaker, mask in own.items()}
 
     def compute(self) -> dict[str, Tensor]:
-        """Accuracy ("accuracy"; "accuracy_seen" and "accuracy_unseen" as far as there were such samples) and "majority"."""
-        found = {}
+        """Accuracy ("accuracy"; "accuracy_seen" and "accuracy_unseen" as far as there were such samples) and
+        "majority".
+        """
+        figures = {}
         for name, metric in self.accuracy.items():
             if cast(MulticlassAccuracy, metric).update_called:
-                found["accuracy" if name == "all" else f"accuracy_{name}"] = metric.compute()  # type: ignore[operator]
+                figures["accuracy" if name == "all" else f"accuracy_{name}"] = metric.compute()  # type: ignore[operator]
         count = self.confusion.compute().sum(1).float()  # samples of each class
-        return found | {"majority": count.max() / count.sum()}
+        return figures | {"majority": count.max() / count.sum()}
 
     def reset(self) -> None:
         """Forget all samples."""
@@ -139,12 +117,13 @@ class SpikeClassification(LightningModule):
         network: maps x (batch, time, channel) or :class:`SpikeEvents` to logits (batch, num_classes).
         num_classes: number of classes.
         optimizer: "adam", "adamax" (the paper's for SHD) or "adamw".
-        learning_rate: at the start; a cosine over all optimizer steps of the run takes it to 0.
+        learning_rate: at the start; a cosine over all optimizer steps of `max_epochs` takes it to 0, or of `max_steps`
+            without a `max_epochs`.
         weight_decay: of the optimizer.
         input_dropout: probability with which an input is dropped in training, the others scaled up; never in
             evaluation.
-        spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all LIF and ALIF
-            layers, which is their l1 norm per neuron and step (the paper's LIF network on SHD: 0.01, over what it takes
+        spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all layers that
+            spike, which is their l1 norm per neuron and step (the paper's LIF network on SHD: 0.01, over what it takes
             the norm is not stated).
         seed: of all dropout, which depends on (seed, optimizer step, process) alone, so that resuming changes nothing.
 
@@ -157,7 +136,7 @@ class SpikeClassification(LightningModule):
         network: nn.Module,
         *,
         num_classes: int = 20,
-        optimizer: Literal["adam", "adamax", "adamw"] = "adam",
+        optimizer: OptimizerName = "adam",
         learning_rate: float = 5e-4,
         weight_decay: float = 0.0,
         input_dropout: float = 0.0,
@@ -165,16 +144,13 @@ class SpikeClassification(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+        check_optimizer(optimizer, learning_rate)
         if not 0.0 <= input_dropout < 1.0:
             raise ValueError(f"input_dropout must be in [0, 1), got {input_dropout}")
         if not (spike_l1 >= 0 and math.isfinite(spike_l1)):
             raise ValueError(f"spike_l1 must be a finite number, not negative, got {spike_l1}")
-        if spike_l1 and not any(isinstance(layer, ALIF) for layer in network.modules()):
-            raise ValueError(f"spike_l1 must be 0 where network has no LIF or ALIF layer, got {spike_l1}")
+        if spike_l1 and not spiking_layers(network):
+            raise ValueError(f"spike_l1 must be 0 where network has no layer that spikes, got {spike_l1}")
         self.network = network
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.input_dropout, self.spike_l1, self.seed = input_dropout, spike_l1, seed
@@ -189,15 +165,9 @@ class SpikeClassification(LightningModule):
         Raises:
             ValueError: they differ.
         """
-        bin_ms = getattr(getattr(getattr(self.trainer, "datamodule", None), "binning", None), "bin_ms", None)
-        for name, neuron in self.network.named_modules():
-            chrono = isinstance(neuron, LSTMClassifier) and neuron.timescales is not None
-            if (chrono or isinstance(neuron, ELM | ALIF)) and bin_ms is not None:
-                delta_t = neuron.config.delta_t if isinstance(neuron, ELM) else cast(ALIF, neuron).delta_t
-                if delta_t != bin_ms:
-                    raise ValueError(
-                        f"{f'network.{name}'.rstrip('.')} must have delta_t {bin_ms} ms, the bin of the data, got {delta_t} ms"
-                    )
+        binning = getattr(getattr(self.trainer, "datamodule", None), "binning", None)
+        if binning is not None:
+            check_time_steps(self.network, binning.bin_ms, "the bin of the data")
 
     def forward(self, x: SpikeEvents | Tensor) -> Tensor:
         logits: Tensor = self.network(x)
@@ -275,9 +245,6 @@ class SpikeClassification(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its cosine decay, per step."""
-        kind: Any = OPTIMIZERS[self.optimizer]
-        optimizer = kind(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=max(1, int(self.trainer.estimated_stepping_batches))
+        return optimizer_and_cosine(
+            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

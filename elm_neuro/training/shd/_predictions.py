@@ -12,6 +12,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from elm_neuro.files import whole_files
+
 
 class PredictionWriter(BasePredictionWriter):
     """Writes the probabilities of :class:`SpikeClassification` as comma-separated values, complete or not at all.
@@ -40,13 +42,6 @@ class PredictionWriter(BasePredictionWriter):
         header = ",".join(["sample", "class", *(f"p{label}" for label in range(probability.shape[1]))])
         path = self.path.with_stem(f"{self.path.stem}-rank{trainer.global_rank}") if trainer.global_rank else self.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.part")
-        np.savetxt(
-            partial,
-            table,
-            fmt=["%d", "%d", *["%.6g"] * probability.shape[1]],
-            delimiter=",",
-            header=header,
-            comments="",
-        )
-        os.replace(partial, path)
+        formats = ["%d", "%d", *["%.6g"] * probability.shape[1]]
+        with whole_files(path) as (temporary,):
+            np.savetxt(temporary, table, fmt=formats, delimiter=",", header=header, comments="")

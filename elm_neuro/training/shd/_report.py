@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from elm_neuro import plotting
+from elm_neuro.files import write_whole
 from elm_neuro.training.shd._module import SpikeClassification
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
@@ -43,15 +44,15 @@ def seed_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     >>> print(seed_interval([0.70, 0.72, 0.74]))
     72.0 ± 5.0 %
     """
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+    runs = np.asarray(values, dtype=np.float64)
+    if runs.ndim != 1 or not runs.size or not np.isfinite(runs).all():
         raise ValueError(f"values must be finite numbers, at least one, got {list(values)}")
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    mean = float(found.mean())
-    if found.size == 1:
+    mean = float(runs.mean())
+    if runs.size == 1:
         return Interval(mean, math.nan)
-    return Interval(mean, t_quantile(level, found.size - 1) * float(found.std(ddof=1)) / math.sqrt(found.size))
+    return Interval(mean, t_quantile(level, runs.size - 1) * float(runs.std(ddof=1)) / math.sqrt(runs.size))
 
 
 def t_quantile(level: float, df: int) -> float:
@@ -102,23 +103,17 @@ class TestReport(Callback):
         if not isinstance(pl_module, SpikeClassification) or pl_module.confusion is None:
             raise TypeError(f"TestReport must go with a tested SpikeClassification, got {type(pl_module).__name__}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Any] = {
+        evaluation: dict[str, Any] = {
             name.removeprefix("test/"): float(v)
             for name, v in trainer.callback_metrics.items()
             if name.startswith("test/")
         }
-        found["speakers"] = {
+        evaluation["speakers"] = {
             str(who): {"accuracy": right, "samples": num} for who, (right, num) in pl_module.by_speaker.items()
         }
-        found["confusion"] = pl_module.confusion.tolist()
-        found["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        found["lists"] = trainer.datamodule.state_dict() if getattr(trainer, "datamodule", None) is not None else {}  # type: ignore[attr-defined]
-        write_text(self.folder / "evaluation.json", json.dumps(found, indent=2) + "\n")
+        evaluation["confusion"] = pl_module.confusion.tolist()
+        evaluation["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        data = getattr(trainer, "datamodule", None)
+        evaluation["lists"] = {} if data is None else data.state_dict()
+        write_whole({self.folder / "evaluation.json": json.dumps(evaluation, indent=2).encode() + b"\n"})
         plotting.save(plotting.confusion_matrix(pl_module.confusion, names=self.names), self.folder / "confusion")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

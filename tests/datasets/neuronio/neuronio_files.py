@@ -1,4 +1,6 @@
-"""Small files in the format of NeuronIO, pickled as Python 2 did, and a slow reader of it that shares nothing with ours."""
+"""Small files in the format of NeuronIO, pickled as Python 2 did, and a slow reader of it that shares nothing with
+ours.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def write(path: Path, content: Any, **options: Any) -> Path:
 
 
 def read_slowly(path: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Dense frames (time, 1278), output spikes (time,) and voltages (time,) of each simulation, one number at a time."""
+    """Dense frames (time, 1278), output spikes (time,) and voltages (time,) of each simulation, one number at a
+    time.
+    """
     with path.open("rb") as file:
         content = pickle.load(file, encoding="latin1")
     found = []

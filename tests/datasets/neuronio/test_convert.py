@@ -223,7 +223,7 @@ def test_a_conversion_killed_at_random_moments_ends_in_the_same_bytes(
         target = tmp_path / f"out{kill}"
         convert_and_kill(script, source, target, float(rng.uniform(0, 1.2 * lasts)), 1 + (kill % 4 == 3), form)
         for name, raw in content(target).items():
-            assert name == "manifest.json" or ".part" in name or raw == whole[name]  # what has its name is whole
+            assert name == "manifest.json" or ".tmp" in name or raw == whole[name]  # what has its name is whole
         for name in read_manifest(target) if (target / "manifest.json").exists() else ():
             assert (target / name).exists()
         convert_neuronio([source], target, format=form)
@@ -245,7 +245,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(source: Path, tmp_
     )
     assert f"part_0{SUFFIXES[form]} cannot be written: File too large" in done.stdout
     assert content(tmp_path) == {}
-    assert [path for path in tmp_path.rglob("*") if ".part" in path.name] == []
+    assert [path for path in tmp_path.rglob("*") if ".tmp" in path.name] == []
 
 
 def test_verify_finds_every_changed_byte(source: Path, tmp_path: Path) -> None:

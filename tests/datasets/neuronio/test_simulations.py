@@ -397,7 +397,9 @@ def test_names_and_shared_numbers_are_read_in_linear_time(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, protocol: int) -> None:
-    """Cut, flipped, lost and added bytes: the documented error, or another number in a spike or a voltage; nothing else."""
+    """Cut, flipped, lost and added bytes: the documented error, or another number in a spike or a voltage; nothing
+    else.
+    """
     content = made(1, 100, rate=0.002)
     whole, rng = (
         pickled(content) if protocol == 2 else pickle.dumps(content, protocol=4),

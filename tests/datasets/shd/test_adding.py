@@ -1,4 +1,6 @@
-"""SHD-Adding: the fixed protocol against plain Python integers, the authors' protocol against what their loader gave."""
+"""SHD-Adding: the fixed protocol against plain Python integers, the authors' protocol against what their loader
+gave.
+"""
 
 from __future__ import annotations
 

@@ -449,10 +449,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
 
 def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path: Path, recordings: SpikeRecordings) -> None:
-    with pytest.raises(FileNotFoundError, match=r"path must lie in a folder that can be written, got .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"to be written into a folder, but there is no folder .*absent"):
         write_shd(tmp_path / "absent" / "a.h5", recordings)
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=r"folder that can be written, got .*file"):
+    with pytest.raises(NotADirectoryError, match=r"there is no folder .*file"):
         write_shd(tmp_path / "file" / "a.h5", recordings)
 
 
@@ -462,8 +462,8 @@ def test_a_folder_without_permission_is_named(
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PermissionError, match=f"got {tmp_path}: Permission denied"):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=f"{tmp_path / 'a.h5'} cannot be written: Permission denied"):
         write_shd(tmp_path / "a.h5", recordings)
 
 

@@ -157,7 +157,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(KeyboardInterrupt):
             digits.recordings()
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / f".{digits.path.name}.x.part").write_bytes(b"half")  # as a killed process leaves behind
+    (tmp_path / f".{digits.path.stem}.99-0123abcd.tmp.h5").write_bytes(b"half")  # as a killed process leaves behind
     assert len(digits.recordings()) == 5
 
 

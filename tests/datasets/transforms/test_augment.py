@@ -1,4 +1,6 @@
-"""Transforms of events: against NumPy's histogram, tonic's ToFrame where that is right, and the distributions they promise."""
+"""Transforms of events: against NumPy's histogram, tonic's ToFrame where that is right, and the distributions they
+promise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Evaluation is the authors' to the last digit, from their predictions and from their checkpoint, and says what is undefined."""
+"""Evaluation is the authors' to the last digit, from their predictions and from their checkpoint, and says what is
+undefined.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ def test_what_is_undefined_is_none_and_never_nan() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """RMSE of simulations whose errors are of one size each; 95 % intervals from 30 simulations hold the true RMSE in about 92 of 100 cases."""
+    """RMSE of simulations whose errors are of one size each; 95 % intervals from 30 simulations hold the true RMSE in
+    about 92 of 100 cases.
+    """
     rng, held = np.random.default_rng(0), 0
     for case in range(100):
         size = rng.uniform(0.5, 1.5, (30, 1))

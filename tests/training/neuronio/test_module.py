@@ -402,7 +402,9 @@ def test_small_networks_take_events_and_frames_and_learn(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_branch_elm_overfits_the_real_file(shared: Path) -> None:
-    """20 memory units, EV above 90 % of the voltage that they were trained on, and a loss far below that of the best constants."""
+    """20 memory units, EV above 90 % of the voltage that they were trained on, and a loss far below that of the best
+    constants.
+    """
     (path,) = (shared / "data" / "neuronio").glob("*part_00.p")
     simulations = read_simulation_file(path)
     from elm_neuro.datasets import NeuronIODataset

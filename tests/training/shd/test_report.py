@@ -20,7 +20,7 @@ from elm_neuro.training import (
     TestReport,
     seed_interval,
 )
-from elm_neuro.training.shd._module import spikes_recorded
+from elm_neuro.training.loop._layers import spikes_recorded
 from elm_neuro.training.shd._report import t_quantile
 
 BINNING = Binning(bin_ms=100.0, pool=35)
@@ -131,7 +131,7 @@ def test_dropout_depends_on_seed_step_and_stream(
 def test_what_does_not_fit_is_refused(files: tuple[Path, Path], make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ValueError, match="spike_l1 must be a finite number, not negative, got -1"):
         SpikeClassification(LIF(3, 2), spike_l1=-1)
-    with pytest.raises(ValueError, match=r"spike_l1 must be 0 where network has no LIF or ALIF layer, got 0.1"):
+    with pytest.raises(ValueError, match=r"spike_l1 must be 0 where network has no layer that spikes, got 0.1"):
         SpikeClassification(LSTMClassifier(3, 2), spike_l1=0.1)
     chrono = SpikeClassification(LSTMClassifier(20, 20, 4, timescales=(10.0, 2000.0), delta_t=10.0))
     with pytest.raises(ValueError, match=r"network must have delta_t 100.0 ms, the bin of the data, got 10.0 ms"):

@@ -168,11 +168,11 @@ template <class R> ELM_INLINE void integrate(const Arrivals<R> &a, const Steps<R
 }
 
 // One sample of the branch traces; `state` and `kappa` padded.
-template <class R> ELM_INLINE Arrivals<R> arrivals(const ElmDrive &a) {
+template <class R> ELM_INLINE Arrivals<R> arrivals(const ElmFilter &a) {
     return {a.begin, a.end, a.channel, (const R *)a.value, (const R *)a.table, (R *)a.grad_table, a.table_row, a.wide != 0};
 }
 
-template <class R> static void drive_forward(const ElmDrive *a, ElmShare *share) {  // samples
+template <class R> static void filter_forward(const ElmFilter *a, ElmShare *share) {  // samples
     Arena arena((size_t)2 * padded<R>(a->width) * sizeof(R));
     share->status = !arena.base;
     if (share->status) return;
@@ -190,7 +190,7 @@ template <class R> static void drive_forward(const ElmDrive *a, ElmShare *share)
     }
 }
 
-template <class R> static void drive_backward(const ElmDrive *a, ElmShare *share) {  // vectors of columns: no two threads add to one entry
+template <class R> static void filter_backward(const ElmFilter *a, ElmShare *share) {  // vectors of columns: no two threads add to one entry
     constexpr int W = Lanes<R>::W;
     const i64 first = share->first * W, last = share->last * W < a->width ? share->last * W : a->width;
     if (first >= last) return;

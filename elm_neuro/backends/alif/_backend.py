@@ -1,0 +1,32 @@
+"""What a backend of the ALIF's scan is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from elm_neuro.backends._backend import Backend
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ALIFParameters, ALIFState
+
+
+class ALIFBackend(Backend):
+    """One way to run a layer of LIF or adaptive LIF neurons over a sequence."""
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+        """Why it cannot run these inputs; None where it can."""
+        return self.refusal_of(params.beta)
+
+    @abstractmethod
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        weight: Tensor,
+        bias: Tensor,
+        params: ALIFParameters,
+        state: ALIFState,
+        *,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, ALIFState]:
+        """Run the layer over all time steps of `x`, as :func:`elm_neuro.backends.alif.scan` explains."""

@@ -1,0 +1,52 @@
+"""LIF and adaptive LIF over a sequence: the operator, its backends and the call that chooses one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from elm_neuro.backends._backend import Operator
+from elm_neuro.backends._select import choose, register
+from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._reference import Reference
+from elm_neuro.backends.parts._untraced import untraced
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ALIFParameters, ALIFState
+
+# "auto" is the first that is not missing and does not refuse; the last one runs everything.
+ORDERED: tuple[ALIFBackend, ...] = (Reference(),)
+OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
+
+
+@untraced
+def scan(
+    x: Tensor | SpikeEvents,
+    weight: Tensor,
+    bias: Tensor,
+    params: ALIFParameters,
+    state: ALIFState,
+    *,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, ALIFState]:
+    r"""Run a layer over all time steps: :math:`i_t = W_{in} x_t + bias`, then
+    :func:`elm_neuro.functional.alif_step`.
+
+    Args:
+        x: input, (batch, time, input_size), or events.
+        weight: :math:`W_{in}`, (output_size, input_size).
+        bias: (output_size,).
+        params: effective parameters of one step.
+        state: before the first step.
+        lengths: number of valid steps of each sample, (batch,), int64; past them there are no spikes and the state,
+            the spikes that it remembers included, keeps its value.
+        backend: "auto", or one of :func:`elm_neuro.backends.available`.
+
+    Returns:
+        Spikes (batch, time, output_size), and the state after the last valid step of each sample.
+
+    Raises:
+        ValueError: a backend that is named cannot run these inputs.
+        RuntimeError: a backend that is named cannot run here.
+    """
+    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    return chosen.scan(x, weight, bias, params, state, lengths=lengths)

@@ -1,0 +1,38 @@
+"""What a backend of the ELM's scan is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from elm_neuro.backends._backend import Backend
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ELMParameters, ELMState
+
+
+class ELMBackend(Backend):
+    """One way to run an ELM neuron over a sequence; what it can do beyond that, its flags say."""
+
+    recomputes: bool = False  # takes `recompute_every`; the others are run a part of the sequence at a time
+    traceable: bool = False  # torch.compile may look into its scan of frames without lengths: it loops in operators
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
+        """Why it cannot run these inputs; None where it can."""
+        return self.refusal_of(params.kappa_m)
+
+    @abstractmethod
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """Run the neuron over all time steps of `x`, batch first, as :func:`elm_neuro.backends.scan` explains.
+
+        `state` is None for zeros; `sparse_input` may be ignored; `recompute_every` is None unless :attr:`recomputes`.
+        """

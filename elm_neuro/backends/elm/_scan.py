@@ -1,0 +1,103 @@
+"""The ELM over a sequence: the operator, its backends and the call that chooses one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends._backend import Operator
+from elm_neuro.backends._select import choose, register
+from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._native import Native
+from elm_neuro.backends.elm._reference import Reference
+from elm_neuro.backends.elm._torch import Torch
+from elm_neuro.backends.parts._recompute import in_parts
+from elm_neuro.backends.parts._untraced import untraced
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ELMParameters, ELMState
+
+SPARSE_INPUT = ("auto", "on", "off")
+# "auto" is the first that is not missing and does not refuse; the last one runs everything.
+ORDERED: tuple[ELMBackend, ...] = (Native(), Torch(), Reference())
+OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
+
+
+def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None) -> None:
+    """Refuse a value that is none of SPARSE_INPUT, and "on" for frames `x` that cannot be events."""
+    if sparse_input not in SPARSE_INPUT:
+        raise ValueError(f"sparse_input must be one of {list(SPARSE_INPUT)}, got {sparse_input!r}")
+    if sparse_input != "on" or not isinstance(x, Tensor):
+        return
+    if x.device.type != "cpu":
+        raise ValueError(f'sparse_input="on" takes frames on the CPU, or events, got x on {x.device}')
+    if x.ndim != 3:
+        raise ValueError(f'sparse_input="on" takes frames of shape (batch, time, input_size), got {tuple(x.shape)}')
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError('sparse_input="on" takes frames that need no gradient, got x with requires_grad')
+
+
+def scan(
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    *,
+    lengths: Tensor | None = None,
+    recompute_every: int | None = None,
+    sparse_input: str = "auto",
+    backend: str = "auto",
+) -> tuple[Tensor, ELMState]:
+    """Run the neuron over all time steps.
+
+    Args:
+        x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events.
+        params: effective parameters of one step.
+        state: before the first step; None for zeros.
+        lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps
+            its value.
+        recompute_every: keep the activations of this many steps at a time and recompute the others in the backward
+            pass.
+        sparse_input: turn dense frames into events on the CPU: "auto", where few of their entries are spikes and x
+            needs no gradient; "on", always; "off", never. The numbers are the same but for rounding; `reference`
+            ignores it.
+        backend: "auto", or one of :func:`elm_neuro.backends.available`.
+
+    Returns:
+        Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
+
+    Raises:
+        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a
+            gradient, are not on the CPU or differ between the neurons of a population.
+        RuntimeError: a backend that is named cannot run here.
+    """
+    check_sparse_input(sparse_input, x)
+    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    if state is not None:  # autocast lets other dtypes pass
+        state = ELMState(state.b.to(params.kappa_m.dtype), state.m.to(params.kappa_m.dtype))
+    if (
+        torch.compiler.is_compiling()
+        and chosen.traceable
+        and isinstance(x, Tensor)
+        and lengths is None
+        and recompute_every is None
+    ):
+        return chosen.scan(x, params, state, sparse_input=sparse_input)
+    return _scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
+
+
+@untraced
+def _scan(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+) -> tuple[Tensor, ELMState]:
+    if recompute_every is None or chosen.recomputes:
+        return chosen.scan(
+            x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
+        )
+    return in_parts(partial(chosen.scan, sparse_input=sparse_input), x, params, state, lengths, recompute_every)

@@ -1,0 +1,35 @@
+"""Samples of unequal length in one batch: which steps are valid, and what a record holds at each sample's last one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elm_neuro.events import SpikeEvents
+
+
+def valid(lengths: Tensor, like: Tensor) -> Tensor:
+    """Whether a step lies before its sample's end, (batch, time, 1, ...) for `like`, (batch, time, ...)."""
+    mask = torch.arange(like.shape[1], device=lengths.device) < lengths[:, None]
+    return mask.view(*mask.shape, *[1] * (like.ndim - 2))
+
+
+def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeEvents:
+    """`x`, silent past each sample's end, whatever stood there."""
+    if isinstance(x, SpikeEvents):
+        row = x.rows()
+        return x.select(row % x.num_steps < lengths[row // x.num_steps])
+    return torch.where(valid(lengths, x), x, 0.0)
+
+
+def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tensor:
+    """Entry of `record`, (batch, time, ...), at each sample's last valid step; `initial` where there is none."""
+    if lengths is None:
+        return record[:, -1].clone()  # a view would keep the whole record alive
+    last = record[torch.arange(record.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
+    return torch.where((lengths > 0).view(-1, *[1] * (last.ndim - 1)), last, initial)
+
+
+def cut_at(lengths: Tensor | None, y: Tensor) -> Tensor:
+    """`y`, (batch, time, ...), zero past each sample's end."""
+    return y if lengths is None else torch.where(valid(lengths, y), y, 0.0)

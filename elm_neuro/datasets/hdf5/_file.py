@@ -1,0 +1,362 @@
+"""Data sets and attributes of an HDF5 file: types, storage, filters, rows of variable length."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elm_neuro.datasets.hdf5._objects import (
+    ATTRIBUTE,
+    DATASPACE,
+    DATATYPE,
+    EXTERNAL_FILES,
+    FILTERS,
+    LAYOUT,
+    NOWHERE,
+    REPACK,
+    Fields,
+    Link,
+    Source,
+    leaves,
+    links,
+    messages,
+    root_address,
+)
+
+SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
+DEFLATE, SHUFFLE = 1, 2
+# of IEEE floats, by size: sign bit; then precision, and place and size of exponent and mantissa, and the exponent's bias
+FLOATS = {
+    2: (15, (0, 16, 10, 5, 0, 10, 15)),
+    4: (31, (0, 32, 23, 8, 0, 23, 127)),
+    8: (63, (0, 64, 52, 11, 0, 52, 1023)),
+}
+REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  # of a row in a global heap
+
+
+class VariableLength(NamedTuple):
+    """The type of rows of any length, or of text."""
+
+    base: np.dtype[Any]
+    is_text: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a reference to a row."""
+        return REFERENCE.itemsize
+
+
+Type: TypeAlias = np.dtype[Any] | VariableLength
+
+
+class File:
+    """An HDF5 file, opened for reading; it is read where it is asked for, from `stream`, which stays open."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.source = Source(stream)
+        self._root = messages(self.source, root_address(self.source))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.source.size
+
+    def keys(self) -> list[str]:
+        """Names in the root group."""
+        return sorted(links(self.source, self._root) or {})
+
+    def attribute(self, name: str) -> int | str | None:
+        """The attribute of the root group of that name, if it is a whole number or a text."""
+        for raw in self._root[ATTRIBUTE]:
+            own, value = _attribute(self.source, Fields(raw, "an attribute"), name)
+            if own == name:
+                return value
+        return None
+
+    def get(self, key: str) -> Dataset | None:
+        """The data set of that path, None where there is nothing.
+
+        Raises:
+            ValueError: it is stored elsewhere, or is a group.
+        """
+        header = self._root
+        for part in key.split("/"):
+            inside = links(self.source, header)
+            link: Link | None = (inside or {}).get(part)
+            if link is None:
+                return None
+            if isinstance(link, str):
+                raise ValueError(f"/{key} must be stored in the file itself, got a {link}")
+            header = messages(self.source, link)
+        if LAYOUT not in header:
+            raise ValueError(f"/{key} must be a data set, got a Group")
+        return Dataset(self.source, key, header)
+
+
+class Dataset:
+    """Shape, type and storage of a data set; its content is read by :meth:`values` and :meth:`rows`.
+
+    Raises:
+        ValueError: it is stored in another file, is virtual, or its header is damaged.
+    """
+
+    def __init__(self, source: Source, key: str, header: dict[int, list[bytes]]) -> None:
+        if header[EXTERNAL_FILES]:
+            raise ValueError(f"/{key} must be stored in the file itself, got external storage")
+        if not header[DATASPACE] or not header[DATATYPE]:
+            raise ValueError(f"/{key} must have a shape and a type, got none")
+        self._source, self.key = source, key
+        shape = _shape(Fields(header[DATASPACE][0], "a shape"))
+        if shape is None:
+            raise ValueError(f"/{key} must have a shape, got nothing")
+        self.shape = shape
+        self.dtype = _type(Fields(header[DATATYPE][0], "a type"))
+        self._filters = _filters(Fields(header[FILTERS][0], "filters")) if header[FILTERS] else []
+        layout = Fields(header[LAYOUT][0], f"the storage of /{key}")
+        self.chunk: int | None = None  # rows of a chunk
+        self._compact: bytes | None = None
+        self._address = NOWHERE  # of the content, or of the index of chunks
+        self._stored = 0
+        version = layout.version(1, 2, 3, 4)
+        if version < 3:
+            num, kind = layout.number(1), layout.number(1)
+            layout.take(5)
+            self._address = layout.number(8) if kind else NOWHERE
+            sizes = [layout.number(4) for _ in range(num)]
+            self._compact = layout.take(layout.number(4)) if kind == 0 else None
+            self._stored = math.prod(sizes) if kind == 1 else 0
+        else:
+            kind = layout.number(1)
+            if kind == 0:
+                self._compact = layout.take(layout.number(2))
+            elif kind == 1:
+                self._address, self._stored = layout.number(8), layout.number(8)
+            elif kind == 2 and version == 3:
+                num = layout.number(1)
+                self._address = layout.number(8)
+                sizes = [layout.number(4) for _ in range(num)]
+        if kind == 3:
+            raise ValueError(f"/{key} must be stored in the file itself, got a virtual data set")
+        if kind > 3 or (kind == 2 and version == 4):
+            raise ValueError(f"/{key} must be stored in one piece or in chunks that are listed plainly{REPACK}")
+        if kind == 2:
+            if len(sizes) != len(self.shape) + 1 or min(sizes) < 1 or sizes[-1] != self.dtype.itemsize:
+                raise ValueError(f"/{key} must have chunks of its own shape and type, got {sizes}")
+            self.chunk = sizes[0]
+
+    @property
+    def offset(self) -> int | None:
+        """Where the content begins in the file, where it stands there as it is and in one piece."""
+        plain = self.chunk is None and self._compact is None and not self._filters and self._address != NOWHERE
+        return self._address if plain else None
+
+    def values(self) -> NDArray[Any]:
+        """Numbers of a data set, in its shape.
+
+        Raises:
+            ValueError: they have more bytes than the file and 1 MiB, are cut short, or are stored in a way that is not
+                read.
+        """
+        if isinstance(self.dtype, VariableLength):
+            raise ValueError(f"/{self.key} must hold plain numbers, got rows of variable length")
+        return np.frombuffer(self._content(), self.dtype).reshape(self.shape)
+
+    def rows(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """All rows of a data set of one dimension, one after another, and the length of each.
+
+        Raises:
+            ValueError: they claim more bytes than the file has, or are not where they are said to be.
+        """
+        if not isinstance(self.dtype, VariableLength):
+            raise ValueError(f"/{self.key} must hold rows of variable length, got {self.dtype}")
+        references = np.frombuffer(self._content(), REFERENCE)
+        lengths = references["length"].astype(np.int64)
+        itemsize = self.dtype.base.itemsize
+        claimed = itemsize * int(lengths.sum())
+        if claimed > self._source.size:
+            raise ValueError(
+                f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim {claimed}"
+            )
+        flat = bytearray(claimed)
+        heap, end = Heap(self._source), 0
+        for length, address, index in references[lengths > 0].tolist():
+            raw = heap.read(address, index)
+            if len(raw) < length * itemsize:
+                raise ValueError(f"/{self.key} must have rows of {length * itemsize} bytes, got {len(raw)}")
+            flat[end : end + length * itemsize] = raw[: length * itemsize]
+            end += length * itemsize
+        return np.frombuffer(flat, self.dtype.base), lengths
+
+    def _content(self) -> bytes | bytearray:
+        """All elements as they lie in memory; what was never written is zero."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if size > max(self._source.size, SMALL):
+            raise ValueError(f"/{self.key} must have no more bytes than the file, {self._source.size}, got {size}")
+        if self._compact is not None:
+            if len(self._compact) < size:
+                raise ValueError(f"/{self.key} must have {size} bytes, got {len(self._compact)}")
+            return self._compact[:size]
+        if self.chunk is not None:
+            return self._chunks(size)
+        if self._address == NOWHERE or size == 0:
+            return bytes(size)
+        if self._filters or self._stored < size:
+            raise ValueError(f"/{self.key} must have {size} bytes in one piece, got {self._stored}")
+        return self._source.read(self._address, size, f"/{self.key}")
+
+    def _chunks(self, size: int) -> bytearray:
+        if len(self.shape) != 1 or self.chunk is None:
+            raise ValueError(f"/{self.key} must have one dimension where it is stored in chunks, got {self.shape}")
+        content, length = bytearray(size), self.chunk * self.dtype.itemsize
+        if length > max(self._source.size, SMALL):
+            raise ValueError(f"/{self.key} must have chunks smaller than the file, got {length} bytes")
+        seen = set()
+        for key, address in leaves(self._source, self._address, kind=1, key_size=24):
+            fields = Fields(key, "a chunk")
+            stored, mask, first = fields.number(4), fields.number(4), fields.number(8)
+            start = first * self.dtype.itemsize
+            if first % self.chunk or first in seen:
+                raise ValueError(f"/{self.key} must have each chunk once, got one that begins at {first}")
+            if start >= size:
+                continue
+            seen.add(first)
+            raw = self._plain(self._source.read(address, stored, f"a chunk of /{self.key}"), mask, length)
+            content[start : start + length] = raw[: size - start]
+        return content
+
+    def _plain(self, raw: bytes, mask: int, length: int) -> bytes:
+        """A chunk of `length` bytes as it was before its filters."""
+        for place, code in reversed(list(enumerate(self._filters))):
+            if mask >> place & 1:
+                continue
+            if code == DEFLATE:
+                try:
+                    raw = zlib.decompressobj().decompress(raw, length)
+                except zlib.error as error:
+                    raise ValueError(f"/{self.key} must be packed by gzip: {error}") from error
+            elif code == SHUFFLE and len(raw) == length:
+                raw = np.frombuffer(raw, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
+            elif code != SHUFFLE:
+                raise ValueError(
+                    f"/{self.key} must be stored plainly or with the filters gzip and shuffle, got filter {code}"
+                )
+        if len(raw) != length:
+            raise ValueError(f"/{self.key} must have chunks of {length} bytes, got {len(raw)}")
+        return raw
+
+
+class Heap:
+    """Rows of variable length, in collections that are looked through once each."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._walked = source, 0
+        self._places: dict[int, dict[int, tuple[int, int]]] = {}
+
+    def read(self, address: int, index: int) -> bytes:
+        """Row `index` of the collection at `address`."""
+        if address not in self._places:
+            self._places[address] = self._walk(address)
+        if index not in self._places[address]:
+            raise ValueError(f"a heap must hold the row {index}, got none at {address}")
+        place, size = self._places[address][index]
+        return self._source.read(place, size, "a row")
+
+    def _walk(self, address: int) -> dict[int, tuple[int, int]]:
+        size = int.from_bytes(self._source.read(address, 16, "a heap", b"GCOL")[8:], "little")
+        self._walked += size
+        if self._walked > self._source.size:  # they do not overlap
+            raise ValueError(f"heaps must have no more bytes than the file, {self._source.size}, got more")
+        places: dict[int, tuple[int, int]] = {}
+        at, end = address + 16, address + size
+        while at + 16 <= end:
+            head = self._source.read(at, 16, "a row")
+            index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
+            if index == 0:  # what is free stands last
+                break
+            if length > end - at - 16:
+                raise ValueError(f"a row must lie within its heap of {size} bytes, got {length} bytes")
+            places[index] = (at + 16, length)
+            at += 16 + (length + 7) // 8 * 8
+        return places
+
+
+def _shape(fields: Fields) -> tuple[int, ...] | None:
+    """Sizes of the dimensions; None where there are no elements at all, as in an attribute that is empty."""
+    version, rank, flags = fields.version(1, 2), fields.number(1), fields.number(1)
+    kind = fields.number(1)
+    fields.take(4 if version == 1 else 0)
+    if version == 2 and kind == 2:
+        return None
+    if rank > 32 or flags > 3:
+        raise ValueError(f"a shape must have at most 32 dimensions, got {rank}")
+    return tuple(fields.number(8) for _ in range(rank))
+
+
+def _type(fields: Fields) -> Type:
+    """The type of numbers, text and rows; ``V`` for all others."""
+    start = fields.number(1)
+    kind, bits, size = start & 15, fields.number(3), fields.number(4)
+    order = "<>"[bits & 1]
+    if kind == 0 and size in (1, 2, 4, 8):
+        if fields.take(4) != (8 * size << 16).to_bytes(4, "little"):
+            raise ValueError("integers must fill their bytes")
+        return np.dtype(f"{order}{'i' if bits & 8 else 'u'}{size}")
+    if kind == 1 and size in FLOATS:
+        sign, parts = FLOATS[size]
+        came = (*(fields.number(2) for _ in range(2)), *(fields.number(1) for _ in range(4)), fields.number(4))
+        if came != parts or bits >> 8 != sign or bits & 0x70 != 0x20:
+            raise ValueError(f"floats of {size} bytes must be those of IEEE 754, got {came}")
+        return np.dtype(f"{order}f{size}")
+    if kind == 3 and 0 < size < SMALL:
+        return np.dtype(f"S{size}")
+    if kind == 9 and size == REFERENCE.itemsize:
+        base = _type(fields)
+        if isinstance(base, np.dtype):
+            return VariableLength(base, bool(bits & 15))
+    return np.dtype("V")
+
+
+def _filters(fields: Fields) -> list[int]:
+    version, num = fields.version(1, 2), fields.number(1)
+    fields.take(6 if version == 1 else 0)
+    codes = []
+    for _ in range(num):
+        code = fields.number(2)
+        name = fields.number(2) if version == 1 or code >= 256 else 0
+        fields.take(2)
+        values = fields.number(2)
+        fields.take(
+            ((name + 7) // 8 * 8 if version == 1 else name) + 4 * (values + (values % 2 if version == 1 else 0))
+        )
+        codes.append(code)
+    return codes
+
+
+def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, int | str | None]:
+    """Name of an attribute, and its value where it is the one that is wanted and a whole number or a text."""
+    version = fields.version(1, 2, 3)
+    fields.take(1)
+    sizes = [fields.number(2) for _ in range(3)]
+    fields.take(1 if version == 3 else 0)
+    parts = []
+    for size in sizes:
+        parts.append(fields.take(size))
+        fields.take(-size % 8 if version == 1 else 0)
+    name = parts[0].rstrip(b"\0").decode("utf-8", "replace")
+    if name != wanted:
+        return name, None
+    dtype, shape = _type(Fields(parts[1], "a type")), _shape(Fields(parts[2], "a shape"))
+    if shape not in ((), (1,)):
+        return name, None
+    if isinstance(dtype, VariableLength):
+        (length, address, index) = np.frombuffer(fields.take(dtype.itemsize), REFERENCE)[0].tolist()
+        text = Heap(source).read(address, index)[:length] if length else b""
+        return name, text.decode("utf-8", "replace") if dtype.is_text else None
+    raw = fields.take(dtype.itemsize)
+    if dtype.kind == "S":
+        return name, raw.rstrip(b"\0").decode("utf-8", "replace")
+    return name, int(np.frombuffer(raw, dtype)[0]) if dtype.kind in "iu" else None

@@ -1,0 +1,162 @@
+"""The protocol that every layer of neurons keeps: ours and anyone's, by what it has and not by what it inherits."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol, TypeGuard, TypeVar
+
+from torch import Tensor, nn
+
+from elm_neuro import backends
+from elm_neuro.events import SpikeEvents
+
+State = TypeVar("State", bound=tuple[Tensor, ...])
+PARTS = ("input_size", "output_size", "delta_t", "config", "state_type", "initial_state", "check_state", "step")
+FORWARD = ("state", "lengths")  # keywords of forward
+
+
+class Config(Protocol):
+    """What defines a layer apart from its weights: a frozen dataclass, of which the class also has ``from_dict``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as JSON holds them."""
+        ...
+
+
+class Layer(Protocol[State]):
+    """An ``nn.Module`` that :class:`elm_neuro.SpikingELM`, the faces in ``elm_neuro.adapters``, training, saving and
+    export take, whoever wrote it. Nothing is inherited: what counts is that these parts are there.
+
+    A layer may also have
+
+    - ``output_shape``, a tuple: the shape of one sample's output in one step, where it is not ``(output_size,)``;
+    - ``emits_spikes = True`` where its output is spikes already, so that nobody puts a threshold behind it;
+    - ``is_cell = True`` where its ``forward`` takes one step, as ``step`` does; `lengths` are then 0 or 1;
+    - ``backend``, the name of the backend that it runs on;
+    - ``core``, the layer that it wraps;
+    - ``config_type`` and ``from_config``, to be saved: :func:`elm_neuro.pretrained.register`.
+    """
+
+    @property
+    def input_size(self) -> int:
+        """Number of inputs."""
+        ...
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs; in a population, of each neuron."""
+        ...
+
+    @property
+    def delta_t(self) -> float:
+        """Time step in ms."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """What defines the layer apart from its weights: a frozen dataclass with ``to_dict`` and ``from_dict``."""
+        ...
+
+    @property
+    def state_type(self) -> type[State]:
+        """The state's class: a NamedTuple of tensors, batch first in each."""
+        ...
+
+    def initial_state(self, batch: int) -> State:
+        """The state before a sequence, in the parameters' dtype and on their device."""
+        ...
+
+    def check_state(self, state: State, batch: int) -> State:
+        """`state` where it fits the layer and a batch of `batch`; else a TypeError or ValueError that says why."""
+        ...
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: x_t (batch, input_size); output (batch, *output_shape) and the state after it."""
+        ...
+
+    def __call__(
+        self, x: Tensor | SpikeEvents, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """``forward``: x (batch, time, input_size) or events; output (batch, time, *output_shape), zero past `lengths`,
+        and the state after each sample's last valid step. `state` None is :meth:`initial_state`.
+        """
+        ...
+
+
+AnyLayer = Layer[Any]
+
+
+def check_layer(module: object, name: str = "core") -> None:
+    """Refuse a module that lacks a part of the protocol :class:`Layer`.
+
+    Args:
+        module: what was given as a layer.
+        name: of the argument, for the message.
+
+    Raises:
+        TypeError: it is no ``nn.Module``, or lacks a part; the message names all that are missing.
+        ValueError: it takes sequences time first.
+
+    >>> check_layer(nn.Tanh())
+    Traceback (most recent call last):
+    TypeError: core must be a layer as elm_neuro.nn.Layer describes it, got Tanh without input_size, output_size, ...
+    """
+    if missing := _missing(module):
+        kind = type(module).__name__
+        raise TypeError(
+            f"{name} must be a layer as elm_neuro.nn.Layer describes it, got {kind} without {', '.join(missing)}"
+        )
+    if not getattr(module.config, "batch_first", True):  # type: ignore[attr-defined]  # it has one
+        raise ValueError(f"{name} must be batch first, got batch_first=False")
+
+
+def is_layer(module: object) -> TypeGuard[AnyLayer]:
+    """Whether a module has all parts of the protocol :class:`Layer`.
+
+    >>> is_layer(nn.LSTM(3, 2))
+    False
+    """
+    return not _missing(module)
+
+
+def output_shape(module: AnyLayer) -> tuple[int, ...]:
+    """Shape of one sample's output in one step: what the layer says, else ``(output_size,)``."""
+    shape: tuple[int, ...] | None = getattr(module, "output_shape", None)
+    return (module.output_size,) if shape is None else tuple(shape)
+
+
+class BackendName:
+    """The attribute `backend` of a layer: a name is checked where it is assigned.
+
+    Args:
+        operator: whose backends the layer runs on.
+
+    Raises:
+        ValueError: there is no such backend.
+        RuntimeError: it cannot run here.
+    """
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+
+    def __get__(self, layer: nn.Module | None, owner: type[nn.Module] | None = None) -> str:
+        name: str = "auto" if layer is None else layer.__dict__["backend"]
+        return name
+
+    def __set__(self, layer: nn.Module, name: str) -> None:
+        backends.resolve(name, operator=self.operator)
+        layer.__dict__["backend"] = name
+
+
+def _missing(module: object) -> list[str]:
+    """Names of the parts of the protocol that are not there."""
+    if not isinstance(module, nn.Module):
+        return ["being an nn.Module"]
+    missing = [part for part in PARTS if not hasattr(module, part)]
+    for part, inner in (("config", "to_dict"), ("state_type", "_fields")):
+        if part not in missing and not hasattr(getattr(module, part), inner):
+            missing.append(f"{part}.{inner}")
+    if type(module).forward is nn.Module.forward:
+        return [*missing, "forward"]
+    keywords = inspect.signature(type(module).forward).parameters
+    return missing + [f"{keyword} in forward" for keyword in FORWARD if keyword not in keywords]

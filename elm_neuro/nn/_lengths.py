@@ -1,0 +1,54 @@
+"""Samples that end before the others: what holds at each one's last valid step and past it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.parts._lengths import last_valid
+
+State = TypeVar("State", bound=tuple[Tensor, ...])
+
+
+def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Output at each sample's last valid step.
+
+    Args:
+        y: (batch, time, ...).
+        lengths: number of valid steps, (batch,), each at least 1; all steps by default.
+
+    >>> last_output(torch.arange(6.0).view(2, 3, 1), torch.tensor([1, 3])).flatten()
+    tensor([0., 5.])
+    """
+    if lengths is None:
+        return y[:, -1]
+    if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
+        raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
+    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
+
+
+def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor) -> Tensor:
+    """Value of `y`, (batch, time, ...), at each sample's last valid step; `before` for a sample without any."""
+    return last_valid(y, lengths, before) if y.shape[1] else before
+
+
+def step_where_valid(y: Tensor, after: State, before: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    """Output and state of one step for samples whose `lengths` are 1; the others give 0 and keep their state.
+
+    Args:
+        y: output of the step, (batch, ...).
+        after: state after the step.
+        before: state before it.
+        lengths: 0 or 1 for each sample, (batch,); None is 1 for all.
+    """
+    if lengths is None:
+        return y, after
+    goes_on = lengths > 0
+    parts = (_where(goes_on, part, old) for part, old in zip(after, before, strict=True))
+    return _where(goes_on, y, torch.zeros_like(y)), type(after)(*parts)
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(condition.to(one.device).view(-1, *[1] * (one.ndim - 1)), one, other)

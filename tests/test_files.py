@@ -1,0 +1,195 @@
+"""Files are written whole or not at all, whatever stops the writer, and strangers' JSON is read within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elm_neuro.files import json_object, leftovers, read_file, whole_files, write_whole, write_whole_folder
+
+OLD, NEW = {"one.txt": b"old 1", "two.txt": b"old 2"}, {"one.txt": b"new 1", "two.txt": b"new 2"}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    write_whole({folder / name: raw for name, raw in files.items()})
+
+
+def stream_files(folder: Path, files: dict[str, bytes]) -> None:
+    with whole_files(*(folder / name for name in files)) as temporary:
+        for path, raw in zip(temporary, files.values(), strict=True):
+            path.write_bytes(raw)
+
+
+WRITERS: dict[str, Callable[[Path, dict[str, bytes]], None]] = {
+    "write_whole": write_files,
+    "whole_files": stream_files,
+    "write_whole_folder": write_whole_folder,
+}
+
+
+def failing(call: Callable[..., Any], number: int, error: BaseException) -> Callable[..., Any]:
+    """`call`, but its call `number`, counted from 0, raises."""
+    count = iter(range(1_000_000))
+
+    def instead(*arguments: Any, **options: Any) -> Any:
+        if next(count) == number:
+            raise error
+        return call(*arguments, **options)
+
+    return instead
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_is_written_replaces_what_was_there(tmp_path: Path, writer: str) -> None:
+    write_files(tmp_path / "folder", OLD)
+    WRITERS[writer](tmp_path / "folder", NEW)
+    assert content(tmp_path / "folder") == NEW
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_keeps_no_file_of_the_one_before(tmp_path: Path) -> None:
+    write_whole_folder(tmp_path / "folder", OLD | {"three": b""})
+    write_whole_folder(tmp_path / "folder", NEW)
+    assert content(tmp_path / "folder") == NEW
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+@pytest.mark.parametrize("call", ["fsync", "open", "replace", "rename"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_writer_that_is_stopped_leaves_all_old_or_all_new_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, error: BaseException, call: str, number: int
+) -> None:
+    write_files(tmp_path / "folder", OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(getattr(os, call), number, error))
+        with contextlib.suppress(OSError, KeyboardInterrupt):
+            WRITERS[writer](tmp_path / "folder", NEW)
+    assert names(tmp_path) == ["folder"]
+    half = {"one.txt": b"new 1", "two.txt": b"old 2"}  # a disk that fails between two renames: nothing can be done
+    allowed = (OLD, NEW, half) if (call, number) == ("replace", 1) else (OLD, NEW)
+    assert content(tmp_path / "folder") in allowed
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_named_with_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, 0, OSError(28, "No space left on device")))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"folder\S* cannot be written: No space left on device") as raised:
+        WRITERS[writer](tmp_path / "folder", NEW)
+    assert raised.value.errno == 28 and ".tmp" not in str(raised.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from elm_neuro import files
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = killed
+target = Path(sys.argv[1])
+{"file": lambda: files.write_whole({target / "one.txt": b"new"}),
+ "folder": lambda: files.write_whole_folder(target, {"one.txt": b"new"})}[sys.argv[2]]()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_killed_writer_leaves_the_old_and_what_leftovers_finds(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "folder"
+    write_files(folder, OLD)
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder), kind])
+    assert process.returncode == -signal.SIGKILL
+    beside = folder if kind == "file" else tmp_path
+    (left,) = leftovers(beside)
+    assert left.name.startswith(".")
+    assert {name: raw for name, raw in content(folder).items() if name != left.name} == OLD
+    WRITERS["write_whole" if kind == "file" else "write_whole_folder"](folder, NEW)  # the next run minds nothing
+    assert {name: raw for name, raw in content(folder).items() if name != left.name} == NEW
+
+
+def test_only_names_of_ours_are_leftovers(tmp_path: Path) -> None:
+    mine = [".a.12-0123abcd.tmp", ".a.12-0123abcd.tmp.h5", ".sim__a.b.7-ffffffff.tmp.arrays"]
+    for name in [*mine, ".lock", "a.12-0123abcd.tmp", ".a.tmp", ".a.12-0123abcd.tmp.h5.more", ".a.12-xyz.tmp"]:
+        (tmp_path / name).touch()
+    assert sorted(path.name for path in leftovers(tmp_path)) == sorted(mine)
+
+
+def test_a_name_that_the_block_did_not_write_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"one cannot be written"), whole_files(tmp_path / "one"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with whole_files(tmp_path / "one") as (temporary,):
+            temporary.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_missing_folders_and_folders_of_the_same_name_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent"):
+        write_whole({tmp_path / "absent" / "one": b""})
+    with pytest.raises(NotADirectoryError, match=r"there is no folder .*file"):
+        write_whole({tmp_path / "file" / "one": b""})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"a folder has its name: .*folder"):
+        write_whole({tmp_path / "folder": b""})
+
+
+def test_files_are_written_with_the_usual_permissions(tmp_path: Path) -> None:
+    write_whole({tmp_path / "one": b"1"})
+    (tmp_path / "two").write_bytes(b"2")
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
+
+
+def test_files_are_read_up_to_a_limit_and_missing_ones_named(tmp_path: Path) -> None:
+    write_files(tmp_path, OLD)
+    assert read_file(tmp_path / "one.txt", 5) == b"old 1"
+    with pytest.raises(ValueError, match=r"one\.txt must have at most 4 bytes, got 5"):
+        read_file(tmp_path / "one.txt", 4)
+    with pytest.raises(FileNotFoundError, match=r"must hold three\.txt, got one\.txt, two\.txt"):
+        read_file(tmp_path / "three.txt")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"{", "must be JSON"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (b"[" * 100_000, "must be JSON"),
+        (b"\xff\xfe", "must be JSON"),
+    ],
+)
+def test_json_that_is_no_object_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
+    write_whole({tmp_path / "a.json": b'{"a": 1}'})
+    assert json_object(tmp_path / "a.json") == {"a": 1}
+    write_whole({tmp_path / "a.json": raw})
+    with pytest.raises(ValueError, match=message):
+        json_object(tmp_path / "a.json")
