@@ -312,7 +312,7 @@ def test_a_penalty_on_a_gradient_that_flows_from_a_constant_is_refused_too(backe
 
 def test_choice_of_backend_by_name_by_context_and_automatically() -> None:
     best = FAST[-1]
-    assert set(backends.available()) == {"native", "reference", "torch"}
+    assert set(backends.available()) == {"cuda", "native", "reference", "torch"}
     assert backends.resolve("auto") == best
     neuron, fixed = ELM(3, 1), ELM(3, 1, backend="torch")
     with backends.use("reference"):

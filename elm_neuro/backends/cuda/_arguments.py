@@ -1,20 +1,26 @@
-"""Arguments of kernels: the structures of the CUDA C++ sources, 64-bit integers first, then addresses."""
+"""Arguments of kernels: the structures of the CUDA C++ sources, of which every field has 64 bits."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 from torch import Tensor
 
-
-def structure(name: str, numbers: str, pointers: str) -> type[ctypes.Structure]:
-    """A structure of these fields, in order."""
-    fields: list[tuple[str, Any]] = [(field, ctypes.c_int64) for field in numbers.split()]
-    fields += [(field, ctypes.c_void_p) for field in pointers.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
+Arguments: TypeAlias = "ctypes.Array[ctypes.c_int64]"
 
 
-def addresses(*tensors: Tensor | None) -> list[int | None]:
-    """Where the tensors lie; they must outlive the launch."""
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+def structure(fields: str) -> tuple[Callable[..., Arguments], int]:
+    """What fills a structure of these fields, in order, and its size in bytes.
+
+    >>> fill, size = structure("batch num_steps x")
+    >>> list(fill(2, 3, None)), size
+    ([2, 3, 0], 24)
+    """
+    kind = ctypes.c_int64 * len(fields.split())
+
+    def fill(*values: int | Tensor | None) -> Arguments:
+        return kind(*[value.data_ptr() if isinstance(value, Tensor) else value or 0 for value in values])
+
+    return fill, ctypes.sizeof(kind)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from elm_neuro.backends.cuda import _nvrtc
 from elm_neuro.files import write_whole
 
-SOURCES = ("common.cuh", "products.cuh", "memory.cuh", "input.cuh")
+SOURCES = ("common.cuh", "products.cuh", "memory.cuh", "input.cuh", "weights.cuh")
 MAGIC = b"elm_neuro machine code 1\n"
 
 
-class Program(NamedTuple):
+@dataclass(frozen=True, eq=False)  # there is one object of each: it is looked up at each launch
+class Program:
     """A source and what it is compiled with."""
 
     source: str
@@ -45,6 +46,12 @@ def compiler() -> _nvrtc.Nvrtc:
     if path is None:
         raise _nvrtc.CompileError("NVRTC was not found: torch's CUDA wheels bring it, or pip install nvidia-cuda-nvrtc")
     return _nvrtc.Nvrtc(path)
+
+
+@cache
+def knows(architecture: int) -> bool:
+    """Whether the compiler makes machine code for devices of this compute capability, 90 for 9.0."""
+    return architecture in compiler().architectures()
 
 
 def machine_code(program: Program, architecture: int) -> bytes:

@@ -2,104 +2,165 @@
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import addresses, structure
+from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.parts._once import differentiable_once
-from elm_neuro.events import SpikeEvents
 
 THREADS = 256
-EVENTS_OF_PART = 64  # of one input that one thread adds up in the backward pass
+ARRANGE_THREADS = 512
+MAX_SHARED_INPUTS = 48 * 1024 // 4 - ARRANGE_THREADS  # of which a block can count the events in shared memory
+MAX_PARTS = 32  # of the samples, in the backward pass of a product with events
 
-GatherArgs = structure("GatherArgs", "num_row num_part width", "begin end index value table out")
-FilterArgs = structure("FilterArgs", "num_steps width num_kappa v_batch v_time reverse", "v kappa initial out")
-DiscountArgs = structure(
-    "DiscountArgs", "num_steps num_input x_batch x_time", "lengths kappa x begin channel value total"
+GATHER, _GATHER_BYTES = structure("num_row num_part width begin end index value table out")
+FILTER, _FILTER_BYTES = structure("num_steps width num_kappa v_batch v_time reverse v kappa initial out")
+DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time lengths kappa x total")
+ARRANGE, _ARRANGE_BYTES = structure(
+    "num_steps num_input lengths kappa begin channel value cursor first row ordered total"
 )
-SIZES = {
-    "ELM_BYTES_GATHER": ctypes.sizeof(GatherArgs),
-    "ELM_BYTES_FILTER": ctypes.sizeof(FilterArgs),
-    "ELM_BYTES_DISCOUNT": ctypes.sizeof(DiscountArgs),
-}
+GATHER_INPUTS, _GATHER_INPUTS_BYTES = structure("batch num_input num_part width first row value table out")
 
 
+@cache
 def program(dtype: torch.dtype) -> Program:
     """The source of these kernels for numbers of this type."""
     double = dtype == torch.float64
     return Program(
-        "input.cuh", (("ELM_REAL", "double" if double else "float"), ("ELM_DOUBLE", int(double)), *SIZES.items())
+        "input.cuh",
+        (
+            ("ELM_REAL", "double" if double else "float"),
+            ("ELM_DOUBLE", int(double)),
+            ("ELM_BYTES_GATHER", _GATHER_BYTES),
+            ("ELM_BYTES_FILTER", _FILTER_BYTES),
+            ("ELM_BYTES_DISCOUNT", _DISCOUNT_BYTES),
+            ("ELM_BYTES_ARRANGE", _ARRANGE_BYTES),
+            ("ELM_BYTES_GATHERINPUTS", _GATHER_INPUTS_BYTES),
+        ),
     )
 
 
-def _launch(kernel: str, grid: tuple[int, int], args: ctypes.Structure, like: Tensor, shared_bytes: int = 0) -> None:
-    _driver.launcher().launch(program(like.dtype), kernel, grid, THREADS, shared_bytes, args, like.device)
+def _launch(
+    kernel: str, grid: tuple[int, int], args: Arguments, like: Tensor, threads: int = THREADS, shared: int = 0
+) -> None:
+    _driver.launcher().launch(program(like.dtype), kernel, grid, threads, shared, args, like.device)
 
 
-def project_events(x: SpikeEvents, weight: Tensor) -> Tensor:
-    """As :func:`elm_neuro.backends.project`, of events: (batch, time, [num_neuron,] channel)."""
-    value = None if x.value is None else x.value.to(weight.dtype)
-    flat: Tensor = _EventProjection.apply(weight.flatten(0, -2), x.indptr, x.channel, value)  # type: ignore[no-untyped-call]
-    return flat.view(x.batch, x.num_steps, *weight.shape[:-1])
+class Events(NamedTuple):
+    """Spikes as the kernels read them: the fields of SpikeEvents, contiguous, values in the dtype of the parameters."""
+
+    begin: Tensor  # (batch * time + 1,), int64
+    channel: Tensor  # (num_events,), int64
+    value: Tensor | None  # (num_events,)
+
+
+class Arranged(NamedTuple):
+    """Events of each sample by input, earlier steps first."""
+
+    first: Tensor  # (batch, num_input + 1), int64: where those of each input begin
+    row: Tensor  # (num_events,), int64: sample * num_steps + step
+    value: Tensor | None  # (num_events,)
+
+
+def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
+    """Sums of rows of `table`, (num_input, width), contiguous: those of the channels of each row's events, (num_row, width)."""
+    width = table.shape[1]
+    out = table.new_empty(num_row, width)
+    if out.numel():
+        args = GATHER(num_row, 1, width, events.begin, None, events.channel, events.value, table, out)
+        _launch("elm_gather", (-(-num_row * width // THREADS), 1), args, table)
+    return out
+
+
+def arrange(
+    events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths: Tensor | None
+) -> tuple[Arranged, Tensor]:
+    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch, num_input).
+
+    Args:
+        events: of a batch.
+        sizes: batch, number of steps, number of inputs.
+        kappa: discount of one step, ().
+        lengths: number of valid steps of each sample, (batch,), or None; events past them are left out.
+    """
+    batch, num_steps, num_input = sizes
+    first = events.channel.new_empty(batch, num_input + 1)
+    row = torch.empty_like(events.channel)
+    value = None if events.value is None else torch.empty_like(events.value)
+    total = kappa.new_empty(batch, num_input)
+    shared, cursor = 4 * (ARRANGE_THREADS + num_input), None
+    if num_input > MAX_SHARED_INPUTS:
+        shared, cursor = 4 * ARRANGE_THREADS, row.new_empty(batch, num_input, dtype=torch.int32)
+    args = ARRANGE(
+        num_steps,
+        num_input,
+        lengths,
+        kappa,
+        events.begin,
+        events.channel,
+        events.value,
+        cursor,
+        first,
+        row,
+        value,
+        total,
+    )
+    _launch("elm_arrange", (batch, 1), args, kappa, ARRANGE_THREADS, shared)
+    return Arranged(first, row, value), total
+
+
+def gather_inputs(table: Tensor, events: Arranged) -> Tensor:
+    """Sums over the events of each input of rows of `table`, (batch * time, width), contiguous: parts to be added up,
+    (num_part, num_input, width).
+    """
+    batch, num_input, width = events.first.shape[0], events.first.shape[1] - 1, table.shape[1]
+    parts = min(batch, MAX_PARTS)
+    out = table.new_empty(parts, num_input, width)
+    args = GATHER_INPUTS(batch, num_input, parts, width, events.first, events.row, events.value, table, out)
+    _launch("elm_gather_inputs", (-(-num_input * width // THREADS), parts), args, table)
+    return out.sum(0, keepdim=True) if parts > 8 else out
 
 
 class _EventProjection(Function):
-    """Rows of the transposed weight added up per time step; the backward pass is the same sum over the transposed events."""
+    """A product with events by itself, for what does not run in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, indptr: Tensor, channel: Tensor, value: Tensor | None) -> Tensor:
-        ctx.save_for_backward(indptr, channel, value)
-        ctx.num_channels = weight.shape[1]
-        return gather(weight.t().contiguous(), indptr.contiguous(), channel.contiguous(), value)
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        begin: Tensor,
+        channel: Tensor,
+        value: Tensor | None,
+        kappa: Tensor,
+        sizes: tuple[int, int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(begin, channel, value, kappa)
+        ctx.sizes = sizes
+        return gather(weight.t().contiguous(), Events(begin, channel, value), sizes[0] * sizes[1])
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        indptr, channel, value = ctx.saved_tensors
-        num_channels, num_events = ctx.num_channels, channel.shape[0]
-        # short keys take fewer rounds of the sort; no call here waits for the device
-        keys = channel.to(torch.int16 if num_channels <= torch.iinfo(torch.int16).max else torch.int32)
-        keys, order = torch.sort(keys, stable=True)
-        row = torch.arange(indptr.shape[0] - 1, device=indptr.device)
-        row = torch.repeat_interleave(row, indptr.diff(), output_size=num_events)
-        inputs = torch.arange(num_channels + 1, dtype=keys.dtype, device=keys.device)
-        begin = torch.searchsorted(keys, inputs)
-        parts = max(1, min(64, num_events // max(1, num_channels * EVENTS_OF_PART)))
-        of_event = None if value is None else value[order]
-        grad_weight = gather(grad.contiguous(), begin, row[order], of_event, parts)
-        return grad_weight.t(), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        begin, channel, value, kappa = ctx.saved_tensors
+        arranged, _ = arrange(Events(begin, channel, value), ctx.sizes, kappa, None)
+        return gather_inputs(grad.contiguous(), arranged).sum(0).t(), None, None, None, None, None
 
 
-def gather(table: Tensor, begin: Tensor, index: Tensor, value: Tensor | None, parts: int = 1) -> Tensor:
-    """Sums of rows of `table`, (any, width): of row r those numbered ``index[begin[r] : begin[r + 1]]``, times `value`.
-
-    Args:
-        table: contiguous.
-        begin: (num_row + 1,), int64.
-        index: (num_events,), int64.
-        value: (num_events,), or None where all are 1.
-        parts: threads that share a row.
-
-    Returns:
-        (num_row, width).
-    """
-    num_row, width = begin.shape[0] - 1, table.shape[1]
-    out = table.new_empty(parts, num_row, width)
-    args = GatherArgs(num_row, parts, width, *addresses(begin, None, index, value, table, out))
-    if out.numel():
-        _launch("elm_gather", (-(-num_row * width // THREADS), parts), args, table)
-    return out[0] if parts == 1 else out.sum(0)
+def project_events(events: Events, sizes: tuple[int, int, int], weight: Tensor, kappa: Tensor) -> Tensor:
+    """As :func:`elm_neuro.backends.project`, of events: (batch, time, [num_neuron,] channel); `kappa` is any number."""
+    flat: Tensor = _EventProjection.apply(weight.flatten(0, -2), *events, kappa, sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return flat.view(*sizes[:2], *weight.shape[:-1])
 
 
 def leaky_filter(v: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
     """As :func:`elm_neuro.backends.parts._filter.leaky_filter`; `initial` may be None for zeros."""
-    filtered: Tensor = _LeakyFilter.apply(v, kappa, initial)  # type: ignore[no-untyped-call]
+    filtered: Tensor = _LeakyFilter.apply(v, kappa, initial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return filtered
 
 
@@ -124,57 +185,16 @@ def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: boo
     batch, num_steps, width = flat.shape
     out, kappa = flat.new_empty(flat.shape), kappa.to(v.dtype).contiguous()
     initial = None if initial is None else initial.contiguous()
-    args = FilterArgs(
-        num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), reverse, *addresses(flat, kappa, initial, out)
-    )
+    args = FILTER(num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), reverse, flat, kappa, initial, out)
     _launch("elm_filter", (batch, -(-width // THREADS)), args, flat)
     return out.view(v.shape)
 
 
-def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-    """As :func:`elm_neuro.backends.parts._projection.discounted_sum`: (batch, ..., input_size)."""
-    if isinstance(x, SpikeEvents):
-        return _discounted(x, kappa, lengths)
-    total: Tensor = _DiscountedSum.apply(x, kappa, lengths)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _DiscountedSum(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-        ctx.save_for_backward(kappa, lengths)
-        ctx.num_steps = x.shape[1]
-        ctx.set_materialize_grads(False)
-        return _discounted(x, kappa, lengths)
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:
-        if grad is None or not ctx.needs_input_grad[0]:
-            return None, None, None
-        kappa, lengths = ctx.saved_tensors
-        step = torch.arange(ctx.num_steps, device=grad.device)
-        age = (ctx.num_steps if lengths is None else lengths.unsqueeze(1)) - 1 - step
-        discount = (kappa.double() ** age.clamp(min=0) * (age >= 0)).to(grad.dtype)
-        return discount.view(-1, ctx.num_steps, *[1] * (grad.ndim - 1)) * grad.unsqueeze(1), None, None
-
-
-def _discounted(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-    lengths = None if lengths is None else lengths.contiguous()
-    kappa = kappa.contiguous()
-    if isinstance(x, SpikeEvents):
-        total = kappa.new_empty(x.batch, x.num_channels)
-        value = None if x.value is None else x.value.to(kappa.dtype).contiguous()
-        begin, channel = x.indptr.contiguous(), x.channel.contiguous()
-        where = addresses(lengths, kappa, None, begin, channel, value, total)
-        args = DiscountArgs(x.num_steps, x.num_channels, 0, 0, *where)
-        room = THREADS * (kappa.element_size() + 4)
-        _launch("elm_discount_events", (x.batch, 1), args, kappa, room)
-        return total
+def discounted_sum(x: Tensor, kappa: Tensor, lengths: Tensor | None) -> Tensor:
+    """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, of frames: (batch, ..., input_size)."""
     flat = x.flatten(2)
     flat = flat if flat.stride(2) == 1 else flat.contiguous()
     total = flat.new_empty(flat.shape[0], flat.shape[2])
-    where = addresses(lengths, kappa, flat, None, None, None, total)
-    args = DiscountArgs(flat.shape[1], flat.shape[2], flat.stride(0), flat.stride(1), *where)
+    args = DISCOUNT(flat.shape[1], flat.shape[2], flat.stride(0), flat.stride(1), lengths, kappa, flat, total)
     _launch("elm_discount_frames", (flat.shape[0], -(-flat.shape[2] // THREADS)), args, flat)
     return total.view(x.shape[0], *x.shape[2:])

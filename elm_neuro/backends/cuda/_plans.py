@@ -11,9 +11,21 @@ from functools import lru_cache
 REGISTERS = 65536  # of a multiprocessor, from compute capability 7.5 on
 MAX_REGISTERS = 255  # of a thread
 MAX_MEMORY = 1024
-LATENCY_OF_STEP = 140.0  # cycles of a product that do not depend on its size: loads, barrier, what follows the sums
-LATENCY_OF_EXCHANGE = 27.0  # of a round of exchanges between lanes
-LATENCY_OF_FMA = 4.0
+MAX_NEURONS = 65535  # blocks of a grid in its second direction
+SLOTS = 16  # blocks that are counted on side by side
+
+# Cycles of a step, fitted to 110 layouts of num_memory 8 to 256 timed on an H100 (within a tenth for most).
+STEP, STEP_OF_WARP = 365.0, 7.2  # loads, barriers, what follows the sums
+BACKWARD, BACKWARD_OF_WARP, BACKWARD_TIGHT = (
+    132.0,
+    24.0,
+    194.0,
+)  # more backward; where registers do not reach, more still
+SAMPLE = 150.0  # of each sample but the first
+FMA = 0.98  # of a thread, where a scheduler has two warps; fewer wait for each other
+NEAR, FAR, OPERAND = 2.8, 8.3, 1.55  # of a vector of a warp: weights in shared memory, in the cache, what is multiplied
+ROUND, EXCHANGED = 6.8, 10.1  # of a round of exchanges between lanes, of a value in it
+BESIDE, BESIDE_FMA = 30.0, 0.5  # of a warp and its products, for the other blocks on the multiprocessor
 
 
 @dataclass(frozen=True)
@@ -66,12 +78,19 @@ class Plan:
     depth: int  # steps that are loaded ahead
     up: Half
     down: Half | None  # None without hidden layers
+    registers: int  # of a thread, estimated
     cycles: float  # of a step, estimated
 
     @property
     def packed_vectors(self) -> int:
         """Vectors of weights of each thread."""
         return self.up.vectors + (self.down.vectors if self.down else 0)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether threads read weights from the second-level cache in each step, and so from a copy in their order."""
+        halves = [half for half in (self.up, self.down) if half]
+        return any(half.vectors > half.kept + half.near for half in halves)
 
     @property
     def shared_bytes(self) -> int:
@@ -113,24 +132,19 @@ def choose(shape: Shape, device: Device, batch: int, num_neuron: int, *, backwar
         for threads in (32, 64, 128, 256, 512)
         for plan in _layouts(shape, device, threads, samples, backward)
     ]
-    return min(found, key=lambda plan: plan.cycles * _waves(plan, device, batch, num_neuron))
+    return min(found, key=lambda plan: _waves(plan, device, batch, num_neuron))
 
 
 def _waves(plan: Plan, device: Device, batch: int, num_neuron: int) -> float:
-    """How many blocks one multiprocessor works through, one after the other or side by side."""
+    """Cycles of a step in which a multiprocessor works through its blocks, side by side as far as they fit."""
     blocks = -(-batch // plan.samples) * num_neuron
     busy = -(-blocks // device.multiprocessors)
-    warps = plan.threads // 32
-    work = _work(plan) * warps / 4.0  # cycles for which one block needs the multiprocessor for itself
-    side_by_side = max(
-        1, min(busy, 16, 2 * device.shared_bytes // max(plan.shared_bytes, 1), 48 // warps if warps < 8 else 1)
-    )
-    return -(-busy // side_by_side) * max(1.0, work * side_by_side / plan.cycles)
-
-
-def _work(plan: Plan) -> float:
+    shared = device.shared_bytes // max(plan.shared_bytes + 1024, 1)
+    beside = max(1, min(busy, SLOTS, shared, REGISTERS // (plan.threads * plan.registers)))
     halves = [half for half in (plan.up, plan.down) if half]
-    return sum(half.tile_rows * half.tile_columns * plan.samples * (2 if plan.shape.double else 1) for half in halves)
+    products = sum(half.tile_rows * half.tile_columns for half in halves) * plan.samples
+    crowd = (beside - 1) * plan.threads / 32 * (BESIDE + BESIDE_FMA * products)
+    return -(-busy // beside) * (plan.cycles + crowd)
 
 
 def _layouts(shape: Shape, device: Device, threads: int, samples: int, backward: bool) -> list[Plan]:
@@ -180,8 +194,10 @@ def layout(
         Half(rows, columns, per_row, tile[0], tile[1], own, close, count)
         for (rows, columns, per_row), tile, own, close, count in zip(sizes, tiles, kept, near, vectors, strict=True)
     ]
-    cycles = sum(_cycles(half, threads, samples, words) for half in halves)
-    return Plan(shape, backward, threads, samples, depth, halves[0], halves[1] if shape.num_layers else None, cycles)
+    registers = min(MAX_REGISTERS, state * words + sum(kept) * per_vector * words)
+    cycles = _cycles(halves, threads, samples, words, backward=backward)
+    down = halves[1] if shape.num_layers else None
+    return Plan(shape, backward, threads, samples, depth, halves[0], down, registers, cycles)
 
 
 def per_vector_bytes(shape: Shape) -> int:
@@ -204,34 +220,25 @@ def _owned(values: int, lanes: int) -> int:
     return values
 
 
-def _cycles(half: Half, threads: int, samples: int, words: int) -> float:
-    """Cycles of one product: what the multiprocessor's units need, and what nothing can hide."""
+def _cycles(halves: list[Half], threads: int, samples: int, words: int, *, backward: bool) -> float:
+    """Cycles of a step of one block."""
     warps = threads / 32
-    weights = half.tile_rows * half.tile_columns
-    far = half.vectors - half.kept - half.near
-    operands = -(-half.tile_columns // 4) * samples * words
-    adds = weights * samples * words * max(warps / 4.0, 1.0)
-    # few warps cannot keep enough loads on their way
-    shared = max(4.0 * half.near * warps, 8.0 * half.near) + 2.0 * operands * warps
-    cache = max(8.0 * far * warps, 60.0 * far)
-    values, rounds, exchanged = samples * half.tile_rows, 0, 0
-    lanes = half.lanes
-    while lanes > 1:
-        values, lanes = -(-values // 2), lanes // 2
-        rounds += 1
-        exchanged += values
-    chain = (
-        LATENCY_OF_FMA
-        * weights
-        / max(1, half.tile_rows * (4 if samples * half.tile_rows == 1 else 2 if samples * half.tile_rows <= 3 else 1))
-    )
-    return (
-        LATENCY_OF_STEP
-        + (20.0 if threads > 32 else 0.0)
-        + max(adds + operands, shared, cache, chain)
-        + LATENCY_OF_EXCHANGE * rounds
-        + exchanged * words * warps
-    )
+    products = sum(half.tile_rows * half.tile_columns for half in halves) * samples * words
+    operands = sum(-(-half.tile_columns // 4) for half in halves) * samples * words
+    near = sum(half.near for half in halves)
+    far = sum(half.vectors - half.kept - half.near for half in halves)
+    rounds = exchanged = 0
+    for half in halves:
+        values, lanes = samples * half.tile_rows, half.lanes
+        while lanes > 1:
+            values, lanes = -(-values // 2), lanes // 2
+            rounds += 1
+            exchanged += values * words
+    cycles = STEP + STEP_OF_WARP * warps + SAMPLE * (samples - 1)
+    if backward:
+        cycles += BACKWARD + BACKWARD_OF_WARP * warps + BACKWARD_TIGHT * (near + far > 0)
+    cycles += FMA * products * max(warps / 4, 2.0) + warps * (NEAR * near + FAR * far + OPERAND * operands)
+    return cycles + ROUND * rounds + EXCHANGED * exchanged
 
 
 def _shared_bytes(shape: Shape, threads: int, samples: int, up: Half, down: Half | None) -> int:

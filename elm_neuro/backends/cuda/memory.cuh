@@ -17,13 +17,14 @@ typedef Product<MEMORY, DEEP ? HIDDEN : MEMORY, THREADS, ELM_LANES_DOWN, SAMPLES
 
 constexpr Real SCALE = Real(1.7159), SLOPE = Real(2.0 / 3.0);
 
-struct Pack {
-    i64 up_row, up_column, up_neuron, down_row, down_column, down_neuron;  // strides of the matrices
+struct Matrices {
+    i64 up_row, up_column, up_neuron, down_row, down_column, down_neuron;  // strides
     const Real *up, *down;
-    Vector *packed;  // (neuron, vector of up, then of down, thread)
+    Vector *packed;  // (neuron, vector of up, then of down, thread): where a thread reads weights in each step; else null
 };
 
 struct Forward {
+    Matrices matrices;
     i64 batch, num_steps, v_batch, v_time, v_neuron;
     const i64 *lengths;    // (batch,): valid steps of each sample; null: all
     const Real *kappa_b;   // one number; null: what arrives is integrated already
@@ -31,21 +32,21 @@ struct Forward {
     const Real *f_0, *m_0;  // before the first step, (batch, neuron, first) and (batch, neuron, memory); null: zeros
     const Real *bias, *layer_bias;  // of the two layers, (neuron, first) and (neuron, memory); null: none
     const Real *kappa, *gain;       // (neuron, memory)
-    const Vector *packed;
     Real *memory;          // (neuron, batch, time, memory): m_t
     Real *tanhs, *hidden;  // what the backward pass reads: of each step the tanh, and h (relu) or z (silu); null: not kept
     Real *m_last;          // (batch, neuron, memory)
 };
 
 struct Backward {
+    Matrices matrices;
     i64 batch, num_steps, v_batch, v_time, v_neuron;
     const i64 *lengths;
     const Real *kappa_b, *m_0, *kappa, *gain;
-    const Vector *packed;
     const Real *memory, *tanhs, *hidden;
     const Real *grad_memory, *grad_m_last;  // shapes of memory and m_last; null: zeros
-    Real *dq;                  // (neuron, batch, time, memory): gradient of what the tanh takes
-    Real *dz;                  // (neuron, batch, time, first): of z; without hidden layers that is dq
+    Real *dq;                  // (neuron, batch, time, memory): gradient of what the tanh takes; without hidden layers that is dz
+    Real *dz;                  // (neuron, batch, time, first): of z one step later, beside the memory it was computed from; 0 in the last step
+    Real *dz_first;            // (neuron, batch, first): of z in the first step; null: not asked for
     Real *dv;                  // shape and strides of v; null: not asked for
     Real *post;                // h once more, where silu kept z
     Real *grad_f_0, *grad_m_0;  // null: not asked for
@@ -79,6 +80,10 @@ ELM_DEVICE int longest(const i64 *lengths, int num_steps, i64 first, i64 batch) 
     return most;
 }
 
+// Zeros in the steps that are left: products over all steps read them.
+ELM_DEVICE void silence(Real *record, int from, int num_steps, int width) {
+    for (int t = from; t < num_steps; t++) record[i64(t) * width] = Real(0);
+}
 
 // What one thread owns of a product's outputs, value by value.
 template <class P> struct Owned {
@@ -103,9 +108,21 @@ template <class P> struct Owned {
 constexpr int UP_OPERAND = SAMPLES * Up::WIDTH, DOWN_OPERAND = SAMPLES * (DEEP ? Down::WIDTH : Up::WIDTH);
 constexpr int SHARED_BYTES = (Up::NEAR + (DEEP ? Down::NEAR : 0)) * THREADS * int(sizeof(Vector)) + (UP_OPERAND + DOWN_OPERAND) * int(sizeof(Real));
 
-static_assert(sizeof(Pack) == ELM_BYTES_PACK && sizeof(Forward) == ELM_BYTES_FORWARD && sizeof(Backward) == ELM_BYTES_BACKWARD, "structures of memory.cuh and _memory.py");
+static_assert(sizeof(Matrices) == ELM_BYTES_MATRICES && sizeof(Forward) == ELM_BYTES_FORWARD && sizeof(Backward) == ELM_BYTES_BACKWARD, "structures of memory.cuh and _memory.py");
 
-ELM_KERNEL(elm_pack, Pack, THREADS, 1) {
+// Small matrices are read as they are, which saves a launch; those of which threads read a part in each step, from the packed copy.
+ELM_DEVICE void take_both(const Matrices &a, i64 neuron, int thread, Vector *room, Weights<Up> &up, Weights<Down> &down) {
+    const Vector *packed = a.packed + (Up::FAR + Down::FAR > 0 ? neuron * (Up::VECTORS + (DEEP ? Down::VECTORS : 0)) * THREADS : 0);
+    if constexpr (Up::FAR + (DEEP ? Down::FAR : 0) > 0) {
+        take_packed(up, packed, room, thread);
+        if constexpr (DEEP) take_packed(down, packed + Up::VECTORS * THREADS, room + Up::NEAR * THREADS, thread);
+    } else {
+        take_weights(up, a.up + neuron * a.up_neuron, a.up_row, a.up_column, room, thread);
+        if constexpr (DEEP) take_weights(down, a.down + neuron * a.down_neuron, a.down_row, a.down_column, room + Up::NEAR * THREADS, thread);
+    }
+}
+
+ELM_KERNEL(elm_pack, Matrices, THREADS, 1) {
     const int vector = blockIdx.x, thread = threadIdx.x, total = Up::VECTORS + (DEEP ? Down::VECTORS : 0);
     const i64 neuron = blockIdx.y;
     Real x[LANES_OF_VECTOR];
@@ -123,11 +140,9 @@ ELM_KERNEL(elm_forward, Forward, THREADS, ELM_BLOCKS) {
     const int thread = threadIdx.x, lane_up = thread % Up::LANES, lane_down = thread % Down::LANES;
     const i64 neuron = blockIdx.y, num_neuron = gridDim.y, first_sample = (i64)blockIdx.x * SAMPLES;
     const int num_steps = int(a.num_steps), steps = longest(a.lengths, num_steps, first_sample, a.batch);
-    const Vector *packed = a.packed + neuron * (Up::VECTORS + (DEEP ? Down::VECTORS : 0)) * THREADS;
     Weights<Up> up;
-    take_weights(up, packed, room, thread);
     Weights<Down> down;
-    if constexpr (DEEP) take_weights(down, packed + Up::VECTORS * THREADS, room + Up::NEAR * THREADS, thread);
+    take_both(a.matrices, neuron, thread, room, up, down);
     for (int i = thread; i < UP_OPERAND + DOWN_OPERAND; i += THREADS) decayed[i] = Real(0);
 
     // What arrives, by rows of the first layer; the memory, by rows of the last: without hidden layers they are the same.
@@ -221,22 +236,34 @@ ELM_KERNEL(elm_forward, Forward, THREADS, ELM_BLOCKS) {
         }
     }
 #pragma unroll
-    for (int e = 0; e < NM; e++)
-        if (m.steps[e] >= 0) a.m_last[((first_sample + m.sample[e]) * num_neuron + neuron) * MEMORY + m.row[e]] = memory[e];
+    for (int e = 0; e < NM; e++) {
+        if (m.steps[e] < 0) continue;
+        a.m_last[((first_sample + m.sample[e]) * num_neuron + neuron) * MEMORY + m.row[e]] = memory[e];
+        silence(a.memory + at_m[e], m.steps[e], num_steps, MEMORY);
+    }
+#pragma unroll
+    for (int e = 0; e < NZ; e++)
+        if (DEEP && a.hidden && z.steps[e] >= 0) silence(a.hidden + at_z[e], z.steps[e], num_steps, FIRST);
 }
 
 #else
+// The gradient of z, beside the memory that z was computed from.
+ELM_DEVICE void keep_z(const Backward &a, i64 at, i64 at_first, int t, Real dz) {
+    if (t > 0)
+        a.dz[at + i64(t - 1) * FIRST] = dz;
+    else if (a.dz_first)
+        a.dz_first[at_first] = dz;
+}
+
 ELM_KERNEL(elm_backward, Backward, THREADS, ELM_BLOCKS) {
     ELM_DYNAMIC_SHARED(Vector, room);
     Real *const flow_q = (Real *)(room + (Up::NEAR + (DEEP ? Down::NEAR : 0)) * THREADS), *const flow_z = flow_q + UP_OPERAND;
     const int thread = threadIdx.x, lane_up = thread % Up::LANES, lane_down = thread % Down::LANES;
     const i64 neuron = blockIdx.y, num_neuron = gridDim.y, first_sample = (i64)blockIdx.x * SAMPLES;
     const int num_steps = int(a.num_steps), steps = longest(a.lengths, num_steps, first_sample, a.batch);
-    const Vector *packed = a.packed + neuron * (Up::VECTORS + (DEEP ? Down::VECTORS : 0)) * THREADS;
     Weights<Up> up;
-    take_weights(up, packed, room, thread);
     Weights<Down> down;
-    if constexpr (DEEP) take_weights(down, packed + Up::VECTORS * THREADS, room + Up::NEAR * THREADS, thread);
+    take_both(a.matrices, neuron, thread, room, up, down);
     for (int i = thread; i < UP_OPERAND + DOWN_OPERAND; i += THREADS) flow_q[i] = Real(0);
 
     const Owned<Up> z(a.lengths, num_steps, first_sample, a.batch);
@@ -301,8 +328,10 @@ ELM_KERNEL(elm_backward, Backward, THREADS, ELM_BLOCKS) {
                 sum_gain[e] += g * y;
                 sum_q[e] += q;
                 to[to_m[e]] = q;
-                a.dq[at_m[e] + i64(t) * MEMORY] = q;
-                if constexpr (!DEEP) {
+                if constexpr (DEEP) {
+                    a.dq[at_m[e] + i64(t) * MEMORY] = q;
+                } else {
+                    keep_z(a, at_z[e < NZ ? e : 0], (neuron * a.batch + first_sample + m.sample[e]) * FIRST + m.row[e], t, q);
                     f[e] = q + kappa_b * f[e];
                     if (a.dv) a.dv[at_v[e] + i64(t) * a.v_time] = f[e];
                 }
@@ -327,7 +356,7 @@ ELM_KERNEL(elm_backward, Backward, THREADS, ELM_BLOCKS) {
                     f[e] = dz + kappa_b * f[e];
                     sum_z[e] += dz;
                     flow_z[to_z[e]] = dz;
-                    a.dz[at_z[e] + i64(t) * FIRST] = dz;
+                    keep_z(a, at_z[e], (neuron * a.batch + first_sample + z.sample[e]) * FIRST + z.row[e], t, dz);
                     if (a.dv) a.dv[at_v[e] + i64(t) * a.v_time] = f[e];
                 }
                 wait_for_block();
@@ -353,12 +382,19 @@ ELM_KERNEL(elm_backward, Backward, THREADS, ELM_BLOCKS) {
         sums[MEMORY] = SCALE * sum_gain[e];
         sums[2 * MEMORY] = sum_q[e];
         if (a.grad_m_0) a.grad_m_0[at_m_0[e]] = carry[e];
+        if constexpr (DEEP) silence(a.dq + at_m[e], m.steps[e], num_steps, MEMORY);
     }
 #pragma unroll
     for (int e = 0; e < NZ; e++) {
         if (z.steps[e] < 0) continue;
         const i64 sample = first_sample + z.sample[e];
         a.sums[(neuron * a.batch + sample) * (3 * MEMORY + FIRST) + 3 * MEMORY + z.row[e]] = DEEP ? sum_z[e] : sum_q[e < NM ? e : 0];
+        silence(a.dz + at_z[e], z.steps[e] > 0 ? z.steps[e] - 1 : 0, num_steps, FIRST);
+        if (a.dz_first && z.steps[e] == 0) a.dz_first[(neuron * a.batch + sample) * FIRST + z.row[e]] = Real(0);
+        if (a.dv) {
+            for (int t = z.steps[e]; t < num_steps; t++) a.dv[at_v[e] + i64(t) * a.v_time] = Real(0);
+        }
+        if (SILU && DEEP) silence(a.post + at_z[e], z.steps[e], num_steps, FIRST);
         if (a.grad_f_0) a.grad_f_0[(sample * num_neuron + neuron) * FIRST + z.row[e]] = kappa_b * f[e];
     }
 }

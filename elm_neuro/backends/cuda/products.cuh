@@ -11,6 +11,7 @@ template <int ROWS_, int COLUMNS_, int THREADS_, int LANES_, int SAMPLES_, int K
     static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, THREADS = THREADS_, LANES = LANES_, SAMPLES = SAMPLES_, KEPT = KEPT_, NEAR = NEAR_;
     static constexpr int TILE_ROWS = divided_up(ROWS, THREADS / LANES), TILE_COLUMNS = divided_up(COLUMNS, LANES);
     static constexpr int WEIGHTS = TILE_ROWS * TILE_COLUMNS, VECTORS = divided_up(WEIGHTS, LANES_OF_VECTOR);
+    static constexpr int FAR = VECTORS - KEPT - NEAR;
     static constexpr int VALUES = SAMPLES * TILE_ROWS;
     // Lanes read vectors at a distance of STRIDE: an odd number of vectors, so that they lie in different banks.
     static constexpr int STRIDE = (divided_up(TILE_COLUMNS, LANES_OF_VECTOR) | 1) * LANES_OF_VECTOR, WIDTH = LANES * STRIDE;
@@ -66,8 +67,14 @@ template <class P> struct Weights {
     const Vector *near, *far;
 };
 
+// The weight of number `number` of a thread, from a matrix whose entry (row, column) lies at row * row_stride + column * column_stride.
+template <class P> ELM_DEVICE Real weight_at(const Real *matrix, i64 row_stride, i64 column_stride, int thread, int number) {
+    const int row = thread / P::LANES * P::TILE_ROWS + number % P::TILE_ROWS, in_tile = number / P::TILE_ROWS, column = thread % P::LANES * P::TILE_COLUMNS + in_tile;
+    return in_tile < P::TILE_COLUMNS && row < P::ROWS && column < P::COLUMNS ? matrix[row * row_stride + column * column_stride] : Real(0);
+}
+
 // `packed` holds the tile of each thread, vector by vector; `room` is shared memory for NEAR of them.
-template <class P> ELM_DEVICE void take_weights(Weights<P> &w, const Vector *packed, Vector *room, int thread) {
+template <class P> ELM_DEVICE void take_packed(Weights<P> &w, const Vector *packed, Vector *room, int thread) {
 #pragma unroll
     for (int v = 0; v < P::KEPT; v++) {
         const Vector x = packed[v * P::THREADS + thread];
@@ -77,6 +84,20 @@ template <class P> ELM_DEVICE void take_weights(Weights<P> &w, const Vector *pac
     for (int v = 0; v < P::NEAR; v++) room[v * P::THREADS + thread] = packed[(P::KEPT + v) * P::THREADS + thread];
     w.near = room + thread;
     w.far = packed + (P::KEPT + P::NEAR) * P::THREADS + thread;
+}
+
+// The same from the matrix itself, where there are no more than KEPT and NEAR.
+template <class P> ELM_DEVICE void take_weights(Weights<P> &w, const Real *matrix, i64 row_stride, i64 column_stride, Vector *room, int thread) {
+#pragma unroll
+    for (int i = 0; i < P::KEPT * LANES_OF_VECTOR; i++) w.kept[i] = weight_at<P>(matrix, row_stride, column_stride, thread, i);
+    for (int v = 0; v < P::NEAR; v++) {
+        Real x[LANES_OF_VECTOR];
+#pragma unroll
+        for (int i = 0; i < LANES_OF_VECTOR; i++) x[i] = weight_at<P>(matrix, row_stride, column_stride, thread, (P::KEPT + v) * LANES_OF_VECTOR + i);
+        room[v * P::THREADS + thread] = vector_of(x);
+    }
+    w.near = room + thread;
+    w.far = nullptr;
 }
 
 // sum[value] = the thread's part of row * operand, then the sums over the group: those that the lane owns come first.
@@ -110,10 +131,4 @@ template <class P> ELM_DEVICE void multiply(const Weights<P> &w, const Real *ope
         for (int c = 1; c < P::CHAINS; c++) sum[i] += part[c][i];
     }
     gather_sums<P::VALUES, P::LANES / 2>(sum, lane);
-}
-
-// The weight of number `number` of a thread, from a matrix whose entry (row, column) lies at row * row_stride + column * column_stride.
-template <class P> ELM_DEVICE Real weight_at(const Real *matrix, i64 row_stride, i64 column_stride, int thread, int number) {
-    const int row = thread / P::LANES * P::TILE_ROWS + number % P::TILE_ROWS, in_tile = number / P::TILE_ROWS, column = thread % P::LANES * P::TILE_COLUMNS + in_tile;
-    return in_tile < P::TILE_COLUMNS && row < P::ROWS && column < P::COLUMNS ? matrix[row * row_stride + column * column_stride] : Real(0);
 }

@@ -181,6 +181,16 @@ template <class T> T exchange(T value, unsigned from) {
 inline void __syncthreads() { on_cpu::wait(on_cpu::State::AT_BLOCK); }
 inline void __syncwarp(unsigned = ~0u) { on_cpu::wait(on_cpu::State::AT_WARP); }
 template <class T> T __shfl_xor_sync(unsigned, T value, int offset) { return on_cpu::exchange(value, (on_cpu::running->id % 32) ^ offset); }
+inline unsigned __match_any_sync(unsigned, int value) {
+    std::memcpy(&on_cpu::slot[on_cpu::running->id], &value, sizeof value);
+    on_cpu::wait(on_cpu::State::AT_WARP);
+    unsigned mask = 0;
+    for (unsigned lane = 0; lane < 32; lane++) mask |= unsigned(std::memcmp(&on_cpu::slot[on_cpu::running->id / 32 * 32 + lane], &value, sizeof value) == 0) << lane;
+    on_cpu::wait(on_cpu::State::AT_WARP);
+    return mask;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int atomicAdd(int *to, int x) { return *to += x, *to - x; }
 template <class T> T __shfl_sync(unsigned, T value, int from) { return on_cpu::exchange(value, from); }
 
 #define ELM_DYNAMIC_SHARED(Type, name) Type *const name = (Type *)on_cpu::shared.get()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from elm_neuro.backends.cuda import _compile
+from elm_neuro.backends.cuda._arguments import Arguments
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._plans import Device
 
@@ -39,7 +40,7 @@ class FakeDriver:
         grid: tuple[int, int],
         threads: int,
         shared_bytes: int,
-        arguments: ctypes.Structure,
+        arguments: Arguments,
         device: torch.device,
     ) -> None:
         if program not in self._libraries:
