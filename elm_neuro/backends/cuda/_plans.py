@@ -160,9 +160,29 @@ def _layouts(shape: Shape, device: Device, threads: int, samples: int, backward:
 
 
 def layout(
-    shape: Shape, device: Device, threads: int, samples: int, lanes: tuple[int, int], *, backward: bool
+    shape: Shape,
+    device: Device,
+    threads: int,
+    samples: int,
+    lanes: tuple[int, int],
+    *,
+    backward: bool,
+    reserve: int = 0,
+    depth: int | None = None,
 ) -> Plan | None:
-    """The layout with these threads, samples and lanes of the two products, or None where it would waste too much."""
+    """The layout with these threads, samples and lanes of the two products, or None where shared memory does not hold
+    its operands.
+
+    Args:
+        shape: the neuron's sizes.
+        device: for which.
+        threads: of a block.
+        samples: of a block.
+        lanes: threads that share a row, of each product.
+        backward: the direction.
+        reserve: registers of a thread left free beyond those counted.
+        depth: steps loaded ahead; by default as many as the registers allow.
+    """
     per_vector = 2 if shape.double else 4
     words = 2 if shape.double else 1  # registers of a number
     sizes = [(shape.first, shape.num_memory, lanes[0])]
@@ -171,12 +191,12 @@ def layout(
     tiles = [(-(-rows // (threads // per_row)), -(-columns // per_row)) for rows, columns, per_row in sizes]
     weights = [rows * columns for rows, columns in tiles]
     vectors = [-(-count // per_vector) for count in weights]
-    depth = 4 if sum(weights) <= 100 else 2 if sum(weights) <= 150 else 1
+    depth = depth or (4 if sum(weights) <= 100 else 2 if sum(weights) <= 150 else 1)
     owned = [_owned(samples * rows, per_row) for (rows, _), (_, _, per_row) in zip(tiles, sizes, strict=True)]
     values = max(samples * rows for rows, _ in tiles)
     # what a thread needs beside its weights: counted from compiled kernels
     per_first, per_memory = (8 + depth, 12 + 3 * depth) if backward else (8 + depth, 10)
-    state = 26 + owned[0] * per_first + owned[-1] * per_memory + max(values, 4) + 4 * samples + 6
+    state = 26 + owned[0] * per_first + owned[-1] * per_memory + max(values, 4) + 4 * samples + 6 + reserve
     room = min(MAX_REGISTERS, REGISTERS // threads) - state * words
     kept = _split(vectors, max(0, room // (per_vector * words)))
     left = [count - own for count, own in zip(vectors, kept, strict=True)]
