@@ -21,7 +21,7 @@ BACKWARD, BACKWARD_OF_WARP, BACKWARD_TIGHT = (
     24.0,
     194.0,
 )  # more backward; where registers do not reach, more still
-SAMPLE = 150.0  # of each sample but the first
+SAMPLE, SAMPLE_OPERAND = 150.0, 2.0  # of each sample but the first, and of a vector of a warp that it multiplies
 FMA = 0.98  # of a thread, where a scheduler has two warps; fewer wait for each other
 NEAR, FAR, OPERAND = 2.8, 8.3, 1.55  # of a vector of a warp: weights in shared memory, in the cache, what is multiplied
 ROUND, EXCHANGED = 6.8, 10.1  # of a round of exchanges between lanes, of a value in it
@@ -244,7 +244,7 @@ def _cycles(halves: list[Half], threads: int, samples: int, words: int, *, backw
     """Cycles of a step of one block."""
     warps = threads / 32
     products = sum(half.tile_rows * half.tile_columns for half in halves) * samples * words
-    operands = sum(-(-half.tile_columns // 4) for half in halves) * samples * words
+    operands = sum(-(-half.tile_columns // 4) for half in halves) * words
     near = sum(half.near for half in halves)
     far = sum(half.vectors - half.kept - half.near for half in halves)
     rounds = exchanged = 0
@@ -257,7 +257,8 @@ def _cycles(halves: list[Half], threads: int, samples: int, words: int, *, backw
     cycles = STEP + STEP_OF_WARP * warps + SAMPLE * (samples - 1)
     if backward:
         cycles += BACKWARD + BACKWARD_OF_WARP * warps + BACKWARD_TIGHT * (near + far > 0)
-    cycles += FMA * products * max(warps / 4, 2.0) + warps * (NEAR * near + FAR * far + OPERAND * operands)
+    cycles += FMA * products * max(warps / 4, 2.0) + warps * (NEAR * near + FAR * far + OPERAND * operands * samples)
+    cycles += warps * SAMPLE_OPERAND * operands * (samples - 1)
     return cycles + ROUND * rounds + EXCHANGED * exchanged
 
 
