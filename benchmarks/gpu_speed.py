@@ -86,12 +86,11 @@ def compile_one(job: tuple[Any, int]) -> str:
     return ""
 
 
-def compile_all(programs: list[Any], architecture: int) -> None:
-    """In processes side by side; this one has not used the GPU yet."""
+def compile_all(pool: Any, programs: list[Any], architecture: int) -> None:
+    """In processes side by side."""
     start = time.perf_counter()
     jobs = [(program, architecture) for program in dict.fromkeys(programs)]
-    with multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1)) as pool:
-        failed = [error for error in pool.map(compile_one, jobs, chunksize=1) if error]
+    failed = [error for error in pool.map(compile_one, jobs, chunksize=1) if error]
     say(f"compiled {len(jobs)} kernels in {time.perf_counter() - start:.1f} s, failed {len(failed)} {failed[:2]}")
 
 
@@ -319,16 +318,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # the LSTM in exact float32 too
     result: dict[str, Any] = {"rows": {}}
+    # forked before this process has a context on the GPU
+    pool = multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1))
     properties = _driver.launcher().device(0)
     programs = [_input.program(torch.float32), _weights.program(torch.float32)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
         programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
-    compile_all(programs, properties.architecture)
+    compile_all(pool, programs, properties.architecture)
+    pool.terminate()
     say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {properties}")
-    say(
-        "row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | dense as a CUDA graph | host of dense | peak MB, LSTM's | error, target"
-    )
+    say("row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | dense as a CUDA graph")
+    say("     | host alone of dense | peak MB of dense, of the LSTM | error, target")
     parts: list[tuple[str, Any]] = [
         (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name])})) for name in options.rows
     ]

@@ -29,12 +29,12 @@ def compiled_ahead() -> None:
     """The kernels of all cases, compiled by processes side by side: one after the other they would take a minute."""
     if not torch.cuda.is_available() or _cuda.Cuda().missing() is not None:
         return
-    properties = _driver.launcher().device(0)
-    programs = [part.program(dtype) for part in (_input, _weights) for dtype in (torch.float32, torch.float64)]
-    for case in CASES:
-        programs += [_memory.kernel_for(*shape_of(case), 0, backward).program for backward in (False, True)]
+    # the processes are forked before this one has a context on the GPU
     with multiprocessing.get_context("fork").Pool(min(14, os.cpu_count() or 1)) as pool:
-        pool.map(_compile_one, [(program, properties.architecture) for program in dict.fromkeys(programs)], chunksize=1)
+        programs = [part.program(dtype) for part in (_input, _weights) for dtype in (torch.float32, torch.float64)]
+        programs += [_memory.kernel_for(*shape_of(case), 0, back).program for case in CASES for back in (False, True)]
+        architecture = _driver.launcher().device(0).architecture
+        pool.map(_compile_one, [(program, architecture) for program in dict.fromkeys(programs)], chunksize=1)
 
 
 def _compile_one(job: tuple[Any, int]) -> None:

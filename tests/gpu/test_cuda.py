@@ -66,6 +66,7 @@ def test_auto_is_cuda_on_the_gpu() -> None:
 def test_the_same_call_gives_the_same_bits() -> None:
     neuron = small()
     for x in (spikes(8, 200), SpikeEvents.from_frames(spikes(8, 200))):
+        neuron.zero_grad()
         first = everything_on(neuron, "cuda", x, None, None)
         neuron.zero_grad()
         for one, other in zip(first, everything_on(neuron, "cuda", x, None, None), strict=True):
