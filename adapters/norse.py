@@ -131,8 +131,10 @@ class _Face(torch.nn.Module, Generic[State]):
 
     time_axes = 0  # axes of x before the batch
 
+    @spelled_out(SpikeOptions, SpikeOutput, core=torch.nn.Module)
     def __init__(self, core: AnyLayer, *, spiking: bool = True, **output: Unpack[SpikeOptions]) -> None:
         super().__init__()
+        check_keywords(self, output, SpikeOptions, _Face.__init__)
         core = checked_core(core, sequences=bool(self.time_axes))
         if not spikes_by_itself(core):
             _no_spike_keywords(spiking, output)
@@ -255,6 +257,7 @@ class Layer(_Face[State]):
 
     time_axes = 1
 
+    @spelled_out(SpikeOptions, SpikeOutput, core=torch.nn.Module)
     def __init__(
         self, core: AnyLayer, *, spiking: bool = True, record_states: bool = False, **output: Unpack[SpikeOptions]
     ) -> None:

@@ -102,7 +102,7 @@ class Cell(Neuron):
     names: ClassVar[tuple[str, ...]] = ()  # of the states; () is those of the fields
     takes_sequences = False
 
-    @spelled_out(HostOptions, DEFAULTS)
+    @spelled_out(HostOptions, DEFAULTS, core=torch.nn.Module)
     def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
         check_keywords(self, host, HostOptions, Cell.__init__)
         core = checked_core(core, sequences=self.takes_sequences)
@@ -198,7 +198,7 @@ class Layer(Cell):
 
     takes_sequences = True
 
-    @spelled_out(HostOptions, DEFAULTS)
+    @spelled_out(HostOptions, DEFAULTS, core=torch.nn.Module)
     def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
         check_keywords(self, host, HostOptions, Layer.__init__)
         _no_quantiser(host.get("state_quant"))

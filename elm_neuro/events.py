@@ -128,7 +128,9 @@ class SpikeEvents:
     ) -> SpikeEvents:
         """One sample from its (time, channel, value) arrays, in any order; events from `num_steps` on are left out.
 
-        An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0.
+        An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0. A floating time
+        below an edge by no more than its dtype's rounding, ``t * eps``, counts as on it: ``3 * delta_t`` of a simulator
+        is in step 3, though 0.3 / 0.1 is 2.999... in binary.
 
         Args:
             t: times, (num_events,), in the unit of `delta_t`, not negative. Integer times are binned exactly.
@@ -163,8 +165,7 @@ class SpikeEvents:
             )
         if values is not None and bool(values.isnan().any()):
             raise ValueError(f"p must not be NaN, got {int(values.isnan().sum())} of {values.shape[0]}")
-        whole = float(delta_t).is_integer() and not times.is_floating_point()
-        step = torch.div(times, int(delta_t) if whole else delta_t, rounding_mode="floor")
+        step = _steps(times, delta_t)
         keep = step < num_steps
         step, channel = step[keep].long(), channels[keep]
         order = torch.argsort(step, stable=True)
@@ -337,3 +338,12 @@ def _array(name: str, values: Array, size: int | None) -> Tensor:
 
 def _indptr(row: Tensor, num_rows: int) -> Tensor:
     return torch.nn.functional.pad(torch.bincount(row, minlength=num_rows).cumsum(0), (1, 0))
+
+
+def _steps(times: Tensor, delta_t: float) -> Tensor:
+    """Step of each time, a whole number; in float64 unless all is whole, so that no time is rounded once more."""
+    if float(delta_t).is_integer() and not times.is_floating_point():
+        return torch.div(times, int(delta_t), rounding_mode="floor")
+    eps = torch.finfo(times.dtype if times.is_floating_point() else torch.float64).eps
+    position = times.double() / delta_t
+    return (position + position * eps).floor()

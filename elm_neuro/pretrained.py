@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from elm_neuro.files import json_object, read_file, write_whole
 
+__all__ = ["Kind", "Saved", "from_pretrained", "kinds", "register", "save_pretrained"]
+
 FORMAT = "elm_neuro"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"

@@ -241,21 +241,27 @@ def _hooks(module: nn.Module) -> Iterable[Any]:
 WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 
 
+def write_weights(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """Have torch's hooks write their weights, as a call of the module would: the parts, the names and what was there."""
+    before: list[tuple[nn.Module, str, Any]] = []
+    for part in module.modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WEIGHT_HOOKS):
+                name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+                before.append((part, name, getattr(part, name)))
+                with torch.no_grad():
+                    hook(part, ())
+    return before
+
+
 @contextmanager
 def written_weights(module: nn.Module) -> Iterator[None]:
     """Within, weights that torch's hooks write before each call are those of the next call.
 
     A pruned or normed layer keeps what its last call had: after ``load_state_dict`` that is the weight of before.
     """
-    before: list[tuple[nn.Module, str, Any]] = []
+    before = write_weights(module)
     try:
-        for part in module.modules():
-            for hook in part._forward_pre_hooks.values():
-                if isinstance(hook, WEIGHT_HOOKS):
-                    name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
-                    before.append((part, name, getattr(part, name)))
-                    with torch.no_grad():
-                        hook(part, ())
         yield
     finally:
         for part, name, weight in reversed(before):

@@ -77,6 +77,13 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
         TypeError: `state` is not as many tensors as a `kind` has, or they have another dtype.
         ValueError: a tensor has the wrong shape or device.
     """
+    if type(state) is kind:  # what comes back from a call, step after step
+        dtype, device = like.dtype, like.device
+        for part, shape in zip(state, shapes, strict=True):
+            if not isinstance(part, Tensor) or part.shape != shape or part.dtype is not dtype or part.device != device:
+                break
+        else:
+            return state
     check_parts(kind, state)
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # every state is a named tuple
     for name, part, shape in zip(names, state, shapes, strict=True):

@@ -50,7 +50,7 @@ class Chain(Lowering):
         for name, part in self.parts(module).items():
             with trace.scope(name):
                 y = lowering_of(part).run(part, y, trace)
-        if not self.callable_whole or trace.watched or not trace.fresh:
+        if not self.callable_whole or not trace.fresh:
             return y
         whole: Tensor = module(x)
         return torch.cat([y[:, :-1], whole[:, None]], dim=1) if trace.stepwise else whole

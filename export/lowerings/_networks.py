@@ -43,7 +43,7 @@ class _LeakyReadout(Lowering):
         trace.keep(v=v)
         if trace.stepwise:
             return torch.stack(records, dim=1)
-        if trace.fresh and not trace.watched:
+        if trace.fresh:
             y: Tensor = module(x)
             return y
         return torch.stack(records, dim=1).mean(1) if module.readout == "mean" else v

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from elm_neuro import SpikingELM
 from elm_neuro.export._graph import Graph
-from elm_neuro.export._lowering import Lowering, Shape, Trace, lowering_of, register
+from elm_neuro.export._lowering import Lowering, Shape, Trace, check_plain, lowering_of, register
 from elm_neuro.export._nodes import Value
 from elm_neuro.export.lowerings._chain import Chain
 
@@ -18,13 +21,20 @@ class _Face(Lowering):
 
     def core(self, module: Any) -> Any:
         """The layer whose outputs are the face's."""
-        return module.core if module.spiking else module.core.core
+        if module.spiking:
+            return module.core
+        check_plain(module.core, SpikingELM, "core")
+        return module.core.core
 
     def input_shape(self, module: Any) -> Shape | None:
         return lowering_of(self.core(module), "core").input_shape(self.core(module))
 
     def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        return lowering_of(self.core(module), "core").lower(graph, self.core(module), x)
+        y = lowering_of(self.core(module), "core").lower(graph, self.core(module), x)
+        if len(y.shape) < 2:
+            return y
+        flat = graph.add("Reshape", y.name, graph.integers(*[0] * y.lead, math.prod(y.shape)))
+        return replace(y, name=flat, shape=(math.prod(y.shape),))
 
     def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
         return lowering_of(self.core(module)).run(_BatchFirst(module, self.core(module)), x, trace)
@@ -32,6 +42,8 @@ class _Face(Lowering):
 
 class _BatchFirst(nn.Module):
     """A face that is called as the layer it stands for; all else that is asked of it is that layer's."""
+
+    is_cell = False
 
     def __init__(self, face: Any, layer: Any) -> None:
         super().__init__()
@@ -58,8 +70,8 @@ class _BatchFirst(nn.Module):
         return y, type(state)(*after[: len(state)])
 
 
-register("elm_neuro.adapters.norse._Layer", _Face())
-register("elm_neuro.adapters.norse._Cell", _Face())
+register("elm_neuro.adapters.norse.Layer", _Face())
+register("elm_neuro.adapters.norse.Cell", _Face())
 register(
     "norse.torch.module.sequential.SequentialState",
     Chain(lambda module: dict(module.named_children()), callable_whole=False),

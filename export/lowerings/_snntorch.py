@@ -11,14 +11,32 @@ from torch import Tensor
 from elm_neuro.export._graph import Graph
 from elm_neuro.export._lowering import Lowering, Shape, Trace, lowering_of, register
 from elm_neuro.export._nodes import ExportError, Value
-from elm_neuro.export.lowerings._spiking import core_scope, fire
+from elm_neuro.export.lowerings._spiking import core_scope, emits_spikes, fire
 
 
 class _Face(Lowering):
-    """A face: it holds its states in buffers or is given them, and takes a step (batch, input_size)."""
+    """A face of any layer: one that spikes by itself, or one behind a threshold, whose reset goes by the last membrane.
+
+    It holds its states in buffers or is given them, and takes steps (batch, input_size).
+    """
 
     def input_shape(self, module: Any) -> Shape | None:
         return lowering_of(module.core, "core").input_shape(module.core)
+
+    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
+        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition)):
+            if not plain:
+                raise ExportError(
+                    f"{name} must be off to be exported, got {getattr(module, name)!r} in {type(module).__name__}"
+                )
+        lowering = lowering_of(module.core, "core")
+        if emits_spikes(module.core):
+            y = lowering.lower(graph, module.core, x)
+            factor = graph.constant("graded_factor", module.graded_spikes_factor)
+            return replace(y, name=graph.add("Mul", y.name, factor))
+        with graph.scope(core_scope(module.core)):
+            y = lowering.lower(graph, module.core, x)
+        return fire(graph, y, module.threshold, module.graded_spikes_factor, reset=module.reset_mechanism, state="mem")
 
     def step(self, module: Any, x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The module itself, of which this is the check's own copy: states go in and out by its buffers."""
@@ -28,65 +46,39 @@ class _Face(Lowering):
         spikes: Tensor = module(x_t)
         return spikes, tuple(getattr(module, name) for name in module.state_names)
 
-
-class _ELM(_Face):
-    """The face of a layer whose readout fires; the reset goes by the last membrane."""
-
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        for name, plain in (("state_quant", not module.state_quant), ("inhibition", not module.inhibition)):
-            if not plain:
-                raise ExportError(
-                    f"{name} must be off to be exported, got {getattr(module, name)!r} in {type(module).__name__}"
-                )
-        with graph.scope(core_scope(module.core)):
-            y = lowering_of(module.core, "core").lower(graph, module.core, x)
-        return fire(graph, y, module.threshold, module.graded_spikes_factor, reset=module.reset_mechanism, state="mem")
-
     def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        batch, margin = x.shape[0], trace.margin
-        with trace.scope(core_scope(module.core)):
-            inner = trace.before(module.core.initial_state(batch))
-        states = (*inner, trace.get("mem", batch, *module.output_shape, like=inner[0]))
-        spikes, membranes = [], []
-        for x_t in x.unbind(1):
-            spikes_t, states = self.step(module, x_t, states)
-            spikes.append(spikes_t.to(x.dtype))
-            membranes.append(states[-1])
-        v = torch.stack(membranes, dim=1)
-        trace.fired(v - module.threshold)
-        with trace.scope(core_scope(module.core)):  # spikes do not come back to it
-            trace.keep(margin=margin, **dict(zip(inner._fields, states, strict=False)))
-        trace.keep(mem=states[-1])
-        trace.extra("v", v, margin=margin if module.reset_mechanism == "none" else trace.margin)
+        core, margin, emits = module.core, trace.margin, emits_spikes(module.core)
+        scope = "" if emits else core_scope(core)
+        with trace.scope(scope):
+            inner = trace.before(core.initial_state(x.shape[0]))
+        states = tuple(inner[place] for place in module._order)
+        if not emits:
+            states = (*states, trace.get("mem", x.shape[0], *module.output_shape, like=inner[0]))
+        spikes, distances, membranes = [], [], []
+        with trace.watching(module) as seen:
+            for x_t in x.unbind(1):
+                seen.clear()
+                spikes_t, states = self.step(module, x_t, states)
+                spikes.append(spikes_t.to(x.dtype))
+                membranes.append(states[-1])
+                distances.append(seen[-1] if emits and seen else states[-1] - module.threshold)
+        trace.fired(torch.stack(distances, dim=1))
+        after = dict(zip(inner._fields, module._core_state(states), strict=True))
+        with trace.scope(scope):  # spikes of a threshold do not come back to the layer before it
+            trace.keep(margin=None if emits else margin, **after)
+        if not emits:
+            trace.keep(mem=states[-1])
+            free = module.reset_mechanism == "none"
+            trace.extra("v", torch.stack(membranes, dim=1), margin=margin if free else trace.margin)
         return torch.stack(spikes, dim=1)
 
 
-class _ELMSequence(_ELM):
-    """The same, but the module takes sequences (time, batch, input_size)."""
+class _Sequence(_Face):
+    """The same, of which the module takes sequences (time, batch, input_size)."""
 
     def step(self, module: Any, x_t: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         spikes, after = super().step(module, x_t[None], states)
         return spikes[0], after
-
-
-class _ALIF(_Face):
-    def lower(self, graph: Graph, module: Any, x: Value) -> Value:
-        spikes = lowering_of(module.core, "core").lower(graph, module.core, x)
-        factor = graph.constant("graded_factor", module.graded_spikes_factor)
-        return replace(spikes, name=graph.add("Mul", spikes.name, factor))
-
-    def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
-        before = trace.before(module.core.initial_state(x.shape[0]))
-        states: tuple[Tensor, ...] = (before.s, before.a, before.v)
-        spikes, distances = [], []
-        with trace.watching(module) as seen:
-            for x_t in x.unbind(1):
-                spikes_t, states = self.step(module, x_t, states)
-                spikes.append(spikes_t)
-                distances.append(seen[-1])
-        trace.fired(torch.stack(distances, dim=1))
-        trace.keep(s=states[0], a=states[1], v=states[2])
-        return torch.stack(spikes, dim=1)
 
 
 class _Leaky(Lowering):
@@ -142,7 +134,9 @@ class _Leaky(Lowering):
         return torch.stack(spikes, dim=1)
 
 
+_FACES = "elm_neuro.adapters.snntorch"
+
 register("snntorch._neurons.leaky.Leaky", _Leaky())
-register("elm_neuro.adapters.snntorch.ELM", _ELM())
-register("elm_neuro.adapters.snntorch.ELMSequence", _ELMSequence())
-register("elm_neuro.adapters.snntorch.ALIF", _ALIF())
+for _name in ("Cell", "ELM", "ALIF"):
+    register(f"{_FACES}.{_name}", _Face())
+register(f"{_FACES}.Layer", _Sequence())

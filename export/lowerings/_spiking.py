@@ -22,6 +22,11 @@ def core_scope(core: Any) -> str:
     return "core" if TAKEN & set(core.state_type._fields) else ""
 
 
+def emits_spikes(layer: Any) -> bool:
+    """Whether what a layer gives is spikes already."""
+    return bool(getattr(layer, "emits_spikes", False))
+
+
 class _SpikingELM(Lowering):
     """A layer whose readout fires, with or without reset."""
 
@@ -42,8 +47,9 @@ class _SpikingELM(Lowering):
         zeros = module.initial_state(x.shape[0])
         with trace.scope(core):
             inner = trace.before(module.core.initial_state(x.shape[0]))
-        own = {name: trace.get(name, *getattr(zeros, name).shape, like=getattr(zeros, name)) for name in ("v", "s")}
-        before = type(zeros)(*inner, **own)
+        before = type(zeros)(
+            *inner, *(trace.get(name, *zeros[i].shape, like=zeros[i]) for name, i in (("v", -2), ("s", -1)))
+        )
         y, margin = None, trace.margin
         if not trace.watched:
             y, after = self.call(module, x, before)

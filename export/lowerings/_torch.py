@@ -25,7 +25,7 @@ class _Linear(Stateless):
 
     def lower(self, graph: Graph, module: nn.Linear, x: Value) -> Value:
         y = graph.linear("linear", x.name, module.weight, module.bias, matrix=x.time is None and len(x.shape) == 1)
-        return replace(x, name=y, shape=(*x.shape[:-1], module.out_features))
+        return replace(x, name=y, shape=(*x.shape[:-1], module.out_features), spikes=False)
 
 
 class Pointwise(Stateless):
@@ -43,7 +43,7 @@ class Pointwise(Stateless):
                 "module must be in evaluation mode where it drops inputs, got "
                 f"{type(module).__name__} in training: call module.eval()"
             )
-        return replace(x, name=graph.activated(x.name, self.activation))
+        return replace(x, name=graph.activated(x.name, self.activation), spikes=False)
 
 
 register(nn.Linear, _Linear())

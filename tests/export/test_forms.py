@@ -4,6 +4,7 @@ paper's equations.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,13 @@ def test_lower_precision_is_in_the_matrices_alone_and_costs_what_the_report_says
     neuron, path = small(), tmp_path / "neuron.onnx"
     options = {"form": form, "num_steps": 20 if form == "unrolled" else None}
     exact = export.to_onnx(neuron, tmp_path / "exact.onnx", **options)
-    report = export.to_onnx(neuron, path, precision=precision, **options)
+    on_cpu: Any = nullcontext()
+    if precision == "bfloat16":
+        on_cpu = pytest.warns(UserWarning, match="bfloat16 products, which onnxruntime's CPU provider cannot load")
+    with on_cpu:
+        report = export.to_onnx(neuron, path, precision=precision, **options)
     assert report.precision == precision
-    assert 100 * exact.errors["y"] < report.errors["y"] <= report.tolerances["y"]
+    assert 10 * exact.errors["y"] < report.errors["y"] <= report.tolerances["y"]
     assert report == export.verify(path, neuron)
     model = onnx.load(str(path))
     assert all(

@@ -262,18 +262,32 @@ def test_norse_faces_spike_alike(tmp_path: Path, form: str) -> None:
     torch.testing.assert_close(spikes_of(tmp_path / "net.onnx", x)["y"], expected.transpose(0, 1))
 
 
-def test_spikes_near_their_threshold_are_counted_not_compared(tmp_path: Path) -> None:
+def test_a_model_of_which_no_spike_can_be_compared_is_refused(tmp_path: Path) -> None:
     """A readout that is exactly its threshold: rounding decides."""
     neuron = SpikingELM(ELM(3, 1, num_memory=2), threshold=0.0)
     with torch.no_grad():
         neuron.core.cell.w_y.weight.zero_()
         neuron.core.cell.w_y.bias.zero_()
-    report = export.to_onnx(neuron, tmp_path / "neuron.onnx")
-    assert report.num_undecided == report.num_steps > 0
-    assert report.errors["y"] == 0.0
+    with pytest.raises(
+        export.ExportError, match=r"y must be compared at 10 steps or more, got 0 of \d+: at the others"
+    ):
+        export.to_onnx(neuron, tmp_path / "neuron.onnx")
     with torch.no_grad():
         neuron.core.cell.w_y.bias.fill_(1.0)
-    assert export.to_onnx(neuron, tmp_path / "neuron.onnx").num_undecided == 0
+    report = export.to_onnx(neuron, tmp_path / "neuron.onnx")
+    assert report.num_undecided == 0
+    assert report.compared["y"] == report.num_steps > 0
+
+
+def test_the_report_says_how_much_was_compared_and_which_layers_were_silent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loud, silent = LIF(6, 40), LIF(40, 3)
+    with torch.no_grad():
+        silent.cell.weight.zero_()
+    net = nn.Sequential(loud, silent)
+    report = export.to_onnx(net, tmp_path / "net.onnx", form="sequence")
+    assert report.silent == ("1",)
+    assert report.compared["y"] == 3 * (report.num_steps - report.num_undecided)
 
 
 def test_a_wrong_threshold_is_found_out(tmp_path: Path) -> None:

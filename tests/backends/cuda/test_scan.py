@@ -14,7 +14,7 @@ from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.backends.cuda import _driver, _memory, _plans
 from elm_neuro.backends.elm import _cuda
 from tests.backends.cuda.fake_driver import FakeDriver
-from tests.backends.test_backends import cases, everything
+from tests.backends.equal_cases import cases, everything
 from tests.tolerances import assert_close
 
 FEW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
