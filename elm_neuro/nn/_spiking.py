@@ -259,7 +259,7 @@ class SpikeOutput(nn.Module):
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
 
 
-def _forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
+def forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
     """The core's way to fire inside its own pass, where it has one that its call would not differ from.
 
     It does differ where someone hangs a hook on the core or gives it another forward.
@@ -384,7 +384,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
         rule = self.output.rule if type(self.output) is SpikeOutput and not _has_hooks(self.output) else None
-        inside = None if rule is None or torch.compiler.is_compiling() else _forward_spiking(self.core)
+        inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
         if rule is not None and inside is not None:
             inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
             s_all, v_all, inner = inside(x, inner, lengths, rule)

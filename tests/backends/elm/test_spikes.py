@@ -166,7 +166,7 @@ def test_a_spiking_layer_is_its_core_and_its_output_one_after_the_other(
     outcomes = []
     for inside in (True, False):
         if not inside:
-            monkeypatch.setattr("elm_neuro.nn._spiking._forward_spiking", lambda core: None)
+            monkeypatch.setattr("elm_neuro.nn._spiking.forward_spiking", lambda core: None)
         spikes, state = layer(x, None, lengths)
         spikes, state = layer(x, state)
         layer.zero_grad()
