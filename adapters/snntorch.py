@@ -21,12 +21,12 @@ from elm_neuro.adapters._snntorch_patch import patch, reset
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer
-from elm_neuro.nn._spiking import forward_spiking
+from elm_neuro.nn._layer import AnyLayer, forward_spiking
 
 __all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
 
@@ -255,9 +255,12 @@ class Layer(Cell):
         return self.fire(readout), readout, inner
 
     def _way_to_fire_inside(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
-        """The core's own pass with a threshold in it, where a spike depends on its readout alone."""
-        plain = self.reset_mechanism == "none" and not self.inhibition and not self._emits
-        return forward_spiking(self.core) if plain and not torch.compiler.is_compiling() else None
+        """The core's own pass with a threshold in it, where a spike depends on its readout alone and nobody has changed
+        how it fires.
+        """
+        plain = self.reset_mechanism == "none" and not self.inhibition and not torch.compiler.is_compiling()
+        ours = type(self.spike_grad) in SURROGATES.values() and type(self).fire is Cell.fire
+        return forward_spiking(self.core) if plain and ours else None
 
     def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
         """Size of the batch of a sequence that has the right shape."""

@@ -17,6 +17,7 @@ file, and measures nothing of use.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import pickle
 import pickletools
@@ -96,9 +97,9 @@ def made_up(path: Path) -> None:
     }
     one["somaVoltageLowRes"] = rng.normal(-70, 3, steps).astype(np.float16)
     params = {"totalSimDurationInSec": 6, "allSegmentsType": ["basal"] * 639}
-    path.write_bytes(
-        pickle.dumps({"Params": params, "Results": {"listOfSingleSimulationDicts": [one] * BATCH_SIZE}}, protocol=4)
-    )
+    simulations = [copy.deepcopy(one) for _ in range(BATCH_SIZE)]  # each holds its own voltages, as in a real file
+    whole = {"Params": params, "Results": {"listOfSingleSimulationDicts": simulations}}
+    path.write_bytes(pickle.dumps(whole, protocol=4))
 
 
 def child(what: str, source: str, target: str) -> None:

@@ -60,9 +60,8 @@ def main() -> None:
         scores = dict(
             zip([(name, tuned, tuple(fold)) for name, tuned, fold, _ in jobs], pool.imap(validate, jobs), strict=True)
         )
-    table = Table(
-        title=f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
-    )
+    run = f"mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
+    table = Table(title=f"Accuracy on held-out training speakers, {run}")
     for column in (*grid, MIXED, CONTROL):
         table.add_column(column, justify="right")
     mean = {

@@ -1,4 +1,4 @@
-"""The commands fit, test, predict and recipes, as a user calls them; in this process, because importing Lightning takes seconds."""
+"""The commands fit, test, predict and recipes, in this process, because importing Lightning takes seconds."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def info_table(networks: Mapping[str, tuple[nn.Module, float | None]]) -> Table:
 class SaveNeuron(Callback):
     """Writes the neuron into a folder, as `save_pretrained` does, whenever the loss on validation is the lowest so far.
 
-    ``elm-neuro neuronio eval --model FOLDER`` reads it. Networks of a kind that `save_pretrained` does not know are left
-    alone.
+    ``elm-neuro neuronio eval --model FOLDER`` reads it. Networks of a kind that `save_pretrained` does not know are
+    left alone.
 
     Args:
         folder: made where it is missing.
