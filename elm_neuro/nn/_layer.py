@@ -186,4 +186,6 @@ def _missing(module: object) -> list[str]:
     if type(module).forward is nn.Module.forward:
         return [*missing, "forward"]
     keywords = inspect.signature(type(module).forward).parameters
+    if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in keywords.values()):
+        return missing  # it hands on what it is given
     return missing + [f"{keyword} in forward" for keyword in FORWARD if keyword not in keywords]
