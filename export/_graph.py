@@ -96,17 +96,21 @@ class Graph(Filters):
             product = self.add("MatMul", x, w)
         else:
             self.halves.add(w)
-            product = self.add("Cast", self.add("MatMul", self._half(x, half), w), to=self.kind)
+            product = self._half_product(x, w, half)
         return product if added is None else self.add("Add", product, added)
 
-    def _half(self, x: str, half: int) -> str:
-        """`x` in a lower precision; a transposition comes after that, for onnxruntime's fusion of a Transpose, a Cast and
-        a MatMul puts nodes in their place for which its CUDA provider has no kernel.
+    def _half_product(self, x: str, w: str, half: int) -> str:
+        """``x @ w`` in a lower precision.
+
+        Where a Transpose leaves the last axis in the matrix, onnxruntime fuses it with the Cast and the MatMul behind
+        it, by nodes for which its CUDA provider has no kernel and its CPU provider may crash: an axis that comes and
+        goes keeps them apart.
         """
-        if x not in self.transposed:
-            return self.add("Cast", x, to=half)
-        before, perm = self.transposed[x]
-        return self.add("Transpose", self.add("Cast", before, to=half), perm=perm)
+        perm = self.transposed.get(x, [])
+        apart = len(perm) > 1 and perm.index(len(perm) - 1) >= len(perm) - 2
+        x = self.add("Unsqueeze", x, self.integers(0)) if apart else x
+        product = self.add("Cast", self.add("MatMul", self.add("Cast", x, to=half), w), to=self.kind)
+        return self.add("Squeeze", product, self.integers(0)) if apart else product
 
     def _matrix(self, name: str, weight: Tensor) -> str:
         """A matrix ([num_neuron,] in, out); as int8 it has one scale an output, and a runtime unpacks it when it loads
