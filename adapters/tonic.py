@@ -13,12 +13,13 @@ transforms, caches and collation.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import socket
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elm_neuro import __version__, datasets
+from elm_neuro import datasets
+from elm_neuro.adapters._tonic_items import Face
 from elm_neuro.datasets import (
     ChannelDrop,
     ChannelJitter,
@@ -43,7 +45,6 @@ from elm_neuro.datasets import (
     UpstreamPairing,
     fingerprint,
     read_shd,
-    sample_key,
 )
 from elm_neuro.datasets.shd._files import KEYS
 
@@ -77,69 +78,11 @@ __all__ = [
 ]
 
 Source = str | os.PathLike[str] | SpikeRecordings | SpokenDigits
-OURS = (
-    ChannelDrop,
-    ChannelJitter,
-    EventDrop,
-    InputDropout,
-    PoolChannels,
-    TimeJitter,
-    TimeWarp,
-    ToRaster,
-)  # which take no events, too
+DEADLINE = 60.0  # seconds without a byte after which a download is given up
 DOWNLOAD_FAILS = (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile)
 
 
-class _Face:
-    """What a tonic data set does with one item: events or a raster, then the transforms, which draw from (seed, epoch,
-    index).
-    """
-
-    dtype = np.dtype([("t", int), ("x", int), ("p", int)])
-    ordering = dtype.names
-
-    def __init__(
-        self,
-        raster: ToRaster | None,
-        transform: Callable[[Any], Any] | None,
-        target_transform: Callable[[Any], Any] | None,
-        transforms: Callable[[Any, Any], Any] | None,
-    ) -> None:
-        self.transform, self.target_transform, self.transforms = transform, target_transform, transforms
-        self._raster = raster
-
-    def _item(
-        self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool
-    ) -> tuple[Any, Any]:
-        data: Any = np.empty(times.size, dtype=self.dtype)
-        data["t"], data["x"], data["p"] = times, units, 1
-        label: Any = target
-        if self._raster is not None:
-            data = self._raster(data)
-        with sample_key(epoch, index, training=training):
-            if self.transform is not None:
-                data = _apply(self.transform, data)
-            if self.target_transform is not None:
-                label = self.target_transform(label)
-            if self.transforms is not None:
-                data, label = self.transforms(data, label)
-        return data, label
-
-    def _cache_path(self, folder: str | os.PathLike[str], name: str, *content: Any) -> str:
-        settings = [
-            repr(part)
-            for part in (__version__, *content, self._raster, self.transform, self.target_transform, self.transforms)
-        ]
-        for setting in settings:
-            if " at 0x" in setting and not name:
-                raise ValueError(
-                    f"name must stand for transforms whose repr does not tell their settings, got name='' and {setting}"
-                )
-        settings = [re.sub(r" at 0x[0-9a-f]+", "", setting, flags=re.IGNORECASE) for setting in settings]
-        return os.path.join(os.fspath(folder), hashlib.sha256("\n".join([name, *settings]).encode()).hexdigest()[:32])
-
-
-class SHDAdding(_Face):
+class SHDAdding(Face):
     """SHD-Adding as a tonic data set: item ``i`` is (events or raster, sum of two spoken digits).
 
     `elm_neuro.datasets.SHDAdding` says what the lists are, the fixed protocol v1 and the authors'. The second digit's
@@ -149,10 +92,10 @@ class SHDAdding(_Face):
     All spikes are read once, into flat arrays; workers that are forked share them, spawned ones get a copy.
 
     Args:
-        source: a folder ``save_to`` as in tonic, where tonic's SHD lies or is downloaded to; or an SHD-format file,
+        source: a folder as tonic's ``save_to``, where its SHD lies or is downloaded to; or an SHD-format file,
             recordings, or `SpokenDigits`: the training set.
         test_source: the test set, unless `source` is a folder; None holds speakers of `source` out for testing.
-        split: "train", "validation" or "test".
+        split: "train", "validation" or "test"; None goes by `train`.
         num_samples: number of pairs; None is the protocol's.
         seed: of the pairs.
         speakers: "all", "seen" or "heldout".
@@ -164,6 +107,8 @@ class SHDAdding(_Face):
         transform: called with events or raster.
         target_transform: called with the target.
         transforms: called with both.
+        save_to: in place of `source`, as in tonic: the folder.
+        train: in place of `split`, as in tonic: True is "train", False "test".
 
     Raises:
         FileNotFoundError: the files of SHD are not there and cannot be downloaded; the message says where to put them.
@@ -174,10 +119,10 @@ class SHDAdding(_Face):
 
     def __init__(
         self,
-        source: Source,
+        source: Source | None = None,
         test_source: Source | None = None,
         *,
-        split: Literal["train", "validation", "test"] = "train",
+        split: Literal["train", "validation", "test"] | None = None,
         num_samples: int | None = None,
         seed: int = 0,
         speakers: Literal["all", "seen", "heldout"] = "all",
@@ -187,8 +132,14 @@ class SHDAdding(_Face):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         transforms: Callable[[Any, Any], Any] | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        train: bool | None = None,
     ) -> None:
-        if isinstance(source, str | os.PathLike) and _is_folder(source):
+        source = _one_source(source, save_to)
+        split = split or ("test" if train is False else "train")
+        if train is not None and train is (split == "test"):
+            raise ValueError(f"train must be {split != 'test'} for the {split} list, got {train}")
+        if isinstance(source, str | os.PathLike) and (save_to is not None or _is_folder(source)):
             if test_source is not None:
                 raise ValueError(
                     f"test_source must be None where source is a folder, got source={os.fspath(source)!r} and a "
@@ -211,9 +162,7 @@ class SHDAdding(_Face):
         num_channels = self.core.recordings.num_channels
         if raster is not None:
             raster = replace(raster, duration_us=2 * self.core.digit_us, num_channels=num_channels)
-        super().__init__(raster, transform, target_transform, transforms)
-        self.sensor_size = (num_channels, 1, 1)
-        self._cached = False
+        super().__init__(num_channels, raster, transform, target_transform, transforms)
 
     @property
     def fingerprint(self) -> str:
@@ -241,31 +190,27 @@ class SHDAdding(_Face):
         """Move a training list, and the draws of all transforms, on to `epoch`.
 
         Raises:
-            ValueError: `epoch` is out of range, or a cache was made of this epoch by `cache_path`.
+            ValueError: `epoch` is out of range, or a cache was made of this epoch by `cache_path`. Of a
+                ``MemoryCachedDataset`` of this epoch a warning tells.
         """
-        if self._cached and epoch != self.core.epoch:
-            raise ValueError(
-                f"epoch must stay {self.core.epoch}, of which cache_path made a cache, got {epoch}; cache a new data "
-                "set"
-            )
+        if self.core.split == "train":
+            self.leave_epoch(self.core.epoch, epoch)
         self.core.set_epoch(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
         """A folder in `folder` that is this list's, epoch's and these transforms' alone, for
         ``tonic.DiskCachedDataset``.
 
-        Transforms tell their settings by their repr, as tonic's and this package's do. For others, such as functions,
-        `name` must stand: change it when they change. A cache holds one epoch's pairs and draws: after this call
-        `set_epoch` refuses another one, a ``MemoryCachedDataset`` must be made anew. Augment behind the cache, by its
-        own ``transform``.
+        Hashed is what the transforms hold: numbers, arrays, tensors, modules with their weights. For what cannot be
+        looked into, such as functions, `name` must stand: change it when they change, and when the code of a class
+        does. A cache holds one epoch's pairs and draws: after this call `set_epoch` refuses another one. Augment behind
+        the cache, by its own ``transform``.
 
         Raises:
-            ValueError: the repr of a transform is an address, and `name` is empty.
+            ValueError: a transform is a function or the like, and `name` is empty.
         """
         content = fingerprint(self.core.recordings, self.pairs, self.core.digit_us)
-        path = self._cache_path(folder, name, "SHDAdding", content, self.core.split, self.core.epoch)
-        self._cached = True
-        return path
+        return self.folder_of(folder, name, "SHDAdding", content, self.core.split, self.core.epoch)
 
     def __len__(self) -> int:
         return len(self.core)
@@ -274,7 +219,7 @@ class SHDAdding(_Face):
         times, units = self.core.sample(index)
         index = int(index) % len(self)
         target = (self.core.recordings.labels[self.pairs[index]] % 10).sum()
-        return self._item(times, units, target, self.core.epoch, index, self.core.split == "train")
+        return self.item(times, units, target, self.core.epoch, index, self.core.split == "train")
 
     def __repr__(self) -> str:
         return (
@@ -283,17 +228,18 @@ class SHDAdding(_Face):
         )
 
 
-class SHD(_Face):
+class SHD(Face):
     """The single digits as a tonic data set, as tonic's SHD but read once: item ``i`` is (events or raster, label).
 
     Args:
-        source: a folder ``save_to`` as in tonic, an SHD-format file, recordings, or `SpokenDigits`.
+        source: a folder as tonic's ``save_to``, an SHD-format file, recordings, or `SpokenDigits`.
         train: which of the two files, where `source` is a folder; whether `InputDropout` is on, in any case.
-        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of the first second, of that
-            step.
         transform: called with events or raster.
         target_transform: called with the label.
+        bin_us: None emits events; a number of microseconds emits rasters (time, channel) of the first second, of that
+            step.
         transforms: called with both.
+        save_to: in place of `source`, as in tonic: the folder.
 
     Raises:
         FileNotFoundError: the file is not there and cannot be downloaded; the message says where to put it.
@@ -310,27 +256,35 @@ class SHD(_Face):
 
     def __init__(
         self,
-        source: Source,
-        *,
+        source: Source | None = None,
         train: bool = True,
-        bin_us: int | None = None,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
+        *,
+        bin_us: int | None = None,
         transforms: Callable[[Any, Any], Any] | None = None,
+        save_to: str | os.PathLike[str] | None = None,
     ) -> None:
+        source = _one_source(source, save_to)
         if isinstance(source, str | os.PathLike):
-            source = read_shd(_file_of_tonic(source, train=train, needed=True) if _is_folder(source) else source)
+            inside = save_to is not None or _is_folder(source)
+            source = read_shd(_file_of_tonic(source, train=train, needed=True) if inside else source)
         self.recordings = source.recordings() if isinstance(source, SpokenDigits) else source
         self.train = train
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that live on see a new epoch
         num_channels = self.recordings.num_channels
         super().__init__(
+            num_channels,
             None if bin_us is None else ToRaster(bin_us=bin_us, num_channels=num_channels),
             transform,
             target_transform,
             transforms,
         )
-        self.sensor_size = (num_channels, 1, 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every spike, label and speaker: what a paper cites."""
+        return self.recordings.fingerprint()
 
     @property
     def speakers(self) -> NDArray[np.int64]:
@@ -343,18 +297,22 @@ class SHD(_Face):
         return self.recordings.labels
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the draws of all transforms on to `epoch`, not negative: call it before each epoch of training."""
+        """Move the draws of all transforms on to `epoch`, not negative: call it before each epoch of training.
+
+        Raises:
+            ValueError: `epoch` is negative, or a cache was made of this epoch by `cache_path`. Of a
+                ``MemoryCachedDataset`` of this epoch a warning tells.
+        """
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
+        self.leave_epoch(int(self._epoch), epoch)
         self._epoch.fill_(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
         """A folder in `folder` that is these recordings', this epoch's and these transforms' alone; as
         `SHDAdding.cache_path`.
         """
-        arrays = (self.recordings.times, self.recordings.units, self.recordings.indptr, self.recordings.labels)
-        content = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
-        return self._cache_path(folder, name, "SHD", content, self.train, int(self._epoch))
+        return self.folder_of(folder, name, "SHD", self.fingerprint, self.train, int(self._epoch))
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -362,22 +320,18 @@ class SHD(_Face):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         times, units = self.recordings.sample(index)
         index = int(index) % len(self)
-        return self._item(times, units, self.recordings.labels[index], int(self._epoch), index, self.train)
+        return self.item(times, units, self.recordings.labels[index], int(self._epoch), index, self.train)
 
     def __repr__(self) -> str:
         return f"SHD(num_items={len(self)}, train={self.train})"
 
 
-def _apply(transform: Callable[[Any], Any], data: Any) -> Any:
-    """Call `transform`, also on a sample without a spike, at which tonic's Compose stops, so that no raster would come
-    out.
-    """
-    if len(data) or not isinstance(transform, tonic.transforms.Compose):
-        return transform(data)
-    for part in transform.transforms:
-        if len(data) or isinstance(part, (*OURS, tonic.transforms.Compose)):
-            data = _apply(part, data)
-    return data
+def _one_source(source: Source | None, save_to: str | os.PathLike[str] | None) -> Source:
+    if source is not None and save_to is not None:
+        raise TypeError(f"source must be None where save_to is given, got {source!r} and save_to={save_to!r}")
+    if (one := save_to if source is None else source) is None:
+        raise TypeError("source must be given, or save_to in its place, got neither")
+    return one
 
 
 def _is_folder(source: str | os.PathLike[str]) -> bool:
@@ -392,6 +346,8 @@ def _file_of_tonic(save_to: str | os.PathLike[str], *, train: bool, needed: bool
     path = Path(save_to).expanduser() / "SHD" / archive.removesuffix(".zip")
     if path.is_file() or not needed:
         return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DEADLINE)  # tonic sets none: a server that says nothing would be waited for without end
     try:
         host(save_to=os.fspath(save_to), train=train)
     except DOWNLOAD_FAILS as error:
@@ -400,4 +356,6 @@ def _file_of_tonic(save_to: str | os.PathLike[str], *, train: bool, needed: bool
             f"{os.fspath(save_to)}: {error}. "
             f"Download {host.base_url}{archive} by other means and unpack it to {path}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
     return path

@@ -39,8 +39,8 @@ from torch.nn import functional as F
 import elm_neuro
 from elm_neuro import ELM, backends
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, read_shd
-from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification
-from elm_neuro.training.loop._quiet import quiet
+from elm_neuro.files import write_whole
+from elm_neuro.training import Binning, SequenceClassifier, SHDAddingDataModule, SpikeClassification, quiet
 
 BIN_MS, DROPOUT, LEARNING_RATE = 10.0, 0.5, 5e-3
 WAITING = "[_TrainingEpochLoop].train_dataloader_next"  # Lightning's name of the wait for a batch
@@ -147,13 +147,13 @@ def main() -> None:
         runs["authors' loop"] = lambda: theirs(
             upstream_twin(upstream, make_neuron()), authors_loader(args.upstream, recordings, updates)
         )
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    results_of: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):  # the first warms up
         for name, run in runs.items():
             with quiet():
                 result = run()
             if repeat or args.smoke:
-                found[name].append(result)
+                results_of[name].append(result)
     pairs = updates * BATCH_SIZE
     settings = (
         f"torch {torch.__version__}, lightning {lightning.__version__}, {platform.machine()}, {args.threads} thread(s)"
@@ -165,7 +165,7 @@ def main() -> None:
         "waits for data",
         title=f"SHD-Adding, ELM 700 -> 100, batches of {BATCH_SIZE}, 10 ms; {settings}",
     )
-    for name, results in found.items():
+    for name, results in results_of.items():
         rates = [pairs / result["seconds"] for result in results]
         share = statistics.median(result["waiting"] for result in results)
         table.add_row(name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{share:.1%}")
@@ -176,9 +176,9 @@ def main() -> None:
             "elm_neuro": elm_neuro.__version__,
             "digits": str(args.file or digits),
             "pairs": pairs,
-            "runs": found,
+            "runs": results_of,
         }
-        args.json.write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+        write_whole({args.json: json.dumps(words, indent=1).encode() + b"\n"})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ file, and measures nothing of use.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import pickle
 import pickletools
@@ -40,6 +41,7 @@ from rich.table import Table
 from elm_neuro import BranchELM
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulations
 from elm_neuro.datasets.neuronio._convert import convert_file
+from elm_neuro.files import write_whole
 from elm_neuro.training import neuronio_loss
 
 BATCH_SIZE = 8
@@ -95,9 +97,9 @@ def made_up(path: Path) -> None:
     }
     one["somaVoltageLowRes"] = rng.normal(-70, 3, steps).astype(np.float16)
     params = {"totalSimDurationInSec": 6, "allSegmentsType": ["basal"] * 639}
-    path.write_bytes(
-        pickle.dumps({"Params": params, "Results": {"listOfSingleSimulationDicts": [one] * BATCH_SIZE}}, protocol=4)
-    )
+    simulations = [copy.deepcopy(one) for _ in range(BATCH_SIZE)]  # each holds its own voltages, as in a real file
+    whole = {"Params": params, "Results": {"listOfSingleSimulationDicts": simulations}}
+    path.write_bytes(pickle.dumps(whole, protocol=4))
 
 
 def child(what: str, source: str, target: str) -> None:
@@ -180,7 +182,7 @@ def main() -> None:
         parser.error("--file must name a NeuronIO simulation file, or give --smoke")
     torch.set_num_threads(args.threads)
     repeats, seconds = (1, 0.1) if args.smoke else (args.repeats, 2.0)
-    found: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "full" / "sim__full_size.p"
         file.parent.mkdir()
@@ -205,7 +207,7 @@ def main() -> None:
                     subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
                 )
                 for key, value in result.items():
-                    found.setdefault(f"{side}: read, {key}", []).append(value)
+                    measured.setdefault(f"{side}: read, {key}", []).append(value)
         (name,) = convert_neuronio([file], f"{folder}/converted")
         path = Path(folder) / "converted" / name
         events, int8 = (NeuronIODataset([path], num_windows=1 << 20, output=output) for output in ("events", "int8"))
@@ -232,24 +234,25 @@ def main() -> None:
             runs["theirs: windows/s"], runs["theirs: trained windows/s"] = theirs.batch, train_theirs
         for _ in range(repeats):
             for what, run in runs.items():
-                found.setdefault(what, []).append(
+                measured.setdefault(what, []).append(
                     BATCH_SIZE * rate(run, seconds if "trained" not in what else 2 * seconds)
                 )
         simulations = open_simulations(path)
-    share = statistics.median(found["ours: trained windows/s"]) / statistics.median(found["ours: windows/s, events"])
+    share = statistics.median(measured["ours: trained windows/s"]) / statistics.median(
+        measured["ours: windows/s, events"]
+    )
     settings = (
         f"{simulations}, pickle of {size:.0f} MB; torch {torch.__version__}, {platform.machine()}, {args.threads} "
         "thread(s)"
     )
     table = Table("what", "median", "range", title=settings)
-    for what, values in found.items():
+    for what, values in measured.items():
         table.add_row(what, f"{statistics.median(values):.4g}", f"{min(values):.4g} to {max(values):.4g}")
     table.add_row("ours: share of loading in a training step", f"{share:.1%}", "")
     Console().print(table)
     if args.json:
-        args.json.write_text(
-            json.dumps({"settings": settings, "found": found, "share": share}, indent=1) + "\n", encoding="utf-8"
-        )
+        words = {"settings": settings, "measured": measured, "share": share}
+        write_whole({args.json: json.dumps(words, indent=1).encode() + b"\n"})
 
 
 if __name__ == "__main__":

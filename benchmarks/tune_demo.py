@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elm_neuro.demo import CONTROL, MIXED, DemoSettings, Tuned, build, data_module, quiet_trainer
-from elm_neuro.training.loop._quiet import quiet
+from elm_neuro.training import quiet
 
 GRID = {"bin_ms": [10.0, 20.0], "learning_rate": [3e-3, 1e-2, 2e-2], "input_dropout": [0.3, 0.5]}
 FOLDS = [[2, 7], [0, 9]]  # speakers held out
@@ -60,9 +60,8 @@ def main() -> None:
         scores = dict(
             zip([(name, tuned, tuple(fold)) for name, tuned, fold, _ in jobs], pool.imap(validate, jobs), strict=True)
         )
-    table = Table(
-        title=f"Accuracy on held-out training speakers, mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
-    )
+    run = f"mean of {len(FOLDS)} folds, {settings.num_epochs} epochs, seed 0"
+    table = Table(title=f"Accuracy on held-out training speakers, {run}")
     for column in (*grid, MIXED, CONTROL):
         table.add_column(column, justify="right")
     mean = {

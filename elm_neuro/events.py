@@ -128,7 +128,9 @@ class SpikeEvents:
     ) -> SpikeEvents:
         """One sample from its (time, channel, value) arrays, in any order; events from `num_steps` on are left out.
 
-        An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0.
+        An event at time `t` falls into step ``floor(t / delta_t)``: bins are half-open and start at 0. A floating time
+        below an edge by no more than its dtype's rounding, ``t * eps``, counts as on it: ``3 * delta_t`` of a simulator
+        is in step 3, though 0.3 / 0.1 is 2.999... in binary.
 
         Args:
             t: times, (num_events,), in the unit of `delta_t`, not negative. Integer times are binned exactly.
@@ -138,7 +140,8 @@ class SpikeEvents:
             num_steps: number of steps.
             num_channels: number of channels.
 
-        >>> events = SpikeEvents.from_arrays(torch.tensor([1500, 0, 999]), torch.tensor([2, 0, 1]), delta_t=1000, num_steps=2, num_channels=3)
+        >>> times, channels = torch.tensor([1500, 0, 999]), torch.tensor([2, 0, 1])
+        >>> events = SpikeEvents.from_arrays(times, channels, delta_t=1000, num_steps=2, num_channels=3)
         >>> events.to_dense()
         tensor([[[1., 1., 0.],
                  [0., 0., 1.]]])
@@ -157,14 +160,12 @@ class SpikeEvents:
             raise ValueError(
                 f"t must be finite and not negative, got {times[~((times >= 0) & (times < torch.inf))][0].item()}"
             )
-        if bool(((channels < 0) | (channels >= num_channels)).any()):
-            raise ValueError(
-                f"x must be in [0, {num_channels}), got {channels[(channels < 0) | (channels >= num_channels)][0].item()}"
-            )
+        outside = (channels < 0) | (channels >= num_channels)
+        if bool(outside.any()):
+            raise ValueError(f"x must be in [0, {num_channels}), got {channels[outside][0].item()}")
         if values is not None and bool(values.isnan().any()):
             raise ValueError(f"p must not be NaN, got {int(values.isnan().sum())} of {values.shape[0]}")
-        whole = float(delta_t).is_integer() and not times.is_floating_point()
-        step = torch.div(times, int(delta_t) if whole else delta_t, rounding_mode="floor")
+        step = _steps(times, delta_t)
         keep = step < num_steps
         step, channel = step[keep].long(), channels[keep]
         order = torch.argsort(step, stable=True)
@@ -181,7 +182,8 @@ class SpikeEvents:
         Args:
             samples: at least one, all with the same number of channels.
 
-        >>> SpikeEvents.collate([SpikeEvents.from_frames(torch.ones(1, 2, 3)), SpikeEvents.from_frames(torch.ones(2, 1, 3))])
+        >>> one, two = SpikeEvents.from_frames(torch.ones(1, 2, 3)), SpikeEvents.from_frames(torch.ones(2, 1, 3))
+        >>> SpikeEvents.collate([one, two])
         SpikeEvents(batch=3, num_steps=2, num_channels=3, num_events=12)
         """
         if not samples:
@@ -306,11 +308,14 @@ class SpikeEvents:
 
     def __repr__(self) -> str:
         batch, num_steps, num_channels = self.shape
-        return f"SpikeEvents(batch={batch}, num_steps={num_steps}, num_channels={num_channels}, num_events={self.num_events})"
+        sizes = f"batch={batch}, num_steps={num_steps}, num_channels={num_channels}"
+        return f"SpikeEvents({sizes}, num_events={self.num_events})"
 
 
 def _nonzero(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Rising positions and values of the entries that are not zero; on the CPU two float32 entries are looked at as one word."""
+    """Rising positions and values of the entries that are not zero; on the CPU two float32 entries are looked at as
+    one word.
+    """
     if flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
         position = flat.nonzero().squeeze(-1)
         return position, flat[position]
@@ -337,3 +342,12 @@ def _array(name: str, values: Array, size: int | None) -> Tensor:
 
 def _indptr(row: Tensor, num_rows: int) -> Tensor:
     return torch.nn.functional.pad(torch.bincount(row, minlength=num_rows).cumsum(0), (1, 0))
+
+
+def _steps(times: Tensor, delta_t: float) -> Tensor:
+    """Step of each time, a whole number; in float64 unless all is whole, so that no time is rounded once more."""
+    if float(delta_t).is_integer() and not times.is_floating_point():
+        return torch.div(times, int(delta_t), rounding_mode="floor")
+    eps = torch.finfo(times.dtype if times.is_floating_point() else torch.float64).eps
+    position = times.double() / delta_t
+    return (position + position * eps).floor()

@@ -10,8 +10,9 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_CONFIG_BYTES = 1 << 24
 
@@ -165,7 +166,7 @@ def _synchronise(path: Path) -> None:
         os.close(handle)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """A regular file opened for reading: a pipe or a device could keep us waiting for ever, or have no end.
 
     Raises:

@@ -28,13 +28,14 @@ from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulatio
 from elm_neuro.training import (
     Windows,
     evaluate_neuronio,
+    evaluation_remarks,
+    evaluation_table,
     neuronio_loss,
     neuronio_workings,
     predict_neuronio,
     receptive_fields,
     roc_curves,
 )
-from elm_neuro.training.neuronio._tables import evaluation_table, remarks
 
 
 def made_up_cell(file: Path, *, num_simulations: int, num_steps: int) -> None:
@@ -62,7 +63,8 @@ def made_up_cell(file: Path, *, num_simulations: int, num_steps: int) -> None:
         }
         simulations.append(one | {"somaVoltageLowRes": np.array(voltage, np.float16)})
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(pickle.dumps({"Params": {}, "Results": {"listOfSingleSimulationDicts": simulations}}, protocol=4))
+    whole = {"Params": {}, "Results": {"listOfSingleSimulationDicts": simulations}}
+    file.write_bytes(pickle.dumps(whole, protocol=4))
 
 
 def train(files: list[Path], *, steps: int, num_memory: int) -> BranchELM:
@@ -108,10 +110,10 @@ def main() -> None:
     for name, network in networks.items():
         outcome = evaluate_neuronio(network, files, num_draws=20 if args.smoke else 200)
         console.print(name, evaluation_table(outcome))
-        for line in remarks(outcome):
+        for line in evaluation_remarks(outcome):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        found = [predict_neuronio(network, open_simulations(file), Windows()) for file in files]
-        curves[name] = max(found, key=lambda one: int(one.spikes.sum()))  # the file with most spikes
+        predictions = [predict_neuronio(network, open_simulations(file), Windows()) for file in files]
+        curves[name] = max(predictions, key=lambda one: int(one.spikes.sum()))  # the file with most spikes
     liveliest = max((open_simulations(file) for file in files), key=lambda simulations: simulations.num_spikes)
     index = max(range(len(liveliest)), key=lambda i: int(liveliest.spikes(i)[:2000].sum()))
     figures = {

@@ -74,8 +74,8 @@ class Service:
                     "error": str(error),
                 }
         if ready:
-            for name, (place, _), found in zip(ready, ready.values(), self._step(ready), strict=True):
-                answers[place] = {"stream": name, **found}
+            for name, (place, _), outputs in zip(ready, ready.values(), self._step(ready), strict=True):
+                answers[place] = {"stream": name, **outputs}
         return answers if isinstance(request, list) else answers[0]
 
     def _stream(self, frame: Any, arriving: int) -> str:
@@ -275,8 +275,8 @@ def drive(neuron: Any, model: Path, *, num_stream: int, num_steps: int, provider
         from elm_neuro.checkpoints import neuronio_head
 
         y = torch.stack(neuronio_head(y), dim=-1)
-    found = np.array(records, dtype=np.float64).reshape(num_steps, num_stream, -1).transpose(1, 0, 2)
-    error = float(np.abs(found - y.double().numpy()).max() / max(1.0, float(y.abs().max())))
+    served = np.array(records, dtype=np.float64).reshape(num_steps, num_stream, -1).transpose(1, 0, 2)
+    error = float(np.abs(served - y.double().numpy()).max() / max(1.0, float(y.abs().max())))
     for kind, times in client.milliseconds.items():
         p50, p95, p99 = np.percentile(times, [50, 95, 99])
         print(

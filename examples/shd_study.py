@@ -47,9 +47,9 @@ from elm_neuro.training import (
     SpikeClassification,
     SpokenDigitsDataModule,
     num_parameters,
+    quiet,
     seed_interval,
 )
-from elm_neuro.training.loop._quiet import quiet
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]

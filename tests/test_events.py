@@ -182,3 +182,31 @@ def test_events_far_past_the_end_are_left_out() -> None:
         torch.tensor([1e30, 0.5]), torch.tensor([0, 1]), delta_t=1.0, num_steps=3, num_channels=3
     )
     assert events.num_events == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("delta_t", [0.1, 0.05, 0.3, 0.7, 1 / 3, 0.001, 2.5])
+def test_times_on_a_simulators_grid_fall_one_into_each_step(dtype: type[np.floating[Any]], delta_t: float) -> None:
+    """Multiples of a step lie just below an edge as often as just above it: half of the steps held 0 or 2 spikes."""
+    k = np.arange(1000)
+    grids = (k * delta_t, k * dtype(delta_t), np.linspace(0.0, 1000 * delta_t, 1000, endpoint=False))
+    for times in grids:
+        events = SpikeEvents.from_arrays(
+            times.astype(dtype), np.zeros(1000, int), delta_t=delta_t, num_steps=1000, num_channels=1
+        )
+        assert events.indptr.tolist() == list(range(1001))
+
+
+def test_only_what_rounding_explains_is_moved_to_the_edge() -> None:
+    below = np.array([0.3, 0.3 * (1 - 1e-14), 0.2999])
+    events = SpikeEvents.from_arrays(below, np.array([0, 1, 2]), delta_t=0.1, num_steps=4, num_channels=3)
+    assert events.to_dense()[0].argmax(dim=0).tolist() == [3, 2, 2]
+    below = np.array([0.29999], dtype=np.float32)
+    events = SpikeEvents.from_arrays(below, np.array([0]), delta_t=0.1, num_steps=4, num_channels=1)
+    assert events.to_dense()[0].argmax(dim=0).tolist() == [2]
+
+
+def test_whole_times_are_divided_by_fractions_without_rounding() -> None:
+    times = np.array([12_345_679], dtype=np.int64)
+    events = SpikeEvents.from_arrays(times, np.array([0]), delta_t=0.6, num_steps=20_576_200, num_channels=1)
+    assert int(events.rows()) == 12_345_679 * 10 // 6

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from elm_neuro.files import json_object, leftovers, read_file, whole_files, write_whole, write_whole_folder
+from elm_neuro.files import (
+    json_object,
+    leftovers,
+    open_regular,
+    read_file,
+    whole_files,
+    write_whole,
+    write_whole_folder,
+)
 
 OLD, NEW = {"one.txt": b"old 1", "two.txt": b"old 2"}, {"one.txt": b"new 1", "two.txt": b"new 2"}
 
@@ -193,3 +201,15 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, raw: bytes, message: 
     write_whole({tmp_path / "a.json": raw})
     with pytest.raises(ValueError, match=message):
         json_object(tmp_path / "a.json")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match="must be a regular file, got a folder, a pipe or a device"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nothing")
+    (tmp_path / "file").write_bytes(b"1")
+    with open_regular(tmp_path / "file") as file:
+        assert file.read() == b"1"

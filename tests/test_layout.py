@@ -142,6 +142,14 @@ def test_the_version_stands_in_one_place_and_is_read_without_importing_the_packa
     assert re.findall(r"(?m)^version: (.*)$", citation) == [elm_neuro.__version__]
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_pages_for_who_carries_on_name_files_that_are_there(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:elm_neuro|adapters|export|tests|docs)/[\w./-]+)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
 def test_import_brings_nothing_optional() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
     optional = {

@@ -1,18 +1,24 @@
-"""A task that the package knows nothing of, two classes and a YAML file, is run by the command; and a neuron of a
-stranger is trained by a recipe of ours."""
+"""A task that the package knows nothing of, two classes and a YAML file, is run by the command; and a neuron that the
+package knows nothing of is trained by a recipe of ours.
+"""
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("lightning")
 
+from elm_neuro import training
 from elm_neuro.cli import main
+from elm_neuro.datasets import SpikeRecordings, write_shd
 from elm_neuro.training.loop._quiet import without_advice
 
 TASK = '''
@@ -130,3 +136,33 @@ def test_what_a_strangers_task_trained_is_exported(task: Path) -> None:
     assert main(["fit", "--config", "counting.yaml", "--trainer.max_epochs=1", logger, *place]) == 0
     assert main(["export", "run/last.ckpt", "--form", "sequence"]) == 0
     assert (task / "run" / "sequence.onnx").is_file()
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_a_strangers_neuron_is_trained_and_tested_by_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spiking: bool
+) -> None:
+    pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    random, labels = np.random.default_rng(0), np.arange(80) % 4
+    units = np.concatenate([random.integers(0, 5, 40) + 5 * label for label in labels])
+    times = (random.uniform(0.0, 0.99, units.size).astype(np.float16).astype(np.float64) * 1e6).astype(np.int64)
+    write_shd(tmp_path / "digits.h5", SpikeRecordings(times, units, np.arange(81) * 40, labels, np.arange(80) // 20))
+    settings = yaml.safe_load(Path(training.__file__).with_name("recipes").joinpath("shd_elm.yaml").read_text())
+    settings["data"]["init_args"] |= {"train_file": "digits.h5", "test_file": "digits.h5"}
+    settings["trainer"] |= {"accelerator": "cpu", "max_epochs": 3, "enable_progress_bar": False}
+    network = settings["model"]["init_args"]["network"]
+    neuron = {"input_size": 700, "output_size": 20, "delta_t": 10.0, "tau": 200.0}
+    network["init_args"]["neuron"] = {"class_path": "tests.toy_layer.ToyLayer", "init_args": neuron}
+    if spiking:  # LIF neurons before it
+        hidden = {"input_size": 700, "output_size": 30, "delta_t": 10.0}
+        network["class_path"] = "elm_neuro.training.SpikingNetwork"
+        network["init_args"]["hidden"] = {"class_path": "elm_neuro.nn.LIF", "init_args": hidden}
+        network["init_args"]["neuron"]["init_args"]["input_size"] = 30
+        settings["model"]["init_args"]["spike_l1"] = 0.01
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert main(["fit", "--config", "toy.yaml"]) == 0
+    assert main(["test", "--config", "toy.yaml", "--ckpt_path", "runs/shd_elm/best.ckpt"]) == 0
+    evaluation = json.loads((tmp_path / "runs" / "shd_elm" / "test" / "evaluation.json").read_text())
+    assert sum(map(sum, evaluation["confusion"])) == 80
+    assert spiking or evaluation["accuracy"] > 0.9  # four classes in channels of their own

@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.accuracies({"test": {}}, xlabel="bin (ms)")
     with pytest.raises(ValueError, match="layers must hold the input at least, got none"):
         plotting.network_workings({}, spikes(), answer=0, name="a", delta_t=1.0, accuracy={}, majority=0.1)
-    with pytest.raises(OSError, match="there is no /nonexistent"):
+    with pytest.raises(OSError, match="there is no folder /nonexistent"):
         plotting.save(timescales(), "/nonexistent/figure")
 
 

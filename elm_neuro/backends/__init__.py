@@ -4,7 +4,7 @@ from elm_neuro.backends import alif, elm
 from elm_neuro.backends._backend import Backend, Operator
 from elm_neuro.backends._select import Offer, available, offer, resolve, use
 from elm_neuro.backends.alif import ALIFBackend
-from elm_neuro.backends.elm import ELMBackend, scan
+from elm_neuro.backends.elm import ELMBackend, SpikeRule, scan, spiking_scan
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.backends.parts._untraced import untraced
 
@@ -14,6 +14,7 @@ __all__ = [
     "ELMBackend",
     "Offer",
     "Operator",
+    "SpikeRule",
     "alif",
     "available",
     "elm",
@@ -21,6 +22,7 @@ __all__ = [
     "project",
     "resolve",
     "scan",
+    "spiking_scan",
     "untraced",
     "use",
 ]

@@ -73,7 +73,3 @@ def _interrupted() -> int:
         file=sys.stderr,
     )
     return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

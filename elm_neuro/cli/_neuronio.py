@@ -130,8 +130,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from elm_neuro.training import Windows, evaluate_neuronio
-    from elm_neuro.training.neuronio._tables import evaluation_table, load_network, remarks
+    from elm_neuro.training import Windows, evaluate_neuronio, evaluation_remarks, evaluation_table
+    from elm_neuro.training.neuronio._tables import load_network
 
     windows = Windows(options.window, options.burn_in)
     network = load_network(options.model).to(options.device)
@@ -152,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
         write_whole({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
     console.print(evaluation_table(outcome))
-    for line in remarks(outcome):
+    for line in evaluation_remarks(outcome):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from elm_neuro import __version__, plotting
 from elm_neuro.checkpoints import save_pretrained
-from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build, mixed_network
+from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build, elm_neuron, mixed_network
 from elm_neuro.files import write_whole
 from elm_neuro.training import num_parameters, seed_interval
 
@@ -104,7 +104,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path) -> None:
     """Rasters, workings, time constants and learning curves, as PNG and PDF, of the first seed; the curves of all."""
     run = next(run for run in runs if run.name == MIXED)
-    network = mixed_network(run.module).eval()
+    network, neuron = mixed_network(run.module).eval(), elm_neuron(run.module)
     dataset = run.data.part("test")
     chosen = _first_of_each(dataset.labels, SHOWN)
     x, labels, _ = dataset.batch(chosen)
@@ -112,14 +112,14 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
     with torch.no_grad():
         spikes, _ = network.hidden(frames)
         answers = network(frames).argmax(1)
-        traces = network.neuron.traces(spikes[:1])
+        traces = neuron.traces(spikes[:1])
     words = [str(i) for i in range(settings.num_classes)] if settings.task == "adding" else WORDS
     titles = [
         f"“{words[label]}”\nheard as “{words[answer]}”"
         for label, answer in zip(labels.tolist(), answers.tolist(), strict=True)
     ]
-    untrained = mixed_network(build(MIXED, settings, num_channels=run.data.num_channels, seed=run.seed))
-    delta_t, tau_m, before = settings.tuned[MIXED].bin_ms, network.neuron.tau_m, untrained.neuron.tau_m
+    untrained = elm_neuron(build(MIXED, settings, num_channels=run.data.num_channels, seed=run.seed))
+    delta_t, tau_m, before = settings.tuned[MIXED].bin_ms, neuron.tau_m, untrained.tau_m
     histories = {name: [run.history for run in runs if run.name == name] for name in (MIXED, CONTROL)}
     plotting.save(plotting.rasters(list(frames), list(spikes), delta_t=delta_t, titles=titles), report / "rasters")
     figure = plotting.workings(spikes[0], traces, tau_m=tau_m, delta_t=delta_t, answer=int(labels[0]), names=words)
@@ -133,7 +133,7 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
 def write_neuron(runs: Sequence[DemoRun], report: Path) -> Path:
     """The ELM neuron of the first seed's mixed network, as `from_pretrained` reads it; returns its folder."""
     run = next(run for run in runs if run.name == MIXED)
-    save_pretrained(mixed_network(run.module).neuron, report / "elm")
+    save_pretrained(elm_neuron(run.module), report / "elm")
     return report / "elm"
 
 

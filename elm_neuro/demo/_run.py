@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -254,6 +254,11 @@ def mixed_network(module: SpikeClassification) -> SpikingNetwork:
     if not isinstance(module.network, SpikingNetwork):
         raise TypeError(f"module must hold the network {MIXED!r}, got {type(module.network).__name__}")
     return module.network
+
+
+def elm_neuron(module: SpikeClassification) -> ELM:
+    """The ELM neuron in that network."""
+    return cast(ELM, mixed_network(module).neuron)
 
 
 class History(Callback):

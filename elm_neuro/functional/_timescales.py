@@ -25,13 +25,17 @@ def decay(tau: Tensor, delta_t: float) -> Tensor:
     >>> decay(torch.tensor([5.0, 100.0]), 1.0)
     tensor([0.8187, 0.9900])
     """
-    return torch.exp(-delta_t / tau.clamp(min=TAU_FLOOR_MS))
+    return torch.exp(tau.clamp(min=TAU_FLOOR_MS).reciprocal() * -delta_t)  # what torch computes for -delta_t / tau
 
 
-def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) -> Tensor:
+def memory_gain(
+    tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str, kappa_m: Tensor | None = None
+) -> Tensor:
     r"""Factor on the proposed change of the memory.
 
-    .. math:: \text{v1: } \lambda (1 - \kappa_m) \qquad \text{v2: } 1 - \kappa_\lambda = 1 - \exp(-\lambda \Delta t / \tau_m)
+    .. math::
+        \text{v1: } \lambda (1 - \kappa_m) \qquad
+        \text{v2: } 1 - \kappa_\lambda = 1 - \exp(-\lambda \Delta t / \tau_m)
 
     Source: v1 is equation 4 of arXiv:2306.16922; v2 is upstream's ``expressive_leaky_memory_neuron_v2.py`` at 52e68a6.
 
@@ -40,6 +44,7 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
         delta_t: time step in ms.
         lambda_: dimensionless.
         variant: "v1" or "v2".
+        kappa_m: ``decay(tau_m, delta_t)`` where it is known already.
 
     >>> memory_gain(torch.tensor([10.0]), 1.0, lambda_=5.0, variant="v1")
     tensor([0.4758])
@@ -47,7 +52,7 @@ def memory_gain(tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str) 
     tensor([0.3935])
     """
     if variant == "v1":  # from the rounded decay, not by expm1: only so is the steady state exactly lambda in float32
-        return lambda_ * (1.0 - decay(tau_m, delta_t))
+        return lambda_ * (1.0 - (decay(tau_m, delta_t) if kappa_m is None else kappa_m))
     if variant == "v2":
         return 1.0 - decay(tau_m, lambda_ * delta_t)
     raise ValueError(f'variant must be "v1" or "v2", got {variant!r}')

@@ -313,7 +313,7 @@ class ALIF(pretrained.Saved, nn.Module):
     emits_spikes = True
     backend = BackendName("alif")
 
-    @spelled_out(ALIFOptions, ALIFCell, ALIFConfig)
+    @spelled_out(ALIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[ALIFOptions]
     ) -> None:
@@ -388,7 +388,7 @@ class LIF(ALIF):
     ['cell.beta', 'cell.bias', 'cell.weight']
     """
 
-    @spelled_out(LIFOptions, ALIFCell, ALIFConfig)
+    @spelled_out(LIFOptions, ALIFCell)
     def __init__(
         self, input_size: int, output_size: int, *, backend: str = "auto", **options: Unpack[LIFOptions]
     ) -> None:

@@ -157,12 +157,13 @@ class ELMCell(pretrained.Saved, nn.Module):
     def effective_parameters(self) -> ELMParameters:
         """What one step works with: weights rectified, time constants as decay factors. Differentiable."""
         config, tau_m = self.config, self.tau_m
+        kappa_m = decay(tau_m, config.delta_t)
         return ELMParameters(
             w_s=self.w_s,
             routing=self.input_to_synapse_indices,
             kappa_b=decay(self.tau_s, config.delta_t),
-            kappa_m=decay(tau_m, config.delta_t),
-            gain=memory_gain(tau_m, config.delta_t, lambda_=config.lambda_, variant=config.variant),
+            kappa_m=kappa_m,
+            gain=memory_gain(tau_m, config.delta_t, lambda_=config.lambda_, variant=config.variant, kappa_m=kappa_m),
             mlp_weight=tuple(layer.weight for layer in self.mlp),  # type: ignore[misc]  # ModuleList forgets its element type
             mlp_bias=tuple(layer.bias for layer in self.mlp),  # type: ignore[misc]
             w_y=self.w_y.weight,
@@ -232,7 +233,9 @@ class ELMCell(pretrained.Saved, nn.Module):
 
 
 class Affine(nn.Module):
-    """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as :class:`torch.nn.Linear`."""
+    """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as
+    :class:`torch.nn.Linear`.
+    """
 
     def __init__(self, in_size: int, out_size: int, num_neuron: int | None, generator: torch.Generator | None) -> None:
         super().__init__()

@@ -77,6 +77,13 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
         TypeError: `state` is not as many tensors as a `kind` has, or they have another dtype.
         ValueError: a tensor has the wrong shape or device.
     """
+    if type(state) is kind:  # what comes back from a call, step after step
+        dtype, device = like.dtype, like.device
+        for part, shape in zip(state, shapes, strict=True):
+            if not isinstance(part, Tensor) or part.shape != shape or part.dtype is not dtype or part.device != device:
+                break
+        else:
+            return state
     check_parts(kind, state)
     names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # every state is a named tuple
     for name, part, shape in zip(names, state, shapes, strict=True):
@@ -114,6 +121,7 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
         )
     if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
         raise ValueError(
-            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}"
+            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to "
+            f"{int(lengths.max())}"
         )
     return lengths.to(device=device, dtype=torch.int64)

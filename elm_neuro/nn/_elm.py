@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from elm_neuro import backends, pretrained
 from elm_neuro.backends.elm import check_sparse_input
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
+from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._checks import check_sequence, checked_lengths
@@ -196,25 +197,60 @@ class ELM(pretrained.Saved, nn.Module):
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        cell = self.cell
-        config = cell.config
-        x, state = self._checked(x, state)
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
+        prepared, lengths = self._prepared(x, state, lengths)
         y, after = backends.scan(
-            x,
-            cell.effective_parameters(),
-            state,
+            *prepared,
             lengths=lengths,
             recompute_every=self.recompute_every,
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
+        self._check_result(prepared, lengths, y, after)
+        y = self._shaped(y)
+        return (y if self.config.batch_first else y.transpose(0, 1)), after
+
+    def forward_spiking(
+        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, rule: backends.SpikeRule
+    ) -> tuple[Tensor, Tensor, ELMState]:
+        """As the call, batch first, and the spikes of the readout before it: in one pass where the backend can."""
+        config = self.config
+        if config.flatten_output and config.num_neuron is not None and rule.threshold.ndim:
+            rule = rule._replace(threshold=rule.threshold.expand(self.output_shape).view(config.num_neuron, -1))
+        prepared, lengths = self._prepared(x, state, lengths)
+        spikes, y, after = backends.spiking_scan(
+            *prepared,
+            rule,
+            lengths=lengths,
+            recompute_every=self.recompute_every,
+            sparse_input=self.sparse_input,
+            backend=self.backend,
+        )
+        self._check_result(prepared, lengths, y, after)
+        return self._shaped(spikes), self._shaped(y), after
+
+    def _prepared(
+        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
+    ) -> tuple[tuple[Tensor | SpikeEvents, ELMParameters, ELMState | None], Tensor | None]:
+        """Checked input, effective parameters and state; lengths."""
+        x, state = self._checked(x, state)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], self.cell.tau_s.device)
+        return (x, self.cell.effective_parameters(), state), lengths
+
+    def _check_result(
+        self,
+        prepared: tuple[Tensor | SpikeEvents, ELMParameters, ELMState | None],
+        lengths: Tensor | None,
+        y: Tensor,
+        after: ELMState,
+    ) -> None:
         if y.device.type == "cpu" and not torch.compiler.is_compiling():
+            x, _, state = prepared
             _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
-        if config.flatten_output and config.num_neuron is not None:
-            y = y.flatten(-2)
-        return (y if config.batch_first else y.transpose(0, 1)), after
+
+    def _shaped(self, y: Tensor) -> Tensor:
+        config = self.config
+        return y.flatten(-2) if config.flatten_output and config.num_neuron is not None else y
 
     def _checked(self, x: Tensor | SpikeEvents, state: ELMState | None) -> tuple[Tensor | SpikeEvents, ELMState | None]:
         """Sequence, batch first, and state that fit the parameters."""
@@ -313,8 +349,10 @@ class BranchELM(ELM):
 def _refuse_nan(
     neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
-    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
-    if not bool(torch.isnan(total)):
+    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the
+    culprit sought.
+    """
+    if not math.isnan(total.item()):
         return
     for name, part in () if before is None else zip(before._fields, before, strict=True):
         if bool(torch.isnan(part).any()):

@@ -10,7 +10,9 @@ from typing import Any, TypeVar, get_type_hints
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
-def spelled_out(options: type[Any], *sources: Callable[..., Any] | Mapping[str, Any]) -> Callable[[Init], Init]:
+def spelled_out(
+    options: type[Any], *sources: Callable[..., Any] | Mapping[str, Any], **shown: type[Any]
+) -> Callable[[Init], Init]:
     """Decorator of a constructor that takes ``**options: Unpack[options]``: its signature names every one of them.
 
     Type checkers and editors read the ``TypedDict``; ``help``, :func:`inspect.signature` and jsonargparse read what is
@@ -20,6 +22,7 @@ def spelled_out(options: type[Any], *sources: Callable[..., Any] | Mapping[str, 
         options: the ``TypedDict``; keys that the constructor names itself are left out.
         sources: what the defaults are taken from, the first that has a key: mappings, or classes and functions with
             these keywords.
+        shown: types that parameters have for who reads the signature, where the annotation is for type checkers only.
 
     >>> from typing import TypedDict
     >>> class Options(TypedDict, total=False):
@@ -41,7 +44,11 @@ def spelled_out(options: type[Any], *sources: Callable[..., Any] | Mapping[str, 
 
     def decorate(init: Init) -> Init:
         signature = inspect.signature(init)
-        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        own = [
+            one.replace(annotation=shown.get(one.name, one.annotation))
+            for one in signature.parameters.values()
+            if one.kind is not one.VAR_KEYWORD
+        ]
         named = {one.name for one in own}
         spelled = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
-from elm_neuro.backends import untraced
+from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate, bernoulli_spike
@@ -20,7 +20,7 @@ from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer, Config, check_layer, output_shape
+from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape
 from elm_neuro.nn._lengths import last_or_before, step_where_valid
 
 RESETS = ("none", "subtract", "zero")
@@ -121,7 +121,7 @@ class SpikingELMConfig:
                 raise TypeError(f"{name} must be True or False, got {values[name]!r}")
         for name in ("threshold", "graded_factor"):
             if name in values:
-                values[name] = _numbers(values[name])
+                values[name] = _numbers(name, values[name])
         if "surrogate" in values:
             values["surrogate"] = surrogate_from_dict(values["surrogate"])
         return cls(**values)
@@ -174,7 +174,9 @@ class SpikeOutput(nn.Module):
         super().__init__()
         if reset not in RESETS:
             raise ValueError(f"reset must be one of {list(RESETS)}, got {reset!r}")
-        self._initial = {"threshold": _numbers(threshold), "graded_factor": _numbers(graded_factor)}
+        self._initial = {
+            name: _numbers(name, value) for name, value in (("threshold", threshold), ("graded_factor", graded_factor))
+        }
         self.surrogate = ATan() if surrogate is None else surrogate
         self.reset, self.stochastic, self.generator = reset, stochastic, generator
         self.threshold: Tensor
@@ -208,11 +210,15 @@ class SpikeOutput(nn.Module):
         Raises:
             TypeError: the surrogate does not keep the dtype.
         """
-        distance = v - self.threshold
-        spikes = bernoulli_spike(distance, self.generator) if self.stochastic else self.surrogate(distance)
-        if spikes.dtype != v.dtype:
-            raise TypeError(f"surrogate must keep the dtype {v.dtype} of the readout, got spikes of {spikes.dtype}")
-        return spikes
+        if self.stochastic:
+            return bernoulli_spike(v - self.threshold, self.generator)
+        return SpikeRule(self.threshold, self.surrogate).fire(v)
+
+    @property
+    def rule(self) -> SpikeRule | None:
+        """Threshold and surrogate where a spike depends on its readout alone: no reset, no chance."""
+        plain = self.reset == "none" and not self.stochastic
+        return SpikeRule(self.threshold, self.surrogate) if plain else None
 
     def reset_readout(self, y: Tensor, s: Tensor) -> Tensor:
         """Readout of one step after the reset by the last step's spikes."""
@@ -280,7 +286,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     config_type = SpikingELMConfig
     emits_spikes = True
 
-    @spelled_out(SpikeOptions, SpikeOutput)
+    @spelled_out(SpikeOptions, SpikeOutput, core=nn.Module)
     def __init__(self, core: Core, **output: Unpack[SpikeOptions]) -> None:
         super().__init__()
         check_keywords(self, output, SpikeOptions, SpikingELM.__init__)
@@ -355,10 +361,16 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
-        y, inner, v, s = self._core_sequence(x, state, lengths)
-        spikes, v_all, s_all = self.output(y, s)
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths).to(y.device)
+        rule = self.output.rule if type(self.output) is SpikeOutput and not has_hooks(self.output) else None
+        inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
+        if rule is not None and inside is not None:
+            inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
+            s_all, v_all, inner = inside(x, inner, lengths, rule)
+            y, spikes = v_all, self.output.grade(s_all)
+        else:
+            y, inner, v, s = self._core_sequence(x, state, lengths)
+            spikes, v_all, s_all = self.output(y, s)
+        lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
@@ -374,29 +386,30 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if self.is_cell:
             return self._step_with_lengths(self.readout_step, x, state, lengths)
         y, inner, v, s = self._core_sequence(x, state, lengths)
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths).to(y.device)
+        lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         return y, self.state_type(*inner, last_or_before(y, lengths, v), s)
 
     def _split(self, state: Any, batch: int) -> tuple[Any, Tensor, Tensor]:
         """State of the core, checked by it, and v and s."""
+        core = self.core
         check_parts(self.state_type, state)
-        inner = self.core.check_state(self.core.state_type(*state[:-2]), batch)
-        v, s = state[-2:]
-        shape = (batch, *self.output_shape)
-        check_part("state.v", v, shape, inner[0])
-        check_part("state.s", s, shape, inner[0])
-        return inner, v, s
+        inner = core.check_state(core.state_type(*state[:-2]), batch)
+        like, shape = inner[0], (batch, *output_shape(core))
+        for name, part in (("state.v", state[-2]), ("state.s", state[-1])):
+            if part.shape != shape or part.dtype is not like.dtype or part.device != like.device:
+                check_part(name, part, shape, like)
+        return inner, state[-2], state[-1]
 
     def _core_step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any, Tensor, Tensor]:
         """Readout and state of the core after one step, and v and s before it."""
+        batch = x_t.shape[0] if isinstance(x_t, Tensor) and x_t.ndim else 0
         if state is None:
-            state = self.initial_state(x_t.shape[0] if isinstance(x_t, Tensor) and x_t.ndim else 0)
+            state = self.initial_state(batch)
             inner, v, s = self.core.state_type(*state[:-2]), state[-2], state[-1]
         else:
-            inner, v, s = self._split(state, x_t.shape[0] if x_t.ndim else 0)
+            inner, v, s = self._split(state, batch)
         y, after = self.core.step(x_t, inner)
         return y.to(after[0].dtype), after, v, s  # autocast narrows the readout, not the state
 
@@ -418,11 +431,15 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         return step_where_valid(out, after, before, checked_lengths(lengths, x.shape[0], 1, x.device))
 
 
-def _numbers(value: Any) -> Numbers:
+def _numbers(name: str, value: Any) -> Numbers:
     """A number, or numbers in tuples, of a number or a tensor."""
     if isinstance(value, int | float):
         return float(value)
-    found: Numbers = _tuples(torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().tolist())
+    try:
+        listed = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().tolist()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {value!r:.100}") from error
+    found: Numbers = _tuples(listed)
     return found
 
 

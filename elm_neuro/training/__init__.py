@@ -6,6 +6,7 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
+from elm_neuro.training.loop._quiet import quiet
 from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
 from elm_neuro.training.networks._classifiers import (
     LeakyReadout,
@@ -22,7 +23,7 @@ from elm_neuro.training.neuronio._figures import neuronio_ablation, neuronio_wor
 from elm_neuro.training.neuronio._metrics import Prediction
 from elm_neuro.training.neuronio._module import NeuronIOLoss, NeuronIORegression, neuronio_loss
 from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
-from elm_neuro.training.neuronio._tables import SaveNeuron
+from elm_neuro.training.neuronio._tables import SaveNeuron, evaluation_remarks, evaluation_table
 from elm_neuro.training.shd._adding import SHDAddingDataModule
 from elm_neuro.training.shd._data import Binning, SHDDataModule, SpokenDigitsDataModule
 from elm_neuro.training.shd._module import SpikeClassification, drop_input
@@ -54,6 +55,8 @@ __all__ = [
     "Windows",
     "drop_input",
     "evaluate_neuronio",
+    "evaluation_remarks",
+    "evaluation_table",
     "flops_per_step",
     "linear_elm",
     "neuronio_ablation",
@@ -61,6 +64,7 @@ __all__ = [
     "neuronio_workings",
     "num_parameters",
     "predict_neuronio",
+    "quiet",
     "receptive_fields",
     "roc_curves",
     "seed_interval",

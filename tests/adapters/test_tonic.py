@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import shutil
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -285,7 +286,7 @@ def test_a_transform_that_does_not_tell_its_settings_needs_a_name(tmp_path: Path
     dataset = face.SHDAdding(digits(), num_samples=2, transform=lambda events: events["t"])
     with pytest.raises(
         ValueError,
-        match="name must stand for transforms whose repr does not tell their settings, got name='' and <function",
+        match="name must stand for functions and whatever else does not tell its settings, got name='' and <function",
     ):
         dataset.cache_path(tmp_path)
     assert (
@@ -293,6 +294,117 @@ def test_a_transform_that_does_not_tell_its_settings_needs_a_name(tmp_path: Path
         == dataset.cache_path(tmp_path, "times")
         != dataset.cache_path(tmp_path, "times 2")
     )
+
+
+class Filter:
+    """A transform whose repr hides what it computes with."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __repr__(self) -> str:
+        return "Filter()"
+
+    def __call__(self, events: Any) -> Any:
+        return events
+
+
+@pytest.mark.parametrize("wrap", [lambda transform: transform, lambda transform: transforms.Compose([transform])])
+def test_what_a_repr_hides_is_in_the_caches_folder(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    """Modules, long arrays (NumPy prints dots) and reprs without settings shared one folder of stale items."""
+    torch.manual_seed(0)
+    long = np.arange(5000.0)
+    other = long.copy()
+    other[2500] += 1e-9
+    layers = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
+    changed = [torch.nn.Conv1d(1, 1, 3, padding=1), torch.nn.Conv1d(1, 1, 3, padding=2)]
+    changed[1].load_state_dict(changed[0].state_dict())
+    settings: list[Any] = [
+        Filter(1), Filter(1.0), Filter("1"), Filter((1,)), Filter([1]), Filter({"a": 1}), Filter({"a": 2}),
+        Filter(None), Filter(long), Filter(other), Filter(long.astype(np.float32)), Filter(long.reshape(50, 100)),
+        Filter(torch.arange(5000)), Filter(torch.arange(5000, dtype=torch.int32)), Filter(layers[0]), Filter(layers[1]),
+        *layers, *changed, Filter(np.random.default_rng(0)), Filter(np.random.default_rng(1)), Filter({1, 2}),
+        Filter({1}), Filter(np.log), Filter(np.exp), Filter(abs), Filter(int), Filter(torch.float32),
+        Filter(torch.float64),
+        Filter(Path("a")), Filter(Path("b")), Filter(Filter(1)), Filter(Filter(2)), Filter([[], 1]), Filter([[1]]),
+    ]  # fmt: skip
+    paths = [face.SHD(digits(), transform=wrap(one)).cache_path(tmp_path) for one in settings]
+    assert len(set(paths)) == len(settings)
+    again = [Filter(long.copy()), Filter({"a": 1}), Filter({2, 1}), Filter(np.random.default_rng(1))]
+    assert all(face.SHD(digits(), transform=wrap(one)).cache_path(tmp_path) in paths for one in again)
+
+
+def test_a_transform_that_holds_itself_has_a_folder(tmp_path: Path) -> None:
+    own = Filter(1)
+    own.kernel = [own]
+    assert face.SHD(digits(), transform=own).cache_path(tmp_path) != face.SHD(digits()).cache_path(tmp_path)
+
+
+@pytest.mark.parametrize("make", [face.SHD, lambda source: face.SHDAdding(source, num_samples=4)])
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_memory_cache_of_another_epoch_is_told_about(make: Callable[[Any], Any], subset: bool) -> None:
+    dataset = make(digits())
+    dataset.set_epoch(1)
+    dataset[0]
+    dataset.set_epoch(2)  # nobody has kept anything
+    cache = tonic.MemoryCachedDataset(torch.utils.data.Subset(dataset, [0, 1]) if subset else dataset)
+    cache[0]
+    dataset.set_epoch(2)
+    with pytest.warns(UserWarning, match="a MemoryCachedDataset keeps items of epoch 2 and serves them in epoch 3"):
+        dataset.set_epoch(3)
+    dataset.set_epoch(4)  # told once
+
+
+def test_a_memory_cache_in_a_worker_is_told_about() -> None:
+    dataset = face.SHD(digits(), bin_us=100_000)
+    for _ in DataLoader(tonic.MemoryCachedDataset(dataset), num_workers=1):
+        pass
+    with pytest.warns(UserWarning, match="keeps items of epoch 0"):
+        dataset.set_epoch(1)
+
+
+def test_single_digits_that_are_cached_on_disk_refuse_another_epoch(tmp_path: Path) -> None:
+    dataset = face.SHD(digits())
+    dataset.cache_path(tmp_path)
+    with pytest.raises(ValueError, match="epoch must stay 0, of which cache_path made a cache, got 1"):
+        dataset.set_epoch(1)
+
+
+def test_tonics_habits_work(save_to: Path) -> None:
+    assert face.SHD.sensor_size == face.SHDAdding.sensor_size == tonic.datasets.SHD.sensor_size == (700, 1, 1)
+    assert face.SHD.dtype == face.SHDAdding.dtype == tonic.datasets.SHD.dtype
+    assert face.SHD.ordering == face.SHDAdding.ordering == tonic.datasets.SHD.ordering
+    to_frame = transforms.ToFrame(sensor_size=face.SHD.sensor_size, n_time_bins=5)
+    test = face.SHD(save_to, train=False)
+    positional, keywords = face.SHD(str(save_to), False), face.SHD(save_to=str(save_to), train=False)
+    for same in (positional, keywords, face.SHD(save_to=save_to, train=False)):
+        assert same.fingerprint == test.fingerprint != face.SHD(save_to=save_to).fingerprint
+    assert face.SHD(str(save_to), True, to_frame, lambda label: -label)[1][0].shape == (5, 1, 700)
+    assert face.SHD(str(save_to), True, to_frame, lambda label: -label)[3][1] == -3
+    pairs = {train: face.SHDAdding(save_to=str(save_to), train=train, num_samples=4) for train in (True, False)}
+    for train, split in ((True, "train"), (False, "test")):
+        assert pairs[train].fingerprint == face.SHDAdding(save_to, split=split, num_samples=4).fingerprint
+    assert face.SHDAdding(save_to, split="validation", train=True, num_samples=4).core.split == "validation"
+    with pytest.raises(ValueError, match="train must be False for the test list, got True"):
+        face.SHDAdding(save_to, split="test", train=True)
+    with pytest.raises(ValueError, match="train must be True for the validation list, got False"):
+        face.SHDAdding(save_to, split="validation", train=False)
+    for make in (face.SHD, face.SHDAdding):
+        with pytest.raises(TypeError, match="source must be None where save_to is given"):
+            make(digits(), save_to=save_to)
+        with pytest.raises(TypeError, match="source must be given, or save_to in its place, got neither"):
+            make()
+
+
+def test_the_fingerprint_of_single_digits_is_of_every_number() -> None:
+    own = digits()
+    whole = face.SHD(own).fingerprint
+    assert whole == face.SHD(digits(), bin_us=1000, train=False).fingerprint == own.fingerprint()
+    for name in ("times", "units", "labels", "speakers"):
+        arrays = {key: getattr(own, key).copy() for key in ("times", "units", "indptr", "labels", "speakers")}
+        arrays[name][-1] ^= 1
+        assert face.SHD(SpikeRecordings(**arrays)).fingerprint != whole
+    assert SpikeRecordings(own.times, own.units, own.indptr, own.labels, None).fingerprint() != whole
 
 
 def test_a_cached_list_refuses_another_epoch(tmp_path: Path) -> None:
@@ -333,6 +445,15 @@ def test_a_fresh_folder_without_network_says_what_to_put_where(
     target.parent.mkdir(exist_ok=True)
     write_shd(target, digits())
     assert len(make(tmp_path)) > 0
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(tonic.datasets.SHD, "base_url", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        monkeypatch.setattr(face, "DEADLINE", 0.3)
+        with pytest.raises(FileNotFoundError, match="timed out"):
+            face.SHD(tmp_path)
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.usefixtures("no_network")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import types
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,16 +17,7 @@ pytest.importorskip("h5py")
 from elm_neuro import BranchELM
 from elm_neuro.cli import main
 from elm_neuro.datasets import verify_neuronio
-from elm_neuro.training.loop._quiet import without_advice
 from tests.datasets.neuronio.neuronio_files import made, write
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGINT)
-    with without_advice():
-        yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="module")

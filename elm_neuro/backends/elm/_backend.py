@@ -7,6 +7,8 @@ from abc import abstractmethod
 from torch import Tensor
 
 from elm_neuro.backends._backend import Backend
+from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
@@ -36,3 +38,27 @@ class ELMBackend(Backend):
 
         `state` is None for zeros; `sparse_input` may be ignored; `recompute_every` is None unless :attr:`recomputes`.
         """
+
+    def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
+        """Whether it takes this threshold and surrogate inside its own pass: then it has its own `spiking_scan`."""
+        return False
+
+    def spiking_scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        rule: SpikeRule,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, Tensor, ELMState]:
+        """Spikes, readout and state, as :func:`elm_neuro.backends.elm.spiking_scan` explains: here by torch, after
+        :meth:`scan`.
+        """
+        y, after = self.scan(
+            x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
+        )
+        y = y.to(after.m.dtype)
+        return cut_at(lengths, rule.fire(y)), y, after

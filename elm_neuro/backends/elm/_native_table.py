@@ -43,6 +43,26 @@ def first_layer(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tens
     return table, w_m, arrived
 
 
+def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor) -> Tensor:
+    """Only the branch sums, (batch, [num_neuron,] num_branch), which torch does not differentiate; arguments as for
+    :func:`first_layer`.
+    """
+    w_s, routing, total = w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
+    args = _arguments(None, w_s, routing, total)
+    arrived = w_s.new_empty(total.shape[0], *w_s.shape[:-1])
+    args.arrived = arrived.data_ptr()
+    _call(_library.library().elm_table_forward, w_s, args)
+    return arrived
+
+
+def backward_of_sums(
+    w_s: Tensor, routing: Tensor | None, total: Tensor, grad_arrived: Tensor, *, wants_total: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `w_s` and, if wanted, of `total` in :func:`branch_sums`."""
+    w_s, routing, total = w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
+    return _backward_of_sums(_arguments(None, w_s, routing, total), w_s, total, grad_arrived, wants_total=wants_total)
+
+
 class _FirstLayer(Function):
     @staticmethod
     def forward(
@@ -57,21 +77,33 @@ class _FirstLayer(Function):
     @differentiable_once
     def backward(
         ctx: Any, grad_table: Tensor | None, grad_w_m: Tensor | None, grad_arrived: Tensor | None
-    ) -> tuple[Tensor, Tensor, None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor, None, Tensor | None]:
         weight, w_s, routing, total = ctx.saved_tensors
         args = _arguments(weight, w_s, routing, total)
-        if grad_table is None:
+        grad_weight: Tensor | None = None
+        if grad_table is None and grad_w_m is not None:
             grad_table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=True)
-        grad_table = with_padded_rows(grad_table)
-        grad_w_m = weight.new_zeros(*weight.shape[:-1], args.num_memory) if grad_w_m is None else grad_w_m.contiguous()
-        grad_arrived = None if grad_arrived is None else grad_arrived.contiguous()
-        grad_weight, grad_w_s = torch.empty_like(weight), torch.empty_like(w_s)
-        grad_total = torch.zeros_like(total) if ctx.needs_input_grad[3] and grad_arrived is not None else None
-        args.grad_table, args.grad_w_m = grad_table.data_ptr(), grad_w_m.data_ptr()
-        args.grad_arrived, args.grad_total = _library.address(grad_arrived), _library.address(grad_total)
-        args.grad_weight, args.grad_w_s = grad_weight.data_ptr(), grad_w_s.data_ptr()
-        _call(_library.library().elm_table_backward, weight, args)
+        if grad_table is not None:
+            grad_table = with_padded_rows(grad_table)
+            grad_w_m = weight.new_zeros(*weight.shape[:-1], args.num_memory) if grad_w_m is None else grad_w_m
+            grad_weight, grad_w_m = torch.empty_like(weight), grad_w_m.contiguous()
+            args.grad_table, args.grad_w_m = grad_table.data_ptr(), grad_w_m.data_ptr()
+            args.grad_weight = grad_weight.data_ptr()
+        grad_w_s, grad_total = _backward_of_sums(args, w_s, total, grad_arrived, wants_total=ctx.needs_input_grad[3])
         return grad_weight, grad_w_s, None, grad_total
+
+
+def _backward_of_sums(
+    args: _library.TableArgs, w_s: Tensor, total: Tensor, grad_arrived: Tensor | None, *, wants_total: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Call the kernel; gradients of the synaptic weights and of the input summed over time."""
+    grad_arrived = None if grad_arrived is None else grad_arrived.contiguous()
+    grad_w_s = torch.empty_like(w_s)
+    grad_total = torch.zeros_like(total) if wants_total and grad_arrived is not None else None
+    args.grad_arrived, args.grad_total = _library.address(grad_arrived), _library.address(grad_total)
+    args.grad_w_s = grad_w_s.data_ptr()
+    _call(_library.library().elm_table_backward, w_s, args)
+    return grad_w_s, grad_total
 
 
 def _laid_out(
@@ -91,23 +123,22 @@ def _forward(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor)
     return table, w_m, arrived
 
 
-def _arguments(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> _library.TableArgs:
-    num_neuron = weight.shape[0] if weight.ndim == 3 else 1
+def _arguments(weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total: Tensor) -> _library.TableArgs:
+    num_neuron = w_s.shape[0] if w_s.ndim == 3 else 1
     num_branch, num_synapse = w_s.shape[-2:]
-    hidden, wide = weight.shape[-2:]
+    hidden, width = (0, num_branch) if weight is None else weight.shape[-2:]
     batch, num_input = total.shape[0], total.shape[-1]
-    own_routing = routing is not None and routing.ndim == 3
-    args = _library.TableArgs(num_neuron, hidden, num_input, num_branch, num_synapse, wide - num_branch)
-    args.table_row, args.routing_neuron = (
-        _library.padded(weight.dtype, hidden),
-        num_branch * num_synapse if own_routing else 0,
-    )
-    args.batch, args.total_neuron = batch, num_input if total.ndim == 3 else 0
-    args.weight, args.w_s, args.routing = weight.data_ptr(), w_s.data_ptr(), _library.address(routing)
+    routing_neuron = num_branch * num_synapse if routing is not None and routing.ndim == 3 else 0
+    args = _library.TableArgs(
+        num_neuron, hidden, num_input, num_branch, num_synapse, width - num_branch,
+        _library.padded(w_s.dtype, hidden), routing_neuron, batch, num_input if total.ndim == 3 else 0,
+    )  # fmt: skip
+    args.weight, args.w_s, args.routing = _library.address(weight), w_s.data_ptr(), _library.address(routing)
     args.total = total.data_ptr()
     return args
 
 
 def _call(call: _library.Call, weight: Tensor, args: _library.TableArgs) -> None:
+    """`weight`, the first layer's or the synapses', says the dtype and about how much work it is."""
     if call(weight.dtype == torch.float64, _library.threads_for(weight.numel()), ctypes.byref(args)):
         raise MemoryError(f"no memory for a row of {args.hidden} hidden units")

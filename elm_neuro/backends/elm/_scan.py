@@ -10,17 +10,20 @@ from torch import Tensor
 from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._cuda import Cuda
 from elm_neuro.backends.elm._native import Native
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.elm._torch import Torch
+from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._recompute import in_parts
+from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
 SPARSE_INPUT = ("auto", "on", "off")
 # "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ELMBackend, ...] = (Native(), Torch(), Reference())
+ORDERED: tuple[ELMBackend, ...] = (Native(), Cuda(), Torch(), Reference())
 OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
 
 
@@ -73,8 +76,7 @@ def scan(
     """
     check_sparse_input(sparse_input, x)
     chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
-    if state is not None:  # autocast lets other dtypes pass
-        state = ELMState(state.b.to(params.kappa_m.dtype), state.m.to(params.kappa_m.dtype))
+    state = _in_dtype_of(params, state)
     if (
         torch.compiler.is_compiling()
         and chosen.traceable
@@ -84,6 +86,65 @@ def scan(
     ):
         return chosen.scan(x, params, state, sparse_input=sparse_input)
     return _scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
+
+
+def spiking_scan(
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    rule: SpikeRule,
+    *,
+    lengths: Tensor | None = None,
+    recompute_every: int | None = None,
+    sparse_input: str = "auto",
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, ELMState]:
+    """Run the neuron over all time steps, its readout against a threshold: the numbers of :func:`scan` and then
+    ``rule.fire``, in one pass where the backend can.
+
+    Args:
+        x: as for :func:`scan`, and so are the others.
+        params: effective parameters of one step.
+        state: before the first step.
+        rule: threshold and surrogate.
+        lengths: number of valid steps of each sample; past them there are no spikes.
+        recompute_every: keep the activations of so many steps.
+        sparse_input: turn dense frames into events.
+        backend: "auto", or one of :func:`elm_neuro.backends.available`.
+
+    Returns:
+        Spikes, 0 or 1, and readout, each (batch, time, [num_neuron,] output_size), in the state's dtype; the state
+        after the last valid step of each sample.
+    """
+    check_sparse_input(sparse_input, x)
+    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    if not torch.compiler.is_compiling() and chosen.fires(params, rule):
+        return chosen.spiking_scan(
+            x,
+            params,
+            _in_dtype_of(params, state),
+            rule,
+            lengths=lengths,
+            sparse_input=sparse_input,
+            recompute_every=recompute_every,
+        )
+    y, after = scan(
+        x,
+        params,
+        state,
+        lengths=lengths,
+        recompute_every=recompute_every,
+        sparse_input=sparse_input,
+        backend=chosen.name,
+    )
+    y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
+    return cut_at(lengths, rule.fire(y)), y, after
+
+
+def _in_dtype_of(params: ELMParameters, state: ELMState | None) -> ELMState | None:
+    """The state in the parameters' dtype: autocast lets others pass."""
+    dtype = params.kappa_m.dtype
+    return None if state is None else ELMState(state.b.to(dtype), state.m.to(dtype))
 
 
 @untraced

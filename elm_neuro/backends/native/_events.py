@@ -22,7 +22,9 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Events(NamedTuple):
-    """Events of a batch as the library reads them: those of row ``sample * num_steps + step`` are entries begin[row] : end[row]."""
+    """Events of a batch as the library reads them: those of row ``sample * num_steps + step`` are entries begin[row]
+    : end[row].
+    """
 
     begin: Tensor  # (batch * num_steps,), int64; a view where `end` continues it
     end: Tensor
@@ -64,15 +66,15 @@ class Events(NamedTuple):
             return None
         return cls(begin, end, channel, value.to(dtype), (batch, num_steps, num_input))
 
-    def discounted_sum(self, kappa: Tensor, lengths: Tensor | None) -> Tensor:
+    def discounted_sum(self, kappa: float, dtype: torch.dtype, lengths: Tensor | None) -> Tensor:
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""
         batch, num_steps, num_input = self.shape
-        total, library = torch.zeros(batch, num_input, dtype=kappa.dtype), _library.library()
-        call = library.elm_discount_f64 if kappa.dtype == torch.float64 else library.elm_discount_f32
-        decay, wide = float(kappa), self.channel.dtype == torch.int64
+        total, library = torch.zeros(batch, num_input, dtype=dtype), _library.library()
+        call = library.elm_discount_f64 if dtype == torch.float64 else library.elm_discount_f32
+        wide = self.channel.dtype == torch.int64
         tensors = (lengths, self.begin, self.end, self.channel, self.value, total)
-        reach = steps_within_reach(decay, num_steps, kappa.dtype)
-        call(batch, num_steps, num_input, reach, decay, wide, *map(_library.address, tensors))
+        reach = steps_within_reach(kappa, num_steps, dtype)
+        call(batch, num_steps, num_input, reach, kappa, wide, *map(_library.address, tensors))
         return total
 
 

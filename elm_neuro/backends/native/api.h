@@ -26,22 +26,23 @@ struct ElmScan {
     const void *dense, *kappa_b;           // kappa_b: one number, null where nothing is integrated
     const void *f_0, *bias, *m_0;          // f_{-1} and m_{-1}, (batch, num_neuron, ...), or null for zeros
     const void *kappa, *gain, *w_m, *w_y, *b_y;
-    const void *threshold;                            // (num_neuron, num_output), or null: no spikes
+    const void *threshold;                                            // (num_neuron, num_output), or null: no spikes
     const void *weight[ELM_MAX_LAYERS], *layer_bias[ELM_MAX_LAYERS];  // of the layers after the first, contiguous
-    void *y, *spikes, *m_last, *f_last;  // y, spikes and f_last or null; the backward pass reads y where there are spikes
-    void *saved;                         // what the backward pass reads, or null where none will follow
+    void *y, *spikes, *m_last,
+        *f_last;  // y, spikes and f_last or null; the backward pass reads y where there are spikes
+    void *saved;  // what the backward pass reads, or null where none will follow
     const void *grad_y, *grad_spikes, *grad_m_last, *grad_f_last;  // each or null
     void *grad_table, *grad_dense, *grad_f_0, *grad_m_0;           // each or null; the table's comes zeroed
     void *grad_bias, *grad_kappa, *grad_gain, *grad_w_m, *grad_w_y, *grad_b_y;  // grad_bias or null
-    void *grad_threshold;                                                      // or null
+    void *grad_threshold;                                                       // or null
     void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
 // Branch traces, integrated alone where something other than the first layer reads them: f_t = kappa f_{t-1} + v_t.
 struct ElmFilter {
     int64_t batch, num_steps, width, table_row, num_input;  // table_row: width padded, the same for grad_table
-    int64_t dense_batch, dense_time;              // strides of dense, of grad_out in the backward pass
-    int64_t wide;                                 // whether `channel` holds int64 instead of int32
+    int64_t dense_batch, dense_time;                        // strides of dense, of grad_out in the backward pass
+    int64_t wide;                                           // whether `channel` holds int64 instead of int32
     const int64_t *begin, *end;                   // events of row batch * num_steps + time; null without events
     const void *channel, *value;                  // value null where every event counts 1
     const void *table, *dense, *kappa, *initial;  // kappa (width,); initial (batch, width) or null
@@ -63,22 +64,22 @@ struct ElmFrames {
 
 // The first layer, weight (num_neuron, hidden, num_branch + num_memory), as what an input adds to it, table
 // (num_neuron, num_input, table_row), and the memory's part of it, w_m; and what `total`, the input summed over time,
-// adds to the branches.
+// adds to the branches; without a table, only the latter.
 struct ElmTable {
     int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row;
-    int64_t routing_neuron;           // stride of routing, 0 where the neurons share it
-    int64_t batch, total_neuron;      // of total, (batch, num_input); stride, 0 where the neurons share it
-    const int64_t *routing;           // (num_branch, num_synapse), -1 where empty; null: input j is branch j
+    int64_t routing_neuron;       // stride of routing, 0 where the neurons share it
+    int64_t batch, total_neuron;  // of total, (batch, num_input); stride, 0 where the neurons share it
+    const int64_t *routing;       // (num_branch, num_synapse), -1 where empty; null: input j is branch j
     const void *weight, *w_s, *total;
-    void *table, *w_m, *arrived;      // arrived (batch, num_neuron, num_branch)
-    const void *grad_table, *grad_w_m, *grad_arrived;  // the last or null
-    void *grad_weight, *grad_w_s, *grad_total;         // the last or null; it comes zeroed
+    void *table, *w_m, *arrived;                       // table and w_m or null; arrived (batch, num_neuron, num_branch)
+    const void *grad_table, *grad_w_m, *grad_arrived;  // each or null; without grad_table there is no grad_weight
+    void *grad_weight, *grad_w_s, *grad_total;         // grad_total or null; it comes zeroed
 };
 
 // One thread's share of a call: tasks, samples or columns `first` to `last`.
 struct ElmShare {
     int64_t first, last, index;
-    void *scratch;  // what the thread leaves for the reduction
+    void *scratch;   // what the thread leaves for the reduction
     int64_t status;  // 0; 1 where the events do not fit, or there was not enough memory
 };
 

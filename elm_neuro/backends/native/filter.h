@@ -20,17 +20,19 @@ template <class R> struct Arrivals {
 template <class R> struct Steps {
     i64 row, count, arriving;  // the first step's row of events; steps; of them those in which anything arrives
     const R *kappa, *bias;     // null: nothing is kept from step to step, no bias
-    R *state;                  // integral before the first step, then after the last; backward: the gradient of the one after, then before
-    i64 width;                 // entries of a row of the arrays that follow
-    const R *in;               // dense input, or the gradient of what came out; null: events only
+    R *state;     // integral before the first step, then after the last; backward: the gradient of the one after, then
+                  // before
+    i64 width;    // entries of a row of the arrays that follow
+    const R *in;  // dense input, or the gradient of what came out; null: events only
     i64 in_row;
-    R *out;                    // what comes out, or the gradient of the dense input; null: not asked for
+    R *out;  // what comes out, or the gradient of the dense input; null: not asked for
     i64 out_row, out_width;
 };
 
 // Adds up the events of one row: sum[v] += value * table row, NV vectors of columns from `table` on.
 template <class R, class I, int NV>
-ELM_INLINE void gather(Vector<R> (&sum)[NV], i64 begin, i64 end, const I *channel, const R *value, const R *table, i64 row) {
+ELM_INLINE void gather(Vector<R> (&sum)[NV], i64 begin, i64 end, const I *channel, const R *value, const R *table,
+                       i64 row) {
     constexpr int W = Lanes<R>::W;
     for (i64 e = begin; e < end; e++) {
         const R *from = table + (i64)channel[e] * row;
@@ -46,7 +48,8 @@ ELM_INLINE void gather(Vector<R> (&sum)[NV], i64 begin, i64 end, const I *channe
 }
 
 template <class R, class I, int NV>
-ELM_INLINE void scatter(const Vector<R> (&sum)[NV], i64 begin, i64 end, const I *channel, const R *value, R *table, i64 row) {
+ELM_INLINE void scatter(const Vector<R> (&sum)[NV], i64 begin, i64 end, const I *channel, const R *value, R *table,
+                        i64 row) {
     constexpr int W = Lanes<R>::W;
     for (i64 e = begin; e < end; e++) {
         R *to = table + (i64)channel[e] * row;
@@ -73,12 +76,14 @@ template <class R, int NV> ELM_INLINE void store_block(R *to, const Vector<R> (&
 }
 
 // NV vectors of columns from column `c` on: f_t = kappa f_{t-1} + v_t, out_t = f_t + bias.
-template <class R, class I, int NV> static __attribute__((noinline)) void integrate_columns(const Arrivals<R> &a, const Steps<R> &s, i64 c) {
+template <class R, class I, int NV>
+static __attribute__((noinline)) void integrate_columns(const Arrivals<R> &a, const Steps<R> &s, i64 c) {
     constexpr int W = Lanes<R>::W;
     Vector<R> f[NV], kappa[NV] = {}, bias[NV] = {};
     load_block<R, NV>(f, s.state + c, NV * W);
     if (s.kappa) load_block<R, NV>(kappa, s.kappa + c, NV * W);
     if (s.bias) load_block<R, NV>(bias, s.bias + c, NV * W);
+    // Columns do not see each other: f stays in registers over all steps, and a step costs its events alone.
     for (i64 t = 0; t < s.count; t++) {
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) f[v] = s.kappa ? f[v] * kappa[v] : Vector<R>{};
@@ -89,7 +94,9 @@ template <class R, class I, int NV> static __attribute__((noinline)) void integr
 #pragma GCC unroll 16
                 for (int v = 0; v < NV; v++) f[v] += arrived[v];
             }
-            if (a.begin) gather<R, I, NV>(f, a.begin[s.row + t], a.end[s.row + t], (const I *)a.channel, a.value, a.table + c, a.table_row);
+            if (a.begin)
+                gather<R, I, NV>(f, a.begin[s.row + t], a.end[s.row + t], (const I *)a.channel, a.value, a.table + c,
+                                 a.table_row);
         }
         Vector<R> sum[NV];
 #pragma GCC unroll 16
@@ -100,11 +107,13 @@ template <class R, class I, int NV> static __attribute__((noinline)) void integr
 }
 
 // The transpose, backward in time: `in` is the gradient of what came out.
-template <class R, class I, int NV> static __attribute__((noinline)) void integrate_columns_backward(const Arrivals<R> &a, const Steps<R> &s, i64 c) {
+template <class R, class I, int NV>
+static __attribute__((noinline)) void integrate_columns_backward(const Arrivals<R> &a, const Steps<R> &s, i64 c) {
     constexpr int W = Lanes<R>::W;
     Vector<R> f[NV], kappa[NV] = {};
     load_block<R, NV>(f, s.state + c, NV * W);
     if (s.kappa) load_block<R, NV>(kappa, s.kappa + c, NV * W);
+    // g_t = grad_t + kappa g_{t+1}; every event of step t adds g_t to its row of the table's gradient.
     for (i64 t = s.count - 1; t >= 0; t--) {
         Vector<R> g[NV];
         load_block<R, NV>(g, s.in + t * s.in_row + c, s.width - c);
@@ -112,14 +121,16 @@ template <class R, class I, int NV> static __attribute__((noinline)) void integr
         for (int v = 0; v < NV; v++) f[v] += g[v];
         if (s.out) store_block<R, NV>(s.out + t * s.out_row + c, f, s.out_width - c);
         if (a.grad_table && t < s.arriving)
-            scatter<R, I, NV>(f, a.begin[s.row + t], a.end[s.row + t], (const I *)a.channel, a.value, a.grad_table + c, a.table_row);
+            scatter<R, I, NV>(f, a.begin[s.row + t], a.end[s.row + t], (const I *)a.channel, a.value, a.grad_table + c,
+                              a.table_row);
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) f[v] = s.kappa ? f[v] * kappa[v] : Vector<R>{};
     }
     store_block<R, NV>(s.state + c, f, NV * W);
 }
 
-template <class R, class I, int NV> ELM_INLINE void integrate_block(const Arrivals<R> &a, const Steps<R> &s, i64 c, bool backward) {
+template <class R, class I, int NV>
+ELM_INLINE void integrate_block(const Arrivals<R> &a, const Steps<R> &s, i64 c, bool backward) {
     if (backward)
         integrate_columns_backward<R, I, NV>(a, s, c);
     else
@@ -127,7 +138,8 @@ template <class R, class I, int NV> ELM_INLINE void integrate_block(const Arriva
 }
 
 // All columns from `c` to `end`, in as few blocks as the registers allow, of nearly equal width.
-template <class R, class I> static void integrate_from_to(const Arrivals<R> &a, const Steps<R> &s, i64 c, i64 end, bool backward) {
+template <class R, class I>
+static void integrate_from_to(const Arrivals<R> &a, const Steps<R> &s, i64 c, i64 end, bool backward) {
     constexpr int W = Lanes<R>::W;
     i64 vectors = (end - c + W - 1) / W;
     for (i64 blocks = (vectors + MAX_BLOCK - 1) / MAX_BLOCK; blocks > 0; blocks--) {
@@ -169,7 +181,8 @@ template <class R> ELM_INLINE void integrate(const Arrivals<R> &a, const Steps<R
 
 // One sample of the branch traces; `state` and `kappa` padded.
 template <class R> ELM_INLINE Arrivals<R> arrivals(const ElmFilter &a) {
-    return {a.begin, a.end, a.channel, (const R *)a.value, (const R *)a.table, (R *)a.grad_table, a.table_row, a.wide != 0};
+    return {a.begin,           a.end,       a.channel,  (const R *)a.value, (const R *)a.table,
+            (R *)a.grad_table, a.table_row, a.wide != 0};
 }
 
 template <class R> static void filter_forward(const ElmFilter *a, ElmShare *share) {  // samples
@@ -185,12 +198,15 @@ template <class R> static void filter_forward(const ElmFilter *a, ElmShare *shar
             std::memset(state, 0, padded<R>(a->width) * sizeof(R));
         const R *dense = a->dense ? (const R *)a->dense + b * a->dense_batch : nullptr;
         R *out = (R *)a->out + b * a->num_steps * a->width;
-        const Steps<R> steps = {b * a->num_steps, a->num_steps, a->num_steps, kappa, nullptr, state, a->width, dense, a->dense_time, out, a->width, a->width};
+        const Steps<R> steps = {b * a->num_steps, a->num_steps, a->num_steps,  kappa, nullptr,  state,
+                                a->width,         dense,        a->dense_time, out,   a->width, a->width};
         integrate(arrivals<R>(*a), steps, 0, a->width, false);
     }
 }
 
-template <class R> static void filter_backward(const ElmFilter *a, ElmShare *share) {  // vectors of columns: no two threads add to one entry
+template <class R>
+static void filter_backward(const ElmFilter *a,
+                            ElmShare *share) {  // vectors of columns: no two threads add to one entry
     constexpr int W = Lanes<R>::W;
     const i64 first = share->first * W, last = share->last * W < a->width ? share->last * W : a->width;
     if (first >= last) return;
@@ -203,7 +219,8 @@ template <class R> static void filter_backward(const ElmFilter *a, ElmShare *sha
         std::memset(state, 0, padded<R>(a->width) * sizeof(R));
         const R *grad = (const R *)a->grad_out + b * a->dense_batch;
         R *out = a->grad_dense ? (R *)a->grad_dense + b * a->num_steps * a->width : nullptr;
-        const Steps<R> steps = {b * a->num_steps, a->num_steps, a->num_steps, kappa, nullptr, state, a->width, grad, a->dense_time, out, a->width, a->width};
+        const Steps<R> steps = {b * a->num_steps, a->num_steps, a->num_steps,  kappa, nullptr,  state,
+                                a->width,         grad,         a->dense_time, out,   a->width, a->width};
         integrate(arrivals<R>(*a), steps, first, last, true);
         if (a->grad_initial) copy_row((R *)a->grad_initial + b * a->width + first, state + first, last - first);
     }

@@ -23,6 +23,7 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                 }
             }
             i64 c = 0;
+            // 64 entries at a time become one word of bits, so that silence, which is most of it, costs one branch
             for (; c + 64 <= a->num_input; c += 64) {
                 uint64_t bits = 0;
 #pragma GCC unroll 64
@@ -33,11 +34,17 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                     value[at] = x[found];
                 }
             }
-            for (; c < a->num_input; c++)
-                if (x[c] != R(0)) {
-                    a->channel[at] = (int32_t)c;
-                    value[at++] = x[c];
-                }
+            uint64_t bits = 0;  // what is left, the last vector in part: one branch again
+            for (i64 k = c; k < a->num_input; k += W) {
+                R lanes[W];
+                store(lanes, load_upto(x + k, a->num_input - k));
+                bits |= (uint64_t)occupied(lanes) << (k - c);
+            }
+            for (; bits; bits &= bits - 1, at++) {
+                const i64 found = c + __builtin_ctzll(bits);
+                a->channel[at] = (int32_t)found;
+                value[at] = x[found];
+            }
             a->end[b * a->num_steps + t] = at;
         }
     }

@@ -1,7 +1,8 @@
 // Vectors of the widest registers that this file is compiled for, and what is done to one of them.
 //
-// Everything stands in the namespace ELM_ISA: the same source is compiled once per instruction set into one library, and no
-// function of one compilation may stand in for that of another. For the same reason nothing here uses the C++ library.
+// Everything stands in the namespace ELM_ISA: the same source is compiled once per instruction set into one library,
+// and no function of one compilation may stand in for that of another. For the same reason nothing here uses the C++
+// library.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -33,11 +34,17 @@ template <class R> struct Lanes {
     static constexpr int PAD = W > TILE ? W : TILE;  // rows are padded to whole vectors and to whole tiles
 };
 template <class R> struct VectorOf;
-template <> struct VectorOf<float> { typedef float type __attribute__((vector_size(VECTOR_BYTES))); };
-template <> struct VectorOf<double> { typedef double type __attribute__((vector_size(VECTOR_BYTES))); };
+template <> struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(VECTOR_BYTES)));
+};
+template <> struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+};
 template <class R> using Vector = typename VectorOf<R>::type;
 
-template <class R> ELM_INLINE i64 padded(i64 size) { return (size + Lanes<R>::PAD - 1) / Lanes<R>::PAD * Lanes<R>::PAD; }
+template <class R> ELM_INLINE i64 padded(i64 size) {
+    return (size + Lanes<R>::PAD - 1) / Lanes<R>::PAD * Lanes<R>::PAD;
+}
 
 template <class R> ELM_INLINE Vector<R> load(const R *p) {
     Vector<R> x;
@@ -49,17 +56,35 @@ template <class R> ELM_INLINE Vector<R> all(R x) { return x - Vector<R>{}; }
 
 // The first `count` lanes only, count < W; the other lanes load as 0 and are not stored.
 #if defined(__AVX512F__)
-ELM_INLINE Vector<float> load_part(const float *p, int count) { return (Vector<float>)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p); }
-ELM_INLINE Vector<double> load_part(const double *p, int count) { return (Vector<double>)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p); }
-ELM_INLINE void store_part(float *p, Vector<float> x, int count) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)x); }
-ELM_INLINE void store_part(double *p, Vector<double> x, int count) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)x); }
+ELM_INLINE Vector<float> load_part(const float *p, int count) {
+    return (Vector<float>)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+}
+ELM_INLINE Vector<double> load_part(const double *p, int count) {
+    return (Vector<double>)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p);
+}
+ELM_INLINE void store_part(float *p, Vector<float> x, int count) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)x);
+}
+ELM_INLINE void store_part(double *p, Vector<double> x, int count) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)x);
+}
 #elif defined(__AVX2__)
-ELM_INLINE __m256i first32(int count) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
-ELM_INLINE __m256i first64(int count) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3)); }
-ELM_INLINE Vector<float> load_part(const float *p, int count) { return (Vector<float>)_mm256_maskload_ps(p, first32(count)); }
-ELM_INLINE Vector<double> load_part(const double *p, int count) { return (Vector<double>)_mm256_maskload_pd(p, first64(count)); }
+ELM_INLINE __m256i first32(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ELM_INLINE __m256i first64(int count) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+ELM_INLINE Vector<float> load_part(const float *p, int count) {
+    return (Vector<float>)_mm256_maskload_ps(p, first32(count));
+}
+ELM_INLINE Vector<double> load_part(const double *p, int count) {
+    return (Vector<double>)_mm256_maskload_pd(p, first64(count));
+}
 ELM_INLINE void store_part(float *p, Vector<float> x, int count) { _mm256_maskstore_ps(p, first32(count), (__m256)x); }
-ELM_INLINE void store_part(double *p, Vector<double> x, int count) { _mm256_maskstore_pd(p, first64(count), (__m256d)x); }
+ELM_INLINE void store_part(double *p, Vector<double> x, int count) {
+    _mm256_maskstore_pd(p, first64(count), (__m256d)x);
+}
 #else
 template <class R> ELM_INLINE Vector<R> load_part(const R *p, int count) {
     R lanes[Lanes<R>::W] = {};
@@ -84,11 +109,19 @@ template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
 
 // The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
 #if defined(__AVX512F__)
-ELM_INLINE unsigned occupied(const float *p) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_setzero_ps(), _CMP_NEQ_UQ); }
-ELM_INLINE unsigned occupied(const double *p) { return _mm512_cmp_pd_mask(_mm512_loadu_pd(p), _mm512_setzero_pd(), _CMP_NEQ_UQ); }
+ELM_INLINE unsigned occupied(const float *p) {
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+}
+ELM_INLINE unsigned occupied(const double *p) {
+    return _mm512_cmp_pd_mask(_mm512_loadu_pd(p), _mm512_setzero_pd(), _CMP_NEQ_UQ);
+}
 #elif defined(__AVX2__)
-ELM_INLINE unsigned occupied(const float *p) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_setzero_ps(), _CMP_NEQ_UQ)); }
-ELM_INLINE unsigned occupied(const double *p) { return (unsigned)_mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(p), _mm256_setzero_pd(), _CMP_NEQ_UQ)); }
+ELM_INLINE unsigned occupied(const float *p) {
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+}
+ELM_INLINE unsigned occupied(const double *p) {
+    return (unsigned)_mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(p), _mm256_setzero_pd(), _CMP_NEQ_UQ));
+}
 #else
 template <class R> ELM_INLINE unsigned occupied(const R *p) {
     uint64_t words[VECTOR_BYTES / 8];
@@ -146,7 +179,8 @@ ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
     return x * (p * y + 1.0f) / (q * y + 1.0f);
 }
 
-// 2^k times a polynomial fitted to exp on [-ln 2 / 2, ln 2 / 2]; ln 2 is subtracted in two parts of which the first has few digits.
+// 2^k times a polynomial fitted to exp on [-ln 2 / 2, ln 2 / 2]; ln 2 is subtracted in two parts of which the first has
+// few digits.
 ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
     x = clamped<float>(x, -87.0f, 88.0f);
@@ -172,7 +206,8 @@ template <class R> ELM_INLINE Vector<R> activated(Vector<R> z, bool silu) {
     return z < zero ? zero : z;
 }
 
-// Zeroed memory for one thread, handed out in pieces that start on a cache line; `base` is null where there was none to be had.
+// Zeroed memory for one thread, handed out in pieces that start on a cache line; `base` is null where there was none to
+// be had.
 struct Arena {
     char *base;
     size_t used, size;

@@ -1,4 +1,5 @@
-// How a pass over a sequence is cut into tasks, and how a neuron's weights, its gradients and what is saved are laid out.
+// How a pass over a sequence is cut into tasks, and how a neuron's weights, its gradients and what is saved are laid
+// out.
 #pragma once
 #include "lanes.h"
 
@@ -6,7 +7,10 @@ namespace ELM_ISA {
 
 // Scaled tanh of the authors' code.
 constexpr double TANH_SCALE = 1.7159, TANH_SLOPE = 2.0 / 3.0;
-constexpr i64 ROWS_PER_CHUNK = 128;  // rows (steps * samples) that are integrated, and whose outer products are added up, at a time
+// Rows (steps * samples) that are integrated, and whose outer products are added up, at a time: at 100 memory units
+// what they work with is 300 KiB in float32, a second-level cache; fewer rows make the sums of the outer products
+// short.
+constexpr i64 ROWS_PER_CHUNK = 128;
 
 struct Task {
     i64 neuron, sample, count;
@@ -28,10 +32,20 @@ ELM_INLINE Task task_at(const ElmScan &a, i64 index) {
 }
 
 template <class R> struct Shape {
-    i64 d, h, first, o, dp, hp, fp, op, layers, steps, rows;  // first: width of what is integrated; ..p: padded; rows: of all tasks, a step
+    i64 d, h, first, o, dp, hp, fp, op, layers, steps,
+        rows;  // first: width of what is integrated; ..p: padded; rows: of all tasks, a step
     explicit Shape(const ElmScan &a)
-        : d(a.num_memory), h(a.hidden), first(a.num_layers ? a.hidden : a.num_memory), o(a.num_output), dp(padded<R>(d)), hp(padded<R>(h)),
-          fp(padded<R>(first)), op(padded<R>(o)), layers(a.num_layers), steps(a.num_steps), rows(a.num_neuron * a.batch) {}
+        : d(a.num_memory),
+          h(a.hidden),
+          first(a.num_layers ? a.hidden : a.num_memory),
+          o(a.num_output),
+          dp(padded<R>(d)),
+          hp(padded<R>(h)),
+          fp(padded<R>(first)),
+          op(padded<R>(o)),
+          layers(a.num_layers),
+          steps(a.num_steps),
+          rows(a.num_neuron * a.batch) {}
     i64 out(i64 l) const { return l + 1 == layers ? d : h; }  // of layer l after the first
     i64 outp(i64 l) const { return l + 1 == layers ? dp : hp; }
     i64 weights() const {
@@ -44,17 +58,23 @@ template <class R> struct Shape {
         for (i64 l = 0; l < layers; l++) size += outp(l);
         return size;
     }
-    // saved: for each layer its hidden units, then the tanh, then the memory before each chunk; each (task, time, sample)
+    // saved: for each layer its hidden units, then the tanh, then the memory before each chunk; each (task, time,
+    // sample)
     i64 first_row(const ElmScan &a, const Task &task) const { return task.neuron * a.batch + task.sample; }
-    i64 saved_hidden(const ElmScan &a, i64 l, const Task &task) const { return (l * rows + first_row(a, task)) * steps * hp; }
-    i64 saved_tanh(const ElmScan &a, const Task &task) const { return layers * rows * steps * hp + first_row(a, task) * steps * dp; }
+    i64 saved_hidden(const ElmScan &a, i64 l, const Task &task) const {
+        return (l * rows + first_row(a, task)) * steps * hp;
+    }
+    i64 saved_tanh(const ElmScan &a, const Task &task) const {
+        return layers * rows * steps * hp + first_row(a, task) * steps * dp;
+    }
     i64 saved_memory(const ElmScan &a, const Task &task) const {
         const i64 chunks = (steps * TILE + ROWS_PER_CHUNK - 1) / ROWS_PER_CHUNK;
         return rows * steps * (layers * hp + dp) + first_row(a, task) * chunks * dp;
     }
 };
 
-template <class R> ELM_INLINE void pack(R *to, i64 to_row, const R *from, i64 from_row, i64 rows, i64 columns, bool transposed) {
+template <class R>
+ELM_INLINE void pack(R *to, i64 to_row, const R *from, i64 from_row, i64 rows, i64 columns, bool transposed) {
     if (transposed) {
         for (i64 i = 0; i < rows; i++)
             for (i64 j = 0; j < columns; j++) to[j * to_row + i] = from[i * from_row + j];
@@ -63,11 +83,13 @@ template <class R> ELM_INLINE void pack(R *to, i64 to_row, const R *from, i64 fr
     }
 }
 
-// One neuron's constants and weights, padded with zeros; transposed (in, out) for the forward pass, (out, in) for the backward pass.
+// One neuron's constants and weights, padded with zeros; transposed (in, out) for the forward pass, (out, in) for the
+// backward pass.
 template <class R> struct Neuron {
     const Shape<R> &s;
     const bool transposed;
-    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *kappa_b, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
+    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *kappa_b, *weight[ELM_MAX_LAYERS],
+        *bias[ELM_MAX_LAYERS];
     Neuron(const Shape<R> &shape, Arena &arena, bool forward) : s(shape), transposed(forward) {
         kappa = arena.take<R>(s.dp);
         gain = arena.take<R>(s.dp);
@@ -82,12 +104,15 @@ template <class R> struct Neuron {
             bias[l] = arena.take<R>(s.outp(l));
         }
     }
-    static size_t bytes(const Shape<R> &s) { return (size_t)(s.gradients() + s.fp) * sizeof(R) + 64 * (2 * s.layers + 8); }
+    static size_t bytes(const Shape<R> &s) {
+        return (size_t)(s.gradients() + s.fp) * sizeof(R) + 64 * (2 * s.layers + 8);
+    }
     void read(const ElmScan &a, i64 n) {
         copy_row(kappa, (const R *)a.kappa + n * s.d, s.d);
         copy_row(gain, (const R *)a.gain + n * s.d, s.d);
         for (i64 j = 0; j < s.dp; j += Lanes<R>::W) store(gain + j, load(gain + j) * all<R>(R(TANH_SCALE)));
-        pack(recurrent, transposed ? s.fp : s.dp, (const R *)a.w_m + n * a.w_m_neuron, a.w_m_row, s.first, s.d, transposed);
+        pack(recurrent, transposed ? s.fp : s.dp, (const R *)a.w_m + n * a.w_m_neuron, a.w_m_row, s.first, s.d,
+             transposed);
         pack(readout, transposed ? s.op : s.dp, (const R *)a.w_y + n * s.o * s.d, s.d, s.o, s.d, transposed);
         copy_row(read_bias, (const R *)a.b_y + n * s.o, s.o);
         if (a.threshold) copy_row(threshold, (const R *)a.threshold + n * s.o, s.o);
@@ -96,7 +121,8 @@ template <class R> struct Neuron {
             for (i64 j = 0; j < s.first; j++) kappa_b[j] = *(const R *)a.kappa_b;
         for (i64 l = 0; l < s.layers; l++) {
             const i64 out = s.out(l);
-            pack(weight[l], transposed ? s.outp(l) : s.hp, (const R *)a.weight[l] + n * out * s.h, s.h, out, s.h, transposed);
+            pack(weight[l], transposed ? s.outp(l) : s.hp, (const R *)a.weight[l] + n * out * s.h, s.h, out, s.h,
+                 transposed);
             copy_row(bias[l], (const R *)a.layer_bias[l] + n * out, out);
         }
     }
@@ -120,7 +146,8 @@ template <int MB> struct Samples {
 
 // Sums over the samples and steps that one thread has seen of one neuron, padded.
 template <class R> struct Gradients {
-    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *weight[ELM_MAX_LAYERS], *bias[ELM_MAX_LAYERS];
+    R *kappa, *gain, *recurrent, *readout, *read_bias, *threshold, *first_bias, *weight[ELM_MAX_LAYERS],
+        *bias[ELM_MAX_LAYERS];
     Gradients(const Shape<R> &s, R *base) {
         kappa = base;
         gain = kappa + s.dp;

@@ -1,7 +1,9 @@
-// The library's face in C: picks the kernels for this processor and spreads a call over threads that live as long as the call.
+// The library's face in C: picks the kernels for this processor and spreads a call over threads that live as long as
+// the call.
 //
-// They are torch's own where it lends them: its idle OpenMP threads wait spinning, and others beside them would have to share their cores.
-// Otherwise, and in a forked child, where that pool is gone, threads are started for the call and never kept. The caller says how many.
+// They are torch's own where it lends them: its idle OpenMP threads wait spinning, and others beside them would have to
+// share their cores. Otherwise, and in a forked child, where that pool is gone, threads are started for the call and
+// never kept. The caller says how many.
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,8 +13,8 @@
 
 #include "api.h"
 
-#define ELM_DECLARE(isa) \
-    namespace isa {      \
+#define ELM_DECLARE(isa)              \
+    namespace isa {                   \
     extern const ElmKernels table[2]; \
     }
 ELM_DECLARE(baseline)
@@ -35,8 +37,8 @@ Choice choose() {
 #ifdef ELM_X86
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     const bool low = limit && !std::strcmp(limit, "baseline"), middle = limit && !std::strcmp(limit, "avx2");
     if (avx512 && !low && !middle) return {avx512::table, "avx512"};
     if (avx2 && !low) return {avx2::table, "avx2"};
@@ -69,15 +71,20 @@ template <class Args> struct Team {
 
 template <class Args> void take_jobs(void *data) {
     Team<Args> *team = static_cast<Team<Args> *>(data);
-    for (int64_t k; (k = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->count;) start<Args>(team->jobs + k);
+    for (int64_t k; (k = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->count;)
+        start<Args>(team->jobs + k);
 }
 
-using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);  // GOMP_parallel of the OpenMP library that torch uses
+using Parallel = void (*)(void (*)(void *), void *, unsigned,
+                          unsigned);  // GOMP_parallel of the OpenMP library that torch uses
 Parallel lent = nullptr;
 pid_t owner = 0;
 
-// `count` pieces of work in equal runs over at most `threads` threads, this one among them; returns how many runs there were.
-template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads, ElmShare *share) {
+// `count` pieces of work in equal runs over at most `threads` threads, this one among them; returns how many runs there
+// were.
+template <class Args>
+int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads,
+               ElmShare *share) {
     if (threads > count) threads = count;
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     if (threads < 1) threads = 1;
@@ -102,7 +109,8 @@ template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), con
 }
 
 // The same where the shares leave nothing behind but their status.
-template <class Args> int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads) {
+template <class Args>
+int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads) {
     ElmShare share[MAX_THREADS];
     const int64_t used = spread(work, args, count, threads, share);
     int64_t status = 0;
@@ -170,25 +178,28 @@ int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
 // Asks for large pages where the system gives them on request: a buffer's first touch costs a fault for each.
 void elm_advise(void *start, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-    const uintptr_t page = 1 << 21, from = ((uintptr_t)start + page - 1) / page * page, to = ((uintptr_t)start + (uintptr_t)bytes) / page * page;
+    const uintptr_t page = 1 << 21, from = ((uintptr_t)start + page - 1) / page * page,
+                    to = ((uintptr_t)start + (uintptr_t)bytes) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
 #else
     (void)start, (void)bytes;
 #endif
 }
 
-// The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t) value.
-#define ELM_DISCOUNT(R, name)                                                                                                                 \
-    void name(int64_t batch, int64_t num_steps, int64_t num_input, int64_t reach, double kappa, int64_t wide, const int64_t *lengths,        \
-              const int64_t *begin, const int64_t *end, const void *channel, const R *value, R *out) {                                       \
-        for (int64_t b = 0; b < batch; b++) {                                                                                                 \
-            const int64_t last = lengths ? lengths[b] : num_steps;                                                                            \
-            double discount = 1.0;                                                                                                            \
-            for (int64_t t = last - 1; t >= 0 && last - t <= reach; t--, discount *= kappa)                                                   \
-                for (int64_t e = begin[b * num_steps + t]; e < end[b * num_steps + t]; e++)                                                   \
-                    out[b * num_input + (wide ? ((const int64_t *)channel)[e] : ((const int32_t *)channel)[e])] +=                            \
-                        R(discount) * (value ? value[e] : R(1));                                                                              \
-        }                                                                                                                                     \
+// The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t)
+// value.
+#define ELM_DISCOUNT(R, name)                                                                                        \
+    void name(int64_t batch, int64_t num_steps, int64_t num_input, int64_t reach, double kappa, int64_t wide,        \
+              const int64_t *lengths, const int64_t *begin, const int64_t *end, const void *channel, const R *value, \
+              R *out) {                                                                                              \
+        for (int64_t b = 0; b < batch; b++) {                                                                        \
+            const int64_t last = lengths ? lengths[b] : num_steps;                                                   \
+            double discount = 1.0;                                                                                   \
+            for (int64_t t = last - 1; t >= 0 && last - t <= reach; t--, discount *= kappa)                          \
+                for (int64_t e = begin[b * num_steps + t]; e < end[b * num_steps + t]; e++)                          \
+                    out[b * num_input + (wide ? ((const int64_t *)channel)[e] : ((const int32_t *)channel)[e])] +=   \
+                        R(discount) * (value ? value[e] : R(1));                                                     \
+        }                                                                                                            \
     }
 ELM_DISCOUNT(float, elm_discount_f32)
 ELM_DISCOUNT(double, elm_discount_f64)

@@ -4,10 +4,12 @@
 
 namespace ELM_ISA {
 
-// out[m][v] = start(m, v) + sum_k a[m * row + k * step] * b[k * ldb + v], for MB rows and NV vectors of columns from vector v0.
-// Every loop over accumulators is unrolled by hand of the pragma: gcc would keep them on the stack otherwise.
+// out[m][v] = start(m, v) + sum_k a[m * row + k * step] * b[k * ldb + v], for MB rows and NV vectors of columns from
+// vector v0. Every loop over accumulators is unrolled by hand of the pragma: gcc would keep them on the stack
+// otherwise.
 template <class R, int MB, int NV, class Term, class Start, class End>
-ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, const R *b, i64 ldb, int v0, Start start, End end) {
+ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, const R *b, i64 ldb, int v0, Start start,
+                     End end) {
     constexpr int W = Lanes<R>::W;
     Vector<R> sum[MB][NV], out[MB][NV];
 #pragma GCC unroll 16
@@ -16,6 +18,8 @@ ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, con
         for (int v = 0; v < NV; v++) sum[m][v] = start(m, v0 + v);
     }
     b += v0 * W;
+    // One term at a time for all MB rows: a row of `b` is loaded once and meets MB factors, so that MB * NV products
+    // follow NV + MB loads; the sums, independent of one another, hide the latency of the multiply-add.
     for (i64 i = 0; i < num_term; i++) {
         const i64 k = term(i);
         Vector<R> columns[NV];
@@ -33,6 +37,8 @@ ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, con
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) out[m][v] = sum[m][v];
     }
+    // `end` may be long (tanh, a store under a condition): it stays a loop, else its copies would push the sums out of
+    // the registers and the code out of the instruction cache.
 #pragma GCC unroll 1
     for (int m = 0; m < MB; m++) {
 #pragma GCC unroll 1
@@ -40,10 +46,19 @@ ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, con
     }
 }
 
-// All `num_vector` vectors of columns, of the terms term(0), term(1), ...; `step` is 1 where a row of `a` holds the terms.
+// All `num_vector` vectors of columns, of the terms term(0), term(1), ...; `step` is 1 where a row of `a` holds the
+// terms.
 template <class R, int MB, class Term, class Start, class End>
-ELM_INLINE void product_of(i64 num_term, Term term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start, End end) {
-    constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 8 ? 3 : MB >= 4 ? 6 : MB >= 2 ? 8 : 12) : (MB >= 4 ? 3 : MB >= 2 ? 5 : 10);
+ELM_INLINE void product_of(i64 num_term, Term term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb,
+                           Start start, End end) {
+    constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 8   ? 3
+                                               : MB >= 4 ? 6
+                                               : MB >= 2 ? 8
+                                                         : 12)
+                                            : (MB >= 4   ? 3
+                                               : MB >= 2 ? 5
+                                                         : 10);
+    // as many columns as there are registers for MB rows of sums, one row of `b` and a factor
     int v = 0;
     for (; v + WIDE <= num_vector; v += WIDE) tile<R, MB, WIDE>(num_term, term, a, row, step, b, ldb, v, start, end);
     for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2>(num_term, term, a, row, step, b, ldb, v, start, end);
@@ -51,21 +66,26 @@ ELM_INLINE void product_of(i64 num_term, Term term, int num_vector, const R *a, 
 }
 
 template <class R, int MB, class Start, class End>
-ELM_INLINE void product(i64 num_term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start, End end) {
+ELM_INLINE void product(i64 num_term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start,
+                        End end) {
     product_of<R, MB>(num_term, [](i64 i) ELM_LAMBDA { return i; }, num_vector, a, row, step, b, ldb, start, end);
 }
 
-// The same without the terms that are 0 in every row, as half of those behind a relu are: worth it for one or two rows, where the
-// time is that of reading `b`. `list` has room for num_term and a vector more. What is not finite in a row of `b` that is left out, is not noticed.
+// The same without the terms that are 0 in every row, as half of those behind a relu are: worth it for one or two rows,
+// where the time is that of reading `b`. `list` has room for num_term and a vector more. What is not finite in a row of
+// `b` that is left out, is not noticed.
 template <class R, int MB, class Start, class End>
-ELM_INLINE void sparse_product(i64 num_term, int32_t *list, int num_vector, const R *a, i64 row, const R *b, i64 ldb, Start start, End end) {
+ELM_INLINE void sparse_product(i64 num_term, int32_t *list, int num_vector, const R *a, i64 row, const R *b, i64 ldb,
+                               Start start, End end) {
+    // The list first: a branch a term inside the product would be mispredicted half of the time.
     i64 count = 0;
     for (i64 k = 0; k < num_term; k += Lanes<R>::W) {
         unsigned bits = 0;
         for (int m = 0; m < MB; m++) bits |= occupied(a + m * row + k);
 #if defined(__AVX512F__)
         if (sizeof(R) == 4) {
-            const __m512i lanes = _mm512_add_epi32(_mm512_set1_epi32((int)k), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+            const __m512i lanes = _mm512_add_epi32(
+                _mm512_set1_epi32((int)k), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
             _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32((__mmask16)bits, lanes));
             count += __builtin_popcount(bits);
             continue;
@@ -76,14 +96,16 @@ ELM_INLINE void sparse_product(i64 num_term, int32_t *list, int num_vector, cons
     product_of<R, MB>(count, [&](i64 i) ELM_LAMBDA { return (i64)list[i]; }, num_vector, a, row, 1, b, ldb, start, end);
 }
 
-// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out or more, ldb), all
-// padded: rows of c up to the next whole tile are written.
+// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out or
+// more, ldb), all padded: rows of c up to the next whole tile are written.
 template <class R> static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, R *c) {
     constexpr int W = Lanes<R>::W;
+    // TILE rows of c at a time stay in registers over all rows of a and b, which are read from the cache once for each.
     for (i64 out = 0; out < num_out; out += TILE) {
         R *to = c + out * ldb;
         product<R, TILE>(
-            num_row, int(ldb / W), a + out, 1, lda, b, ldb, [&](int m, int v) ELM_LAMBDA { return load(to + m * ldb + v * W); },
+            num_row, int(ldb / W), a + out, 1, lda, b, ldb,
+            [&](int m, int v) ELM_LAMBDA { return load(to + m * ldb + v * W); },
             [&](int m, int v, Vector<R> x) ELM_LAMBDA { store(to + m * ldb + v * W, x); });
     }
 }

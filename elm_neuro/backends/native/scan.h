@@ -1,6 +1,6 @@
 // The neuron over a sequence, forward and backward: what arrives is integrated, then the memory
-// m_t = kappa m_{t-1} + gain * 1.7159 tanh(2/3 MLP(z_t + W kappa m_{t-1})) advances, then the readout y_t = W_y m_t + b_y,
-// and where there is a threshold the spikes s_t = [y_t > threshold]. docs/kernels.md derives the backward pass.
+// m_t = kappa m_{t-1} + gain * 1.7159 tanh(2/3 MLP(z_t + W kappa m_{t-1})) advances, then the readout y_t = W_y m_t +
+// b_y, and where there is a threshold the spikes s_t = [y_t > threshold]. docs/kernels.md derives the backward pass.
 //
 // A task is MB samples of one neuron: their rows share every weight that is loaded, and their sums stay in registers.
 // Time is cut into chunks of ROWS_PER_CHUNK / MB steps, so that what a chunk works with stays in the first two caches:
@@ -70,8 +70,8 @@ ELM_INLINE void readout_gradients(const ElmScan &a, const Shape<R> &s, const Neu
                 std::memset(to, 0, s.op * sizeof(R));
             if (!inside || !a.grad_spikes) continue;
             const R *y = (const R *)a.y + row_of(sample, t, n, a.y_batch, a.y_time, a.y_neuron);
-            const R *grad_spikes = (const R *)a.grad_spikes + row_of(sample, t, n, a.grad_spikes_batch,
-                                                                     a.grad_spikes_time, a.grad_spikes_neuron);
+            const R *grad_spikes = (const R *)a.grad_spikes +
+                                   row_of(sample, t, n, a.grad_spikes_batch, a.grad_spikes_time, a.grad_spikes_neuron);
             for (i64 j = 0; j < s.o; j += W) {
                 const Vector<R> distance = load_upto(y + j, s.o - j) - load(w.threshold + j);
                 const Vector<R> g =
@@ -177,8 +177,7 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
             const auto propose = [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                 const Vector<R> proposal = tanh_of(x * all<R>(R(TANH_SLOPE)));
                 store(th + i * s.dp + v * W, proposal);
-                store(memory + i * s.dp + v * W,
-                      load(decayed + i * s.dp + v * W) + load(w.gain + v * W) * proposal);
+                store(memory + i * s.dp + v * W, load(decayed + i * s.dp + v * W) + load(w.gain + v * W) * proposal);
             };
             const auto start_z = [&](int i, int v) ELM_LAMBDA { return load(z + i * s.fp + v * W); };
             if (s.layers == 0) {
@@ -236,8 +235,8 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
     return true;
 }
 
-// In the words of docs/kernels.md: g is the gradient of m_t, q that of the proposal before its tanh, dz[l] that of layer
-// l before its nonlinearity, `carry` what m_{t-1} gets from the steps behind it.
+// In the words of docs/kernels.md: g is the gradient of m_t, q that of the proposal before its tanh, dz[l] that of
+// layer l before its nonlinearity, `carry` what m_{t-1} gets from the steps behind it.
 template <class R, int MB>
 static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shape<R> &s, const Neuron<R> &w,
                                                     const Task &task, const Gradients<R> &sum, R *grad_table) {
@@ -283,8 +282,7 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
             const R *gy = dy + at * s.op, *m = before + at * s.dp, *th = tanhs + t * MB * s.dp;
             if (t >= CHUNK) {  // what the next chunk reads: no processor expects it backward in time
                 prefetch(tanhs + (t - CHUNK) * MB * s.dp, MB * s.dp * sizeof(R));
-                for (i64 l = 0; l < s.layers; l++)
-                    prefetch(hidden[l] + (t - CHUNK) * MB * s.hp, MB * s.hp * sizeof(R));
+                for (i64 l = 0; l < s.layers; l++) prefetch(hidden[l] + (t - CHUNK) * MB * s.hp, MB * s.hp * sizeof(R));
             }
             for (int i = 0; i < MB; i++)
                 if (a.grad_m_last && t == samples.length[i] - 1)
@@ -481,7 +479,8 @@ template <class R> static i64 scan_reduce(const ElmScan *a, const ElmShare *shar
                 for (i64 j = 0; j < table; j++) to[j] += apart[j];
             }
             for (i64 n = first; n <= last; n++) {
-                add_gradients(*a, s, n, Gradients<R>(s, sums + (n - first) * s.gradients()), n > done && !a->accumulate);
+                add_gradients(*a, s, n, Gradients<R>(s, sums + (n - first) * s.gradients()),
+                              n > done && !a->accumulate);
                 done = n > done ? n : done;
             }
         }

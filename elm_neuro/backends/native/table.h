@@ -1,4 +1,5 @@
-// The first layer as a table: what one spike of an input adds to the hidden units, through all synapses that it reaches.
+// The first layer as a table: what one spike of an input adds to the hidden units, through all synapses that it
+// reaches.
 #pragma once
 #include "lanes.h"
 
@@ -8,9 +9,11 @@ constexpr i64 SIDE = 16;  // of the squares in which a matrix is transposed
 
 ELM_INLINE i64 lesser(i64 a, i64 b) { return a < b ? a : b; }
 
-// Without routing, input j is branch j: table[c][h] = weight[h][c] * w_s[c], squares of inputs by hidden units at a time.
+// Without routing, input j is branch j: table[c][h] = weight[h][c] * w_s[c], squares of inputs by hidden units at a
+// time.
 template <class R> static void scale_columns(const ElmTable &a, const R *weight, const R *w_s, R *table) {
     const i64 row = a.num_branch + a.num_memory;
+    // One of the two arrays is always crossed: in squares of SIDE both are touched a cache line at a time.
     for (i64 c0 = 0; c0 < a.num_branch; c0 += SIDE) {
         const i64 c1 = lesser(c0 + SIDE, a.num_branch);
         for (i64 h0 = 0; h0 < a.hidden; h0 += SIDE) {
@@ -24,7 +27,9 @@ template <class R> static void scale_columns(const ElmTable &a, const R *weight,
     }
 }
 
-template <class R> static void scale_columns_backward(const ElmTable &a, const R *weight, const R *w_s, const R *grad_table, R *grad_weight, R *grad_w_s) {
+template <class R>
+static void scale_columns_backward(const ElmTable &a, const R *weight, const R *w_s, const R *grad_table,
+                                   R *grad_weight, R *grad_w_s) {
     const i64 row = a.num_branch + a.num_memory;
     for (i64 c0 = 0; c0 < a.num_branch; c0 += SIDE) {
         const i64 c1 = lesser(c0 + SIDE, a.num_branch);
@@ -48,9 +53,11 @@ template <class R> static void scale_columns_backward(const ElmTable &a, const R
 }
 
 // With routing: table[routing[j][k]] += w_s[j][k] * column j of the weight, which stands in `column`, padded.
-template <class R> static void add_synapses(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column, R *table) {
+template <class R>
+static void add_synapses(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column, R *table) {
     constexpr int W = Lanes<R>::W;
     const i64 row = a.num_branch + a.num_memory;
+    // Synapses in the order of branches: the column of a branch is gathered once and serves all its synapses.
     for (i64 j = 0; j < a.num_branch; j++) {
         for (i64 h = 0; h < a.hidden; h++) column[h] = weight[h * row + j];
         for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
@@ -63,8 +70,8 @@ template <class R> static void add_synapses(const ElmTable &a, const i64 *routin
 }
 
 template <class R>
-static void add_synapses_backward(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column, R *grad_column, const R *grad_table,
-                                  R *grad_weight, R *grad_w_s) {
+static void add_synapses_backward(const ElmTable &a, const i64 *routing, const R *weight, const R *w_s, R *column,
+                                  R *grad_column, const R *grad_table, R *grad_weight, R *grad_w_s) {
     constexpr int W = Lanes<R>::W;
     const i64 row = a.num_branch + a.num_memory;
     for (i64 j = 0; j < a.num_branch; j++) {
@@ -86,26 +93,29 @@ static void add_synapses_backward(const ElmTable &a, const i64 *routing, const R
     }
 }
 
-// What the input summed over time, `total`, leaves on the branches of neuron n: arrived[j] = sum_k w_s[j][k] total[routing[j][k]].
+// What the input summed over time, `total`, leaves on the branches of neuron n: arrived[j] = sum_k w_s[j][k]
+// total[routing[j][k]].
 template <class R> static void sum_synapses(const ElmTable &a, i64 n, const i64 *routing, const R *w_s) {
     for (i64 b = 0; b < a.batch; b++) {
-        const R *total = (const R *)a.total + b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
+        const R *total =
+            (const R *)a.total + b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
         R *arrived = (R *)a.arrived + (b * a.num_neuron + n) * a.num_branch;
-        for (i64 j = 0; j < a.num_branch; j++) {
+        for (i64 j = 0; !routing && j < a.num_branch; j++) arrived[j] = w_s[j] * total[j];
+        for (i64 j = 0; routing && j < a.num_branch; j++) {
             R sum = 0;
-            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
-                const i64 input = routing ? routing[k] : j;
-                if (input >= 0) sum += w_s[k] * total[input];
-            }
+            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++)
+                if (routing[k] >= 0) sum += w_s[k] * total[routing[k]];
             arrived[j] = sum;
         }
     }
 }
 
-template <class R> static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, const R *w_s, R *grad_w_s) {
+template <class R>
+static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, const R *w_s, R *grad_w_s) {
     for (i64 b = 0; b < a.batch; b++) {
         const i64 at = b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
-        const R *total = (const R *)a.total + at, *grad = (const R *)a.grad_arrived + (b * a.num_neuron + n) * a.num_branch;
+        const R *total = (const R *)a.total + at,
+                *grad = (const R *)a.grad_arrived + (b * a.num_neuron + n) * a.num_branch;
         R *grad_total = a.grad_total ? (R *)a.grad_total + at : nullptr;
         for (i64 j = 0; j < a.num_branch; j++)
             for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
@@ -124,15 +134,19 @@ template <class R> static void table_forward(const ElmTable *a, ElmShare *share)
     if (share->status) return;
     R *column = arena.take<R>(a->table_row);
     for (i64 n = share->first; n < share->last; n++) {
-        const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
-        R *table = (R *)a->table + n * a->num_input * a->table_row;
+        const R *weight = (const R *)a->weight + n * a->hidden * row,
+                *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        sum_synapses(*a, n, routing, w_s);
+        if (!a->table) continue;
+        R *table = (R *)a->table + n * a->num_input * a->table_row;
         if (routing)
             add_synapses(*a, routing, weight, w_s, column, table);
         else
             scale_columns(*a, weight, w_s, table);
-        sum_synapses(*a, n, routing, w_s);
-        for (i64 h = 0; h < a->hidden; h++) copy_row((R *)a->w_m + (n * a->hidden + h) * a->num_memory, weight + h * row + a->num_branch, a->num_memory);
+        for (i64 h = 0; h < a->hidden; h++)
+            copy_row((R *)a->w_m + (n * a->hidden + h) * a->num_memory, weight + h * row + a->num_branch,
+                     a->num_memory);
     }
 }
 
@@ -145,16 +159,23 @@ template <class R> static void table_backward(const ElmTable *a, ElmShare *share
     for (i64 n = share->first; n < share->last; n++) {
         const i64 synapses = n * a->num_branch * a->num_synapse;
         const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + synapses;
-        const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
-        R *grad_weight = (R *)a->grad_weight + n * a->hidden * row, *grad_w_s = (R *)a->grad_w_s + synapses;
+        R *grad_w_s = (R *)a->grad_w_s + synapses;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+        if (!a->grad_table) {
+            std::memset(grad_w_s, 0, a->num_branch * a->num_synapse * sizeof(R));
+            if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
+            continue;
+        }
+        const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
+        R *grad_weight = (R *)a->grad_weight + n * a->hidden * row;
         if (routing)
             add_synapses_backward(*a, routing, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
         else
             scale_columns_backward(*a, weight, w_s, grad_table, grad_weight, grad_w_s);
         if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
         for (i64 h = 0; h < a->hidden; h++)
-            copy_row(grad_weight + h * row + a->num_branch, (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);
+            copy_row(grad_weight + h * row + a->num_branch,
+                     (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);
     }
 }
 

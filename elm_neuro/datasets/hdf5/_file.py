@@ -29,7 +29,7 @@ from elm_neuro.datasets.hdf5._objects import (
 
 SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
 DEFLATE, SHUFFLE = 1, 2
-# of IEEE floats, by size: sign bit; then precision, and place and size of exponent and mantissa, and the exponent's bias
+# of IEEE floats, by size: the sign's bit; then precision, place and size of exponent and mantissa, exponent's bias
 FLOATS = {
     2: (15, (0, 16, 10, 5, 0, 10, 15)),
     4: (31, (0, 32, 23, 8, 0, 23, 127)),
@@ -179,16 +179,17 @@ class Dataset:
         claimed = itemsize * int(lengths.sum())
         if claimed > self._source.size:
             raise ValueError(
-                f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim {claimed}"
+                f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim "
+                f"{claimed}"
             )
         flat = bytearray(claimed)
         heap, end = Heap(self._source), 0
         for length, address, index in references[lengths > 0].tolist():
             raw = heap.read(address, index)
-            if len(raw) < length * itemsize:
+            if len(raw) != length * itemsize:
                 raise ValueError(f"/{self.key} must have rows of {length * itemsize} bytes, got {len(raw)}")
-            flat[end : end + length * itemsize] = raw[: length * itemsize]
-            end += length * itemsize
+            flat[end : end + len(raw)] = raw
+            end += len(raw)
         return np.frombuffer(flat, self.dtype.base), lengths
 
     def _content(self) -> bytes | bytearray:
@@ -266,7 +267,7 @@ class Heap:
         return self._source.read(place, size, "a row")
 
     def _walk(self, address: int) -> dict[int, tuple[int, int]]:
-        size = int.from_bytes(self._source.read(address, 16, "a heap", b"GCOL")[8:], "little")
+        size = int.from_bytes(self._source.read(address, 16, "a heap", b"GCOL\1")[8:], "little")
         self._walked += size
         if self._walked > self._source.size:  # they do not overlap
             raise ValueError(f"heaps must have no more bytes than the file, {self._source.size}, got more")
@@ -275,10 +276,12 @@ class Heap:
         while at + 16 <= end:
             head = self._source.read(at, 16, "a row")
             index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
-            if index == 0:  # what is free stands last
+            if index == 0:  # what is free: the rest, this head included
+                if at + length != end:
+                    raise ValueError(f"what is free in a heap must be the rest of it, {end - at} bytes, got {length}")
                 break
-            if length > end - at - 16:
-                raise ValueError(f"a row must lie within its heap of {size} bytes, got {length} bytes")
+            if length > end - at - 16 or index in places:
+                raise ValueError(f"a heap of {size} bytes must hold each row once, got row {index} of {length} bytes")
             places[index] = (at + 16, length)
             at += 16 + (length + 7) // 8 * 8
         return places
@@ -314,9 +317,11 @@ def _type(fields: Fields) -> Type:
     if kind == 3 and 0 < size < SMALL:
         return np.dtype(f"S{size}")
     if kind == 9 and size == REFERENCE.itemsize:
-        base = _type(fields)
+        base, is_text = _type(fields), bool(bits & 15)
+        if (bits & 15) > 1 or bits >> (12 if is_text else 4):
+            raise ValueError(f"rows of variable length must be a sequence or text, got {bits:#x}")
         if isinstance(base, np.dtype):
-            return VariableLength(base, bool(bits & 15))
+            return VariableLength(base, is_text)
     return np.dtype("V")
 
 

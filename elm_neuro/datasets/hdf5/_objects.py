@@ -157,13 +157,13 @@ def _link(fields: Fields) -> tuple[str, Link]:
 
 def _old_links(source: Source, table: Fields) -> dict[str, Link]:
     tree, heap = table.number(8), table.number(8)
-    head = Fields(source.read(heap, 32, "a local heap", b"HEAP"), "a local heap")
+    head = Fields(source.read(heap, 32, "a local heap", b"HEAP\0"), "a local heap")
     head.take(8)
     size, _, start = head.number(8), head.number(8), head.number(8)
     names = source.read(start, size, "a local heap")
     found: dict[str, Link] = {}
     for _, leaf in leaves(source, tree, kind=0, key_size=8):
-        num = Fields(source.read(leaf, 8, "a group's leaf", b"SNOD")[6:], "a group's leaf").number(2)
+        num = Fields(source.read(leaf, 8, "a group's leaf", b"SNOD\1")[6:], "a group's leaf").number(2)
         entries = Fields(source.read(leaf + 8, 40 * num, "a group's leaf"), "a group's leaf")
         for _ in range(num):
             place, address, cached = entries.number(8), entries.number(8), entries.number(4)

@@ -31,7 +31,7 @@ from elm_neuro.datasets.neuronio._store import (
     to_content,
     write_content,
 )
-from elm_neuro.files import leftovers, remove, write_whole
+from elm_neuro.files import json_object, leftovers, remove, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -137,7 +137,7 @@ def _tasks(sources: Sequence[str | os.PathLike[str]], suffix: str) -> dict[str, 
     tasks: dict[str, Path] = {}
     for source in sources:
         for path in simulation_files(source):
-            name = f"{path.resolve().parent.name}/{path.stem}{suffix}"
+            name = os.path.join(path.resolve().parent.name, path.stem + suffix)  # the root has no name
             if tasks.setdefault(name, path.resolve()) != path.resolve():
                 raise ValueError(
                     f"sources must differ in the names of file and folder, got {tasks[name]} and {path.resolve()}"
@@ -260,7 +260,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Entry]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} must hold {MANIFEST} of a conversion, got none")
     try:
-        content = json.loads(path.read_bytes())
+        content = json_object(path)
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version must be {FORMAT_VERSION}, got {content['format_version']}")
         entries = {str(name): Entry(**line) for name, line in content["files"].items()}
@@ -294,9 +294,12 @@ def verify_neuronio(destination: str | os.PathLike[str], *, progress: Progress |
     folder, wrong = Path(destination), {}
     for name, entry in read_manifest(folder).items():
         try:
-            if (came := sha256(folder / name)) != entry.sha256:
-                raise ValueError(f"{folder / name} must have the sha256 {entry.sha256}, got {came}")
-            check_content(open_simulations(folder / name))
+            path = folder / name
+            if path.is_symlink() or (path.is_file() and path.stat().st_size != entry.bytes):
+                raise ValueError(f"{path} must be a file of {entry.bytes} bytes and no link")
+            if (came := sha256(path)) != entry.sha256:
+                raise ValueError(f"{path} must have the sha256 {entry.sha256}, got {came}")
+            check_content(open_simulations(path))
         except (OSError, ValueError) as error:
             wrong[name] = str(error)
             continue

@@ -9,6 +9,7 @@ import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from elm_neuro.datasets._items import index_of
 from elm_neuro.datasets.neuronio._pickle import load
+from elm_neuro.files import open_regular
 from elm_neuro.functional import SOMA_BIAS_MV as SOMA_BIAS_MV
 from elm_neuro.functional import SOMA_CAP_MV as SOMA_CAP_MV
 from elm_neuro.functional import SOMA_SCALE_MV as SOMA_SCALE_MV
@@ -145,8 +147,8 @@ def read_simulation_file(path: str | os.PathLike[str]) -> Simulations:
     if not os.path.isfile(name):
         raise FileNotFoundError(f"path must name a NeuronIO simulation file, got {name}, which does not exist")
     try:
-        with open(name, "rb") as file:
-            size = os.path.getsize(name)
+        with open_regular(name) as file:
+            size = os.fstat(file.fileno()).st_size
             content = load(file, size, wanted=WANTED)
         return _simulations(content, size)
     except REFUSALS as error:
@@ -156,20 +158,24 @@ def read_simulation_file(path: str | os.PathLike[str]) -> Simulations:
 
 def _simulations(content: Any, size: int) -> Simulations:
     """Simulations of a file of `size` bytes, which has at least two for a voltage and one for a spike: the memo of a
-    pickle can repeat them.
+    pickle can repeat them, so that what they come to is counted before it is built.
     """
-    found = _get(_get(content, "Results", "the file"), "listOfSingleSimulationDicts", "Results")
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"listOfSingleSimulationDicts must be a list of at least one simulation, got {_kind(found)}")
-    soma = [_voltage(_get(one, "somaVoltageLowRes", f"simulation {i}"), i) for i, one in enumerate(found)]
-    lengths = sorted({voltage.size for voltage in soma})
-    if len(lengths) > 1:
-        raise ValueError(f"all simulations must be as long, got lengths of {lengths[:5]} ms")
-    num_steps = lengths[0]
-    if 2 * num_steps * len(found) > size:
-        raise ValueError(
-            f"a file of {size} bytes must hold every voltage once, got {len(found)} simulations of {num_steps} ms"
-        )
+    listed = _get(_get(content, "Results", "the file"), "listOfSingleSimulationDicts", "Results")
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"listOfSingleSimulationDicts must be a list of at least one simulation, got {_kind(listed)}")
+    soma: list[NDArray[Any]] = []
+    for i, one in enumerate(listed):
+        soma.append(_voltage(_get(one, "somaVoltageLowRes", f"simulation {i}"), i, size // 2))
+        if soma[i].size != soma[0].size:
+            raise ValueError(
+                f"all simulations must be as long, got lengths of {sorted((soma[0].size, soma[i].size))} ms"
+            )
+        if 2 * soma[0].size * (i + 1) > size:
+            raise ValueError(
+                f"a file of {size} bytes must hold every voltage once, got {len(listed)} simulations of "
+                f"{soma[0].size} ms"
+            )
+    num_steps = soma[0].size
     params = content.get("Params")
     seconds = params.get("totalSimDurationInSec") if isinstance(params, dict) else None
     if isinstance(seconds, int | float) and round(1000 * seconds) != num_steps:
@@ -177,11 +183,12 @@ def _simulations(content: Any, size: int) -> Simulations:
             f"somaVoltageLowRes must have a value for each of the {seconds} s of Params, got {num_steps} ms"
         )
     counts, channels, spikes, num_spikes = [], [], [], 0
-    for i, one in enumerate(found):
+    for i, one in enumerate(listed):
         cells = np.concatenate(
-            [_inputs(one, key, num_steps, i, first) for key, first in ((WANTED[0], 0), (WANTED[1], NUM_SEGMENTS))]
+            [_inputs(one, key, num_steps, i, first, size) for key, first in ((WANTED[0], 0), (WANTED[1], NUM_SEGMENTS))]
         )
-        num_spikes += cells.size
+        spikes.append(_outputs(_get(one, "outputSpikeTimes", f"simulation {i}"), num_steps, i, size))
+        num_spikes += cells.size + spikes[i].size
         if num_spikes > size:
             raise ValueError(f"a file of {size} bytes must hold every spike once, got {num_spikes} or more")
         cells.sort()
@@ -189,7 +196,6 @@ def _simulations(content: Any, size: int) -> Simulations:
         step, channel = np.divmod(cells, NUM_INPUTS)
         counts.append(np.bincount(step, minlength=num_steps))
         channels.append(channel.astype(np.uint16))
-        spikes.append(_outputs(_get(one, "outputSpikeTimes", f"simulation {i}"), num_steps, i))
     indptr = np.concatenate(([0], np.cumsum(np.concatenate(counts))))
     spike_indptr = np.concatenate(([0], np.cumsum([own.size for own in spikes])))
     return Simulations(indptr, np.concatenate(channels), np.stack(soma), spike_indptr, np.concatenate(spikes))
@@ -197,18 +203,23 @@ def _simulations(content: Any, size: int) -> Simulations:
 
 def _get(owner: Any, key: str, what: str) -> Any:
     if not isinstance(owner, dict) or key not in owner:
-        had = ", ".join(sorted(map(str, owner))[:10]) or "nothing" if isinstance(owner, dict) else _kind(owner)
+        had = ", ".join(sorted(map(_name, islice(owner, 10)))) or "nothing" if isinstance(owner, dict) else _kind(owner)
         raise ValueError(f"{what} must be a dict with {key}, got {had}")
     return owner[key]
+
+
+def _name(key: Any) -> str:
+    """A key for a message: short, however large what it holds is."""
+    return key[:40] if isinstance(key, str) else f"a {type(key).__name__}"
 
 
 def _kind(value: Any) -> str:
     return f"an empty {type(value).__name__}" if isinstance(value, list | dict) and not value else type(value).__name__
 
 
-def _numbers(value: Any, what: str) -> NDArray[Any]:
-    """The values of an array stored as one, or of numbers in a list."""
-    found: Any = np.asarray(_flat(value, what)) if isinstance(value, list) else getattr(value, "values", None)
+def _numbers(value: Any, what: str, limit: int) -> NDArray[Any]:
+    """The values of an array stored as one, or of at most `limit` numbers in a list."""
+    found: Any = np.asarray(_flat(value, what, limit)) if isinstance(value, list) else getattr(value, "values", None)
     if not isinstance(found, np.ndarray) or found.ndim != 1:
         raise ValueError(
             f"{what} must be an array of one dimension, got "
@@ -217,8 +228,11 @@ def _numbers(value: Any, what: str) -> NDArray[Any]:
     return found
 
 
-def _flat(values: list[Any], what: str) -> NDArray[Any]:
-    """The numbers of a list, in which some may come as arrays."""
+def _flat(values: list[Any], what: str, limit: int) -> NDArray[Any]:
+    """The numbers of a list, in which some may come as arrays, at most `limit`."""
+    limit = min(limit, MAX_NUMBERS)
+    if len(values) > limit:
+        raise ValueError(f"{what} must hold at most {limit} numbers, got {len(values)} or more")
     if not all(isinstance(value, int | float | np.ndarray) for value in values):
         raise ValueError(
             f"{what} must hold numbers, got "
@@ -226,14 +240,14 @@ def _flat(values: list[Any], what: str) -> NDArray[Any]:
         )
     if len(values) == 1 and isinstance(values[0], np.ndarray):
         return values[0]
-    if (size := sum(value.size if isinstance(value, np.ndarray) else 1 for value in values)) > MAX_NUMBERS:
-        raise ValueError(f"{what} must hold at most {MAX_NUMBERS} numbers, got {size}")
+    if (size := sum(value.size if isinstance(value, np.ndarray) else 1 for value in values)) > limit:
+        raise ValueError(f"{what} must hold at most {limit} numbers, got {size}")
     return np.concatenate([np.atleast_1d(value) for value in values]) if values else np.empty(0, dtype=np.int64)
 
 
-def _voltage(value: Any, simulation: int) -> NDArray[Any]:
+def _voltage(value: Any, simulation: int, limit: int) -> NDArray[Any]:
     what = f"somaVoltageLowRes of simulation {simulation}"
-    voltage = _numbers(value, what)
+    voltage = _numbers(value, what, limit)
     if voltage.dtype.kind != "f" or not voltage.size:
         raise ValueError(f"{what} must hold at least one voltage in mV, got {voltage.size} of {voltage.dtype}")
     if not np.isfinite(voltage).all():
@@ -244,8 +258,10 @@ def _voltage(value: Any, simulation: int) -> NDArray[Any]:
     return voltage.astype(np.float16 if voltage.dtype.itemsize == 2 else np.float32)
 
 
-def _inputs(simulation: Mapping[str, Any], key: str, num_steps: int, index: int, first: int) -> NDArray[np.int64]:
-    """Place ``step * 1278 + channel`` of each input spike of one kind of synapse."""
+def _inputs(
+    simulation: Mapping[str, Any], key: str, num_steps: int, index: int, first: int, limit: int
+) -> NDArray[np.int64]:
+    """Place ``step * 1278 + channel`` of each input spike of one kind of synapse, at most `limit`."""
     what = f"{key} of simulation {index}"
     spikes = _get(simulation, key, f"simulation {index}")
     if (
@@ -257,11 +273,13 @@ def _inputs(simulation: Mapping[str, Any], key: str, num_steps: int, index: int,
             f"{what} must be a dict of {NUM_SEGMENTS} segments, 0 to 638, got "
             f"{len(spikes) if isinstance(spikes, dict) else _kind(spikes)}"
         )
-    lists = [own if isinstance(own, list) else [_numbers(own, what)] for own in spikes.values()]
+    lists = [own if isinstance(own, list) else [_numbers(own, what, limit)] for own in spikes.values()]
+    if sum(map(len, lists)) > limit:
+        raise ValueError(f"{what} must hold every spike once, got more than the file's {limit} bytes")
     count = [sum(value.size if isinstance(value, np.ndarray) else 1 for value in own) for own in lists]
     if sum(count) > NUM_SEGMENTS * num_steps:
         raise ValueError(f"{what} must hold at most one spike per segment and ms, got {sum(count)} in {num_steps} ms")
-    times = _flat([value for own in lists for value in own], what)
+    times = _flat([value for own in lists for value in own], what, limit)
     if times.dtype.kind not in "ui" and times.size:
         raise ValueError(f"{what} must hold whole ms, got {times.dtype}")
     if times.size and (times.min() < 0 or times.max() >= num_steps):
@@ -271,9 +289,9 @@ def _inputs(simulation: Mapping[str, Any], key: str, num_steps: int, index: int,
     return times.astype(np.int64) * NUM_INPUTS + np.repeat(np.fromiter(spikes, np.int64, NUM_SEGMENTS) + first, count)
 
 
-def _outputs(value: Any, num_steps: int, simulation: int) -> NDArray[np.int32]:
+def _outputs(value: Any, num_steps: int, simulation: int, limit: int) -> NDArray[np.int32]:
     what = f"outputSpikeTimes of simulation {simulation}"
-    times = _numbers(value, what)
+    times = _numbers(value, what, limit)
     if times.dtype.kind not in "fui" and times.size:
         raise ValueError(f"{what} must hold times in ms, got {times.dtype}")
     times = times.astype(np.float64)

@@ -196,7 +196,7 @@ def sha256(path: Path) -> str:
     """Checksum of a file, read a part at a time, or of a folder: of the names and checksums of its files."""
     if path.is_dir():
         return _of_all({file.name: sha256(file) for file in _inside(path)})
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -219,7 +219,9 @@ def _of_all(checksums: Mapping[str, str]) -> str:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of those in a folder; -1 where there is neither, or anything but files in the folder."""
+    """Bytes of a file, or of those in a folder; -1 where there is neither, or a link or anything but files."""
+    if path.is_symlink():
+        return -1
     if path.is_dir():
         try:
             return sum(file.stat().st_size for file in _inside(path))

@@ -1,15 +1,18 @@
-"""Small networks that turn a batch of spike trains into class logits: one neuron, LIF before an ELM, and LIF alone."""
+"""Small networks that turn a batch of spike trains into class logits: one layer, a spiking layer before another, LIF
+alone.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro.events import SpikeEvents
-from elm_neuro.nn import ALIF, ELM, LIF, last_output
+from elm_neuro.nn import ALIF, LIF, Layer, check_layer, last_output, output_shape
 
 READOUTS = ("last", "mean")
 TOLERANCE = 0.02  # by how much the parameters of a control may differ from those of the network it is compared with
@@ -24,32 +27,41 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+def checked_layer(module: nn.Module, name: str) -> Layer[Any]:
+    """`module`, where it keeps the protocol of a layer and is batch first: :func:`elm_neuro.nn.check_layer`."""
+    check_layer(module, name)
+    return cast("Layer[Any]", module)
+
+
 class SequenceClassifier(nn.Module):
-    """Class logits from the outputs of one ELM neuron, one output a class.
+    """Class logits from the outputs of one layer, for example of one ELM neuron, one output a class.
 
     Args:
-        neuron: the neuron, batch first, output_size = number of classes; a :class:`elm_neuro.nn.BranchELM` is one too.
+        neuron: the layer, :class:`elm_neuro.nn.Layer`, batch first, whose outputs are the classes.
         readout: "last" takes the output at the last step (the paper's choice), "mean" the mean over all steps.
 
     Shapes: x (batch, time, input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
 
     Raises:
+        TypeError: `neuron` is no layer.
         ValueError: `readout` is neither, or `neuron` is a population or not batch first.
 
+    >>> from elm_neuro import ELM
     >>> SequenceClassifier(ELM(70, 20, num_memory=5))(torch.zeros(8, 10, 70)).shape
     torch.Size([8, 20])
     """
 
-    def __init__(self, neuron: ELM, *, readout: str = "last") -> None:
+    def __init__(self, neuron: nn.Module, *, readout: str = "last") -> None:
         super().__init__()
         if readout not in READOUTS:
             raise ValueError(f"readout must be one of {list(READOUTS)}, got {readout!r}")
-        if neuron.config.num_neuron is not None or not neuron.config.batch_first:
-            raise ValueError(f"neuron must be a single one with batch_first=True, got {neuron.config}")
-        self.neuron, self.readout = neuron, readout
+        layer = checked_layer(neuron, "neuron")
+        if output_shape(layer) != (layer.output_size,):
+            raise ValueError(f"neuron must be a single one, got outputs of shape {output_shape(layer)} for each sample")
+        self.neuron, self.readout = layer, readout
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
-        y, _ = self.neuron(x)
+        y, _ = self.neuron(x)  # (batch, time, output_size)
         return last_output(y) if self.readout == "last" else y.mean(1)
 
     def extra_repr(self) -> str:
@@ -57,34 +69,35 @@ class SequenceClassifier(nn.Module):
 
 
 class SpikingNetwork(SequenceClassifier):
-    """A layer of LIF neurons whose spikes go to one ELM neuron; its real-valued outputs are the logits.
+    """A layer of spiking neurons, for example LIF neurons, read by another layer, for example one ELM neuron, whose
+    real-valued outputs are the logits.
 
     Args:
-        hidden: the spiking layer, without or with adaptation.
-        neuron: the neuron that reads it, input_size = the layer's output_size.
+        hidden: the spiking layer.
+        neuron: the layer that reads it, input_size = the number of outputs of `hidden`.
         readout: as in :class:`SequenceClassifier`.
 
     Shapes: x (batch, time, hidden.input_size) or :class:`SpikeEvents`; returns logits (batch, neuron's output_size).
 
     Raises:
+        TypeError: one of them is no layer.
         ValueError: the sizes or time steps of the two do not fit; and as :class:`SequenceClassifier`.
 
+    >>> from elm_neuro import ELM
     >>> network = SpikingNetwork(LIF(70, 16, delta_t=10.0), ELM(16, 20, num_memory=5, delta_t=10.0))
     >>> network(torch.zeros(8, 10, 70)).shape
     torch.Size([8, 20])
     """
 
-    def __init__(self, hidden: ALIF, neuron: ELM, *, readout: str = "last") -> None:
+    def __init__(self, hidden: nn.Module, neuron: nn.Module, *, readout: str = "last") -> None:
         super().__init__(neuron, readout=readout)
-        if hidden.output_size != neuron.config.input_size:
-            raise ValueError(
-                f"neuron must have input_size {hidden.output_size} to read hidden, got {neuron.config.input_size}"
-            )
-        if hidden.delta_t != neuron.config.delta_t:
-            raise ValueError(
-                f"neuron must have the delta_t of hidden, {hidden.delta_t} ms, got {neuron.config.delta_t} ms"
-            )
-        self.hidden = hidden
+        first, second = checked_layer(hidden, "hidden"), self.neuron
+        if output_shape(first) != (second.input_size,):
+            read = ", ".join(map(str, output_shape(first)))
+            raise ValueError(f"neuron must have input_size {read} to read hidden, got {second.input_size}")
+        if first.delta_t != second.delta_t:
+            raise ValueError(f"neuron must have the delta_t of hidden, {first.delta_t} ms, got {second.delta_t} ms")
+        self.hidden = first
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
         spikes, _ = self.hidden(x)

@@ -16,6 +16,7 @@ from elm_neuro.checkpoints import from_pretrained, from_upstream, save_pretraine
 from elm_neuro.checkpoints._upstream import CONFIG_FILE
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS
 from elm_neuro.nn import ELM, BranchELM
+from elm_neuro.pretrained import describe
 from elm_neuro.training.networks._classifiers import num_parameters
 from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
 
@@ -36,7 +37,7 @@ ELM_FLOPS = {10: 28.49e6, 15: 41.84e6, 20: 55.38e6, 25: 69.13e6, 35: 97.22e6, 50
 LSTM_FLOPS = {15: 77.77e6, 25: 130.61e6, 50: 266.23e6, 100: 552.45e6, 150: 858.68e6, 250: 1531.13e6}
 
 
-def load_network(directory: str | os.PathLike[str]) -> ELM:
+def load_network(directory: str | os.PathLike[str]) -> nn.Module:
     """The neuron in a folder: the authors' checkpoint, or what `save_pretrained` wrote.
 
     Raises:
@@ -44,7 +45,8 @@ def load_network(directory: str | os.PathLike[str]) -> ELM:
         ValueError: it is damaged.
     """
     folder = Path(directory)
-    return from_upstream(folder) if (folder / CONFIG_FILE).is_file() else from_pretrained(folder)
+    network: nn.Module = from_upstream(folder) if (folder / CONFIG_FILE).is_file() else from_pretrained(folder)
+    return network
 
 
 def evaluation_table(outcome: Mapping[str, Any]) -> Table:
@@ -72,7 +74,7 @@ def _cell(summary: Mapping[str, Any], key: str, digits: int) -> str:
     return f"{value:.{digits}f}" + (f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else "")
 
 
-def remarks(outcome: Mapping[str, Any]) -> list[str]:
+def evaluation_remarks(outcome: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know."""
     lines = [
         "published protocol: windows from a state of zero, voltage aligned to mean and spread of the truth of each "
@@ -124,7 +126,8 @@ def info_table(networks: Mapping[str, tuple[nn.Module, float | None]]) -> Table:
 class SaveNeuron(Callback):
     """Writes the neuron into a folder, as `save_pretrained` does, whenever the loss on validation is the lowest so far.
 
-    ``elm-neuro neuronio eval --model FOLDER`` reads it. Networks that are no ELM neuron are left alone.
+    ``elm-neuro neuronio eval --model FOLDER`` reads it. Networks of a kind that `save_pretrained` does not know are
+    left alone.
 
     Args:
         folder: made where it is missing.
@@ -135,8 +138,9 @@ class SaveNeuron(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
-        network, loss = pl_module.network, float(trainer.callback_metrics.get("valid/loss", float("nan")))
-        if trainer.is_global_zero and not trainer.sanity_checking and isinstance(network, ELM) and loss < self.lowest:
+        network: Any = pl_module.network
+        loss = float(trainer.callback_metrics.get("valid/loss", float("nan")))
+        if trainer.is_global_zero and not trainer.sanity_checking and loss < self.lowest and _can_be_saved(network):
             self.lowest = loss
             save_pretrained(network, self.folder)
 
@@ -147,3 +151,12 @@ class SaveNeuron(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.lowest = float(state_dict["lowest"])
+
+
+def _can_be_saved(network: Any) -> bool:
+    """Whether its class and those of its parts are registered."""
+    try:
+        describe(network)
+    except TypeError:
+        return False
+    return True

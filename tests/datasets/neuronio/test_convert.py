@@ -28,6 +28,7 @@ from elm_neuro.datasets import (
     read_simulation_file,
     verify_neuronio,
 )
+from elm_neuro.datasets.neuronio import _convert
 from elm_neuro.datasets.neuronio._store import SUFFIXES, Format, to_content
 from tests.datasets.neuronio.neuronio_files import made, write
 
@@ -279,6 +280,42 @@ def test_verify_finds_every_changed_npy(source: Path, tmp_path: Path) -> None:
     )
     convert_neuronio([source], tmp_path, format="npy")  # all but the one whose size is as it was
     assert set(verify_neuronio(tmp_path)) == {names[0]}
+
+
+def test_verify_reads_no_links_and_nothing_larger_than_the_manifest_says(source: Path, tmp_path: Path) -> None:
+    convert_neuronio([source], tmp_path)
+    one, two = sorted(tmp_path.rglob("*.h5"))[:2]
+    for path, target in ((one, "/dev/zero"), (two, str(two.with_name("moved")))):
+        if target != "/dev/zero":
+            path.rename(target)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+    wrong = verify_neuronio(tmp_path)
+    assert set(wrong) == {str(path.relative_to(tmp_path)) for path in (one, two)}
+    assert all("no link" in reason for reason in wrong.values())
+    convert_neuronio([source], tmp_path)  # links are replaced by files
+    assert verify_neuronio(tmp_path) == {} and not one.is_symlink()
+
+
+def test_a_source_in_the_root_folder_is_written_into_the_destination(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root has no name that could be the folder's: ``/sim__x.p`` was written to ``/sim__x.h5``."""
+    monkeypatch.setattr(Path, "resolve", lambda path: Path("/") / path.name)
+    one = next(source.rglob("*.p"))
+    assert list(_convert._tasks([one], ".h5")) == [f"{one.stem}.h5"]
+
+
+def test_steps_that_wrap_into_range_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sim__one.h5"
+    path.write_bytes(hdf5(read_simulation_file(write(tmp_path / "sim__one.p", made(2, 300)))))
+    with h5py.File(path, "r") as file:
+        num = file["output/step"].size
+    for wrong in (2**31, 2**32 - 1, 2**32, 2**63):
+        dtype = np.uint32 if wrong < 2**32 else np.uint64
+        rewrite(path, "output/step", data=np.full(num, wrong, dtype))
+        with pytest.raises(ValueError, match=rf"/output/step must be below 300, got {wrong}"):
+            open_simulations(path)
 
 
 @pytest.mark.parametrize(

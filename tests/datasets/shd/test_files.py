@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -359,6 +360,34 @@ def test_unusual_filters_are_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(ValueError, match="must be stored plainly or with the filters gzip and shuffle, got filter"):
         read_shd(path)
+
+
+@pytest.mark.parametrize("name", ["shd_one_byte_segfault", "shd_zeroed_heap_endless"])
+def test_files_that_bring_libhdf5_down_are_refused(shared: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.h5 must be a whole HDF5 file in the layout of SHD"):
+        read_shd(shared / "data" / "hostile" / f"{name}.h5")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(ValueError, match="must be a regular file"):
+        read_shd(tmp_path / "a.h5")
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """libhdf5 brings the interpreter down when it cannot write; a limit on the size of files stands for the disk."""
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from elm_neuro.datasets import SpikeRecordings, write_shd\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "recordings = SpikeRecordings(np.arange(9999), np.zeros(9999, int), np.array([0, 9999]), np.array([1]), None)\n"
+        "try:\n    write_shd(sys.argv[1], recordings)\nexcept OSError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.h5")], check=True, capture_output=True, text=True
+    )
+    assert "a.h5 cannot be written: File too large" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_any_overwritten_block_gives_recordings_or_a_value_error(tmp_path: Path, recordings: SpikeRecordings) -> None:

@@ -20,7 +20,7 @@ from elm_neuro.checkpoints import from_upstream
 from elm_neuro.datasets import convert_neuronio, read_simulation_file
 from elm_neuro.training import Prediction, Windows, evaluate_neuronio, predict_neuronio
 from elm_neuro.training.neuronio._metrics import aligned, chosen, figures, intervals, pooled
-from elm_neuro.training.neuronio._tables import evaluation_table, remarks
+from elm_neuro.training.neuronio._tables import evaluation_remarks, evaluation_table
 from tests.datasets.neuronio.neuronio_files import made, write
 
 SETTINGS = [(500, 150), (1000, 500)]
@@ -239,4 +239,4 @@ def test_the_table_shows_figures_with_their_intervals(tmp_path: Path) -> None:
     assert "published protocol" in shown and "voltage: RMSE (mV)" in shown
     value = outcome["raw"]["figures"]["soma_RMSE"]
     assert f"{value:.3f} [" in shown
-    assert any("nothing aligned" in line for line in remarks(outcome))
+    assert any("nothing aligned" in line for line in evaluation_remarks(outcome))

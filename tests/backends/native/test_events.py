@@ -1,0 +1,46 @@
+"""Events that the library finds in dense frames."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from elm_neuro.backends.native._events import SPARSE_DENSITY, Events
+from tests.backends.native_cases import (
+    native,
+)
+
+
+@native
+@pytest.mark.parametrize("num_input", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_events_found_in_frames_are_those_that_are_there(num_input: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 9, num_input, dtype=dtype) * (torch.rand(4, 9, num_input) < 0.05)
+    x[1, 2, 0], x[2] = float("nan"), -0.0
+    found = Events.compacted(x, dtype)
+    assert found is not None
+    for row, frame in enumerate(x.view(36, num_input)):
+        part = slice(int(found.begin[row]), int(found.end[row]))
+        expected = frame.nonzero().squeeze(-1)
+        assert found.channel[part].tolist() == expected.tolist()
+        assert found.value is not None
+        torch.testing.assert_close(found.value[part], frame[expected], rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_with_too_many_spikes_are_left_dense(threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for shape in ((4, 300, 2000), (5, 7, 64), (1, 1, 64)):
+            torch.manual_seed(0)
+            assert (
+                Events.compacted((torch.rand(shape) < 2 * SPARSE_DENSITY).float(), torch.float32) is None
+                or shape[1] == 1
+            )
+            assert Events.compacted(torch.ones(shape), torch.float32) is None
+            assert Events.compacted(torch.zeros(shape), torch.float32) is not None
+    finally:
+        torch.set_num_threads(before)

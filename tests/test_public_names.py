@@ -1,0 +1,78 @@
+"""The list of public names: whoever changes it changes it here too, and says so in the changelog."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pytest
+
+NAMES = {
+    "elm_neuro": (
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput "
+        "SpikingELM"
+        " SpikingELMState backends checkpoints last_output pretrained suggest"
+    ),
+    "elm_neuro.nn": (
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer SpikeOutput"
+        " SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape suggest"
+    ),
+    "elm_neuro.functional": (
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV SOMA_CAP_MV"
+        " SOMA_SCALE_MV Surrogate alif_step bernoulli_spike bounded_tau branch_input branch_matrix branch_update decay"
+        " elm_step memory_gain memory_proposal memory_update proto_tau routing_index scaled_tanh spaced_tau zero_state"
+    ),
+    "elm_neuro.checkpoints": (
+        "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
+    ),
+    "elm_neuro.pretrained": "Kind Saved from_pretrained kinds register save_pretrained",
+    "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset",
+    "elm_neuro.adapters.norse": (
+        "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
+    ),
+    "elm_neuro.backends": (
+        "ALIFBackend Backend ELMBackend Offer Operator alif available elm offer project resolve scan untraced use"
+    ),
+    "elm_neuro.datasets": (
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding "
+        "SHDDataset Simulations SpikeRecordings SpokenDigits TimeJitter TimeWarp ToRaster UpstreamPairing "
+        "add_labels convert_neuronio fingerprint fixed_pairs open_simulations rank_speakers read_manifest "
+        "read_shd read_simulation_file sample_key simulation_files soma_target split_files split_speakers "
+        "splitmix64 unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
+    ),
+    "elm_neuro.training": (
+        "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout "
+        "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter "
+        "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "
+        "SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport Windows drop_input "
+        "evaluate_neuronio flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings "
+        "num_parameters predict_neuronio receptive_fields roc_curves seed_interval"
+    ),
+    "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
+    "elm_neuro.adapters.tonic": (
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout PoolChannels SHD SHDAdding TimeJitter "
+        "TimeWarp ToRaster UpstreamPairing"
+    ),
+    "elm_neuro.plotting": (
+        "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix "
+        "draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings "
+        "rasters save styled timescales workings"
+    ),
+    "elm_neuro.demo": (
+        "ADDING_SETTINGS CONTROL DemoRun DemoSettings MIXED TUNED Tuned build data_module metrics_of "
+        "quiet_trainer run_demo table_of verdict write_figures write_neuron write_report"
+    ),
+    "elm_neuro.cli": "main recipes",
+}
+HOSTS = {"export": "onnx", "training": "lightning", "demo": "lightning", "cli": "lightning", "plotting": "matplotlib"}
+
+
+@pytest.mark.parametrize("module", NAMES)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_public_names_are_the_listed_ones_and_there(module: str) -> None:
+    room = module.rpartition(".")[2]
+    if ".adapters." in module or room in HOSTS:
+        pytest.importorskip(HOSTS.get(room, room))
+    found: ModuleType = importlib.import_module(module)
+    assert sorted(found.__all__) == sorted(NAMES[module].split())
+    assert all(hasattr(found, name) for name in found.__all__)
