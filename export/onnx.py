@@ -92,7 +92,11 @@ def to_onnx(
     Raises:
         TypeError: a layer, or a dtype, that cannot be exported.
         ValueError: an argument is unknown, missing or out of range.
-        ExportError: the layers do not fit together, or onnxruntime computes something else than the module.
+        ExportError: the layers do not fit together, a module has hooks or a forward that its class does not have, or
+            onnxruntime computes something else than the module.
+
+    Warns:
+        UserWarning: a model in bfloat16 was verified with onnx's reference evaluator, for want of a GPU.
 
     >>> import tempfile
     >>> from elm_neuro import ELM
@@ -151,12 +155,17 @@ def verify(
 ) -> VerifyReport:
     """Compare an ONNX model of :func:`to_onnx` with the module that it was made from.
 
-    The file passes onnx's full check and strict shape inference; then onnxruntime runs it beside the module in chunks
-    of random length, its outputs matched by name, each chunk from where the module's last one ended: several batch
-    sizes, random states to start with, sparse and dense inputs. Where a neuron amplifies rounding errors more is
-    allowed: ten times what torch's own rounding makes, seen by running the module in float32 and in float64. Spikes
-    must be equal, except where a readout is so near its threshold that rounding decides; the report counts the steps
-    that were left out for that.
+    The file passes onnx's full check and strict shape inference; then onnxruntime runs it beside the module itself (a
+    copy, which is called as a user calls it) in chunks of random length, its outputs matched by name, each chunk from
+    where the module's last one ended: several batch sizes, zeros and random states to start with, sparse and dense
+    inputs, and louder ones while a spiking layer is silent. Where a neuron amplifies rounding errors more is allowed:
+    ten times what torch's own rounding makes, seen by running the module in float32 and in float64. Spikes must be
+    equal, except where a readout is so near its threshold that rounding decides; the report counts the steps that were
+    left out for that and the values that were compared, and too few of them are an error.
+
+    In a lower precision every step counts, as a user sees it: the root mean square of the difference by the spread of
+    the output, the share of spikes that differ, and how often another output is the largest. What is allowed lies
+    above what rounding costs and below what one wrong matrix does.
 
     Args:
         path: the model.
@@ -166,8 +175,9 @@ def verify(
 
     Raises:
         ValueError: the file is not a model of :func:`to_onnx`, or num_steps is below 1.
-        ExportError: it is not a model of this module, or an output is off by more than the tolerance; the message says
-            which and by how much.
+        ExportError: it is not a model of this module, or an output is off by more than the tolerance, or could not be
+            compared; the message says which and by how much. Or the module does more than its class: it has hooks or a
+            forward of its own.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")

@@ -123,9 +123,10 @@ def export_command(options: argparse.Namespace) -> int:
         return 0
     table = Table(
         "output",
-        "largest error",
+        "error",
         "allowed",
         title=f"{report.runtime} against torch over {report.num_steps} steps, opset {report.opset}",
+        caption=report.unit,
     )
     for output, error in report.errors.items():
         table.add_row(output, f"{error:.1e}", f"{report.tolerances[output]:.1e}")
@@ -134,6 +135,8 @@ def export_command(options: argparse.Namespace) -> int:
         console.print(
             f"{report.num_undecided} steps were left out: a readout within rounding of its threshold", highlight=False
         )
+    if report.silent:
+        console.print(f"never fired, so that nothing behind them was seen: {', '.join(report.silent)}", highlight=False)
     return 0
 
 

@@ -291,6 +291,18 @@ def test_constants_too_large_for_one_file_lie_beside_it(
         export.to_onnx(neuron, tmp_path / "missing" / "apart.onnx")
 
 
+def test_two_files_stay_as_they_were_where_the_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(200, 2, num_memory=20)
+    monkeypatch.setattr(sys.modules["elm_neuro.export.onnx"], "MAX_BYTES", 1000)
+    export.to_onnx(neuron, tmp_path / "apart.onnx")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(sys.modules["elm_neuro.export.lowerings._elm"], "TANH_SLOPE", 0.6)
+    with pytest.raises(export.ExportError, match=r"off by .*m_next"):
+        export.to_onnx(neuron, tmp_path / "apart.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
 def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     for name in [name for name in sys.modules if name.startswith("elm_neuro.export")]:

@@ -10,7 +10,8 @@ Nothing here runs on a GPU. What the lists say:
 - TensorRT 10 has every operator of all three forms for opsets 9 to 20; TensorRT 11 takes opsets up to 25. A Scan
   becomes a loop of its own and is supported in float32, float16 and bfloat16; onnxruntime does not record CUDA graphs
   of models with control flow. DOUBLE is cast to float.
-- int8 is for CPUs: neither has DynamicQuantizeLinear.
+- int8 is that of the stored matrices alone, which a Cast and a Mul unpack before anything else: both are constants by
+  the time a model runs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FLOATS = {"float", "double", "float16"}
 ALL_FLOATS = FLOATS | {"bfloat16"}
 INTEGERS = {"int32", "int64"}
 ANY = ALL_FLOATS | INTEGERS | {"bool"}
+STORED = ANY | {"int8"}
 
 # Kernels of the CUDA provider: first and last version of the operator (None: no upper bound), element types of the
 # data. Source: github.com/microsoft/onnxruntime at 001d12d, docs/OperatorKernels.md, "Operators implemented by
@@ -42,7 +44,7 @@ ANY = ALL_FLOATS | INTEGERS | {"bool"}
 Kernels = list[tuple[int, int | None, set[str]]]
 CUDA: dict[str, Kernels] = {
     "Add": [(14, None, ALL_FLOATS | INTEGERS)],
-    "Cast": [(13, 18, ANY), (19, 20, ANY), (21, 22, ANY), (23, None, ANY)],
+    "Cast": [(13, 18, STORED), (19, 20, STORED), (21, 22, STORED), (23, None, STORED)],
     "Concat": [(13, None, ANY)],
     "Div": [(14, None, ALL_FLOATS | INTEGERS)],
     "Gather": [(13, None, ANY)],
@@ -189,7 +191,14 @@ def _uses(graph: Any, opset: int, outer: dict[str, int], constants: set[str]) ->
 
 
 def exported(
-    folder: Path, name: str, form: str, opset: int, *, precision: str = "float32", dtype: torch.dtype = torch.float32
+    folder: Path,
+    name: str,
+    form: str,
+    opset: int,
+    *,
+    precision: str = "float32",
+    dtype: torch.dtype = torch.float32,
+    lengths: bool = False,
 ) -> list[Use]:
     torch.manual_seed(0)
     options: dict[str, Any] = {
@@ -197,6 +206,7 @@ def exported(
         "num_steps": 37 if form == "unrolled" else None,
         "opset": opset,
         "precision": precision,
+        "lengths": lengths,
     }
     to_onnx(NETWORKS[name]().eval().to(dtype), folder / "model.onnx", **options, verify=False)
     return list(uses(onnx.load(folder / "model.onnx"), opset))
@@ -219,7 +229,13 @@ def test_every_operator_has_a_cuda_kernel_or_is_named_as_having_none(tmp_path: P
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("float16", torch.float32), ("bfloat16", torch.float32), ("float32", torch.float64)]
+    ("precision", "dtype"),
+    [
+        ("float16", torch.float32),
+        ("bfloat16", torch.float32),
+        ("int8", torch.float32),
+        ("float32", torch.float64),
+    ],
 )
 def test_lower_and_double_precision_have_cuda_kernels_too(
     tmp_path: Path, form: str, precision: str, dtype: torch.dtype
@@ -230,6 +246,14 @@ def test_lower_and_double_precision_have_cuda_kernels_too(
         for use in exported(tmp_path, name, form, 18, precision=precision, dtype=dtype)
     ]
     assert {use.op for use in found if not in_cuda(use)} == set()
+
+
+@pytest.mark.parametrize("form", ["sequence", "unrolled"])
+def test_models_that_take_lengths_have_kernels_too(tmp_path: Path, form: str) -> None:
+    found = [use for name in NETWORKS for use in exported(tmp_path, name, form, 18, lengths=True)]
+    assert {use.op for use in found if not in_cuda(use)} == set()
+    assert {use.op for use in found if not use.types <= TENSORRT.get(use.op, set())} == set()
+    assert {use.op for use in found if not use.constant_axes} == set()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -98,15 +98,14 @@ def test_every_output_is_compared_and_lies_within_its_bound(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_of_zero_are_refused(tmp_path: Path, name: str, precision: str) -> None:
     path = tmp_path / "model.onnx"
-    for form in ("step", "sequence", "unrolled"):
+    for form in ("step", "sequence", "unrolled") if precision == "int8" else ("sequence",):
         written(made(name), path, precision, form)
         for _ in corrupted(path, "zeroed"):
             with pytest.raises(export.ExportError, match=r"got outputs that are off by .*% of its (spread|spikes)"):
                 export.verify(path, made(name))
 
 
-@pytest.mark.parametrize("precision", ["int8", "float16"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in NETWORKS), ("mixed", "float16")])
 def test_one_matrix_that_is_swapped_is_refused(tmp_path: Path, name: str, precision: str) -> None:
     path = tmp_path / "model.onnx"
     written(made(name), path, precision)
