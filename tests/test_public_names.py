@@ -25,7 +25,10 @@ NAMES = {
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
     ),
-    "elm_neuro.pretrained": "Kind Saved from_pretrained kinds register save_pretrained",
+    "elm_neuro.pretrained": (
+        "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
+        " with_tensors"
+    ),
     "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset",
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
