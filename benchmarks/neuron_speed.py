@@ -360,7 +360,7 @@ def markdown(results: list[Result], rows: dict[str, Row]) -> str:
             continue
         lines += [f"| {' | '.join([kind, *keys, *last])} |", f"| --- | {' | '.join('---:' for _ in [*keys, *last])} |"]
         for result in results:
-            cells = [f"{result[kind][key]:{'.3g' if last else '.1f'}}" if key in result[kind] else "" for key in keys]
+            cells = [f"{result[kind][key]:{'.2f' if last else '.1f'}}" if key in result[kind] else "" for key in keys]
             if last:
                 cells = [
                     f"{cell} ({result['ratio'][key]:.1f}x)" if cell else ""
@@ -434,7 +434,7 @@ def main() -> None:
     )
     for result in results:
         share, ms = result["of_the_floor"], result["median_ms"]
-        cells = [f"{ms[key]:.3g} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
+        cells = [f"{ms[key]:.2f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
         table.add_row(result["row"], *cells, "" if share is None else f"{share:.0%}")
     console.print(table)
     if args.memory:

@@ -42,9 +42,9 @@ def available(operator: str | None = None) -> dict[str, str]:
         operator: only its backends, in the order in which "auto" asks them; those of all operators by default.
 
     >>> sorted(available())
-    ['native', 'reference', 'torch']
+    ['cuda', 'native', 'reference', 'torch']
     >>> list(available("elm"))
-    ['native', 'torch', 'reference']
+    ['native', 'cuda', 'torch', 'reference']
     """
     texts: dict[str, str] = {}
     for backend in _backends(operator):
