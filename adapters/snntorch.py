@@ -1,9 +1,9 @@
 """The neurons of elm_neuro as snnTorch neurons: one step at a time, or whole sequences at once.
 
 :class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
-:class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that it
-wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons only:
-use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+:class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
+it wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons
+only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
 Longer than most modules: one file a host, and half of it is docstrings.
 """
 
