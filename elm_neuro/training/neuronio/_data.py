@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -52,6 +52,8 @@ class NeuronIODataModule(LightningDataModule):
         FileNotFoundError: there is no such folder, or nothing in it for a part that is used.
         ValueError: an argument is out of range, or a file is damaged.
     """
+
+    network_settings: ClassVar[tuple[str, ...]] = ("window_ms", "skip_ms")  # what `test` takes from a checkpoint
 
     def __init__(
         self,

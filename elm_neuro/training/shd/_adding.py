@@ -52,6 +52,8 @@ class SHDAddingDataModule(SHDDataModule):
             test on.
     """
 
+    network_settings = ("binning", "pairing", "valid", "held_out", "seed")
+
     def __init__(
         self,
         train_file: str | os.PathLike[str] | SpokenDigits,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ class SHDDataModule(LightningDataModule):
         FileNotFoundError: a file does not exist.
         ValueError: a file is not in the layout of SHD, a speaker is not there, or nothing is left to train on.
     """
+
+    # what `test` and `export` take from a checkpoint: how samples are made, and who was trained on
+    network_settings: ClassVar[tuple[str, ...]] = ("binning", "valid", "seed")
 
     def __init__(
         self,
