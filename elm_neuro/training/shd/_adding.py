@@ -26,7 +26,7 @@ class SHDAddingDataModule(SHDDataModule):
 
     Batches are (x, sums, speakers): :class:`SpikeEvents` or frames (batch, time, channel), (batch,) and (batch, 2)
     int64. Every epoch has the next pairs of the training list, in its order, so that a resumed run goes on as one that
-    was never stopped.
+    was never stopped, in the middle of an epoch too.
 
     The fingerprint of each list is printed where it is first used, goes to the logger's hyperparameters and into the
     checkpoint.
@@ -148,7 +148,12 @@ class SHDAddingDataModule(SHDDataModule):
             logger.log_hyperparams({f"fingerprint/{kind}": part.fingerprint for kind, part in self._lists.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the fingerprints of the lists in use."""
+        """What a checkpoint keeps: where training is, and the fingerprints of the lists in use."""
+        return super().state_dict() | self.fingerprints
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the lists in use, by "train", "valid" and "test"."""
         return {name: pairs.fingerprint for name, pairs in self._lists.items()}
 
     @property
@@ -172,7 +177,7 @@ class SHDAddingDataModule(SHDDataModule):
         """Training batches: the list of the epoch, in its order."""
         replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        return self._loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
+        return self._training_loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
 
 
 def _speakers(dataset: SHDAdding) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
-from elm_neuro.training.loop._sampling import processes_and_rank
+from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -39,12 +39,12 @@ class Binning:
     output: Literal["events", "frames"] = "events"
 
 
-class SHDDataModule(LightningDataModule):
+class SHDDataModule(ResumesInEpoch):
     """Training, validation and test batches of recordings in SHD-format files.
 
     Batches are (x, labels, speakers): :class:`SpikeEvents` or frames (batch, time, channel), and two (batch,) int64.
     The order of the training samples depends on (seed, epoch) alone, so that a resumed run goes on as one that was
-    never stopped.
+    never stopped, in the middle of an epoch too.
 
     Args:
         train_file: SHD-format file of the training samples.
@@ -158,10 +158,9 @@ class SHDDataModule(LightningDataModule):
         """Training batches in an order drawn anew for every epoch."""
         replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed
+        return self._training_loader(
+            dataset, Remaining(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed)
         )
-        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
         """Validation batches; none where nothing is held back."""
@@ -175,8 +174,14 @@ class SHDDataModule(LightningDataModule):
         """Test batches."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
-        return DataLoader(
+    def _training_loader(self, dataset: Dataset[Any], sampler: Remaining) -> DataLoader[Any]:
+        sampler.resume, sampler.batch_size = self.resume, self.batch_size
+        return self._loader(dataset, sampler, Resumable)
+
+    def _loader(
+        self, dataset: Dataset[Any], sampler: Remaining | None = None, kind: type[DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
+        return kind(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
