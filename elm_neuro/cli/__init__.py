@@ -26,7 +26,7 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for what could not be done, 2 for wrong arguments, 130 after
-    Ctrl-C.
+    Ctrl-C, 143 after SIGTERM while it trained.
 
     Args:
         argv: arguments without the command's name; those of the process by default.
@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         return RUN[options.command](options)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # how Lightning leaves after Ctrl-C
-            return _interrupted()
-        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise  # with such a one Lightning leaves after Ctrl-C
+        if arguments[0] not in (*_training.COMMANDS, "demo"):  # which say what they keep
+            print("\nelm-neuro: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except (OSError, ValueError, ImportError) as error:
         return _fail(str(error))
 
@@ -65,11 +65,3 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(message: str) -> int:
     print(f"elm-neuro: error: {message}", file=sys.stderr)
     return 1
-
-
-def _interrupted() -> int:
-    print(
-        "\nelm-neuro: interrupted; the last whole epoch is kept: run the same command with --resume to go on",
-        file=sys.stderr,
-    )
-    return INTERRUPTED

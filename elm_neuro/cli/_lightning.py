@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import sys
+import threading
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+import elm_neuro.training
 from elm_neuro.cli._settings import (
     KEY,
     check_built_classes,
@@ -28,7 +31,7 @@ from elm_neuro.cli._settings import (
     settings_of,
 )
 from elm_neuro.files import write_whole
-from elm_neuro.training.loop._checkpoints import WholeCheckpoints
+from elm_neuro.training.loop._checkpoints import TERMINATED, KeepOnTermination, WholeCheckpoints
 
 CONFIG = ("--config", "-c")
 
@@ -60,11 +63,33 @@ class Command(LightningCLI):
     lock: BaseFileLock | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        before = (
+            signal.signal(signal.SIGTERM, _terminate) if threading.current_thread() is threading.main_thread() else None
+        )
         try:
             super().__init__(*arguments, **options)
+        except BaseException as error:
+            if ended_by_user(error) or (isinstance(error, SystemExit) and error.code == TERMINATED):
+                say(f"{'interrupted' if ended_by_user(error) else 'terminated'}{self._what_is_kept()}")
+            raise
         finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
             if self.lock is not None:
                 self.lock.release()
+
+    def _what_is_kept(self) -> str:
+        """Of a ``fit`` that ended early."""
+        config = getattr(self, "config", None)
+        if config is None or config.get("subcommand") != "fit":
+            return ""
+        if self.lock is None or (path := latest(self.folder)) is None:
+            return "; no checkpoint was written, nothing is kept"
+        checkpoint = read_checkpoint(path, "the checkpoint")
+        return (
+            f"; {path} holds what was trained up to step {checkpoint.get('global_step')}, in epoch "
+            f"{checkpoint.get('epoch', 0) + 1}: run the same command with --resume to go on from there"
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare where a run is, and that it goes on."""
@@ -74,6 +99,7 @@ class Command(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments, and once more with the settings of the checkpoint between the recipe and the options."""
+        self.args = list(args)
         place = self._parse(args)
         command = self.config.subcommand
         path = self._checkpoint(**place)
@@ -173,6 +199,15 @@ class Command(LightningCLI):
                 "gives this one a folder of its own"
             )
 
+    def after_fit(self) -> None:
+        """Say where the checkpoint is, and what can be done with it."""
+        if (path := latest(self.folder)) is None or not self.trainer.is_global_zero:
+            return
+        best = path.with_name("best.ckpt")
+        chosen = best if best.is_file() else path
+        recipe = "".join(f" --config {_recipe_name(Path(file))}" for _, file in _configs(self.args))
+        say(f"trained: {chosen}\nnext: elm-neuro test{recipe} --ckpt_path {chosen}")
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
@@ -180,7 +215,20 @@ class Command(LightningCLI):
             config["plugins"] = [*plugins, WholeCheckpoints()]
         if self.subcommand != "fit":  # which writes no checkpoints, wherever its folder is
             warnings.filterwarnings("ignore", message="The dirpath has changed", category=UserWarning)
+        elif self.folder is not None:
+            callbacks = [*callbacks, KeepOnTermination(self.folder / "last.ckpt")]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def ended_by_user(error: BaseException) -> bool:
+    """Whether Ctrl-C ended a command; Lightning then leaves with a SystemExit of its own."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(TERMINATED)
 
 
 def say(message: str) -> None:
@@ -193,6 +241,11 @@ def latest(folder: Path | None) -> Path | None:
     checkpoints = [] if folder is None else sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     named = [path for path in checkpoints if path.name == "last.ckpt"]
     return next(reversed(named or checkpoints), None)
+
+
+def _recipe_name(path: Path) -> str:
+    """How the command calls a recipe: ours by its name."""
+    return path.stem if path.parent == Path(elm_neuro.training.__file__).parent / "recipes" else str(path)
 
 
 def _folder(config: Any) -> Path | None:

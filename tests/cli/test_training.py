@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,3 +246,82 @@ def test_settings_of_a_stranger_run_none_of_their_code(
         assert command() == 1
         assert "only classes of elm_neuro are built from the settings in it" in capsys.readouterr().err
     assert not Path("PWNED").exists()
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Have something happen in the training step of that number."""
+    from elm_neuro.training import SpikeClassification
+
+    step = SpikeClassification.training_step
+
+    def training_step(self: Any, *arguments: Any) -> Any:
+        if self.global_step + 1 == number:
+            act()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(SpikeClassification, "training_step", training_step)
+
+
+STEPS = 9  # of an epoch: 67 samples, 8 a batch
+
+
+@pytest.mark.parametrize(("step", "kept"), [(3, None), (STEPS + 2, STEPS)])
+def test_ctrl_c_says_what_is_kept(
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+    kept: int | None,
+) -> None:
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    at_step(monkeypatch, step, press)
+    assert run("fit", *SMALL, *COARSE, "--trainer.max_epochs=2") == 130
+    error = capsys.readouterr().err
+    if kept is None:
+        assert "elm-neuro: interrupted; no checkpoint was written, nothing is kept\n" in error
+        assert not list(Path("runs/shd_elm").glob("*.ckpt"))
+    else:
+        assert f"interrupted; runs/shd_elm/last.ckpt holds what was trained up to step {kept}, in epoch 1: run" in error
+        assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == kept
+
+
+@pytest.mark.parametrize("step", [4, STEPS])
+def test_sigterm_leaves_a_checkpoint_of_the_batch_and_status_143(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as end:
+            run("fit", *SMALL, *COARSE, "--trainer.max_epochs=2")
+    assert end.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert f"terminated; runs/shd_elm/last.ckpt holds what was trained up to step {step}, in" in capsys.readouterr().err
+    assert run("fit", "--trainer.max_epochs=2", "--resume") == 0
+    assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
+    assert "next: elm-neuro test --config shd_elm --ckpt_path runs/shd_elm/best.ckpt\n" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written beside it, not in TMPDIR, from where a copy onto another file system could be cut off."""
+    save, elsewhere = torch.save, Path("elsewhere")
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def half(checkpoint: Any, path: Any) -> None:
+        save(checkpoint, path)
+        assert Path(path).parent == Path("runs/shd_elm").resolve()
+        if checkpoint["global_step"] > STEPS:
+            os.truncate(path, 100)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    assert run("fit", *SMALL, *COARSE, "--trainer.max_epochs=2") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == STEPS
+    assert {path.name for path in Path("runs/shd_elm").glob("*ckpt*")} == {"best.ckpt", "last.ckpt"}
+    assert not list(elsewhere.iterdir())
