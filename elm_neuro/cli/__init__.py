@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 from elm_neuro import __version__
 from elm_neuro.cli import _demo, _neuronio, _onnx, _training
@@ -14,6 +16,7 @@ from elm_neuro.cli._training import recipes
 __all__ = ["main", "recipes"]
 
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
+FAILURES = (OSError, ValueError, TypeError, ImportError, RuntimeError, UnpicklingError, BadZipFile)
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "recipes": lambda _: _training.recipes_command(),
     "demo": _demo.demo_command,
@@ -47,8 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[0] not in (*_training.COMMANDS, "demo"):  # which say what they keep
             print("\nelm-neuro: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (OSError, ValueError, ImportError) as error:
-        return _fail(str(error))
+    except FAILURES as error:
+        return _fail(error)
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is not imported for its sake
+            raise
+        return _fail(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(message: str) -> int:
+def _fail(error: Exception) -> int:
+    """Print one line, whatever number of them the error has."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if "torchvision" in message and isinstance(error, RuntimeError):
+        message += (
+            ": torchvision is of another build than torch; install both from the same index, or remove torchvision"
+        )
     print(f"elm-neuro: error: {message}", file=sys.stderr)
     return 1

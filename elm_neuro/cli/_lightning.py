@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
+import re
 import signal
 import sys
 import threading
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import BaseFileLock, FileLock, Timeout
 from jsonargparse import Namespace
@@ -25,6 +27,7 @@ from elm_neuro.cli._settings import (
     check_built_classes,
     check_classes,
     contradictions,
+    did_you_mean,
     named_in,
     read_checkpoint,
     read_settings,
@@ -32,8 +35,43 @@ from elm_neuro.cli._settings import (
 )
 from elm_neuro.files import write_whole
 from elm_neuro.training.loop._checkpoints import TERMINATED, KeepOnTermination, WholeCheckpoints
+from elm_neuro.training.loop._progress import Size
 
 CONFIG = ("--config", "-c")
+
+
+class OneLineParser(LightningArgumentParser):
+    """Ends with one line that names the option, and the one that may be meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the line and end with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        say(f"error: {one_line(message)}")
+        raise SystemExit(2)
+
+
+def one_line(message: str) -> str:
+    r"""What jsonargparse says over many lines, without the types that were tried in vain.
+
+    >>> one_line("Problem with given class_path 'elm_neuro.nn.LIF':\n  Option 'tau_w' is not accepted")
+    "elm_neuro.nn.LIF: Option 'tau_w' is not accepted; did you mean tau_v?"
+    """
+    kinds = re.findall(r"given class_path '([\w.]+)'", message)
+    if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
+        options = list(inspect.signature(_class(kinds[-1])).parameters) if kinds else []  # type: ignore[arg-type]
+        line = f"{kinds[-1]}: {unknown[0]}" if kinds else unknown[0]
+        return line + did_you_mean(unknown[1], options)
+    lines = [line.strip(" -") for line in message.splitlines()]
+    tried = (
+        "Subtypes:",
+        "Errors:",
+        "Given value",
+        "Does not validate",
+        "Expected a <class 'NoneType'>",
+        "Problem with",
+    )
+    return " ".join(line for line in lines if not line.startswith(tried))
 
 
 class KeepSettings(SaveConfigCallback):
@@ -213,6 +251,9 @@ class Command(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, WholeCheckpoints()]
+        if config.get("enable_model_summary") is None:  # Lightning's counts FLOPs, and finds none
+            config["enable_model_summary"] = False
+            callbacks = [*callbacks, Size()]
         if self.subcommand != "fit":  # which writes no checkpoints, wherever its folder is
             warnings.filterwarnings("ignore", message="The dirpath has changed", category=UserWarning)
         elif self.folder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -142,6 +143,16 @@ def contradictions(stored: object, given: object, name: str) -> Iterator[str]:
             yield from contradictions(stored[key], given[key], shown)
     elif stored != given:
         yield f"{name} is {json.dumps(stored)}, got {json.dumps(given)}"
+
+
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """The end of a message about a name that is not there: the nearest that is.
+
+    >>> did_you_mean("shd_emm", ["shd_elm", "shd_lif"])
+    '; did you mean shd_elm?'
+    """
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _texts(settings: object) -> Iterator[str]:

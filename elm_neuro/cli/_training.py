@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from elm_neuro.cli._settings import check_model_is_named, read_settings
+from elm_neuro.cli._settings import check_model_is_named, did_you_mean, read_settings
 
 COMMANDS = {
-    "fit": "train a network by a recipe",
+    "fit": "train a network by a recipe, which is code: the classes that it names are run",
     "validate": "validate a checkpoint",
     "test": "test a checkpoint: accuracy over seen and unseen speakers",
     "predict": "class probabilities of a checkpoint for the test samples, as a table",
@@ -47,7 +47,7 @@ def training_command(arguments: list[str]) -> int:
     """
     from lightning import LightningDataModule, LightningModule
 
-    from elm_neuro.cli._lightning import Command, KeepSettings
+    from elm_neuro.cli._lightning import Command, KeepSettings, OneLineParser
     from elm_neuro.training.loop._progress import EpochLines
     from elm_neuro.training.loop._quiet import without_advice
 
@@ -64,6 +64,7 @@ def training_command(arguments: list[str]) -> int:
             seed_everything_default=0,
             trainer_defaults={"callbacks": [EpochLines()]},
             save_config_callback=KeepSettings,
+            parser_class=OneLineParser,
             parser_kwargs={"prog": "elm-neuro"},
             args=with_paths,
         )
@@ -95,5 +96,7 @@ def _recipe(name: str) -> str:
     if os.path.isfile(name):
         return name
     if name not in (known := recipes()):
-        raise FileNotFoundError(f"--config must be a file or one of the recipes {', '.join(known)}, got {name}")
+        raise FileNotFoundError(
+            f"--config must be a file or one of the recipes {', '.join(known)}, got {name}{did_you_mean(name, known)}"
+        )
     return str(files("elm_neuro") / "training" / "recipes" / f"{name}.yaml")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,10 +111,10 @@ def test_settings_of_a_recipe_are_changed_on_the_command_line(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--model.network.neuron.num_memry=7", "num_memry"),
-        ("--model.network.neuron.delta_tt=7", "delta_tt"),
+        ("--model.network.neuron.num_memry=7", "'num_memry' is not accepted; did you mean num_memory?"),
+        ("--model.network.neuron.delta_tt=7", "'delta_tt' is not accepted; did you mean delta_t?"),
         ("--model.network.neuron.num_memory=x", "Expected a <class 'int'>. Got value: x"),
-        ("--data.batch_sizes=7", "batch_sizes"),
+        ("--data.batch_sizes=7", "'batch_sizes' is not accepted; did you mean batch_size?"),
     ],
 )
 def test_a_setting_that_is_not_there_ends_with_status_2_before_anything_is_read(
@@ -121,7 +123,29 @@ def test_a_setting_that_is_not_there_ends_with_status_2_before_anything_is_read(
     with pytest.raises(SystemExit) as end:
         main(["fit", "--config", "shd_elm", argument])
     assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("elm-neuro: error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_recipe_of_nearly_that_name_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "shd_emm"]) == 1
+    assert "got shd_emm; did you mean shd_elm?\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a\nb"), pickle.UnpicklingError("a b"), zipfile.BadZipFile("a b"), TypeError("a b")]
+)
+def test_every_failure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("elm_neuro.cli._training.training_command", fail)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == "elm-neuro: error: a b\n"
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +170,7 @@ def run(train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
     def run(command: str, *options: str) -> int:
         small = ["--trainer.max_epochs=1"] if command == "fit" else []
-        quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+        quiet = ["--trainer.enable_progress_bar=false"]
         return main([command, "--config", "shd_elm", *files, *quiet, *small, *options])
 
     return run
@@ -160,6 +184,9 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("fit", *SMALL, *COARSE, "--model.network.neuron.lambda_=2.5") == 0
+    spoken = capsys.readouterr().err
+    assert "SequenceClassifier: 4,328 parameters" in spoken  # (700 + 3) * 6 + 6, 6 * 3 + 3, 3 taus, 3 * 20 + 20
+    assert not re.search("litlogger|litmodels|Flops|FLOPs", spoken)
     settings = Path("runs/shd_elm/config.yaml")
     written = settings.read_bytes()
     best = "--ckpt_path=runs/shd_elm/best.ckpt"

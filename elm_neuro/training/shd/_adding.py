@@ -15,7 +15,7 @@ from elm_neuro.datasets import FixedPairing, SHDAdding, SpikeRecordings, SpokenD
 from elm_neuro.datasets.shd._pairs import NUM_SUMS, Split
 from elm_neuro.datasets.shd._protocols import Group, read_source
 from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
-from elm_neuro.training.shd._data import Binning, SHDDataModule
+from elm_neuro.training.shd._data import Binning, SHDDataModule, check_files
 
 SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -95,6 +95,8 @@ class SHDAddingDataModule(SHDDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""
+        sources = {"train_file": self.source, "test_file": self.test_source}
+        check_files(**{name: file for name, file in sources.items() if not isinstance(file, SpokenDigits)})
         for name in parts_of(stage):
             self.part(name)
             self._announce(name)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
 from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
 
+SHD_ADDRESS = "https://zenkelab.org/datasets"  # of Cramer et al., 10.1109/TNNLS.2020.3044364
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -110,6 +111,7 @@ class SHDDataModule(ResumesInEpoch):
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         """All training and all test recordings."""
+        check_files(train_file=self.train_file, test_file=self.test_file)
         recordings = read_shd(self.train_file)
         if self.test_file is not None:
             return recordings, read_shd(self.test_file)
@@ -231,6 +233,25 @@ class SpokenDigitsDataModule(SHDDataModule):
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         train, test = self.digits
         return train.recordings(), test.recordings()
+
+
+def check_files(**files: str | os.PathLike[str] | None) -> None:
+    """Say where SHD is to be had, where a file is not there.
+
+    Args:
+        files: by the argument of the data module that names them; None is no file.
+
+    Raises:
+        FileNotFoundError: one does not exist.
+    """
+    for name, file in files.items():
+        if file is not None and not os.path.exists(file):
+            place = os.path.dirname(file) or "this folder"
+            raise FileNotFoundError(
+                f"--data.{name} must name an SHD-format HDF5 file, got {os.fspath(file)}, which does not exist: "
+                f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {place}, or say "
+                "with --data.train_file and --data.test_file where they are"
+            )
 
 
 def _drawn(num: int, fraction: float, seed: int, *, stream: int) -> NDArray[np.bool_]:

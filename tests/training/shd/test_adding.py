@@ -138,7 +138,7 @@ def test_fingerprints_are_printed_logged_and_kept(
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["SHDAddingDataModule"] == {
         "train": train,
         "valid": valid,
-        "epoch": 1,
+        "epoch": 0,
         "batches": 3,
     }
 
