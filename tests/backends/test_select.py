@@ -10,7 +10,7 @@ from tests.backends.equal_cases import FAST
 
 def test_choice_of_backend_by_name_by_context_and_automatically() -> None:
     best = FAST[-1]
-    assert set(backends.available()) == {"native", "reference", "torch"}
+    assert set(backends.available()) == {"cuda", "native", "reference", "torch"}
     assert backends.resolve("auto") == best
     neuron, fixed = ELM(3, 1), ELM(3, 1, backend="torch")
     with backends.use("reference"):

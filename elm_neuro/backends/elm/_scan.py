@@ -10,6 +10,7 @@ from torch import Tensor
 from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._cuda import Cuda
 from elm_neuro.backends.elm._native import Native
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.elm._torch import Torch
@@ -22,7 +23,7 @@ from elm_neuro.functional import ELMParameters, ELMState
 
 SPARSE_INPUT = ("auto", "on", "off")
 # "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ELMBackend, ...] = (Native(), Torch(), Reference())
+ORDERED: tuple[ELMBackend, ...] = (Native(), Cuda(), Torch(), Reference())
 OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
 
 

@@ -1,0 +1,355 @@
+"""Speed of the neuron on a GPU beside torch's cuDNN LSTM of the same width, and where the time goes. Under four minutes.
+
+    PYTHONPATH=. python3 benchmarks/gpu_speed.py --out FOLDER [--rows N8 N32] [--sweep]
+
+Prints at most 80 lines; FOLDER/gpu_speed.json holds all numbers. Each row is measured only behind a check of its outputs
+against the float64 reference. Needs torch and numpy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from elm_neuro import ELM, BranchELM, SpikeEvents
+from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _weights
+
+
+class Row(NamedTuple):
+    num_input: int
+    num_memory: int
+    batch: int
+    num_steps: int
+    density: float  # 0: one input a step
+    branched: bool
+    num_neuron: int | None = None
+    target: float | None = None  # ms forward and backward on an H100
+    against_torch: bool = False
+
+
+ROWS = {
+    "N8": Row(1278, 20, 8, 500, 0.01, True, None, 1.0, True),
+    "N32": Row(1278, 20, 32, 500, 0.01, True, None, 1.1),
+    "N256": Row(1278, 20, 256, 500, 0.01, True, None, 2.5),
+    "E20": Row(1278, 20, 8, 500, 0.01, False, None, 1.0),
+    "S1000": Row(700, 100, 32, 1000, 0.02, False, None, 4.5),
+    "S1000 B256": Row(700, 100, 256, 1000, 0.02, False),
+    "L1k": Row(16, 150, 32, 1024, 0.0, False, None, 9.0),
+    "L1k384": Row(16, 150, 384, 1024, 0.0, False, None, 35.0),
+    "L16k": Row(16, 150, 2, 16384, 0.0, False, None, 140.0),
+    "P64": Row(140, 8, 32, 100, 0.03, False, 64, 2.5),
+    "T1": Row(1278, 20, 1, 1, 0.01, True),
+}
+LINES: list[str] = []
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+    LINES.append(text)
+
+
+def neuron_of(row: Row) -> ELM:
+    options: dict[str, Any] = {"tau_m_init": (1.0, 150.0), "num_neuron": row.num_neuron}
+    torch.manual_seed(0)
+    if row.branched:
+        return BranchELM(row.num_input, 2, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options)
+    return ELM(row.num_input, 2, row.num_memory, **options)
+
+
+def frames_of(row: Row, device: str = "cuda") -> torch.Tensor:
+    size = row.batch, row.num_steps
+    if row.density:
+        return (torch.rand(*size, row.num_input, device=device) < row.density).float()
+    return torch.nn.functional.one_hot(torch.randint(row.num_input, size, device=device), row.num_input).float()
+
+
+def kernel_of(row: Row, backward: bool) -> _memory.Kernel:
+    return _memory.kernel_for(
+        row.num_memory, 2 * row.num_memory, True, False, False, row.batch, row.num_neuron or 1, 0, backward
+    )
+
+
+def compile_one(job: tuple[Any, int]) -> str:
+    try:
+        _compile.machine_code(*job)
+    except Exception as error:  # noqa: BLE001 - told in the parent
+        return f"{type(error).__name__} {str(error)[:200]}"
+    return ""
+
+
+def compile_all(pool: Any, programs: list[Any], architecture: int) -> None:
+    """In processes side by side."""
+    start = time.perf_counter()
+    jobs = [(program, architecture) for program in dict.fromkeys(programs)]
+    failed = [error for error in pool.map(compile_one, jobs, chunksize=1) if error]
+    say(f"compiled {len(jobs)} kernels in {time.perf_counter() - start:.1f} s, failed {len(failed)} {failed[:2]}")
+
+
+def timed(call: Any, repeats: int, between: int = 1) -> dict[str, float]:
+    """Milliseconds of wall time and of the host alone, medians; `between` calls go out between two looks at the clock."""
+    wall, host = [], []
+    for repeat in range(repeats + 2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(between):
+            call()
+        issued = time.perf_counter()
+        torch.cuda.synchronize()
+        if repeat >= 2:
+            wall.append(1e3 * (time.perf_counter() - start) / between)
+            host.append(1e3 * (issued - start) / between)
+    return {"wall": statistics.median(wall), "host": statistics.median(host)}
+
+
+def checked(row: Row, neuron: ELM, x: torch.Tensor) -> float:
+    """Largest error of outputs on the first samples and steps, of their largest value."""
+    part = x[:2, :64]
+    exact = type(neuron).from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="reference")
+    exact = exact.cuda().double()
+    exact.load_state_dict(neuron.state_dict())
+    with torch.no_grad():
+        wanted, found = exact(part.double())[0], neuron(part)[0]
+        whole = neuron(x[:, :64])[0][:2]
+    error = max(float((y.double() - wanted).abs().max() / wanted.abs().max()) for y in (found, whole))
+    if not error < 2e-5:
+        raise RuntimeError(f"outputs are off by {error:.1e}")
+    return error
+
+
+def both(module: Any, given: Any) -> Any:
+    def call() -> None:
+        module.zero_grad(set_to_none=True)
+        y = module(given)[0]
+        y.backward(torch.ones_like(y))
+
+    return call
+
+
+def alone(module: Any, given: Any) -> Any:
+    def call() -> None:
+        with torch.no_grad():
+            module(given)
+
+    return call
+
+
+def measure(name: str, row: Row) -> dict[str, Any]:
+    neuron, x = neuron_of(row).cuda(), frames_of(row)
+    neuron.backend = "cuda"
+    record: dict[str, Any] = {"error": checked(row, neuron, x)}
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(row.num_input, row.num_memory * (row.num_neuron or 1), batch_first=True).cuda()
+    variants: dict[str, tuple[Any, Any]] = {
+        "dense": (neuron, x),
+        "events": (neuron, SpikeEvents.from_frames(x)),
+        "lstm": (lstm, x),
+    }
+    if row.against_torch:
+        plain = (
+            type(neuron)
+            .from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices, backend="torch")
+            .cuda()
+        )
+        variants["torch"] = (plain, x)
+    big = row.batch * row.num_steps > 30000
+    for variant, (module, given) in variants.items():
+        repeats = 3 if variant == "torch" or (big and variant == "lstm") else 6 if big else 20
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        record[variant] = {
+            "both": timed(both(module, given), repeats),
+            "peak_mb": (torch.cuda.max_memory_allocated() - base) / 2**20,
+        }
+        record[variant]["forward"] = timed(alone(module, given), repeats)
+    if not big:
+        record["graph"] = graphed(neuron, x)
+    cells = [
+        f"{record[v]['both']['wall']:.2f} ({record[v]['forward']['wall']:.2f})" if v in record else "-"
+        for v in ("dense", "events", "lstm", "torch")
+    ]
+    target = "" if row.target is None else f" {row.target:g}"
+    say(
+        f"{name:10s} {' | '.join(cells)} | {record.get('graph', float('nan')):.2f} | {record['dense']['both']['host']:.2f} | "
+        f"{record['dense']['peak_mb']:.0f}, {record['lstm']['peak_mb']:.0f} | {record['error']:.0e}{target}"
+    )
+    return record
+
+
+def graphed(neuron: ELM, x: torch.Tensor) -> float:
+    """Milliseconds of a forward and backward pass replayed as a CUDA graph: the device alone."""
+    call, stream = both(neuron, x), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return timed(graph.replay, 10)["wall"]
+
+
+def profiled(name: str) -> dict[str, Any]:
+    """Kernels of one pass and their time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    row = ROWS[name]
+    neuron, x = neuron_of(row).cuda(), frames_of(row)
+    neuron.backend = "cuda"
+    result: dict[str, Any] = {}
+    for variant, given in (("dense", x), ("events", SpikeEvents.from_frames(x))):
+        for _ in range(3):
+            both(neuron, given)()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+            both(neuron, given)()
+            torch.cuda.synchronize()
+        kernels = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        spent: Counter[str] = Counter()
+        for event in kernels:
+            spent[event.name[:44]] += event.device_time
+        total = sum(spent.values())
+        most = ", ".join(f"{key} {us:.0f}" for key, us in spent.most_common(9))
+        say(f"{name} {variant}: {len(kernels)} kernels, {total:.0f} us: {most}")
+        result[variant] = {"kernels": len(kernels), "us": total, "by_kernel": dict(spent)}
+    return result
+
+
+SWEEP = [  # num_memory, batch, neurons, steps, threads, lanes, samples
+    (20, 8, 1, 500, (64,), (1, 2), (1,)),
+    (20, 256, 1, 500, (32, 64), (1,), (1,)),
+    (8, 32, 64, 100, (32,), (1, 2), (1,)),
+    (100, 32, 1, 500, (256,), (4, 8), (1,)),
+    (150, 32, 1, 300, (256, 512), (4, 8), (1,)),
+    (150, 384, 1, 200, (256, 512), (4, 8), (3,)),
+    (256, 32, 1, 100, (256, 512), (4, 16), (1,)),
+]
+RESERVES = (0, 12, 24)  # registers left free beyond the count
+DEPTHS = (None, 8)  # steps loaded ahead
+
+
+def sweep_plans(device: _plans.Device) -> list[tuple[tuple[Any, ...], list[Any]]]:
+    found = []
+    for case in SWEEP:
+        memory, _, _, _, threads, lanes, samples = case
+        shape = _plans.Shape(memory, 2 * memory, 1, False, False)
+        plans = [
+            _plans.layout(shape, device, t, s, (lane, 2 * lane), backward=backward, reserve=reserve, depth=depth)
+            for backward in (False, True) for t in threads for lane in lanes for s in samples
+            for reserve in (RESERVES if memory >= 100 else (0,)) for depth in (DEPTHS if memory < 100 else (None,))
+        ]  # fmt: skip
+        found.append((case, [plan for plan in dict.fromkeys(plans) if plan is not None]))
+    return found
+
+
+def time_of(plan: _plans.Plan, plans: list[Any], given: _memory.Recurrence, grad: torch.Tensor) -> float:
+    """Milliseconds of one direction in this layout, the other direction in any."""
+    other = next(entry for entry in plans if entry.backward != plan.backward)
+    kernels = {entry.backward: _memory.Kernel(entry) for entry in (plan, other)}
+    _memory._kernel = lambda *_, backward, **__: kernels[backward]
+    if not plan.backward:
+        return timed(lambda: _memory.run_forward(given, silu=False, save=True), 3)["wall"]
+    records = _memory.run_forward(given, silu=False, save=True)
+    return timed(lambda: _memory.run_backward(given, records, grad, None, silu=False), 3)["wall"]
+
+
+def attributes(plan: _plans.Plan) -> tuple[int, int]:
+    """Registers and bytes of local memory of a thread."""
+    driver: Any = _driver.launcher()
+    name = "elm_backward" if plan.backward else "elm_forward"
+    registers, local = (driver.attribute(0, _memory.program(plan), name, number) for number in (4, 3))
+    return registers, local
+
+
+def sweep(device: _plans.Device) -> list[dict[str, Any]]:
+    """Time of the recurrence alone in several layouts, microseconds a step."""
+    result = []
+    for case, plans in sweep_plans(device):
+        memory, batch, neurons, steps, *_ = case
+        shape = (neurons,) if neurons > 1 else ()
+        generator = torch.Generator("cuda").manual_seed(0)
+
+        def draw(*size: int, generator: torch.Generator = generator) -> torch.Tensor:
+            return torch.randn(*size, generator=generator, device="cuda")
+
+        kappa = draw(*shape, memory).sigmoid() * 0.5 + 0.49
+        given = _memory.Recurrence(
+            None, torch.tensor(0.8, device="cuda"), draw(batch, steps, *shape, 2 * memory), None, draw(*shape, 2 * memory),
+            None, kappa, 5 * (1 - kappa), draw(*shape, 2 * memory, memory) / memory**0.5 / 4,
+            draw(*shape, memory, 2 * memory) / (2 * memory) ** 0.5 / 4, draw(*shape, memory),
+        )  # fmt: skip
+        grad = draw(neurons, batch, steps, memory)
+        timings = []
+        choose = _memory._kernel
+        for plan in plans:
+            try:
+                timings.append((1e3 * time_of(plan, plans, given, grad) / steps, plan, *attributes(plan)))
+            except Exception as error:  # noqa: BLE001 - one layout that fails must not hide the others
+                say(f"  FAILED {plan.threads}/{plan.up.lanes}: {type(error).__name__} {str(error)[:150]}")
+        _memory._kernel = choose
+        for backward in (False, True):
+            table = sorted((entry for entry in timings if entry[1].backward == backward), key=lambda entry: entry[0])
+            shown = ", ".join(
+                f"{us:.2f} {p.threads}/{p.up.lanes} kept {p.up.kept} depth {p.depth} r{r} l{loc}"
+                for us, p, r, loc in table[:3]
+            )
+            say(f"{memory} B{batch} {'bwd' if backward else 'fwd'}: {shown}; worst {table[-1][0]:.2f}")
+            result += [
+                {"case": case, "backward": backward, "us": us, "threads": p.threads, "lanes": p.up.lanes, "samples": p.samples,
+                 "kept": [h.kept for h in (p.up, p.down)], "near": [h.near for h in (p.up, p.down)], "depth": p.depth,
+                 "registers": r, "local": loc, "cycles": p.cycles}
+                for us, p, r, loc in table
+            ]  # fmt: skip
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--sweep", action="store_true", help="layouts of the recurrence too")
+    options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # the LSTM in exact float32 too
+    result: dict[str, Any] = {"rows": {}}
+    # forked before this process has a context on the GPU
+    pool = multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1))
+    properties = _driver.launcher().device(0)
+    programs = [_input.program(torch.float32), _weights.program(torch.float32)]
+    programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
+    if options.sweep:
+        programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
+    compile_all(pool, programs, properties.architecture)
+    pool.terminate()
+    say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {properties}")
+    say("row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | dense as a CUDA graph")
+    say("     | host alone of dense | peak MB of dense, of the LSTM | error, target")
+    parts: list[tuple[str, Any]] = [
+        (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name])})) for name in options.rows
+    ]
+    parts += [
+        (f"profile {name}", lambda name=name: result.update({f"profile {name}": profiled(name)}))
+        for name in ("N8", "S1000")
+    ]
+    if options.sweep:
+        parts.append(("sweep", lambda: result.update({"sweep": sweep(properties)})))
+    for name, part in parts:
+        start = time.perf_counter()
+        try:
+            part()
+        except Exception as error:  # noqa: BLE001 - a row that fails must not hide the others
+            say(f"{name} FAILED: {type(error).__name__} {str(error)[:300]}")
+        result.setdefault("seconds", {})[name] = time.perf_counter() - start
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "gpu_speed.json").write_text(json.dumps(result, default=str))
+        (options.out / "gpu_speed.txt").write_text("\n".join(LINES) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Machine code of the kernels for one architecture, compiled at first use and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from elm_neuro.backends.cuda import _nvrtc
+from elm_neuro.files import write_whole
+
+SOURCES = ("common.cuh", "products.cuh", "memory.cuh", "input.cuh", "weights.cuh")
+MAGIC = b"elm_neuro machine code 1\n"
+
+
+@dataclass(frozen=True, eq=False)  # there is one object of each: it is looked up at each launch
+class Program:
+    """A source and what it is compiled with."""
+
+    source: str
+    macros: tuple[tuple[str, str | int], ...]
+
+    def options(self) -> list[str]:
+        """Definitions for the compiler."""
+        return [f"-D{name}={value}" for name, value in self.macros]
+
+
+@cache
+def sources() -> dict[str, str]:
+    """Text of the CUDA C++ sources, by name."""
+    folder = Path(__file__).parent
+    return {name: (folder / name).read_text(encoding="utf-8") for name in SOURCES}
+
+
+@cache
+def compiler() -> _nvrtc.Nvrtc:
+    """The run-time compiler.
+
+    Raises:
+        CompileError: there is none.
+    """
+    path = _nvrtc.library_path()
+    if path is None:
+        raise _nvrtc.CompileError("NVRTC was not found: torch's CUDA wheels bring it, or pip install nvidia-cuda-nvrtc")
+    return _nvrtc.Nvrtc(path)
+
+
+@cache
+def knows(architecture: int) -> bool:
+    """Whether the compiler makes machine code for devices of this compute capability, 90 for 9.0."""
+    return architecture in compiler().architectures()
+
+
+def machine_code(program: Program, architecture: int) -> bytes:
+    """Machine code of `program`, from the user's cache where it is there.
+
+    Raises:
+        CompileError: there is no compiler, or it does not know the architecture.
+    """
+    options = [
+        f"--gpu-architecture=sm_{architecture}",
+        "--std=c++17",
+        "-default-device",
+        *program.options(),
+    ]
+    file = _cached(program, options)
+    code = _read(file)
+    if code is None:
+        code, _ = compiler().compile(f'#include "{program.source}"\n', sources(), options)
+        _write(file, code)
+    return code
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: below XDG_CACHE_HOME, on Windows below LOCALAPPDATA."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) / "elm_neuro" / "cuda" if base else Path.home() / ".cache" / "elm_neuro" / "cuda"
+
+
+def _cached(program: Program, options: list[str]) -> Path | None:
+    version = ".".join(map(str, compiler().version))
+    digest = hashlib.sha256("\0".join([version, *options, program.source, *sources().values()]).encode())
+    try:
+        return cache_folder() / f"{digest.hexdigest()[:40]}.bin"
+    except RuntimeError:  # no home
+        return None
+
+
+def _read(file: Path | None) -> bytes | None:
+    """What `_write` wrote, or None where there is no such file or it is damaged."""
+    if file is None:
+        return None
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    size = len(MAGIC) + 32
+    magic, digest, code = content[: len(MAGIC)], content[len(MAGIC) : size], content[size:]
+    return code if magic == MAGIC and digest == hashlib.sha256(code).digest() else None
+
+
+def _write(file: Path | None, code: bytes) -> None:
+    """Keep `code`; where that fails (no room, no permission) it is compiled again next time."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole({file: MAGIC + hashlib.sha256(code).digest() + code})
+    except OSError:
+        return

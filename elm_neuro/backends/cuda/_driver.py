@@ -1,0 +1,174 @@
+"""Launches of compiled kernels on torch's current stream, through the CUDA driver that torch has loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+from elm_neuro.backends.cuda._arguments import Arguments
+from elm_neuro.backends.cuda._compile import Program, machine_code
+from elm_neuro.backends.cuda._plans import Device
+
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+MAX_GRID_Y = 65535
+DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
+
+
+class Launcher(Protocol):
+    """What runs kernels: the driver, or in tests the CPU."""
+
+    def device(self, index: int) -> Device:
+        """Properties of the device of this number."""
+
+    def launch(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: Arguments,
+        device: torch.device,
+    ) -> None:
+        """Have the device run a kernel after what its current stream has to do."""
+
+
+class CudaError(RuntimeError):
+    """The CUDA driver refused a call."""
+
+
+class Driver:
+    """The CUDA driver.
+
+    Raises:
+        CudaError: there is none.
+    """
+
+    def __init__(self) -> None:
+        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+        try:
+            self._library = ctypes.CDLL(name)
+        except OSError as error:
+            raise CudaError(f"no CUDA driver: {error}") from error
+        self._launch_kernel = self._library.cuLaunchKernel
+        self._launch_kernel.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
+        self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
+        self._modules: dict[tuple[int, Program], ctypes.c_void_p] = {}
+        self._devices: dict[int, Device] = {}
+        self._entered = threading.local()  # whether a thread has a context
+
+    def device(self, index: int) -> Device:
+        """Properties of the device of this number, as torch counts them."""
+        if index not in self._devices:
+            properties: Any = torch.cuda.get_device_properties(index)
+            self._devices[index] = Device(
+                properties.multi_processor_count,
+                properties.shared_memory_per_block_optin,
+                10 * properties.major + properties.minor,
+            )
+        return self._devices[index]
+
+    def launch(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: Arguments,
+        device: torch.device,
+    ) -> None:
+        """As in :class:`Launcher`; the arguments are copied, and nothing waits."""
+        current = _current_device()
+        index = current if device.index is None else device.index
+        if index != current:
+            with torch.cuda.device(index):
+                self.launch(program, kernel, grid, threads, shared_bytes, arguments, device)
+            return
+        if not getattr(self._entered, "done", False):
+            self._enter_context(index)
+        function = self._functions.get((index, program, kernel))
+        if function is None:
+            function = self._function(index, program, kernel, shared_bytes)
+        if grid[1] > MAX_GRID_Y:
+            raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        status = self._launch_kernel(
+            function, grid[0], grid[1], 1, threads, 1, 1, shared_bytes, _current_stream(index), pointers, None
+        )
+        if status:
+            self._raise("cuLaunchKernel", status)
+
+    def attribute(self, index: int, program: Program, kernel: str, number: int) -> int:
+        """An attribute of a kernel that has been launched: 4 registers, 3 bytes of local memory."""
+        value = ctypes.c_int()
+        self._call("cuFuncGetAttribute", ctypes.byref(value), number, self._functions[index, program, kernel])
+        return value.value
+
+    def _function(self, index: int, program: Program, kernel: str, shared_bytes: int) -> ctypes.c_void_p:
+        module = self._modules.get((index, program))
+        if module is None:
+            code = machine_code(program, self.device(index).architecture)
+            module = ctypes.c_void_p()
+            self._call("cuModuleLoadData", ctypes.byref(module), code)
+            self._modules[index, program] = module
+        function = ctypes.c_void_p()
+        self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode())
+        if shared_bytes > DEFAULT_SHARED:
+            self._call("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared_bytes)
+        self._functions[index, program, kernel] = function
+        return function
+
+    def _enter_context(self, index: int) -> None:
+        """Have torch's context in this thread: a thread that has done nothing on the device has none."""
+        context, device = ctypes.c_void_p(), ctypes.c_int()
+        self._call("cuCtxGetCurrent", ctypes.byref(context))
+        if not context:
+            self._call("cuDeviceGet", ctypes.byref(device), index)
+            self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+            self._call("cuCtxSetCurrent", context)
+        self._entered.done = True
+
+    def _call(self, name: str, *arguments: object) -> None:
+        call: Callable[..., int] = getattr(self._library, name)
+        status = call(*arguments)
+        if status:
+            self._raise(name, status)
+
+    def _raise(self, name: str, status: int) -> None:
+        if status == OUT_OF_MEMORY:
+            raise torch.OutOfMemoryError(f"{name} failed: out of device memory")
+        texts = []
+        for describe in ("cuGetErrorName", "cuGetErrorString"):
+            text = ctypes.c_char_p()
+            getattr(self._library, describe)(status, ctypes.byref(text))
+            texts.append((text.value or b"unknown").decode())
+        raise CudaError(f"{name} failed: {texts[0]}, {texts[1]}")
+
+
+def _current_device() -> int:
+    index: int = torch._C._cuda_getDevice()
+    return index
+
+
+def _current_stream(index: int) -> int:
+    """Address of the stream; torch.cuda.current_stream makes an object of it, which takes longer than a launch."""
+    stream: int = torch._C._cuda_getCurrentRawStream(index)
+    return stream
+
+
+@cache
+def launcher() -> Launcher:
+    """The CUDA driver.
+
+    Raises:
+        CudaError: there is none.
+    """
+    return Driver()

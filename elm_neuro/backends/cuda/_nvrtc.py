@@ -1,0 +1,111 @@
+"""NVIDIA's run-time compiler, as far as it is needed here: CUDA C++ in, machine code out.
+
+Needs neither a GPU nor a driver. The library comes with torch's CUDA wheels; ``pip install nvidia-cuda-nvrtc`` brings it
+without them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ENVIRONMENT = "ELM_NEURO_NVRTC"  # a path to the library, instead of a search
+# Where the wheels of CUDA 12 and 13, and torch's own, put it, below a folder of sys.path.
+FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib", "nvidia/cu13/bin/x86_64", "nvidia/cuda_nvrtc/bin", "torch/lib")
+
+
+class CompileError(RuntimeError):
+    """The compiler refused a source or could not be used."""
+
+
+@cache
+def library_path() -> str | None:
+    """The newest compiler found, or None."""
+    import os
+
+    if os.environ.get(ENVIRONMENT):
+        return os.environ[ENVIRONMENT]
+    return next(iter(_found()), None)
+
+
+def _found() -> Iterator[str]:
+    pattern = "nvrtc64_*_0.dll" if sys.platform == "win32" else "libnvrtc.so.*"
+    for folder in FOLDERS:
+        for base in dict.fromkeys(sys.path):
+            names = [path for path in Path(base or ".", folder).glob(pattern) if "alt" not in path.name]
+            yield from sorted(map(str, names), reverse=True)
+    for name in ("libnvrtc.so.13", "libnvrtc.so.12"):  # a toolkit of the system
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        yield name
+
+
+class Nvrtc:
+    """The loaded compiler.
+
+    Raises:
+        CompileError: it cannot be loaded.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._library = ctypes.CDLL(path)
+        except OSError as error:
+            raise CompileError(f"NVRTC cannot be loaded from {path}: {error}") from error
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+        self.version = (major.value, minor.value)
+
+    def architectures(self) -> list[int]:
+        """Compute capabilities that it compiles for, 90 for 9.0."""
+        count = ctypes.c_int()
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        found = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", found)
+        return list(found)
+
+    def compile(self, source: str, headers: dict[str, str], options: list[str]) -> tuple[bytes, str]:
+        """Machine code of `source`, and what the compiler says.
+
+        Args:
+            source: CUDA C++.
+            headers: text of what it includes, by name.
+            options: as for nvcc; with ``--gpu-architecture=sm_90`` machine code of that architecture.
+
+        Raises:
+            CompileError: with the compiler's log.
+        """
+        program = ctypes.c_void_p()
+        names = (ctypes.c_char_p * len(headers))(*(name.encode() for name in headers))
+        texts = (ctypes.c_char_p * len(headers))(*(text.encode() for text in headers.values()))
+        self._call(
+            "nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"elm_neuro.cu", len(headers), texts, names
+        )
+        try:
+            arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+            status = self._library.nvrtcCompileProgram(program, len(options), arguments)
+            log = self._text("nvrtcGetProgramLog", program).decode(errors="replace").rstrip("\0")
+            if status:
+                raise CompileError(f"NVRTC {'.'.join(map(str, self.version))} refused a kernel: {log.strip()}")
+            return self._text("nvrtcGetCUBIN", program), log
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _text(self, name: str, program: ctypes.c_void_p) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"{name}Size", program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self._call(name, program, text)
+        return text.raw
+
+    def _call(self, name: str, *arguments: object) -> None:
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            message = self._library.nvrtcGetErrorString(status).decode()
+            raise CompileError(f"{name} failed: {message}")

@@ -1,0 +1,191 @@
+"""From a neuron's parameters to what runs over its steps, and their gradients: routing, synaptic weights, branch sums and
+the input half of the first layer are one table.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda._arguments import Arguments, structure
+from elm_neuro.backends.cuda._compile import Program
+
+THREADS = 256
+SIDE = 32  # rows or columns of a block of the gradients
+
+_SIZES = "num_neuron num_input num_branch num_synapse first w1_row input neuron routing_neuron "
+TABLE, _TABLE_BYTES = structure(f"{_SIZES} begin slot w_s w1 table")
+BRANCHES, _BRANCHES_BYTES = structure(
+    f"{_SIZES} batch num_steps total_batch total_neuron lengths routing w_s total kappa_b b_0 b"
+)
+GRADIENTS, _GRADIENTS_BYTES = structure(
+    f"{_SIZES} batch total_batch total_neuron num_part num_group num_memory num_output blocks_w_s blocks_w1 "
+    "routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
+    "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y"
+)
+
+
+@cache
+def program(dtype: torch.dtype) -> Program:
+    """The source of these kernels for numbers of this type."""
+    double = dtype == torch.float64
+    return Program(
+        "weights.cuh",
+        (
+            ("ELM_REAL", "double" if double else "float"),
+            ("ELM_DOUBLE", int(double)),
+            ("ELM_BYTES_TABLE", _TABLE_BYTES),
+            ("ELM_BYTES_BRANCHES", _BRANCHES_BYTES),
+            ("ELM_BYTES_GRADIENTS", _GRADIENTS_BYTES),
+        ),
+    )
+
+
+def _launch(kernel: str, blocks: int, args: Arguments, like: Tensor, shared: int = 0) -> None:
+    if blocks:
+        _driver.launcher().launch(program(like.dtype), kernel, (blocks, 1), THREADS, shared, args, like.device)
+
+
+class Sizes(NamedTuple):
+    """The neuron as the kernels see it; the order is that of weights.cuh."""
+
+    num_neuron: int
+    num_input: int
+    num_branch: int  # 0 where what arrives comes integrated
+    num_synapse: int
+    first: int  # outputs of the first layer
+    w1_row: int  # its inputs
+    input: int  # strides of the table
+    neuron: int
+    routing_neuron: int  # stride of the routing, 0 where all neurons share it
+
+    @classmethod
+    def of(cls, w_s: Tensor, routing: Tensor | None, w1: Tensor, num_input: int, *, own_input: bool) -> Sizes:
+        """`own_input`: each neuron has an input of its own; the table is (neuron, input, first) then, else (input, neuron, first)."""
+        num_neuron = w1.shape[0] if w1.ndim == 3 else 1
+        first, row = w1.shape[-2:]
+        strides = (first, num_input * first) if own_input else (num_neuron * first, first)
+        per_neuron = routing is not None and routing.ndim == 3 and routing.shape[0] > 1
+        num_branch, num_synapse = w_s.shape[-2:]
+        return cls(
+            num_neuron, num_input, num_branch, num_synapse, first, row, *strides, num_branch * num_synapse * per_neuron
+        )
+
+
+_by_input = WeakIdKeyDictionary()  # by the routing tensor itself
+
+
+def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
+    """Synapses of each input: where they begin, (num_routing, num_input + 1), and their numbers, (num_routing, branch *
+    synapse), in order; empty slots come before. Computed once for a routing, which is a constant of its neuron.
+    """
+    version, known = _by_input.get(routing, (None, None))
+    found: tuple[Tensor, Tensor] | None = known if version == routing._version else None
+    if found is None:
+        flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
+        inputs, slot = torch.sort(flat, dim=-1, stable=True)
+        bounds = torch.arange(num_input + 1, device=routing.device).expand(flat.shape[0], -1).contiguous()
+        found = torch.searchsorted(inputs, bounds), slot
+        _by_input[routing] = (routing._version, found)
+    return found
+
+
+def first_table(sizes: Sizes, w_s: Tensor, routing: Tensor | None, w1: Tensor) -> Tensor:
+    """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input a
+    neuron (num_neuron, num_input, first).
+    """
+    shared = sizes.input != sizes.first or sizes.num_neuron == 1
+    shape = (
+        (sizes.num_input, sizes.num_neuron * sizes.first)
+        if shared
+        else (sizes.num_neuron, sizes.num_input, sizes.first)
+    )
+    table = w1.new_empty(shape)
+    begin, slot = (None, None) if routing is None else synapses_by_input(routing, sizes.num_input)
+    _launch("elm_table", -(-table.numel() // THREADS), TABLE(*sizes, begin, slot, w_s, w1, table), w1)
+    return table
+
+
+def branch_traces(
+    sizes: Sizes,
+    w_s: Tensor,
+    routing: Tensor | None,
+    total: Tensor,
+    kappa_b: Tensor,
+    b_0: Tensor | None,
+    lengths: Tensor | None,
+    num_steps: int,
+) -> Tensor:
+    """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input."""
+    batch = total.shape[0]
+    b = total.new_empty(batch, *w_s.shape[:-1])
+    strides = total.stride(0), total.stride(1) if total.ndim == 3 else 0
+    args = BRANCHES(*sizes, batch, num_steps, *strides, lengths, routing, w_s, total, kappa_b, b_0, b)
+    if sizes.num_synapse < SIDE:
+        _launch("elm_branches_of_one", -(-b.numel() // THREADS), args, total)
+    else:
+        _launch("elm_branches", -(-b.numel() * SIDE // THREADS), args, total)
+    return b
+
+
+class Gradients(NamedTuple):
+    """Of the parameters; None where they are not there."""
+
+    w_s: Tensor | None
+    w1: Tensor
+    sums: Tensor  # ([num_neuron,] 3 num_memory + first): kappa's, gain's and the biases' as memory.cuh orders them
+    w2: Tensor | None
+    w_y: Tensor | None
+
+
+class Products(NamedTuple):
+    """Products over the steps of some samples each, (num_neuron * group, out, in), and sums over the steps of each."""
+
+    m: Tensor
+    h: Tensor | None
+    y: Tensor | None
+    sums: Tensor
+
+
+def gradients(
+    sizes: Sizes,
+    w_s: Tensor | None,
+    routing: Tensor | None,
+    w1: Tensor,
+    kappa: Tensor,
+    products: Products,
+    *,
+    grad_table: Tensor | None,
+    grad_b: Tensor | None,
+    total: Tensor | None,
+    batch: int,
+) -> Gradients:
+    """All that is left of the backward pass, in one launch."""
+    num_neuron, num_memory, first = sizes.num_neuron, kappa.shape[-1], sizes.first
+    num_output = 0 if products.y is None else products.y.shape[-2]
+    neurons = kappa.shape[:-1]
+    grad_w1 = torch.empty_like(w1, memory_format=torch.contiguous_format)
+    grad_w_s = None if w_s is None else torch.empty_like(w_s)
+    grad_sums = kappa.new_empty(*neurons, 3 * num_memory + first)
+    grad_w2 = None if products.h is None else kappa.new_empty(*neurons, num_memory, first)
+    grad_w_y = None if products.y is None else kappa.new_empty(*neurons, num_output, num_memory)
+    blocks_w_s = blocks_w1 = 0
+    if w_s is not None:
+        blocks_w_s = -(-w_s.numel() * SIDE // THREADS)
+        blocks_w1 = num_neuron * sizes.num_branch * -(-first // SIDE)
+    columns = sum(t.numel() // num_neuron for t in (grad_w2, grad_w_y) if t is not None)
+    columns += 3 * num_memory + first + first * num_memory
+    blocks = blocks_w_s + blocks_w1 + -(-num_neuron * columns // SIDE)
+    strides = (0, 0) if total is None else (total.stride(0), total.stride(1) if total.ndim == 3 else 0)
+    args = GRADIENTS(
+        *sizes, batch, *strides, 0 if grad_table is None else grad_table.shape[0], products.m.shape[0] // num_neuron,
+        num_memory, num_output, blocks_w_s, blocks_w1, routing, w_s, w1, kappa, grad_table, grad_b, total,
+        products.sums, products.m, products.h, products.y, grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y,
+    )  # fmt: skip
+    _launch("elm_gradients", blocks, args, w1, THREADS * w1.element_size())
+    return Gradients(grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y)

@@ -1,0 +1,34 @@
+// What all kernels share: how a kernel is declared, the numbers it works with, 16 bytes of them at a time.
+#pragma once
+
+#ifndef ELM_ON_CPU
+#define ELM_KERNEL(name, Arguments, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments a)
+#define ELM_DYNAMIC_SHARED(Type, name) extern __shared__ Type name[]
+#endif
+#define ELM_DEVICE static __device__ __forceinline__
+
+typedef long long i64;
+typedef ELM_REAL Real;
+#if ELM_DOUBLE
+typedef double2 Vector;
+#else
+typedef float4 Vector;
+#endif
+constexpr int LANES_OF_VECTOR = sizeof(Vector) / sizeof(Real);
+
+ELM_DEVICE Real entry(const Vector &x, int i) {
+#if ELM_DOUBLE
+    return i == 0 ? x.x : x.y;
+#else
+    return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+#endif
+}
+ELM_DEVICE Vector vector_of(const Real (&x)[LANES_OF_VECTOR]) {
+#if ELM_DOUBLE
+    return make_double2(x[0], x[1]);
+#else
+    return make_float4(x[0], x[1], x[2], x[3]);
+#endif
+}
+__host__ __device__ constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
+

@@ -1,0 +1,170 @@
+// From a neuron's parameters to what runs over its steps, and the gradients the other way: routing, synaptic weights, branch sums and the
+// input half of the first layer as one table; branch traces at a sample's end; sums over samples.
+#pragma once
+#include "common.cuh"
+
+constexpr int WEIGHT_THREADS = 256, SIDE = 32, GROUPS = WEIGHT_THREADS / SIDE;
+
+struct Sizes {
+    i64 num_neuron, num_input, num_branch, num_synapse, first;
+    i64 w1_row;               // of the first layer's weight, (neuron, first, w1_row)
+    i64 input, neuron;        // strides of the table, whose rows are contiguous
+    i64 routing_neuron;       // 0 where all neurons share it
+};
+
+struct Table {
+    Sizes sizes;
+    const i64 *begin, *slot;  // (routing, input + 1) and its synapses by input; null: every input is its own branch
+    const Real *w_s, *w1;
+    Real *table;
+};
+
+struct Branches {
+    Sizes sizes;
+    i64 batch, num_steps, total_batch, total_neuron;
+    const i64 *lengths, *routing;
+    const Real *w_s, *total;  // (batch, [neuron,] input)
+    const Real *kappa_b, *b_0;  // null: zeros before the first step
+    Real *b;                  // (batch, neuron, branch)
+};
+
+struct Gradients {
+    Sizes sizes;
+    i64 batch, total_batch, total_neuron;
+    i64 num_part, num_group, num_memory, num_output;  // num_part: of grad_table; num_group: of the products
+    i64 blocks_w_s, blocks_w1;                        // the grid: these two, then those of the sums
+    const i64 *routing;
+    const Real *w_s, *w1, *kappa;
+    const Real *grad_table;              // (part, ...strides of the table); null: no gradient of w_s and of the branches' half of w1
+    const Real *grad_b, *total;          // null: none
+    const Real *sums;                    // (neuron, batch, 3 memory + first) of memory.cuh
+    const Real *product_m, *product_h, *product_y;  // (neuron, group, ...): of w1's memory half, the next layer, the readout; null: none
+    Real *grad_w_s, *grad_w1, *grad_sums;           // grad_sums: (neuron, 3 memory + first)
+    Real *grad_w2, *grad_w_y;
+};
+
+static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS, "structures of weights.cuh and _weights.py");
+
+// table[input] = sum over its synapses of w1[:, branch] w_s; a thread an entry.
+ELM_KERNEL(elm_table, Table, WEIGHT_THREADS, 1) {
+    const Sizes &n = a.sizes;
+    const i64 at = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x, row = at % n.first, neuron = at / n.first % n.num_neuron, input = at / n.first / n.num_neuron;
+    if (input >= n.num_input) return;
+    const Real *w_s = a.w_s + neuron * n.num_branch * n.num_synapse, *w1 = a.w1 + (neuron * n.first + row) * n.w1_row;
+    Real sum = Real(0);
+    if (a.begin) {
+        const i64 routing = n.routing_neuron ? neuron : 0;
+        const i64 *begin = a.begin + routing * (n.num_input + 1) + input, *slot = a.slot + routing * n.num_branch * n.num_synapse;
+        for (i64 i = begin[0]; i < begin[1]; i++) sum += w1[slot[i] / n.num_synapse] * w_s[slot[i]];
+    } else {
+        sum = w1[input] * w_s[input];
+    }
+    a.table[input * n.input + neuron * n.neuron + row] = sum;
+}
+
+ELM_DEVICE double power_of(double kappa, i64 exponent) {
+    double result = 1.0;
+    for (; exponent > 0; exponent /= 2, kappa *= kappa)
+        if (exponent % 2) result *= kappa;
+    return result;
+}
+
+// b = kappa_b^steps b_0 + sum over the branch's synapses of w_s total; LANES threads a branch.
+template <int LANES> ELM_DEVICE void branch_traces(const Branches &a) {
+    const Sizes &n = a.sizes;
+    const i64 at = ((i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x) / LANES, branch = at % n.num_branch, neuron = at / n.num_branch % n.num_neuron, sample = at / n.num_branch / n.num_neuron;
+    const bool mine = sample < a.batch;
+    Real sum = Real(0);
+    if (mine) {
+        const Real *w_s = a.w_s + (neuron * n.num_branch + branch) * n.num_synapse, *total = a.total + sample * a.total_batch + neuron * a.total_neuron;
+        const i64 *routing = a.routing ? a.routing + neuron * n.routing_neuron + branch * n.num_synapse : nullptr;
+        for (i64 s = threadIdx.x % LANES; s < n.num_synapse; s += LANES) {
+            const i64 input = routing ? routing[s] : branch;
+            if (input >= 0) sum += w_s[s] * total[input];
+        }
+    }
+#pragma unroll
+    for (int offset = LANES / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (!mine || threadIdx.x % LANES) return;
+    if (a.b_0) sum += Real(power_of(*a.kappa_b, a.lengths ? a.lengths[sample] : a.num_steps)) * a.b_0[at];
+    a.b[at] = sum;
+}
+ELM_KERNEL(elm_branches, Branches, WEIGHT_THREADS, 1) { branch_traces<32>(a); }
+ELM_KERNEL(elm_branches_of_one, Branches, WEIGHT_THREADS, 1) { branch_traces<1>(a); }
+
+ELM_DEVICE Real table_gradient(const Gradients &a, i64 input, i64 neuron, i64 row) {
+    const Sizes &n = a.sizes;
+    Real sum = Real(0);
+    for (i64 part = 0; part < a.num_part; part++) sum += a.grad_table[part * n.num_input * n.num_neuron * n.first + input * n.input + neuron * n.neuron + row];
+    return sum;
+}
+
+// Of a synapse's weight; a warp a synapse.
+ELM_DEVICE void gradient_w_s(const Gradients &a) {
+    const Sizes &n = a.sizes;
+    const i64 synapse = ((i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x) / SIDE, lane = threadIdx.x % SIDE, of_neuron = n.num_branch * n.num_synapse;
+    const i64 neuron = synapse / of_neuron, slot = synapse % of_neuron, branch = slot / n.num_synapse;
+    Real sum = Real(0);
+    if (neuron < n.num_neuron) {
+        const i64 input = a.routing ? a.routing[neuron * n.routing_neuron + slot] : branch;
+        for (i64 row = lane; a.grad_table && input >= 0 && row < n.first; row += SIDE) sum += a.w1[(neuron * n.first + row) * n.w1_row + branch] * table_gradient(a, input, neuron, row);
+        for (i64 sample = lane; a.grad_b && input >= 0 && sample < a.batch; sample += SIDE)
+            sum += a.grad_b[(sample * n.num_neuron + neuron) * n.num_branch + branch] * a.total[sample * a.total_batch + neuron * a.total_neuron + input];
+    }
+#pragma unroll
+    for (int offset = SIDE / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (neuron < n.num_neuron && lane == 0) a.grad_w_s[synapse] = sum;
+}
+
+// Of the first layer's weight on a branch: a block SIDE rows of one branch, its groups some of the synapses each.
+ELM_DEVICE void gradient_w1(const Gradients &a, Real *room) {
+    const Sizes &n = a.sizes;
+    const i64 block = blockIdx.x - a.blocks_w_s, rows = (n.first + SIDE - 1) / SIDE;
+    const i64 row = block % rows * SIDE + threadIdx.x % SIDE, branch = block / rows % n.num_branch, neuron = block / rows / n.num_branch;
+    Real sum = Real(0);
+    for (i64 s = threadIdx.x / SIDE; row < n.first && s < n.num_synapse; s += GROUPS) {
+        const i64 slot = branch * n.num_synapse + s, input = a.routing ? a.routing[neuron * n.routing_neuron + slot] : branch;
+        if (input >= 0) sum += a.w_s[neuron * n.num_branch * n.num_synapse + slot] * table_gradient(a, input, neuron, row);
+    }
+    room[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= SIDE || row >= n.first) return;
+    for (int group = 1; group < GROUPS; group++) sum += room[group * SIDE + threadIdx.x];
+    a.grad_w1[(neuron * n.first + row) * n.w1_row + branch] = sum;
+}
+
+// Sums over samples, or over the groups of a product: a block SIDE columns, its groups some of the terms each.
+ELM_DEVICE void gradient_sums(const Gradients &a, Real *room) {
+    const Sizes &n = a.sizes;
+    const i64 widths[4] = {3 * a.num_memory + n.first, n.first * a.num_memory, a.product_h ? a.num_memory * n.first : 0, a.num_output * a.num_memory};
+    const i64 width = widths[0] + widths[1] + widths[2] + widths[3];
+    const i64 at = (blockIdx.x - a.blocks_w_s - a.blocks_w1) * SIDE + threadIdx.x % SIDE, neuron = at / width;
+    i64 column = at % width;
+    int which = 0;
+    while (which < 3 && column >= widths[which]) column -= widths[which++];
+    const Real *from = which == 0 ? a.sums : which == 1 ? a.product_m : which == 2 ? a.product_h : a.product_y;
+    const i64 terms = which == 0 ? a.batch : a.num_group;
+    const bool mine = neuron < n.num_neuron && from;
+    Real sum = Real(0);
+    for (i64 i = threadIdx.x / SIDE; mine && i < terms; i += GROUPS) sum += from[(neuron * terms + i) * widths[which] + column];
+    room[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= SIDE || !mine) return;
+    for (int group = 1; group < GROUPS; group++) sum += room[group * SIDE + threadIdx.x];
+    if (which == 0)
+        a.grad_sums[neuron * widths[0] + column] = sum;
+    else if (which == 1)
+        a.grad_w1[(neuron * n.first + column / a.num_memory) * n.w1_row + n.w1_row - a.num_memory + column % a.num_memory] = a.kappa[neuron * a.num_memory + column % a.num_memory] * sum;
+    else
+        (which == 2 ? a.grad_w2 : a.grad_w_y)[neuron * widths[which] + column] = sum;
+}
+
+ELM_KERNEL(elm_gradients, Gradients, WEIGHT_THREADS, 1) {
+    ELM_DYNAMIC_SHARED(Real, room);
+    if ((i64)blockIdx.x < a.blocks_w_s)
+        gradient_w_s(a);
+    else if ((i64)blockIdx.x < a.blocks_w_s + a.blocks_w1)
+        gradient_w1(a, room);
+    else
+        gradient_sums(a, room);
+}

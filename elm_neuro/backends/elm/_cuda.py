@@ -1,0 +1,180 @@
+"""The scan on NVIDIA GPUs: products over the whole sequence by cuBLAS, the memory recurrence by a kernel of its own.
+
+As in :mod:`elm_neuro.backends.elm._torch`, routing, weights, branch sum and first layer are one matrix where all
+branches share a time constant; the trace filter is part of the recurrence's kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
+from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
+from elm_neuro.backends.elm import _torch
+from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._cuda_op import run_as_operator
+from elm_neuro.backends.elm._cuda_pass import Operands, Options, run
+from elm_neuro.backends.parts._lengths import last_valid, without_padding
+from elm_neuro.backends.parts._projection import project as project_frames
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
+from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
+
+DTYPES = (torch.float32, torch.float64)
+DEVICE = "cuda"  # tests run the kernels on another
+
+
+class Cuda(ELMBackend):
+    """The kernels of :mod:`elm_neuro.backends.cuda`."""
+
+    name = "cuda"
+    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
+    traceable = True
+
+    def missing(self) -> str | None:
+        if not torch.cuda.is_available():
+            return "no NVIDIA GPU that torch can use"
+        return _missing_parts()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != DEVICE:
+            return f"it runs on NVIDIA GPUs, got {parameter.device}"
+        if parameter.dtype not in DTYPES:
+            return f"it runs in float32 and float64, got {parameter.dtype}"
+        if DEVICE == "cuda" and not _compile.knows(_driver.launcher().device(parameter.device.index or 0).architecture):
+            return f"the compiler of this installation does not know {torch.cuda.get_device_name(parameter.device)}"
+        return None
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
+        kappa, num_hidden = params.kappa_m, len(params.mlp_weight) - 1
+        if x.device != kappa.device:
+            return f"x must be on the parameters' device, {kappa.device}, got {x.device}"
+        if num_hidden > 1:
+            return f"it runs at most 1 hidden layer, got {num_hidden}"
+        widest = max(kappa.shape[-1], params.mlp_weight[0].shape[-2])
+        if widest > MAX_MEMORY:
+            return f"it runs at most {MAX_MEMORY} memory or hidden units, got {widest}"
+        if kappa.ndim == 2 and kappa.shape[0] > MAX_NEURONS:
+            return f"it runs populations of at most {MAX_NEURONS} neurons, got {kappa.shape[0]}"
+        return self.refusal_of(kappa)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`ELMBackend.scan`. Frames stay dense whatever `sparse_input` says."""
+        if x.shape[0] * x.shape[1] == 0:
+            state = zero_state(params, x.shape[0]) if state is None else state
+            return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
+        device = params.kappa_m.device.type
+        if not torch.is_autocast_enabled(device):
+            return _scan(x, params, state, lengths, None)
+        # as in the torch backend, only products over the whole sequence may be lowered
+        dtype = torch.get_autocast_dtype(device)
+        lowered = dtype if params.kappa_m.dtype == torch.float32 else None
+        with torch.autocast(device, enabled=False):
+            y, state = _scan(x, params, state, lengths, lowered)
+        return y.to(dtype), state
+
+
+def _missing_parts() -> str | None:
+    try:
+        _compile.compiler()
+        _driver.launcher()
+    except (_nvrtc.CompileError, _driver.CudaError) as error:
+        return str(error)
+    return None
+
+
+def _scan(
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    lowered: torch.dtype | None,
+) -> tuple[Tensor, ELMState]:
+    dtype = params.kappa_m.dtype
+    events = None
+    if isinstance(x, SpikeEvents):
+        events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
+    else:
+        x = x.to(dtype)
+        if lengths is not None:
+            x = without_padding(x, lengths)
+    num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
+    fewer_branches = params.routing is not None and events is None and num_first > num_branch
+    if _torch.may_commute(params) and not fewer_branches:
+        operands = _operands(params, state, lengths)._replace(
+            x=x if isinstance(x, Tensor) else None, w_s=params.w_s, w1=params.mlp_weight[0], b1=params.mlp_bias[0],
+            b_0=None if state is None else state.b, routing=params.routing,
+        )  # fmt: skip
+        if events is not None:
+            operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
+        y, b, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+        return y, ELMState(b, m)
+    v, b = _through_branches(x, events, params, state, lengths, lowered)
+    operands = _operands(params, state, lengths)._replace(v=v, w1=params.mlp_weight[0][..., num_branch:])
+    y, _, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+    return y, ELMState(b, m)
+
+
+def _run(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    return run_as_operator(operands, options) if torch.compiler.is_compiling() else run(operands, options)
+
+
+def _operands(params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> Operands:
+    """The operands that do not depend on how the input arrives; nothing arrives yet."""
+    deep = len(params.mlp_weight) == 2
+    return Operands(
+        lengths=lengths, begin=None, channel=None, value=None, kappa_b=params.kappa_b, routing=None, x=None, v=None,
+        w_s=None, w1=params.mlp_weight[0], b1=None, kappa=params.kappa_m, gain=params.gain,
+        w2=params.mlp_weight[1] if deep else None, b2=params.mlp_bias[1] if deep else None,
+        w_y=params.w_y, b_y=params.b_y, b_0=None, m_0=None if state is None else state.m,
+    )  # fmt: skip
+
+
+def _through_branches(
+    x: Tensor | SpikeEvents,
+    events: Events | None,
+    params: ELMParameters,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    lowered: torch.dtype | None,
+) -> tuple[Tensor, Tensor]:
+    """What arrives at the first layer's outputs, and the branch traces at each sample's end, where branches have their
+    own time constants or a nonlinearity, or are fewer than the hidden units: the filter runs on them.
+    """
+    dtype, num_branch = params.kappa_m.dtype, params.w_s.shape[-2]
+    if params.routing is None and isinstance(x, Tensor):
+        arrived = (x.unsqueeze(2) if params.w_s.ndim == 3 and x.ndim == 3 else x) * params.w_s.squeeze(-1)
+    else:
+        routing = torch.arange(x.shape[-1], device=x.device).unsqueeze(-1) if params.routing is None else params.routing
+        matrix = branch_matrix(params.w_s, routing, x.shape[-1])
+        if isinstance(x, Tensor):
+            with _lowering(x, lowered):
+                arrived = project_frames(x, matrix).to(dtype)
+        else:
+            if events is None:
+                raise RuntimeError("events are missing")
+            sizes = x.shape[0], x.shape[1], x.shape[-1]
+            arrived = project_events(events, sizes, matrix, params.kappa_m.detach().flatten()[:1])
+    b_0 = zero_state(params, x.shape[0]).b if state is None else state.b
+    traces = leaky_filter(arrived, params.kappa_b, b_0)
+    b = last_valid(traces, lengths, b_0)
+    if params.branch_activation is not None:
+        traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
+    with _lowering(traces, lowered):
+        v = linear(traces, params.mlp_weight[0][..., :num_branch], params.mlp_bias[0])
+    return v.to(dtype), b
+
+
+def _lowering(like: Tensor, lowered: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(like.device.type, enabled=lowered is not None, dtype=lowered)

@@ -1,0 +1,133 @@
+"""The pass on a GPU as an operator for torch.compile, which does not look into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.elm._cuda_pass import FIRST_DIFFERENTIATED, KAPPA_B, Operands, Options, Saved, backward, forward
+
+# The fields of Operands from kappa_b on.
+TENSORS = (
+    "Tensor kappa_b, Tensor? routing, Tensor? x, Tensor? v, Tensor? w_s, Tensor w1, Tensor? b1, Tensor kappa, "
+    "Tensor gain, Tensor? w2, Tensor? b2, Tensor w_y, Tensor b_y, Tensor? b_0, Tensor? m_0"
+)
+OPTIONS = "int num_steps, int num_input, bool silu, ScalarType? lowered"
+NUM_SAVED = len(Saved._fields) - 3  # without the arrangement of events
+FORWARD = f"({TENSORS}, {OPTIONS}, bool save) -> ({', '.join(['Tensor'] * (3 + NUM_SAVED))})"
+BACKWARD = (
+    f"(Tensor? grad_y, Tensor? grad_b, Tensor? grad_m, Tensor[] saved, {TENSORS}, {OPTIONS}, bool of_x) -> Tensor[]"
+)
+NUM_TENSORS = len(Operands._fields) - KAPPA_B
+
+
+def run_as_operator(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`elm_neuro.backends.elm._cuda_pass.run`, without events and lengths."""
+    outputs = torch.ops.elm_neuro.cuda_scan(*operands[KAPPA_B:], *options, torch.is_grad_enabled())
+    return outputs[0], outputs[1], outputs[2]
+
+
+def _operands(tensors: Any) -> Operands:
+    return Operands._make((*(None,) * KAPPA_B, *tensors))
+
+
+@torch.library.custom_op("elm_neuro::cuda_scan", mutates_args=(), schema=FORWARD)
+def _scan(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
+    outputs, saved = forward(_operands(tensors), Options(*rest[:-1]), save=rest[-1])
+    empty = outputs.m.new_empty
+    kept = [empty(0) if tensor is None else tensor for tensor in saved[:NUM_SAVED]]
+    if tensors[FIRST_DIFFERENTIATED - KAPPA_B + 1] is not None:
+        kept[Saved._fields.index("v")] = empty(0)  # it is an input: an operator may not return one
+    return (outputs.y.contiguous(), outputs.b, outputs.m, *kept)
+
+
+@_scan.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    o = _operands(arguments[:NUM_TENSORS])
+    num_steps, num_input, _, _, save = arguments[NUM_TENSORS:]
+    arriving = o.x if o.x is not None else o.v
+    if arriving is None:
+        raise RuntimeError("nothing arrives")
+    empty, batch, neurons = o.kappa.new_empty, arriving.shape[0], o.kappa.shape[:-1]
+    num_neuron, first, num_memory = o.kappa.numel() // o.kappa.shape[-1], o.w1.shape[-2], o.kappa.shape[-1]
+    nothing = empty(0)
+    saved = [nothing] * NUM_SAVED
+    if save:
+        saved[0] = empty(num_neuron, batch, num_steps, num_memory)
+        saved[1] = torch.empty_like(saved[0])
+        saved[2] = nothing if o.w2 is None else empty(num_neuron, batch, num_steps, first)
+        if o.x is not None:
+            saved[3] = nothing if o.b_0 is None else empty(batch, *neurons, first)
+            saved[4] = empty(batch, num_steps, *neurons, first)
+            own = o.x.ndim == 4
+            saved[5] = empty(
+                *((num_neuron, num_input, first) if own and num_neuron > 1 else (num_input, num_neuron * first))
+            )
+            saved[6] = empty(batch, *o.x.shape[2:])
+    b = nothing if o.w_s is None else empty(batch, *o.w_s.shape[:-1])
+    return (
+        empty(batch, num_steps, *o.b_y.shape),
+        b,
+        empty(batch, *o.kappa.shape),
+        *[torch.empty_like(t) for t in saved],
+    )
+
+
+@torch.library.custom_op("elm_neuro::cuda_scan_backward", mutates_args=(), schema=BACKWARD)
+def _scan_backward(
+    grad_y: Tensor | None, grad_b: Tensor | None, grad_m: Tensor | None, saved: list[Tensor], *arguments: Any
+) -> list[Tensor]:
+    """Gradients from `x` on; of those that are not there, nothing."""
+    tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
+    o = _operands(tensors)
+    kept: list[Tensor | None] = [tensor if tensor.numel() else None for tensor in saved]
+    if o.v is not None:
+        kept[Saved._fields.index("v")] = o.v
+    whole = Saved._make((*kept, None, None, None))
+    grads = backward(o, whole, Options(*rest[:-1]), (grad_y, grad_b, grad_m), of_x=rest[-1])
+    return [_own(o.kappa, grad) for grad in grads]
+
+
+def _own(like: Tensor, grad: Tensor | None) -> Tensor:
+    """An operator's results may not share memory."""
+    if grad is None:
+        return like.new_empty(0)
+    return grad.clone(memory_format=torch.contiguous_format) if grad._base is not None else grad.contiguous()
+
+
+@_scan_backward.register_fake
+def _(
+    grad_y: Tensor | None, grad_b: Tensor | None, grad_m: Tensor | None, saved: list[Tensor], *arguments: Any
+) -> list[Tensor]:
+    o, of_x = _operands(arguments[:NUM_TENSORS]), arguments[-1]
+    empty = o.kappa.new_empty
+    shapes: list[Tensor] = []
+    for name, tensor in zip(o._fields[FIRST_DIFFERENTIATED:], o[FIRST_DIFFERENTIATED:], strict=True):
+        absent = (name == "x" and not of_x) or (name in ("w_y", "b_y") and grad_y is None)
+        shapes.append(empty(0) if absent or tensor is None else empty(tensor.shape))
+    return shapes
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors_and_options, _ = inputs
+    ctx.options = tensors_and_options[NUM_TENSORS:]
+    ctx.of_x = ctx.needs_input_grad[FIRST_DIFFERENTIATED - KAPPA_B]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[3:], *tensors_and_options[:NUM_TENSORS])
+
+
+def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    saved, tensors = list(ctx.saved_tensors[:NUM_SAVED]), ctx.saved_tensors[NUM_SAVED:]
+    found = torch.ops.elm_neuro.cuda_scan_backward(*grads[:3], saved, *tensors, *ctx.options, ctx.of_x)
+    differentiated = tensors[FIRST_DIFFERENTIATED - KAPPA_B :]
+    present = [
+        None if tensor is None or grad.shape != tensor.shape else grad
+        for grad, tensor in zip(found, differentiated, strict=True)
+    ]
+    return (None,) * (FIRST_DIFFERENTIATED - KAPPA_B) + tuple(present) + (None,) * (len(ctx.options) + 1)
+
+
+_scan.register_autograd(_differentiate, setup_context=_save)

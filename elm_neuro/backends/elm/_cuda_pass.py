@@ -1,0 +1,310 @@
+"""The neuron over a sequence on an NVIDIA GPU with its hand-written backward pass, in few launches: what arrives, the
+memory recurrence, the readout.
+
+Non-finite numbers pass through to the output as in plain torch; nothing here waits for the device to find them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
+from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
+from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
+from elm_neuro.backends.elm._torch import matvec
+from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.functional import branch_matrix
+
+MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
+ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
+
+
+class Operands(NamedTuple):
+    """All tensors of a pass. What arrives is the filtered sum of events or frames, or `v` as it is."""
+
+    lengths: Tensor | None  # valid steps of each sample, (batch,), int64
+    begin: Tensor | None  # of Events; one by one, because torch watches over every tensor that is kept
+    channel: Tensor | None
+    value: Tensor | None
+    kappa_b: Tensor  # decay of what has arrived, ()
+    routing: Tensor | None  # as in ELMParameters
+    x: Tensor | None  # (batch, time, [num_neuron,] num_input); the fields from here on are differentiated
+    v: Tensor | None  # (batch, time, [num_neuron,] first): integrated already, with the first layer's bias
+    w_s: Tensor | None  # ([num_neuron,] num_branch, num_synapse); None with `v`
+    w1: Tensor  # of the first layer, ([num_neuron,] first, num_branch + num_memory); with `v` the memory's part alone
+    b1: Tensor | None  # None with `v`
+    kappa: Tensor  # ([num_neuron,] num_memory)
+    gain: Tensor
+    w2: Tensor | None  # of the layer after it, ([num_neuron,] num_memory, first); None without hidden layers
+    b2: Tensor | None
+    w_y: Tensor  # ([num_neuron,] output_size, num_memory)
+    b_y: Tensor
+    b_0: Tensor | None  # state before the first step; None for zeros, b_0 also with `v`
+    m_0: Tensor | None
+
+
+FIRST_DIFFERENTIATED = Operands._fields.index("x")
+KAPPA_B = Operands._fields.index("kappa_b")
+
+
+class Options(NamedTuple):
+    """How a pass runs."""
+
+    num_steps: int
+    num_input: int
+    silu: bool
+    lowered: torch.dtype | None = None  # of the product with `x`, under autocast
+
+
+class Saved(NamedTuple):
+    """What a forward pass leaves for the backward pass."""
+
+    memory: Tensor
+    tanhs: Tensor | None
+    hidden: Tensor | None
+    f_0: Tensor | None
+    v: Tensor | None  # its shape alone matters where it is computed here
+    table: Tensor | None
+    total: Tensor | None  # discounted sum of the input
+    first: Tensor | None  # of Arranged
+    row: Tensor | None
+    ordered: Tensor | None
+
+
+class Outputs(NamedTuple):
+    y: Tensor  # (batch, time, [num_neuron,] output_size)
+    b: Tensor  # (batch, [num_neuron,] num_branch); with `v` empty
+    m: Tensor  # (batch, [num_neuron,] num_memory)
+
+
+def run(operands: Operands, options: Options) -> Outputs:
+    """Readout of every step and the state after each sample's last."""
+    return Outputs._make(_Pass.apply(options, torch.is_grad_enabled(), *operands))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+class _Pass(Function):
+    @staticmethod
+    def forward(ctx: Any, options: Options, recorded: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        operands = Operands._make(tensors)
+        save = recorded and any(ctx.needs_input_grad)
+        outputs, saved = forward(operands, options, save=save)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        if save:
+            ctx.save_for_backward(*tensors, *saved)
+        if operands.v is not None:
+            ctx.mark_non_differentiable(outputs.b)
+        return tuple(outputs)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        operands, saved = (
+            Operands._make(tensors[: len(Operands._fields)]),
+            Saved._make(tensors[len(Operands._fields) :]),
+        )
+        of_x = ctx.needs_input_grad[2 + FIRST_DIFFERENTIATED]
+        found = backward(operands, saved, ctx.options, grads, of_x=of_x)
+        return (None,) * (2 + FIRST_DIFFERENTIATED) + found
+
+
+def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Outputs, Saved]:
+    """The pass; with `save` also what the backward pass reads."""
+    o = _laid_out(operands)
+    v, b, f_0, table, total, arranged = o.v, None, None, None, None, None
+    if v is None:
+        v, table, total, arranged = _arriving(o, options)
+        sizes = _sizes(o, options)
+        b = branch_traces(sizes, _there(o.w_s), o.routing, total, o.kappa_b, o.b_0, o.lengths, options.num_steps)
+        f_0 = None if o.b_0 is None else matvec(o.w1[..., : sizes.num_branch], o.b_0).contiguous()
+    records = run_forward(_recurrence(o, v, f_0), silu=options.silu, save=save)
+    y = cut_at(o.lengths, _readout(records.memory, o))
+    arrangement = (None, None, None) if arranged is None else arranged
+    saved = Saved(records.memory, records.tanhs, records.hidden, f_0, v, table, total, *arrangement)
+    return Outputs(y, y.new_empty(0) if b is None else b, records.m_last), saved
+
+
+def backward(
+    operands: Operands, saved: Saved, options: Options, grads: tuple[Tensor | None, ...], *, of_x: bool
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
+    o, (grad_y, grad_b, grad_m) = _laid_out(operands), grads
+    batch = saved.memory.shape[1]
+    grad_memory, grad_y = _through_readout(grad_y, o)
+    records = Records(saved.memory, saved.memory, saved.tanhs, saved.hidden)
+    grad_m = None if grad_m is None else grad_m.contiguous()
+    flows = run_backward(_recurrence(o, _there(saved.v), saved.f_0), records, grad_memory, grad_m, silu=options.silu)
+    grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
+    found = gradients(
+        _sizes(o, options), o.w_s, o.routing, o.w1, o.kappa, _products(flows, saved.memory, grad_y),
+        grad_table=None if o.w_s is None else _table_gradient(o, saved, flows.v, options),
+        grad_b=grad_b, total=saved.total, batch=batch,
+    )  # fmt: skip
+    num_memory, num_branch = o.kappa.shape[-1], 0 if o.w_s is None else o.w_s.shape[-2]
+    if o.m_0 is not None and flows.dz_first is not None:
+        m_0 = o.m_0.view(batch, -1, num_memory).transpose(0, 1)
+        product = (flows.dz_first.mT @ m_0).view(*o.w1.shape[:-1], num_memory)
+        found.w1[..., num_branch:] += product * o.kappa.unsqueeze(-2)
+    grad_b_0 = None
+    if o.b_0 is not None and flows.f_0 is not None:
+        grad_b_0, of_w1 = _through_start(o.b_0, flows.f_0, o.w1[..., :num_branch])
+        found.w1[..., :num_branch] += of_w1
+        if grad_b is not None:
+            age = options.num_steps if o.lengths is None else o.lengths.view(-1, *[1] * (grad_b.ndim - 1))
+            grad_b_0 += o.kappa_b**age * grad_b
+    of_kappa, of_gain, of_b2, of_b1 = found.sums.split([num_memory, num_memory, num_memory, o.w1.shape[-2]], -1)
+    return (
+        _frames_gradient(o, saved, flows.v, grad_b, options) if of_x else None,
+        flows.v if o.v is not None else None,
+        found.w_s,
+        found.w1,
+        None if o.b1 is None else of_b1,
+        of_kappa,
+        of_gain,
+        found.w2,
+        None if o.b2 is None else of_b2,
+        found.w_y,
+        None if grad_y is None else grad_y.sum(1).view(o.b_y.shape),
+        grad_b_0,
+        flows.m_0,
+    )
+
+
+def _laid_out(operands: Operands) -> Operands:
+    """The operands as the kernels read them: all whole but `x`, and `v`, whose rows are."""
+    fixed = (tensor if tensor is None else tensor.contiguous() for tensor in operands)
+    whole = Operands._make(fixed) if operands.x is None else Operands._make(fixed)._replace(x=operands.x)
+    return whole
+
+
+def _sizes(o: Operands, options: Options) -> Sizes:
+    if o.w_s is None:
+        num_neuron, (first, num_memory) = o.w1.shape[0] if o.w1.ndim == 3 else 1, o.w1.shape[-2:]
+        return Sizes(num_neuron, 0, 0, 0, first, num_memory, 0, 0, 0)
+    return Sizes.of(o.w_s, o.routing, o.w1, options.num_input, own_input=o.x is not None and o.x.ndim == 4)
+
+
+def _recurrence(o: Operands, v: Tensor, f_0: Tensor | None) -> Recurrence:
+    num_branch = 0 if o.w_s is None else o.w_s.shape[-2]
+    kappa_b = None if o.v is not None else o.kappa_b
+    w_m = o.w1[..., num_branch:]
+    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, w_m, o.w2, o.b2)
+
+
+def _arriving(o: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
+    """What arrives at the first layer's outputs, the table that it comes by, and the input's discounted sum."""
+    sizes = _sizes(o, options)
+    table = first_table(sizes, _there(o.w_s), o.routing, o.w1)
+    neurons = o.kappa.shape[:-1]
+    if o.x is not None:
+        total = discounted_sum(o.x, o.kappa_b, o.lengths)
+        x, factor = _lowered(options, o.x, table)
+        if x.ndim == 4:
+            v = torch.einsum("btni,nif->btnf", x, factor.view(sizes.num_neuron, sizes.num_input, sizes.first))
+        else:
+            v = (x @ factor).view(*x.shape[:2], *neurons, sizes.first)
+        return v.to(table.dtype).contiguous(), table, total, None
+    events = Events(_there(o.begin), _there(o.channel), o.value)
+    num_row = events.begin.shape[0] - 1
+    shape = num_row // options.num_steps, options.num_steps, options.num_input
+    arranged, total = arrange(events, shape, o.kappa_b, o.lengths)
+    v = gather(table, events, num_row).view(*shape[:2], *neurons, sizes.first)
+    return v, table, total, arranged
+
+
+def _readout(memory: Tensor, o: Operands) -> Tensor:
+    """Output of every step, (batch, time, [num_neuron,] output_size)."""
+    num_neuron, batch, num_steps, num_memory = memory.shape
+    if o.w_y.ndim == 2:
+        return torch.addmm(o.b_y, memory.view(-1, num_memory), o.w_y.mT).view(batch, num_steps, -1)
+    flat = torch.baddbmm(o.b_y.unsqueeze(1), memory.view(num_neuron, -1, num_memory), o.w_y.mT)
+    return flat.view(num_neuron, batch, num_steps, -1).permute(1, 2, 0, 3)
+
+
+def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None, Tensor | None]:
+    """Gradient of the memory, (num_neuron, batch, time, num_memory), and that of the output as (num_neuron, batch * time, output_size)."""
+    if grad_y is None:
+        return None, None
+    grad_y = cut_at(o.lengths, grad_y)
+    batch, num_steps, num_output = grad_y.shape[0], grad_y.shape[1], grad_y.shape[-1]
+    if o.w_y.ndim == 2:
+        flat = grad_y.contiguous().view(1, -1, num_output)
+        return (flat[0] @ o.w_y).view(1, batch, num_steps, -1), flat
+    flat = grad_y.permute(2, 0, 1, 3).contiguous().view(grad_y.shape[2], -1, num_output)
+    return torch.bmm(flat, o.w_y).view(flat.shape[0], batch, num_steps, -1), flat
+
+
+def _products(flows: Flows, memory: Tensor, grad_y: Tensor | None) -> Products:
+    """Weight gradients over the steps of some samples each: one product over all would keep few multiprocessors busy."""
+    num_neuron, batch = memory.shape[:2]
+    most = MAX_GROUPS if num_neuron == 1 else max(1, min(MAX_GROUPS, ENOUGH_GROUPS // num_neuron))
+    groups = max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)
+
+    def outer(out: Tensor, inp: Tensor) -> Tensor:
+        shape = num_neuron * groups, -1
+        return torch.bmm(out.view(*shape, out.shape[-1]).mT, inp.view(*shape, inp.shape[-1]))
+
+    return Products(
+        m=outer(flows.dz, memory),
+        h=None if flows.dq is None or flows.hidden is None else outer(flows.dq, flows.hidden),
+        y=None if grad_y is None else outer(grad_y, memory),
+        sums=flows.sums,
+    )
+
+
+def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> Tensor:
+    """Of the table, in parts to be added up."""
+    if o.x is None:
+        arranged = Arranged(_there(saved.first), _there(saved.row), saved.ordered)
+        return gather_inputs(dv.flatten(0, 1).flatten(1), arranged)
+    x, flow = _lowered(options, o.x, dv)
+    if x.ndim == 4:
+        return torch.einsum("btni,btnf->nif", x, flow).to(dv.dtype).contiguous().unsqueeze(0)
+    return (x.flatten(0, 1).mT @ flow.flatten(0, 1).flatten(1)).to(dv.dtype).unsqueeze(0)
+
+
+def _frames_gradient(o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, options: Options) -> Tensor | None:
+    if o.x is None:
+        return None
+    flow, table = _lowered(options, dv, _there(saved.table))
+    if o.x.ndim == 4:
+        sizes = _sizes(o, options)
+        grad = torch.einsum("btnf,nif->btni", flow, table.view(sizes.num_neuron, sizes.num_input, sizes.first))
+    else:
+        grad = flow.flatten(2) @ table.mT
+    grad = grad.to(dv.dtype)
+    if grad_b is None or o.w_s is None:
+        return grad
+    if o.routing is None:
+        of_total = grad_b * o.w_s.squeeze(-1)
+    else:
+        of_total = torch.einsum("b...j,...ji->b...i", grad_b, branch_matrix(o.w_s, o.routing, options.num_input))
+    if of_total.ndim == 3 and o.x.ndim == 3:
+        of_total = of_total.sum(1)
+    step = torch.arange(options.num_steps, device=grad.device)
+    age = (options.num_steps if o.lengths is None else o.lengths.unsqueeze(1)) - 1 - step
+    discount = (o.kappa_b.double() ** age.clamp(min=0) * (age >= 0)).to(grad.dtype)
+    return grad + discount.view(-1, options.num_steps, *[1] * (grad.ndim - 2)) * of_total.unsqueeze(1)
+
+
+def _through_start(b_0: Tensor, grad_f_0: Tensor, w1_s: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the traces before the first step and of the weight that they pass."""
+    if w1_s.ndim == 2:
+        return grad_f_0 @ w1_s, grad_f_0.mT @ b_0
+    return torch.einsum("bnf,nfj->bnj", grad_f_0, w1_s), torch.einsum("bnf,bnj->nfj", grad_f_0, b_0)
+
+
+def _lowered(options: Options, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return tensors if options.lowered is None else tuple(tensor.to(options.lowered) for tensor in tensors)
+
+
+def _there(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise RuntimeError("a tensor of the pass is missing")
+    return tensor

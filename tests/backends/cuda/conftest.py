@@ -1,0 +1,25 @@
+"""The backend `cuda` on a machine without a GPU: its kernels run on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from elm_neuro.backends.cuda import _driver, _memory
+from elm_neuro.backends.elm import _cuda
+from tests.backends.cuda.fake_driver import COMPILER, FakeDriver
+
+
+@pytest.fixture
+def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """Every launch of the test goes to the CPU."""
+    if COMPILER is None:
+        pytest.skip("no compiler")
+    driver = FakeDriver()
+    _memory.kernel_for.cache_clear()
+    monkeypatch.setattr(_driver, "launcher", lambda: driver)
+    monkeypatch.setattr(_cuda, "DEVICE", "cpu")
+    monkeypatch.setattr(_cuda.Cuda, "missing", lambda self: None)
+    yield driver
+    _memory.kernel_for.cache_clear()

@@ -1,0 +1,75 @@
+"""A launcher that runs the kernels' own sources on the CPU: CUDA C++ built by g++ against cuda_on_cpu.h."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from elm_neuro.backends.cuda import _compile
+from elm_neuro.backends.cuda._arguments import Arguments
+from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._plans import Device
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("g++")
+
+
+class FakeDriver:
+    """Runs kernels on the CPU, threads in an order that `seed` decides."""
+
+    def __init__(self, *, properties: Device | None = None, seed: int = 2, flags: tuple[str, ...] = ()) -> None:
+        self.properties = properties or Device(multiprocessors=132, shared_bytes=232448, architecture=90)
+        self.seed, self.flags = seed, flags
+        self.launched: list[tuple[str, tuple[int, int], int]] = []
+        self._libraries: dict[Program, ctypes.CDLL] = {}
+
+    def device(self, index: int) -> Device:
+        return self.properties
+
+    def launch(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: Arguments,
+        device: torch.device,
+    ) -> None:
+        if program not in self._libraries:
+            self._libraries[program] = ctypes.CDLL(str(built(program, self.flags)))
+        if shared_bytes > self.properties.shared_bytes:
+            raise RuntimeError(f"{kernel} asks for {shared_bytes} bytes of shared memory")
+        call = getattr(self._libraries[program], f"launch_{kernel}")
+        if call(*grid, threads, ctypes.c_size_t(shared_bytes), self.seed, ctypes.byref(arguments)):
+            raise RuntimeError(f"{kernel}: a barrier that not all threads reach")
+        self.launched.append((kernel, grid, threads))
+
+
+def built(program: Program, flags: tuple[str, ...] = ()) -> Path:
+    """The shared library of a program, built where it is not there yet."""
+    text = "\0".join([(HERE / "cuda_on_cpu.h").read_text(), *_compile.sources().values(), *program.options(), *flags])
+    folder = Path(tempfile.gettempdir(), f"elm_neuro_cuda_on_cpu_{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    library = folder / f"{hashlib.sha256(f'{program.source}{text}'.encode()).hexdigest()[:32]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            for name, source in _compile.sources().items():
+                Path(work, name).write_text(source)
+            main = Path(work, "main.cpp")
+            main.write_text(f'#include "cuda_on_cpu.h"\n#include "{program.source}"\n')
+            options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-fno-gnu-unique", *flags, *program.options()]
+            target = Path(work, "library.so")
+            command = [str(COMPILER), *options, f"-I{HERE}", f"-I{work}", str(main), "-o", str(target)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr[:4000])
+            target.replace(library)
+    return library

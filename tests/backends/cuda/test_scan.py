@@ -1,0 +1,233 @@
+"""The backend `cuda` forward and backward against the float64 reference; its kernels run on the CPU, threads in shuffled order."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
+from elm_neuro.backends.cuda import _driver, _memory, _plans
+from elm_neuro.backends.elm import _cuda
+from tests.backends.cuda.fake_driver import FakeDriver
+from tests.backends.equal_cases import cases, everything
+from tests.tolerances import assert_close
+
+FEW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+SIZES = [{"num_mlp_layers": 0}, {"activation": "relu"}, {"activation": "silu"}]  # few, since each is compiled
+
+
+@st.composite
+def neurons(draw: st.DrawFn, sizes: list[dict[str, Any]]) -> ELM:
+    options: dict[str, Any] = {
+        "num_memory": 3,
+        "tau_s": draw(st.sampled_from([5.0, 5.0, (1.0, 4.0, 9.0)])),
+        "variant": draw(st.sampled_from(["v1", "v2"])),
+        "learn_tau_m": draw(st.booleans()),
+        "branch_activation": draw(st.sampled_from([None, None, "tanh"])),
+        "num_neuron": draw(st.sampled_from([None, None, 2])),
+        "generator": torch.Generator().manual_seed(draw(st.integers(0, 999))),
+        **draw(st.sampled_from(sizes)),
+    }
+    routing = draw(st.sampled_from(["unbranched", "random", "window", "index", None]))
+    if routing == "unbranched":
+        neuron: ELM = ELM(3 if isinstance(options["tau_s"], tuple) else 7, 2, **options)
+    else:
+        # branches that are more than the hidden units run another way than fewer
+        num_branch = 3 if isinstance(options["tau_s"], tuple) else draw(st.sampled_from([3, 8]))
+        synapses = 5 if routing is None and num_branch == 8 else 40 if routing == "random" else 14
+        routing = "random" if routing is None and num_branch == 3 else routing
+        index = torch.randint(-1, 40, (num_branch, synapses)) if routing == "index" else routing
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # inputs may be left out: that is a case to be tested
+            neuron = BranchELM(40, 2, num_branch=num_branch, num_synapse_per_branch=synapses, routing=index, **options)
+    with torch.no_grad():
+        neuron.cell._proto_w_s += 0.6 * torch.randn(neuron.cell._proto_w_s.shape)
+    return neuron.double()
+
+
+@st.composite
+def drawn(draw: st.DrawFn, sizes: list[dict[str, Any]]) -> tuple[ELM, torch.Tensor, Any, Any]:
+    neuron = draw(neurons(sizes))
+    torch.manual_seed(draw(st.integers(0, 999)))
+    batch, num_steps = draw(st.sampled_from([1, 3])), draw(st.integers(1, 20))
+    own = (2,) if neuron.config.num_neuron and draw(st.booleans()) else ()
+    x = torch.poisson(torch.full((batch, num_steps, *own, neuron.config.input_size), 0.3)).double()
+    state = None
+    if draw(st.booleans()):
+        state = ELMState(*(torch.randn_like(part).requires_grad_() for part in neuron.cell.initial_state(batch)))
+    lengths = torch.randint(0, num_steps + 1, (batch,)) if draw(st.booleans()) else None
+    return neuron, x.requires_grad_(draw(st.booleans())), state, lengths
+
+
+def check(case: Any, driver: FakeDriver, *, seed: int, events: bool, recompute_every: int | None) -> None:
+    neuron, x, state, lengths = case
+    driver.seed = seed
+    expected = everything(neuron, "reference", x, state, lengths)
+    count = len(list(neuron.parameters()))
+    given_x: Any = x
+    if events and x.ndim == 3:
+        given_x = SpikeEvents.from_frames(x)
+        expected = expected[: 3 + count] + expected[4 + count :]
+    neuron.recompute_every = recompute_every
+    for result, wanted in zip(everything(neuron, "cuda", given_x, state, lengths), expected, strict=True):
+        assert_close(result, wanted)
+
+
+@settings(FEW, max_examples=100)
+@given(
+    case=drawn(SIZES),
+    seed=st.integers(0, 9),
+    events=st.booleans(),
+    recompute_every=st.sampled_from([None, None, None, 4]),
+)
+def test_outputs_and_all_gradients_equal_the_reference(
+    fake_driver: FakeDriver, case: Any, seed: int, events: bool, recompute_every: int | None
+) -> None:
+    check(case, fake_driver, seed=seed, events=events, recompute_every=recompute_every)
+
+
+@pytest.mark.slow
+@settings(FEW, max_examples=150)
+@given(case=cases(), seed=st.integers(0, 9), events=st.booleans(), recompute_every=st.sampled_from([None, 5]))
+def test_neurons_of_any_shape_equal_the_reference(
+    fake_driver: FakeDriver, case: Any, seed: int, events: bool, recompute_every: int | None
+) -> None:
+    if len(case[0].cell.mlp) <= 2:
+        check(case, fake_driver, seed=seed, events=events, recompute_every=recompute_every)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [(32, 4, 1), (64, 2, 3), (128, 8, 2), (256, 16, 1)])
+@pytest.mark.parametrize("options", [{}, {"num_mlp_layers": 0}, {"activation": "silu"}])
+def test_layouts_of_any_kind_equal_the_reference(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, layout: tuple[int, int, int], options: dict[str, Any]
+) -> None:
+    threads, lanes, samples = layout
+
+    def chosen(shape: _plans.Shape, device: _plans.Device, *_: Any, backward: bool) -> _plans.Plan:
+        small = _plans.Device(device.multiprocessors, 4096, device.architecture)  # weights beyond shared memory too
+        plan = _plans.layout(shape, small, threads, samples, (lanes, min(32, 2 * lanes)), backward=backward)
+        assert plan is not None
+        return plan
+
+    monkeypatch.setattr(_memory, "choose", chosen)
+    torch.manual_seed(0)
+    neuron = ELM(9, 2, num_memory=37, **options).double()
+    x = torch.randn(5, 7, 9, dtype=torch.float64, requires_grad=True)
+    check((neuron, x, None, torch.tensor([7, 0, 3, 1, 7])), fake_driver, seed=5, events=False, recompute_every=None)
+
+
+@pytest.mark.parametrize("branched", [False, True])
+def test_float32_stays_within_the_table(fake_driver: FakeDriver, branched: bool) -> None:
+    torch.manual_seed(0)
+    neuron = (
+        BranchELM(30, 2, 3, num_branch=8, num_synapse_per_branch=4, routing="random") if branched else ELM(30, 2, 3)
+    )
+    wanted = ELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices).double()
+    wanted.load_state_dict(neuron.state_dict())
+    x = torch.poisson(torch.full((3, 200, 30), 0.1))
+    expected = everything(wanted, "reference", x.double().requires_grad_(), None, None)
+    for result, exact in zip(everything(neuron, "cuda", x.requires_grad_(), None, None), expected, strict=True):
+        assert_close(result.double(), exact, dtype=torch.float32)
+
+
+def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    x = torch.ones(2, 5, 7)
+    neuron(x)[0].sum().backward()
+    assert [name for name, *_ in fake_driver.launched] == [
+        "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward", "elm_backward", "elm_gradients",
+    ]  # fmt: skip
+    fake_driver.launched.clear()
+    neuron(SpikeEvents.from_frames(x))[0].sum().backward()
+    assert [name for name, *_ in fake_driver.launched] == [
+        "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward", "elm_backward",
+        "elm_gather_inputs", "elm_gradients",
+    ]  # fmt: skip
+
+
+def test_compiled_code_has_no_graph_break(fake_driver: FakeDriver) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    x = torch.rand(2, 5, 7)
+    expected = everything(neuron, "cuda", x, None, None)
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, ELMState]:
+        y, state = backends.scan(x, neuron.cell.effective_parameters(), None, backend="cuda")
+        return y, state
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    neuron.zero_grad()
+    y, state = compiled(x)
+    assert_close(y.detach(), expected[0])
+    generator = torch.Generator().manual_seed(7)
+    loss = sum(
+        (r * torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype)).sum() for r in (y, *state)
+    )
+    loss.backward()  # type: ignore[union-attr]
+    for parameter, wanted in zip(neuron.parameters(), expected[3:-1], strict=True):
+        assert_close(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, wanted)
+
+
+def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
+    from elm_neuro.backends.elm._cuda_op import _scan
+
+    neuron = BranchELM(7, 2, 3, num_branch=8, num_synapse_per_branch=2, routing="random")
+    params = neuron.cell.effective_parameters()
+    tensors = [
+        params.kappa_b, params.routing, torch.rand(2, 5, 7, requires_grad=True), None, params.w_s, params.mlp_weight[0],
+        params.mlp_bias[0], params.kappa_m, params.gain, params.mlp_weight[1], params.mlp_bias[1], params.w_y,
+        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 3, requires_grad=True),
+    ]  # fmt: skip
+    leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
+    torch.library.opcheck(_scan, (*leaves, 5, 7, False, None, True))
+
+
+def test_second_derivatives_are_refused(fake_driver: FakeDriver) -> None:
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    y = neuron(torch.rand(1, 4, 7))[0]
+    grads = torch.autograd.grad(y.sum(), list(neuron.parameters()), create_graph=True, allow_unused=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        sum(g.square().sum() for g in grads if g is not None).backward()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "reason"),
+    [
+        (lambda: ELM(3, 1, 4, num_mlp_layers=2), torch.ones(1, 2, 3), "at most 1 hidden layer, got 2"),
+        (lambda: ELM(3, 1, 2000), torch.ones(1, 2, 3), "at most 1024 memory or hidden units, got 4000"),
+        (lambda: ELM(3, 1, 4, num_neuron=70000), torch.ones(1, 2, 3), "at most 65535 neurons, got 70000"),
+        (
+            lambda: ELM(3, 1, 4),
+            torch.ones(1, 2, 3, device="meta"),
+            "x must be on the parameters' device, cpu, got meta",
+        ),
+        (lambda: ELM(3, 1, 4).half(), torch.ones(1, 2, 3).half(), "float32 and float64, got torch.float16"),
+    ],
+)
+def test_what_has_no_kernel_is_refused_by_name(
+    fake_driver: FakeDriver, make: Any, x: torch.Tensor, reason: str
+) -> None:
+    params = make().cell.effective_parameters()
+    with pytest.raises(ValueError, match=f'backend "cuda" cannot run this: .*{reason}'):
+        backends.scan(x, params, None, backend="cuda")
+
+
+def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        assert backends.available()["cuda"] == "cannot run: no NVIDIA GPU that torch can use"
+        with pytest.raises(RuntimeError, match='backend "cuda" cannot run: no NVIDIA GPU that torch can use'):
+            ELM(3, 1, backend="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def no_driver() -> None:
+        raise _driver.CudaError("no CUDA driver: it is gone")
+
+    monkeypatch.setattr(_driver, "launcher", no_driver)
+    monkeypatch.setattr(_cuda._compile, "compiler", lambda: None)
+    assert backends.available()["cuda"] == "cannot run: no CUDA driver: it is gone"

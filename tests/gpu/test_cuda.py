@@ -1,0 +1,194 @@
+"""The backend `cuda` on a GPU: right in all sizes, and at home in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
+from tests.gpu.cases import CASES, NUM_INPUT, Case
+from tests.tolerances import assert_close
+
+
+def small(**options: Any) -> ELM:
+    torch.manual_seed(0)
+    return ELM(NUM_INPUT, 3, num_memory=20, backend="cuda", **options).cuda()
+
+
+def spikes(batch: int = 3, num_steps: int = 40) -> torch.Tensor:
+    return (torch.rand(batch, num_steps, NUM_INPUT, generator=torch.Generator().manual_seed(3)) < 0.2).float().cuda()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.options['num_memory']}")
+def test_outputs_and_all_gradients_equal_the_reference(case: Case) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = (torch.rand(case.batch, case.num_steps, NUM_INPUT, generator=generator) < 0.2).double()
+    neuron = case.neuron()
+    parts = neuron.cell.initial_state(case.batch)
+    start = [torch.randn(part.shape, generator=generator).double() for part in parts] if case.with_state else None
+    lengths = (
+        torch.randint(0, case.num_steps + 1, (case.batch,), generator=generator).cuda() if case.with_lengths else None
+    )
+    results = []
+    for backend, dtype in (("cuda", case.dtype), ("reference", torch.float64)):
+        copy = case.neuron().to("cuda", dtype)
+        copy.load_state_dict(neuron.state_dict())
+        state = None if start is None else ELMState(*(part.to("cuda", dtype).requires_grad_() for part in start))
+        frames = x.to("cuda", dtype)
+        given = SpikeEvents.from_frames(frames) if case.events else frames.requires_grad_()
+        results.append(everything_on(copy, backend, given, state, lengths))
+    for index, (result, wanted) in enumerate(zip(*results, strict=True)):
+        assert_close(result.double(), wanted, dtype=case.dtype, scale=1.0 if index < 3 else 10.0)
+
+
+def everything_on(neuron: ELM, backend: str, x: Any, state: ELMState | None, lengths: Any) -> list[torch.Tensor]:
+    """As `everything`, whose random numbers are the CPU's."""
+    neuron.backend = backend
+    leaves = [*neuron.parameters(), *([x] if isinstance(x, torch.Tensor) else []), *(state or ())]
+    y, after = neuron(x, state, lengths)
+    generator = torch.Generator().manual_seed(7)
+    results = [y, *after]
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r) for r in results]
+    torch.stack([(r * weight).sum() for r, weight in zip(results, weights, strict=True)]).sum().backward()
+    return [r.detach() for r in results] + [
+        torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves
+    ]
+
+
+def test_auto_is_cuda_on_the_gpu() -> None:
+    assert backends.resolve("auto", torch.ones(1, device="cuda")) == "cuda"
+    assert backends.resolve("auto", torch.ones(1)) != "cuda"
+    assert not backends.available()["cuda"].startswith("cannot run")
+
+
+def test_the_same_call_gives_the_same_bits() -> None:
+    neuron = small()
+    for x in (spikes(8, 200), SpikeEvents.from_frames(spikes(8, 200))):
+        neuron.zero_grad()
+        first = everything_on(neuron, "cuda", x, None, None)
+        neuron.zero_grad()
+        for one, other in zip(first, everything_on(neuron, "cuda", x, None, None), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_nothing_waits_for_the_device(events: bool) -> None:
+    neuron, x = small(), spikes()
+    given: Any = SpikeEvents.from_frames(x) if events else x
+    neuron(given)[0].sum().backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        neuron(given)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("every", [None, 7])
+def test_recomputed_gradients_are_the_same(every: int | None) -> None:
+    neuron, x = small(), spikes()
+    expected = everything_on(neuron, "cuda", x, None, None)
+    neuron.zero_grad()
+    neuron.recompute_every = every
+    for result, wanted in zip(everything_on(neuron, "cuda", x, None, None), expected, strict=True):
+        assert_close(result, wanted)
+
+
+def test_a_cuda_graph_repeats_the_pass() -> None:
+    neuron, x = small(), spikes()
+    expected = neuron(x)[0].detach()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            neuron.zero_grad(set_to_none=True)
+            neuron(x)[0].sum().backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    eager = neuron.cell.w_y.weight.grad.clone()  # type: ignore[union-attr]
+    graph = torch.cuda.CUDAGraph()
+    neuron.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        y = neuron(x)[0]
+        y.sum().backward()
+    x.zero_()
+    graph.replay()
+    assert not torch.equal(y, expected)
+    x.copy_(spikes())
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_close(y.detach(), expected)
+    assert_close(neuron.cell.w_y.weight.grad, eager)  # type: ignore[arg-type]
+
+
+def test_work_goes_to_the_current_stream() -> None:
+    neuron, expected = small(), small()(spikes())[0].detach()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        x = spikes().mul(1.0)
+        y = neuron(x)[0]
+    stream.synchronize()
+    assert_close(y.detach(), expected)
+
+
+def test_autocast_lowers_products_alone() -> None:
+    neuron, x = small(), spikes()
+    expected = neuron(x)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        y, state = neuron(x)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16 and state.m.dtype == torch.float32
+    assert_close(y.float(), expected[0], dtype=torch.bfloat16)
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in neuron.parameters())
+
+
+def test_compiled_code_has_no_graph_break() -> None:
+    neuron, x = small(), spikes()
+    expected = everything_on(neuron, "cuda", x, None, None)
+    neuron.zero_grad()
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return backends.scan(x, neuron.cell.effective_parameters(), None, backend="cuda")[0]
+
+    y = torch.compile(run, fullgraph=True, backend="aot_eager")(x)
+    assert_close(y.detach(), expected[0])
+    y.sum().backward()
+
+
+def test_inputs_that_are_not_finite_pass_through() -> None:
+    x = spikes()
+    x[1, 5, 3] = float("nan")
+    y = small()(x)[0]
+    assert y[1, 5:].isnan().all() and not y[0].isnan().any() and not y[1, :5].isnan().any()
+
+
+def test_many_channels_many_events_and_weights_of_events() -> None:
+    torch.manual_seed(0)
+    neuron = BranchELM(20000, 2, 5, num_branch=9, num_synapse_per_branch=40, routing="random", backend="cuda").cuda()
+    frames = torch.zeros(4, 30, 20000, device="cuda")
+    frames[torch.rand_like(frames) < 0.01] = 2.5
+    expected = everything_on(neuron, "cuda", frames, None, None)
+    neuron.zero_grad()
+    found = everything_on(neuron, "cuda", SpikeEvents.from_frames(frames), None, None)
+    for result, wanted in zip(found, expected[: len(found)], strict=True):
+        assert_close(result, wanted, scale=3.0)
+
+
+def test_a_grid_beyond_the_devices_is_refused() -> None:
+    with pytest.raises(ValueError, match="populations of at most 65535 neurons"):
+        ELM(1, 1, num_memory=1, num_neuron=70000, backend="cuda").cuda()(torch.ones(1, 1, 1, device="cuda"))
+
+
+def test_memory_that_runs_out_is_torchs_error() -> None:
+    neuron = small()
+    with pytest.raises(torch.OutOfMemoryError):
+        neuron(torch.zeros(1, 1, NUM_INPUT, device="cuda").expand(4_000_000, 1000, NUM_INPUT))
+
+
+def test_two_devices_each_have_their_kernels() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("no second GPU")
+    neuron, x = small(), spikes()
+    assert_close(neuron.to("cuda:1")(x.to("cuda:1"))[0].cpu(), small()(x)[0].cpu())
