@@ -87,7 +87,9 @@ class KeepSettings(SaveConfigCallback):
         """Write config.yaml."""
         folder = Path(trainer.log_dir or trainer.default_root_dir) if self.folder is None else self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole({folder / "config.yaml": self.parser.dump(self.config, skip_none=False).encode()})
+        settings = self.config.clone()
+        settings.ckpt_path = None  # or who trains by this file once more would go on with this run
+        write_whole({folder / "config.yaml": self.parser.dump(settings, skip_none=False).encode()})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the settings of model and data."""

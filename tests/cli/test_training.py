@@ -233,6 +233,7 @@ def test_a_second_run_leaves_the_first_one_and_may_have_a_place_of_its_own(
     assert Path("elsewhere/deep/predictions.csv").is_file() and not Path("runs/second/predictions.csv").exists()
     assert run("fit", "--name", "second", "--resume", "--trainer.max_epochs=2") == 0  # as small as it was
     assert torch.load("runs/second/last.ckpt", weights_only=True)["epoch"] == 1
+    assert yaml.safe_load(Path("runs/second/config.yaml").read_text())["ckpt_path"] is None
     assert run("fit", "--name", "second", "--resume", "--model.network.neuron.lambda_=1.0") == 1
     assert "model.network.neuron.lambda_ is 5.0, got 1.0" in capsys.readouterr().err
 
