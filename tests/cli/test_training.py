@@ -202,6 +202,12 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
         assert run("test", best, option) == 1
         assert f"best.ckpt was trained with other settings: {message}" in capsys.readouterr().err
 
+    old = torch.load("runs/shd_elm/best.ckpt", weights_only=True)
+    del old[KEY]
+    torch.save(old, "old.ckpt")
+    assert run("test", *SMALL, *COARSE, "--ckpt_path=old.ckpt", "--out=runs/old") == 0
+    assert "old.ckpt does not say how it was trained, as those of earlier versions" in capsys.readouterr().err
+
     from elm_neuro.cli._onnx import load
     from elm_neuro.datasets import SHDDataset, read_shd
 
