@@ -36,7 +36,7 @@ ELM_KERNEL(elm_sum, Sums, 64, 1) {
     a.y[0] = sum;
 }
 """
-NOT_REACHED = "if (threadIdx.x < 40) __syncthreads();"
+NOT_REACHED = "if (threadIdx.x < 40) __syncthreads(); else __syncwarp();"
 
 
 def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
