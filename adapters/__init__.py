@@ -1,1 +1,1 @@
-"""Faces of the neurons for other libraries, one file a host: import the one you use, such as ``elm_neuro.adapters.norse``."""
+"""Faces of the neurons for other libraries, one file a host: import yours, such as ``elm_neuro.adapters.norse``."""

@@ -1,4 +1,6 @@
-"""What snnTorch expects of a neuron, for the faces in snntorch.py: its keywords, hidden and explicit states, firing, reset."""
+"""What snnTorch expects of a neuron, for the faces in snntorch.py: its keywords, hidden and explicit states, firing,
+reset.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
-    """What the faces share: hidden and explicit states, and staying out of snnTorch's list that keeps every neuron alive."""
+    """What the faces share: hidden and explicit states, and staying out of snnTorch's list that keeps every neuron
+    alive.
+    """
 
     state_names: tuple[str, ...]  # in the order of the call, the membrane last
     core: Any  # a layer of elm_neuro.nn, or another that keeps its protocol
@@ -98,7 +102,9 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
             self.register_buffer(name, torch.zeros(0), persistent=False)
 
     def reset_mem(self) -> tuple[Tensor, ...]:
-        """Forget the hidden states. Returns fresh ones in the order of the call, membrane last: empty, which is zeros for any batch."""
+        """Forget the hidden states. Returns fresh ones in the order of the call, membrane last: empty, which is zeros
+        for any batch.
+        """
         self._keep(tuple(part.new_zeros(0) for part in self._hidden()))
         return self._hidden()
 
@@ -108,7 +114,9 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
 
     @classmethod
     def reset_hidden(cls) -> None:
-        """:meth:`reset_mem` of every neuron of this class in the process, as snnTorch defines it; :func:`reset` is for one network."""
+        """:meth:`reset_mem` of every neuron of this class in the process, as snnTorch defines it; :func:`reset` is for
+        one network.
+        """
         for neuron in tuple(Neuron._alive):
             if isinstance(neuron, cls):
                 neuron.reset_mem()
@@ -139,12 +147,15 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         """Spikes and states after one step."""
         raise NotImplementedError
 
-    def _states_before(self, batch: int, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-        """The states given, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for zeros."""
+    def _states_before(self, batch: int, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...] | None:
+        """The states given, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for
+        zeros.
+        """
         if self.init_hidden:
             if any(part is not None for part in given):
                 raise TypeError(
-                    f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them itself"
+                    f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them "
+                    "itself"
                 )
             given = self._hidden()
             if given[0].ndim > 1:
@@ -155,12 +166,13 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
                 return self._hidden()
         shapes = self._shapes(batch)
         if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in given):
-            return self._start(batch)
+            return None
         states, like = [], next(self.core.parameters())
         for name, part, shape in zip(self.state_names, given, shapes, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(
-                    f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} for {name}"
+                    f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} "
+                    f"for {name}"
                 )
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
@@ -171,7 +183,9 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
     def _one_step(self, x: Tensor, *given: Tensor | None) -> Any:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-        spk, states = self._advance(x, self._states_before(x.shape[0] if x.ndim else 0, given))
+        batch = x.shape[0] if x.ndim else 0
+        before = self._states_before(batch, given)
+        spk, states = self._advance(x, self._start(batch) if before is None else before)
         if self.init_hidden:
             self._keep(states)
         return spk if self.init_hidden and not self.output else (spk, *states)

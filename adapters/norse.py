@@ -127,7 +127,9 @@ class ALIFOptions(ALIFEquationOptions, total=False):
 
 
 class _Face(torch.nn.Module, Generic[State]):
-    """What cells and layers share: the layer they wrap, its time step, and states with any number of batch dimensions."""
+    """What cells and layers share: the layer they wrap, its time step, and states with any number of batch
+    dimensions.
+    """
 
     time_axes = 0  # axes of x before the batch
 
@@ -179,7 +181,8 @@ class _Face(torch.nn.Module, Generic[State]):
             if not isinstance(part, Tensor):
                 raise TypeError(f"state.{name} must be a tensor, got {type(part).__name__}")
             if tuple(part.shape) != dims + size:
-                message = f"state.{name} must have shape {dims + size} for x of shape {tuple(x.shape)}, got {tuple(part.shape)}"
+                rule = f"must have shape {dims + size} for x of shape {tuple(x.shape)}"
+                message = f"state.{name} {rule}, got {tuple(part.shape)}"
                 if self.time_axes and dims and part.ndim > len(size) and part.shape[0] == x.shape[0] != dims[0]:
                     message += "; the state's batch is the first axis of x: x must be time first, [T, *batch, features]"
                 raise ValueError(message)
@@ -214,8 +217,8 @@ class Cell(_Face[State]):
     Args:
         core: a layer or cell that keeps the protocol :class:`elm_neuro.nn.Layer`; `dt` is its time step in seconds.
         spiking: False gives its output as it is, as a current for another layer; `state.v` holds it in either case.
-        output: keywords of :class:`elm_neuro.nn.SpikeOutput`, the threshold behind a core that does not spike by itself:
-            such a core is wrapped in :class:`elm_neuro.nn.SpikingELM`, whose state the face has.
+        output: keywords of :class:`elm_neuro.nn.SpikeOutput`, the threshold behind a core that does not spike by
+            itself: such a core is wrapped in :class:`elm_neuro.nn.SpikingELM`, whose state the face has.
 
     Shapes: x [*batch, input_size]; out [*batch, output_size], flat for a population; state the named tuple of the core,
     tensors of [*batch, ...], None for its start.

@@ -1,13 +1,14 @@
 """The neurons of elm_neuro as snnTorch neurons: one step at a time, or whole sequences at once.
 
 :class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
-:class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer it wraps as
-`core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons only: use
-:func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+:class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
+it wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons
+only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -17,13 +18,15 @@ from elm_neuro import nn as neurons
 from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
 from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
 from elm_neuro.adapters._snntorch_patch import patch, reset
+from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer
+from elm_neuro.nn._layer import AnyLayer, forward_spiking
 
 __all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
 
@@ -83,8 +86,8 @@ class Cell(Neuron):
         graded_spikes_factor: spikes leave multiplied by this.
         learn_graded_spikes_factor: train it.
 
-    Shapes: x (batch, input_size); spk, mem (batch, *output_shape); states as the core has them, batch first. All of them
-    None, or what :meth:`reset_mem` returns, for the start.
+    Shapes: x (batch, input_size); spk, mem (batch, *output_shape); states as the core has them, batch first. All of
+    them None, or what :meth:`reset_mem` returns, for the start.
 
     Raises:
         TypeError: `core` lacks a part of the protocol, or spikes by itself and a keyword of the threshold is given;
@@ -131,7 +134,15 @@ class Cell(Neuron):
             flat = distance.flatten(-len(self.output_shape))
             winner = torch.zeros_like(flat).scatter(-1, flat.argmax(-1, keepdim=True), 1.0)
             spikes = spikes * winner.view_as(spikes)
-        return spikes * self.graded_spikes_factor
+        return self._graded(spikes)
+
+    def _graded(self, spikes: Tensor) -> Tensor:
+        """Spikes times the graded factor."""
+        factor = self.graded_spikes_factor
+        fixed = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
+        if fixed and not torch.compiler.is_compiling() and factor.item() == 1.0:
+            return spikes  # the product over a sequence costs as much as the threshold
+        return spikes * factor
 
     def fire_inhibition(self, batch_size: int, mem: Tensor) -> Tensor:
         """As snnTorch calls it: :meth:`fire` of a neuron with inhibition."""
@@ -164,7 +175,7 @@ class Cell(Neuron):
     def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, inner = self.core.step(x, self._core_state(states))
         if self._emits:
-            return y * self.graded_spikes_factor, tuple(inner[place] for place in self._order)
+            return self._graded(y), tuple(inner[place] for place in self._order)
         after = (*inner, self._after_reset(y.to(inner[0].dtype), states[-1]))
         if self.state_quant:
             after = tuple(same_dtype("state_quant", self.state_quant(part), part) for part in after)
@@ -174,8 +185,8 @@ class Cell(Neuron):
 class Layer(Cell):
     """Any layer over whole sequences, time first, on its fast backends: ``spk = neuron(x)``.
 
-    Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is refused: the backends do
-    not stop between steps.
+    Every call starts from zeros, or with `init_hidden` where the last one ended. `state_quant` is refused: the backends
+    do not stop between steps.
 
     Args:
         core: a layer that keeps the protocol :class:`elm_neuro.nn.Layer`.
@@ -209,32 +220,54 @@ class Layer(Cell):
     def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
         batch = self._batch_of(x, lengths)
         states = self._states_before(batch, (None,) * len(self.state_names))
-        y, inner = self.core(x.transpose(0, 1) if isinstance(x, Tensor) else x, self._core_state(states), lengths)
+        x = x.transpose(0, 1) if isinstance(x, Tensor) else x
         if self._emits:
+            spk, inner = self.core(x, None if states is None else self._core_state(states), lengths)
             if self.init_hidden:
                 self._keep(tuple(inner[place] for place in self._order))
-            return y.transpose(0, 1) * self.graded_spikes_factor
-        mem = states[-1]
-        readout = y.to(inner[0].dtype).transpose(0, 1)  # (time, batch, ...)
-        if self.reset_mechanism != "none" and len(readout):
-            steps = []
-            for y_t in readout.unbind(0):
-                mem = self._after_reset(y_t, mem)
-                steps.append(mem)
-            readout = torch.stack(steps)
-        spk = self.fire(readout)
+            return self._graded(spk.transpose(0, 1))
+        spk, readout, inner = self._fired(x, states, lengths)  # (time, batch, ...)
         if lengths is not None:
             ends = lengths.to(readout.device)
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))
         if self.init_hidden:
-            self._keep((*inner, readout[-1] if len(readout) else mem))
+            last = readout[-1] if len(readout) else (self._start(batch) if states is None else states)[-1]
+            self._keep((*inner, last))
         return (spk, readout) if self.output else spk
+
+    def _fired(
+        self, x: Tensor | SpikeEvents, states: tuple[Tensor, ...] | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Graded spikes and readout, time first, and the core's state after the sequence."""
+        before = None if states is None else self._core_state(states)
+        fire_inside = self._way_to_fire_inside()
+        if fire_inside is not None:
+            spk, y, inner = fire_inside(x, before, lengths, SpikeRule(self.threshold, self.spike_grad))
+            return self._graded(spk.transpose(0, 1)), y.transpose(0, 1), inner
+        y, inner = self.core(x, before, lengths)
+        readout = y.to(inner[0].dtype).transpose(0, 1)
+        if self.reset_mechanism != "none" and len(readout):
+            mem, steps = torch.zeros_like(readout[0]) if states is None else states[-1], []
+            for y_t in readout.unbind(0):
+                mem = self._after_reset(y_t, mem)
+                steps.append(mem)
+            readout = torch.stack(steps)
+        return self.fire(readout), readout, inner
+
+    def _way_to_fire_inside(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
+        """The core's own pass with a threshold in it, where a spike depends on its readout alone and nobody has changed
+        how it fires.
+        """
+        plain = self.reset_mechanism == "none" and not self.inhibition and not torch.compiler.is_compiling()
+        ours = type(self.spike_grad) in SURROGATES.values() and type(self).fire is Cell.fire
+        return forward_spiking(self.core) if plain and ours else None
 
     def _batch_of(self, x: Tensor | SpikeEvents, lengths: Tensor | None) -> int:
         """Size of the batch of a sequence that has the right shape."""
         if lengths is not None and self.init_hidden:
             raise ValueError(
-                "lengths must be left out with init_hidden=True: the next call would go on behind the end of the shorter samples"
+                "lengths must be left out with init_hidden=True: the next call would go on behind the end of the "
+                "shorter samples"
             )
         if isinstance(x, SpikeEvents):
             return int(x.shape[0])
@@ -251,7 +284,8 @@ class Layer(Cell):
             known = len(lengths)
         if known != batch and known == num_step:
             raise ValueError(
-                f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: batch-first?"
+                f"x must be time-first, (time, batch, {size}), got {tuple(x.shape)} for a batch of {known}: "
+                "batch-first?"
             )
         return batch
 
@@ -432,7 +466,8 @@ class ALIF(Cell):
             {"threshold", "inhibition", "learn_threshold", "reset_mechanism", "state_quant", "surrogate"} & set(options)
         ):
             raise TypeError(
-                f"{wrong[0]} must be left out: an ALIF's threshold starts at 1, its reset is to zero, spike_grad is its surrogate"
+                f"{wrong[0]} must be left out: an ALIF's threshold starts at 1, its reset is to zero, spike_grad "
+                "is its surrogate"
             )
         check_keywords(self, options, ALIFOptions, ALIF.__init__)
         super().__init__(

@@ -53,6 +53,8 @@ class Row(NamedTuple):
     density: float  # of the input spikes; 0 stands for one-hot tokens
     branched: bool = False
     num_neuron: int | None = None
+    output_size: int = 2
+    forward_only: bool = False  # one call, with gradients recorded but no backward pass
 
     @property
     def width(self) -> int:
@@ -72,9 +74,12 @@ ROWS = {
     "L1k": Row(16, 150, 32, 1024, 0.0),
     "L16k": Row(16, 150, 2, 16384, 0.0),
     "P64": Row(140, 8, 32, 100, 0.03, num_neuron=64),
+    # what every call costs, whatever it computes: one step of one sample, and a narrow layer
+    "step": Row(1278, 20, 1, 1, 0.01, branched=True, forward_only=True),
+    "narrow": Row(140, 20, 32, 50, 0.05, output_size=64),
 }
 SMOKE = Row(40, 4, 2, 30, 0.05)
-OUTPUT_SIZE = 2
+CALLS_OF_A_SHORT_ROW = 20  # timed together where a call takes less than a millisecond
 FASTEST = "native, events"
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-3  # float32 against float64 reference, relative to the largest entry
 
@@ -83,9 +88,9 @@ def make_neuron(row: Row) -> ELM:
     options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0), "num_neuron": row.num_neuron}
     if row.branched:
         return BranchELM(
-            row.input_size, OUTPUT_SIZE, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options
+            row.input_size, row.output_size, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options
         )
-    return ELM(row.input_size, OUTPUT_SIZE, row.num_memory, **options)
+    return ELM(row.input_size, row.output_size, row.num_memory, **options)
 
 
 def make_input(row: Row) -> Tensor:
@@ -137,9 +142,9 @@ def check(neuron: ELM, x: Tensor, others: dict[str, Callable[[], Tensor]], backe
             raise SystemExit(f"{name} is off the float64 reference by {error:.1e}: no speed is reported")
     for backend in backend_names:
         neuron.backend = backend
-        for given in (x[:, :few], SpikeEvents.from_frames(x[:, :few])):
+        for sequence in (x[:, :few], SpikeEvents.from_frames(x[:, :few])):
             neuron.zero_grad()
-            neuron(given)[0].square().sum().backward()
+            neuron(sequence)[0].square().sum().backward()
             double.zero_grad()
             double(x[:, :few].double())[0].square().sum().backward()
             for (name, p), (_, q) in zip(neuron.named_parameters(), double.named_parameters(), strict=True):
@@ -158,7 +163,10 @@ def measure(
     repeats: int,
     device: str = "cpu",
     threads: Sequence[int] = (1,),
+    forward_only: bool = False,
+    calls: int = 1,
 ) -> dict[str, list[float]]:
+    """Seconds of a call of each variant, forward and backward, the mean of so many calls, for each repeat."""
     clock = time.process_time if device == "cpu" and max(threads) == 1 else time.perf_counter
     cases = {
         name if len(threads) == 1 else f"{name}, {num} thread(s)": (num, run)
@@ -172,11 +180,14 @@ def measure(
             for model in models:
                 model.zero_grad(set_to_none=True)
             start = clock()
-            run().square().sum().backward()
+            for _ in range(calls):
+                y = run()
+                if not forward_only:
+                    y.square().sum().backward()
             if device != "cpu":
                 torch.cuda.synchronize()
             if repeat >= 2:  # TorchScript specialises in its first two calls
-                times[name].append(clock() - start)
+                times[name].append((clock() - start) / calls)
     return times
 
 
@@ -186,10 +197,14 @@ def flops(row: Row) -> float:
     """
     events = row.batch * row.num_steps * (row.density * row.input_size or 1.0)
     hidden = 2 * row.num_memory
-    step = 3 * (
-        2 * hidden * row.num_memory + OUTPUT_SIZE * row.num_memory
+    step = (1 if row.forward_only else 3) * (
+        2 * hidden * row.num_memory + row.output_size * row.num_memory
     )  # forward, backward, and the weights' gradients
-    return 2.0 * (row.num_neuron or 1) * (row.batch * row.num_steps * step + 2 * events * hidden)
+    return (
+        2.0
+        * (row.num_neuron or 1)
+        * (row.batch * row.num_steps * step + (1 if row.forward_only else 2) * events * hidden)
+    )
 
 
 def product_speed() -> float:
@@ -235,9 +250,9 @@ def variants(
         model.to(args.device)
     x, events = x.to(args.device), SpikeEvents.from_frames(x).to(args.device)
 
-    def run(backend: str, given: Tensor | SpikeEvents) -> Tensor:
+    def run(backend: str, sequence: Tensor | SpikeEvents) -> Tensor:
         neuron.backend = backend
-        return neuron(given)[0]
+        return neuron(sequence)[0]
 
     for backend in args.backends:
         runs[backend] = partial(run, backend, x)
@@ -264,8 +279,8 @@ def print_peak(
 ) -> None:
     """Of the one variant that is named, after a short pass that loads what it needs."""
     for warm in (True, False):
-        found = variants(row._replace(num_steps=min(row.num_steps, 20)) if warm else row, upstream, prototype, args)
-        run = (found.others | found.ours)[args.peak_of]
+        measured = variants(row._replace(num_steps=min(row.num_steps, 20)) if warm else row, upstream, prototype, args)
+        run = (measured.others | measured.ours)[args.peak_of]
         peak = peak_above_start(lambda run=run: run().square().sum().backward())  # type: ignore[misc]  # bound now
     print(peak)
 
@@ -277,18 +292,27 @@ def benchmark(
     prototype: types.ModuleType | None,
     args: argparse.Namespace,
 ) -> Result:
-    found = variants(row, upstream, prototype, args)
-    check(found.neuron, found.x, found.ours, args.backends)
-    runs = found.others | found.ours
-    times = measure(runs, found.models, repeats=args.repeats, device=args.device, threads=args.threads)
+    measured = variants(row, upstream, prototype, args)
+    check(measured.neuron, measured.x, measured.ours, args.backends)
+    runs = measured.others | measured.ours
+    short = row.batch * row.num_steps * row.width < 100_000
+    times = measure(
+        runs,
+        measured.models,
+        repeats=args.repeats,
+        device=args.device,
+        threads=args.threads,
+        forward_only=row.forward_only,
+        calls=CALLS_OF_A_SHORT_ROW if short else 1,
+    )
     peer = "upstream" if upstream is not None else "nn.LSTM"
     peer = next(key for key in times if key.startswith(peer))
     median = {key: statistics.median(values) for key, values in times.items()}
     peaks = {}
     if args.memory:
-        given = [argument for argument in sys.argv[1:] if argument != "--memory"]
+        passed_on = [argument for argument in sys.argv[1:] if argument != "--memory"]
         peaks = {
-            key: in_a_process(__file__, [*given, "--rows", args.rows[0] if args.smoke else name, "--peak-of", key])
+            key: in_a_process(__file__, [*passed_on, "--rows", args.rows[0] if args.smoke else name, "--peak-of", key])
             for key in runs
         }
     return {
@@ -336,7 +360,7 @@ def markdown(results: list[Result], rows: dict[str, Row]) -> str:
             continue
         lines += [f"| {' | '.join([kind, *keys, *last])} |", f"| --- | {' | '.join('---:' for _ in [*keys, *last])} |"]
         for result in results:
-            cells = [f"{result[kind][key]:.1f}" if key in result[kind] else "" for key in keys]
+            cells = [f"{result[kind][key]:{'.2f' if last else '.1f'}}" if key in result[kind] else "" for key in keys]
             if last:
                 cells = [
                     f"{cell} ({result['ratio'][key]:.1f}x)" if cell else ""
@@ -410,7 +434,7 @@ def main() -> None:
     )
     for result in results:
         share, ms = result["of_the_floor"], result["median_ms"]
-        cells = [f"{ms[key]:.1f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
+        cells = [f"{ms[key]:.2f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
         table.add_row(result["row"], *cells, "" if share is None else f"{share:.0%}")
     console.print(table)
     if args.memory:
@@ -430,8 +454,8 @@ def main() -> None:
             "backends": backends.available(),
         }
         settings["flops_of_a_product"] = args.floor
-        found = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        results_of_all = {"settings": settings, "threads": args.threads, "clock": clock, "rows": results}
+        args.json.write_text(json.dumps(results_of_all, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

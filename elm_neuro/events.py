@@ -140,7 +140,8 @@ class SpikeEvents:
             num_steps: number of steps.
             num_channels: number of channels.
 
-        >>> events = SpikeEvents.from_arrays(torch.tensor([1500, 0, 999]), torch.tensor([2, 0, 1]), delta_t=1000, num_steps=2, num_channels=3)
+        >>> times, channels = torch.tensor([1500, 0, 999]), torch.tensor([2, 0, 1])
+        >>> events = SpikeEvents.from_arrays(times, channels, delta_t=1000, num_steps=2, num_channels=3)
         >>> events.to_dense()
         tensor([[[1., 1., 0.],
                  [0., 0., 1.]]])
@@ -159,10 +160,9 @@ class SpikeEvents:
             raise ValueError(
                 f"t must be finite and not negative, got {times[~((times >= 0) & (times < torch.inf))][0].item()}"
             )
-        if bool(((channels < 0) | (channels >= num_channels)).any()):
-            raise ValueError(
-                f"x must be in [0, {num_channels}), got {channels[(channels < 0) | (channels >= num_channels)][0].item()}"
-            )
+        outside = (channels < 0) | (channels >= num_channels)
+        if bool(outside.any()):
+            raise ValueError(f"x must be in [0, {num_channels}), got {channels[outside][0].item()}")
         if values is not None and bool(values.isnan().any()):
             raise ValueError(f"p must not be NaN, got {int(values.isnan().sum())} of {values.shape[0]}")
         step = _steps(times, delta_t)
@@ -182,7 +182,8 @@ class SpikeEvents:
         Args:
             samples: at least one, all with the same number of channels.
 
-        >>> SpikeEvents.collate([SpikeEvents.from_frames(torch.ones(1, 2, 3)), SpikeEvents.from_frames(torch.ones(2, 1, 3))])
+        >>> one, two = SpikeEvents.from_frames(torch.ones(1, 2, 3)), SpikeEvents.from_frames(torch.ones(2, 1, 3))
+        >>> SpikeEvents.collate([one, two])
         SpikeEvents(batch=3, num_steps=2, num_channels=3, num_events=12)
         """
         if not samples:
@@ -307,11 +308,14 @@ class SpikeEvents:
 
     def __repr__(self) -> str:
         batch, num_steps, num_channels = self.shape
-        return f"SpikeEvents(batch={batch}, num_steps={num_steps}, num_channels={num_channels}, num_events={self.num_events})"
+        sizes = f"batch={batch}, num_steps={num_steps}, num_channels={num_channels}"
+        return f"SpikeEvents({sizes}, num_events={self.num_events})"
 
 
 def _nonzero(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Rising positions and values of the entries that are not zero; on the CPU two float32 entries are looked at as one word."""
+    """Rising positions and values of the entries that are not zero; on the CPU two float32 entries are looked at as
+    one word.
+    """
     if flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
         position = flat.nonzero().squeeze(-1)
         return position, flat[position]

@@ -53,8 +53,8 @@ def register(module_class: Class) -> Class:
 
     Use it as a decorator, or call it once for a class of someone else. The class needs
 
-    - ``config_type``: a class of configurations with ``to_dict()`` and a classmethod ``from_dict(values)``, which checks
-      what it is given: the values come from a stranger's file;
+    - ``config_type``: a class of configurations with ``to_dict()`` and a classmethod ``from_dict(values)``, which
+      checks what it is given: the values come from a stranger's file;
     - ``from_config(config)``, a classmethod that makes a module with new weights. To load one it is called with the
       default device "meta", so that nothing is allocated: it must not look at the values of tensors that it makes;
     - `config`, an attribute of the module.
@@ -238,7 +238,8 @@ def from_pretrained(
     kind, config = _checked_config(values, config_file)
     if hashlib.sha256(weights).hexdigest() != values.get("weights_sha256"):
         raise ValueError(
-            f"{weights_file} must be the file that {CONFIG_FILE} was written with (sha256): it is cut short, changed, or of another save"
+            f"{weights_file} must be the file that {CONFIG_FILE} was written with (sha256): it is cut short, "
+            "changed, or of another save"
         )
     try:
         tensors = safetensors.torch.load(weights)
@@ -307,7 +308,8 @@ def _checked_blank(kind: Kind, config: Any, tensors: dict[str, Tensor], source: 
 
 
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
-    """Refuse missing and extra names, other shapes than `expected`, several floating types, and integers in the place of
+    """Refuse missing and extra names, other shapes than `expected`, several floating types, and integers in the place
+    of
     floating point numbers or the other way round.
     """
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
@@ -384,7 +386,8 @@ def _folder(directory_or_hub_id: str | os.PathLike[str], revision: str | None) -
         )
     if find_spec("huggingface_hub") is None:
         raise ImportError(
-            f'elm_neuro.checkpoints needs huggingface_hub for {directory_or_hub_id!r} (there is no such folder): pip install "elm-neuro[hub]"'
+            f"elm_neuro.checkpoints needs huggingface_hub for {directory_or_hub_id!r} (there is no such folder): "
+            'pip install "elm-neuro[hub]"'
         )
     import huggingface_hub
 

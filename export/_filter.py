@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,16 +12,6 @@ from torch import Tensor
 from elm_neuro.export._nodes import Nodes, Value
 
 BLOCK = 32  # steps that the trace filter takes at once
-END = 2**31 - 1  # of a slice
-
-
-class _Filled(NamedTuple):
-    """Sequences filled up to whole blocks."""
-
-    lines: str  # (..., batch, channel, time)
-    in_blocks: str  # shape (..., batch, channel, block, step)
-    in_line: str  # shape (..., batch, channel, time)
-    num_steps: str | None  # of the sequence itself; None where it fills its blocks
 
 
 class Filters(Nodes):
@@ -89,9 +78,6 @@ class Filters(Nodes):
         if self._at_end is not None:
             records = self.add("Concat", start, lines, axis=rank - 1)
             return self.add("Squeeze", self.add("MatMul", records, self._at_end), self.integers(rank - 1))
-        if self.num_steps is None:  # there may be no step at all
-            last = self.add("Slice", lines, self.integers(-1), self.integers(END), self.integers(rank - 1))
-            lines = self.add("Concat", start, last, axis=rank - 1)
         return self.add("Gather", lines, self.number(-1), axis=rank - 1)
 
     def leaky(self, name: str, u: Value, kappa: Tensor, start: str) -> tuple[Value, str]:
@@ -116,8 +102,11 @@ class Filters(Nodes):
         lines = self.permuted(u.name, *others, axis)  # (..., batch, channel, time)
         size = BLOCK if self.num_steps is None else min(BLOCK, self.num_steps)
         num_blocks = None if self.num_steps is None else -(-self.num_steps // size)
-        filled = self._filled(lines, rank, size, num_blocks)
-        blocks = self.add("Reshape", filled.lines, filled.in_blocks)
+        whole = self.num_steps is not None and self.num_steps % size == 0
+        if not whole:
+            lines = self.add("Pad", lines, self._padding(u.name, axis, rank, size))
+        keep = [0] * (rank - 1)
+        blocks = self.add("Reshape", lines, self.integers(*keep, -1, size))
         k = kappa.detach().double().cpu()
         per_channel = k.ndim > 0
         k = k[:, None, None] if per_channel else k
@@ -138,36 +127,21 @@ class Filters(Nodes):
                 entering = self.add("MatMul", entering, across)
         powers = self.constant(f"{name}.powers", k ** (i + 1.0))
         faded = self.add("Mul", self.add("Unsqueeze", entering, self.integers(rank)), powers)
-        lines = self.add("Reshape", self.add("Add", inside, faded), filled.in_line)
-        if filled.num_steps is not None:
-            lines = self.add("Slice", lines, self.integers(0), filled.num_steps, self.integers(rank - 1))
+        lines = self.add("Reshape", self.add("Add", inside, faded), self.integers(*keep, -1))
+        if not whole:
+            length = self.size(u.name, axis) if self.num_steps is None else self.integers(self.num_steps)
+            lines = self.add("Slice", lines, self.integers(0), length, self.integers(rank - 1))
         last = self.at_end(lines, first, rank)
         return replace(u, name=self.add("Transpose", lines, perm=[rank - 1, *range(rank - 1)]), time="first"), last
 
-    def _filled(self, lines: str, rank: int, size: int, num_blocks: int | None) -> _Filled:
-        """Sequences with zeros after their end, up to whole blocks and at least one; no -1, which has no meaning for
-        an empty batch, in what they are reshaped to.
-        """
-        leave, lead = [0] * (rank - 1), self.integers(*[0] * (2 * rank - 1))
-        if num_blocks is not None and self.num_steps is not None:
-            filled, in_blocks = num_blocks * size, self.integers(*leave, num_blocks, size)
-            if filled == self.num_steps:
-                return _Filled(lines, in_blocks, self.integers(*leave, filled), None)
-            padding = self.integers(*[0] * (2 * rank - 1), filled - self.num_steps)
-            lines = self.add("Pad", lines, padding)
-            return _Filled(lines, in_blocks, self.integers(*leave, filled), self.integers(self.num_steps))
-        num_steps, width = self.size(lines, rank - 1), self.integers(size)
-        whole = self.add("Div", self.add("Add", num_steps, self.integers(size - 1)), width)
-        blocks = self.add("Max", whole, self.integers(1))
-        length = self.add("Mul", blocks, width)
-        padding = self.add("Concat", lead, self.add("Sub", length, num_steps), axis=0)
-        keep = self.integers(*leave)
-        return _Filled(
-            self.add("Pad", lines, padding),
-            self.add("Concat", keep, blocks, width, axis=0),
-            self.add("Concat", keep, length, axis=0),
-            num_steps,
-        )
+    def _padding(self, u: str, axis: int, rank: int, size: int) -> str:
+        """Zeros after the end of the last axis, up to whole blocks."""
+        if self.num_steps is not None:
+            return self.integers(*[0] * (2 * rank - 1), -self.num_steps % size)
+        # size - 1 - (T + size - 1) mod size, without a remainder of negative numbers, on which runtimes differ
+        later = self.add("Add", self.size(u, axis), self.integers(size - 1))
+        missing = self.add("Sub", self.integers(size - 1), self.add("Mod", later, self.integers(size)))
+        return self.add("Concat", self.integers(*[0] * (2 * rank - 1)), missing, axis=0)
 
     def _across(self, name: str, k: Tensor, size: int, number: int | None, ends: str, rank: int) -> str:
         """What is left of a block's start (row) at the start of later blocks (column)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,17 +96,21 @@ class Graph(Filters):
             product = self.add("MatMul", x, w)
         else:
             self.halves.add(w)
-            product = self.add("Cast", self.add("MatMul", self._half(x, half), w), to=self.kind)
+            product = self._half_product(x, w, half)
         return product if added is None else self.add("Add", product, added)
 
-    def _half(self, x: str, half: int) -> str:
-        """`x` in a lower precision; a transposition comes after that, for onnxruntime's fusion of a Transpose, a Cast and
-        a MatMul puts nodes in their place for which its CUDA provider has no kernel.
+    def _half_product(self, x: str, w: str, half: int) -> str:
+        """``x @ w`` in a lower precision.
+
+        Where a Transpose leaves the last axis in the matrix, onnxruntime fuses it with the Cast and the MatMul behind
+        it, by nodes for which its CUDA provider has no kernel and its CPU provider may crash: an axis that comes and
+        goes keeps them apart.
         """
-        if x not in self.transposed:
-            return self.add("Cast", x, to=half)
-        before, perm = self.transposed[x]
-        return self.add("Transpose", self.add("Cast", before, to=half), perm=perm)
+        perm = self.transposed.get(x, [])
+        apart = len(perm) > 1 and perm.index(len(perm) - 1) >= len(perm) - 2
+        x = self.add("Unsqueeze", x, self.integers(0)) if apart else x
+        product = self.add("Cast", self.add("MatMul", self.add("Cast", x, to=half), w), to=self.kind)
+        return self.add("Squeeze", product, self.integers(0)) if apart else product
 
     def _matrix(self, name: str, weight: Tensor) -> str:
         """A matrix ([num_neuron,] in, out); as int8 it has one scale an output, and a runtime unpacks it when it loads
@@ -175,7 +179,7 @@ class Graph(Filters):
             }
 
         if self.form == "sequence":
-            return self._scan(u, states, step, rank=1 + len(reads))
+            return self._scan(u, states, step)
         masks = [None] * (self.num_steps or 1) if self.valid is None else self._split(self.valid, (None,))
         records = []
         for u_t, valid in zip(self._split(u, reads), masks, strict=True):
@@ -188,12 +192,7 @@ class Graph(Filters):
         axes = [i for i in range(1 + len(self.states[self.scoped(name)].shape)) if i != batch_axis]
         return self.add("Unsqueeze", valid, self.integers(*axes))
 
-    def _scan(self, u: str, states: dict[str, str], step: MaskedBody, rank: int) -> tuple[str, dict[str, str]]:
-        # onnxruntime's Scan takes no empty sequence: one step more is read then, and left out of what comes out
-        num_steps = self.size(u, 0)
-        missing = self.add("Max", self.add("Sub", self.integers(1), num_steps), self.integers(0))
-        padding = self.add("Concat", self.integers(*[0] * rank), missing, self.integers(*[0] * (rank - 1)), axis=0)
-        sequences = [self.add("Pad", u, padding)]
+    def _scan(self, u: str, states: dict[str, str], step: MaskedBody) -> tuple[str, dict[str, str]]:
         outside, self.nodes = self.nodes, []
         before = {name: self.fresh(f"{name}_before") for name in states}
         u_t, valid_t = self.fresh("u"), None if self.valid is None else self.fresh("valid")
@@ -206,10 +205,10 @@ class Graph(Filters):
         body, self.nodes = self.nodes, outside
         inputs = [helper.make_tensor_value_info(name, self.kind, None) for name in (*before.values(), u_t)]
         outputs = [helper.make_tensor_value_info(name, self.kind, None) for name in (*after.values(), record)]
+        sequences = [u]
         if valid_t is not None and self.valid is not None:
             inputs.append(helper.make_tensor_value_info(valid_t, TensorProto.BOOL, None))
-            ends = self.add("Concat", self.integers(0, 0), missing, self.integers(0), axis=0)
-            sequences.append(self.add("Pad", self.valid, ends))
+            sequences.append(self.valid)
         finals = {name: self.fresh(f"{name}_after") for name in states}
         records = self.fresh("records")
         node = helper.make_node(
@@ -221,22 +220,15 @@ class Graph(Filters):
             num_scan_inputs=len(sequences),
         )
         self.nodes.append(node)
-        some = self.add("Greater", num_steps, self.integers(0))
-        kept = {name: self.add("Where", some, finals[name], start) for name, start in states.items()}
-        return self.add("Slice", records, self.integers(0), num_steps, self.integers(0)), kept
+        return records, finals
 
     def _split(self, u: str, sizes: Sizes) -> list[str]:
         """Each step without its time axis: one split of (time * first axis, ...), whose parts need nothing further."""
         num_steps = self.num_steps or 1
         if num_steps == 1:
             return [self.add("Squeeze", u, self.integers(0))]
-        known = self._known(sizes)
-        if known is not None:
-            merged = self.add("Reshape", u, self.integers(num_steps * known[0], *known[1:]))
-        else:
-            first = self.add("Mul", self.size(u, 1), self.integers(num_steps))
-            rest = [self.add("Shape", u, start=2)] * (len(sizes) > 1)
-            merged = self.add("Reshape", u, self.add("Concat", first, *rest, axis=0), allowzero=1)
+        first, *rest = (-1 if size is None else size for size in sizes)
+        merged = self.add("Reshape", u, self.integers(first if first < 0 else num_steps * first, *rest))
         names = [self.fresh("u") for _ in range(num_steps)]
         if u != self.valid:
             # named sizes: with unknown ones onnxruntime takes a time to load that grows with the square of the steps
@@ -250,17 +242,8 @@ class Graph(Filters):
         if len(records) == 1:
             return self.add("Unsqueeze", records[0], self.integers(0))
         merged = self.add("Concat", *records, axis=0)
-        known = self._known(sizes)
-        if known is not None:
-            return self.add("Reshape", merged, self.integers(len(records), *known))
-        shape = self.add("Concat", self.integers(len(records)), self.add("Shape", records[0]), axis=0)
-        return self.add("Reshape", merged, shape, allowzero=1)
-
-    def _known(self, sizes: Sizes) -> Sequence[int] | None:
-        """Sizes where that of the batch is fixed."""
-        whole = [self.batch if size is None else size for size in sizes]
-        known = [size for size in whole if isinstance(size, int)]
-        return known if len(known) == len(whole) else None
+        kept = (-1 if size is None else size for size in sizes)
+        return self.add("Reshape", merged, self.integers(len(records), *kept))
 
     def largest(self, value: str, *, axis: int) -> str:
         """The largest entry along an axis, which goes."""

@@ -242,7 +242,7 @@ WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 
 
 def write_weights(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """Have torch's hooks write their weights, as a call of the module would: the parts, the names and what was there."""
+    """Have torch's hooks write their weights, as a call of the module would: parts, names and what was there."""
     before: list[tuple[nn.Module, str, Any]] = []
     for part in module.modules():
         for hook in part._forward_pre_hooks.values():

@@ -177,6 +177,7 @@ def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
         "onnx": onnx.__version__,
         "form": options.form,
         "options": options.to_json(),
+        "readouts": json.dumps([name for name in built.outputs if not built.timed(name)]),
     }
     words |= _description(built.module) | ({} if source is None else {"source": source})
     helper.set_model_props(model, {f"elm_neuro.{key}": value for key, value in words.items()})

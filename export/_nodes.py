@@ -67,7 +67,7 @@ class Nodes(Scoped):
         self.dtype, self.opset = dtype, opset
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Tensor] = {}
-        self.transposed: dict[str, tuple[str, list[int]]] = {}  # what a Transpose gives: what it reads, and its axes
+        self.transposed: dict[str, list[int]] = {}  # axes of what a Transpose gives
         self._count = 0
 
     @property
@@ -91,7 +91,7 @@ class Nodes(Scoped):
         name = self.fresh(op.lower())
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         if op == "Transpose":
-            self.transposed[name] = inputs[0], attributes["perm"]
+            self.transposed[name] = list(attributes["perm"])
         return name
 
     def constant(self, name: str, value: Tensor) -> str:

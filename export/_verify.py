@@ -176,30 +176,29 @@ class _Check:
         """What the module gives; where samples have lengths, each alone and without its padding."""
         if lengths is None:
             return self.built.run(module, x, states, watched=watched)
-        samples = [
-            self.built.run(
-                module, x[i : i + 1, :end], {name: state[i : i + 1] for name, state in states.items()}, watched=watched
-            )
-            for i, end in enumerate(lengths.tolist())
-        ]
-        timed = {name for name in self.built.outputs if self.built.timed(name)}
+        samples = []
+        for i, end in enumerate(lengths.tolist()):
+            own = {name: state[i : i + 1] for name, state in states.items()}
+            if end:
+                samples.append(self.built.run(module, x[i : i + 1, :end], own, watched=watched))
+            else:  # its states stay, and all its outputs are padding
+                samples.append(Found({f"{name}_next": state for name, state in own.items()}, {}, {}))
+        whole = samples[int(lengths.argmax())]
+        outputs = {}
+        for name, value in whole.outputs.items():
+            parts = [found.outputs.get(name, value[:, :0]) for found in samples]
+            outputs[name] = torch.cat([_padded(part, x.shape[1]) if self.built.timed(name) else part for part in parts])
+        margins = {}
+        for name in whole.margins:
+            nearest = [
+                found.margins.get(name, torch.tensor(torch.inf)).expand(1, end)
+                for found, end in zip(samples, lengths.tolist(), strict=True)
+            ]
+            margins[name] = torch.cat([_padded(part, x.shape[1], torch.inf) for part in nearest])
         return Found(
-            {
-                name: torch.cat(
-                    [_padded(found.outputs[name], x.shape[1] if name in timed else None) for found in samples]
-                )
-                for name in samples[0].outputs
-            },
-            {
-                name: torch.cat(
-                    [
-                        _padded(found.margins[name].expand(1, end), x.shape[1], torch.inf)
-                        for found, end in zip(samples, lengths.tolist(), strict=True)
-                    ]
-                )
-                for name in samples[0].margins
-            },
-            {name: sum(found.num_spikes[name] for found in samples) for name in samples[0].num_spikes},
+            outputs,
+            margins,
+            {name: sum(found.num_spikes.get(name, 0) for found in samples) for name in whole.num_spikes},
         )
 
     def report(self) -> VerifyReport:
@@ -264,9 +263,7 @@ def _spoiled(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(past.view(*past.shape, *[1] * (x.ndim - 2)), torch.nan)
 
 
-def _padded(value: Tensor, length: int | None, fill: float = 0.0) -> Tensor:
-    """A sample's records (1, time, ...) with `fill` up to `length` steps; None where it has no time axis."""
-    if length is None:
-        return value
+def _padded(value: Tensor, length: int, fill: float = 0.0) -> Tensor:
+    """A sample's records (1, time, ...) with `fill` up to `length` steps."""
     rest = value.new_full((1, length - value.shape[1], *value.shape[2:]), fill)
     return torch.cat([value, rest], dim=1)

@@ -90,6 +90,7 @@ class OnnxNeuron:
         try:
             self.options: dict[str, Any] = json.loads(self.metadata["elm_neuro.options"])
             self.form: str = self.options["form"]
+            self.readouts: list[str] = json.loads(self.metadata["elm_neuro.readouts"])  # outputs without a time axis
             if self.form not in FORMS:
                 raise ValueError(f"form {self.form!r}")
         except (KeyError, TypeError, ValueError) as error:
@@ -99,7 +100,8 @@ class OnnxNeuron:
         inputs = {value.name: value for value in self.session.get_inputs()}
         names = [value.name for value in self.session.get_outputs()]
         after = {f"{name}_next" for name in inputs}
-        states = [name for name in inputs if name != "x"]
+        self.takes_lengths = "lengths" in inputs
+        states = [name for name in inputs if name not in ("x", "lengths")]
         if "x" not in inputs or any(f"{name}_next" not in names for name in states) or inputs["x"].type not in DTYPES:
             raise ValueError(
                 f"path must be a model of elm_neuro.export, got inputs {[*inputs]} and outputs {names} in {self.path}"
@@ -108,6 +110,7 @@ class OnnxNeuron:
         self.state_shapes = {name: tuple(inputs[name].shape[1:]) for name in states}
         self.output_names = [name for name in names if name not in after]
         self._names, self._x = names, tuple(inputs["x"].shape)
+        self._shapes = {value.name: tuple(value.shape) for value in self.session.get_outputs()}
         self.num_steps: int | None = self.options.get("num_steps")
         self.batch_first: bool = self.options.get("batch_first", True)
 
@@ -119,7 +122,7 @@ class OnnxNeuron:
         """One time step.
 
         Args:
-            x: (batch, input_size).
+            x: (batch, input_size); a batch of none gives outputs of none.
             state: before the step; None for zeros. It is not changed.
 
         Returns:
@@ -131,48 +134,51 @@ class OnnxNeuron:
         """
         if self.form != "step":
             raise ValueError(f'step needs a model of the form "step", got {self.form!r}: use run')
-        return self._call(self._array("x", x, self._x), state, batch_axis=0)
+        x = self._array("x", x, self._x)
+        if x.shape[0] == 0:
+            return {name: value[:, 0] for name, value in self._nothing(1, 0, 1).items()}, self._checked(state, 0)
+        return self._call(x, state, batch_axis=0)
 
-    def run(self, x: Any, state: State | None = None) -> tuple[State, State]:
+    def run(self, x: Any, state: State | None = None, lengths: Any = None) -> tuple[State, State]:
         """A sequence, whatever the form: of any length, in the form "unrolled" a multiple of its `num_steps`.
 
         Args:
             x: (batch, time, input_size), or time first where the model was exported with ``batch_first=False``.
             state: before the first step; None for zeros.
+            lengths: number of steps of each sample, (batch,), for a model that was exported with ``lengths=True``;
+                outputs are zero past them, and states stop there. None for all.
 
         Returns:
             Outputs by name, each with the axes of `x`, and the state after the last step.
         """
         time = 1 if self.batch_first else 0
-        if self.form == "sequence":
-            return self._call(self._array("x", x, self._x), state, batch_axis=1 - time)
-        if self.form == "step":
-            batch = self._x[:1]
-            x = self._array(
-                "x", x, (*batch, "time", *self._x[1:]) if self.batch_first else ("time", *batch, *self._x[1:])
-            )
-            pieces = [np.take(x, t, axis=time) for t in range(x.shape[time])]
-        else:
-            length = self.num_steps or 1
-            free = tuple("time" if axis == time else size for axis, size in enumerate(self._x))
-            x = self._array("x", x, free)
-            if x.shape[time] % length:
-                raise ValueError(f"x must have a multiple of the model's {length} steps, got {x.shape[time]}")
-            pieces = np.split(x, x.shape[time] // length, axis=time)
-        records: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in self.output_names}
-        for piece in pieces:
+        frames = self._array("x", x, self._whole(time))
+        batch, num_steps = frames.shape[1 - time], frames.shape[time]
+        width = {"step": 1, "sequence": max(num_steps, 1), "unrolled": self.num_steps or 1}[self.form]
+        if num_steps % width:
+            raise ValueError(f"x must have a multiple of the model's {width} steps, got {num_steps}")
+        ends = self._lengths(lengths, batch, num_steps)
+        if num_steps == 0 or batch == 0:
+            return self._nothing(time, batch, num_steps), self._checked(state, batch)
+        pieces = []
+        for begin in range(0, num_steps, width):
+            piece = np.take(frames, range(begin, begin + width), axis=time)
+            if self.form == "step":
+                piece = np.squeeze(piece, axis=time)
+            here = None if ends is None else np.clip(ends - begin, 0, width)
             found, state = self._call(
-                np.ascontiguousarray(piece), state, batch_axis=0 if self.form == "step" else 1 - time
+                np.ascontiguousarray(piece), state, batch_axis=0 if self.form == "step" else 1 - time, lengths=here
             )
-            for name, value in found.items():
-                records[name].append(value)
-        state = state or {}
-        if self.form == "step":
-            return {name: np.stack(values, axis=time) for name, values in records.items()}, state
-        whole = {value.name for value in self.session.get_outputs() if self.num_steps in value.shape}
-        return {
-            name: np.concatenate(values, axis=time) if name in whole else values[-1] for name, values in records.items()
-        }, state
+            pieces.append(found)
+        last = np.full(batch, len(pieces) - 1) if ends is None else np.maximum(ends - 1, 0) // width
+        outputs = {}
+        for name in self.output_names:
+            values = [found[name] for found in pieces]
+            if name in self.readouts:
+                outputs[name] = np.stack(values)[last, np.arange(batch)]
+            else:
+                outputs[name] = (np.stack if self.form == "step" else np.concatenate)(values, axis=time)
+        return outputs, state or {}
 
     def stream(self, frames: Any, state: State | None = None) -> Iterator[tuple[State, State]]:
         """Steps one after the other as `frames` gives them, each (batch, input_size): what :meth:`step` returns."""
@@ -180,20 +186,60 @@ class OnnxNeuron:
             outputs, state = self.step(x, state)
             yield outputs, state
 
-    def _call(self, x: np.ndarray[Any, Any], state: State | None, *, batch_axis: int) -> tuple[State, State]:
-        if 0 in x.shape:
-            raise ValueError(f"x must not be empty, got shape {x.shape}")
-        batch = x.shape[batch_axis]
+    def _whole(self, time: int) -> tuple[int | str, ...]:
+        """Shape of a sequence of any length."""
+        if self.form == "step":
+            return (*self._x[:1], "time", *self._x[1:]) if time else ("time", *self._x)
+        return tuple("time" if axis == time else size for axis, size in enumerate(self._x))
+
+    def _nothing(self, time: int, batch: int, num_steps: int) -> State:
+        """Outputs where there are no steps or no samples, of which onnxruntime's operators make errors and worse."""
+        if self.readouts and num_steps == 0:
+            raise ValueError(f"x must have at least one step for {self.readouts[0]}, got 0")
+        lead = (batch, num_steps) if time else (num_steps, batch)
+        shapes = {name: self._shapes[name][1 if self.form == "step" else 2 :] for name in self.output_names}
+        shapes |= {name: self._shapes[name][1:] for name in self.readouts}
+        return {
+            name: np.zeros((*((batch,) if name in self.readouts else lead), *shape), self.dtype)
+            for name, shape in shapes.items()
+        }
+
+    def _lengths(self, lengths: Any, batch: int, num_steps: int) -> np.ndarray[Any, Any] | None:
+        """Number of steps of each sample as the model takes it; None where it takes none."""
+        if lengths is None:
+            return np.full(batch, num_steps, np.int64) if self.takes_lengths else None
+        if not self.takes_lengths:
+            raise ValueError("lengths need a model that was exported with lengths=True")
+        array = np.asarray(lengths)
+        if array.dtype.kind not in "iu" or array.shape != (batch,):
+            raise ValueError(f"lengths must be {batch} whole numbers, got {array.dtype} of shape {array.shape}")
+        if array.size and not 0 <= array.min() <= array.max() <= num_steps:
+            raise ValueError(f"lengths must be from 0 to {num_steps}, got {array.min()} to {array.max()}")
+        return array.astype(np.int64)
+
+    def _checked(self, state: State | None, batch: int) -> State:
+        """`state` as arrays of the right shapes; zeros for None."""
         if state is None:
-            state = self.initial_state(batch)
-        elif not isinstance(state, dict) or set(state) != set(self.state_shapes):
+            return self.initial_state(batch)
+        if not isinstance(state, dict) or set(state) != set(self.state_shapes):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state must hold {sorted(self.state_shapes)}, got {got}")
-        fed = {
+        return {
             name: self._array(f"state {name}", state[name], (batch, *shape))
             for name, shape in self.state_shapes.items()
         }
-        found = dict(zip(self._names, self.session.run(self._names, {"x": x, **fed}), strict=True))
+
+    def _call(
+        self,
+        x: np.ndarray[Any, Any],
+        state: State | None,
+        *,
+        batch_axis: int,
+        lengths: np.ndarray[Any, Any] | None = None,
+    ) -> tuple[State, State]:
+        fed = self._checked(state, x.shape[batch_axis])
+        more = {} if lengths is None else {"lengths": lengths}
+        found = dict(zip(self._names, self.session.run(self._names, {"x": x, **fed, **more}), strict=True))
         return {name: found[name] for name in self.output_names}, {name: found[f"{name}_next"] for name in fed}
 
     def _array(self, name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray[Any, Any]:

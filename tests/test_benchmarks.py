@@ -47,7 +47,7 @@ def test_a_benchmark_runs_small(
         found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"][0]
         assert head.split(" | ")[1:-1] == list(found["median_ms"])
         assert [float(cell.split()[0]) for cell in row.split(" | ")[1:-1]] == [
-            round(ms, 1) for ms in found["median_ms"].values()
+            round(ms, 2) for ms in found["median_ms"].values()
         ]
     if "--out" in options:
         assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))

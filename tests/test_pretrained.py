@@ -510,6 +510,15 @@ def test_subclasses_and_layers_inside_others_that_are_unknown_are_not_saved(tmp_
         save_pretrained(nn.Sequential(Mine(2, 3)), tmp_path)
 
 
+TANH = {"class": "Tanh", "config": {}}
+
+
+def inner(config: dict[str, Any], index: int) -> dict[str, Any]:
+    """Configuration of a module of a Sequential."""
+    found: dict[str, Any] = config["modules"][index][1]["config"]
+    return found
+
+
 def edited(folder: Path, module: nn.Module, change: Callable[[dict[str, Any]], object]) -> None:
     save_pretrained(module, folder)
     path = folder / "config.json"
@@ -525,14 +534,14 @@ def edited(folder: Path, module: nn.Module, change: Callable[[dict[str, Any]], o
         ("LIF", lambda c: c.update(tau_v="x"), "tau_v must be a time above 0 ms, got 'x'"),
         ("LIF", lambda c: c.update(output_size=10**12), r"cell\.weight must have shape \(1000000000000, 4\)"),
         ("LIF", lambda c: c.update(surrogate={"class": "eval"}), "surrogate must have a class of ATan"),
-        ("LIF", lambda c: c.update(surrogate={"class": "ATan", "alpha": "x"}), "surrogate ATan must have numbers for alpha"),
+        ("LIF", lambda c: c.update(surrogate={"class": "ATan", "alpha": "x"}), "surrogate ATan must have numbers"),
         ("LIF", lambda c: c.update(surrogate={"class": []}), "unhashable|surrogate must have a class"),
         ("LIF", lambda c: c.update(hidden=1), r"only the fields of ALIFConfig, got also \['hidden'\]"),
         ("SpikingELM", lambda c: c.update(core=[1]), "core must be an object with class and config"),
         ("SpikingELM", lambda c: c.pop("core"), "core must be an object with class and config, got None"),
         ("SpikingELM", lambda c: c["core"].update({"class": "Thing"}), "class must be one of ALIF, .*, got 'Thing'"),
         ("SpikingELM", lambda c: c["core"].update({"class": "Tanh"}), "config of Tanh must hold"),
-        ("SpikingELM", lambda c: c.update(core={"class": "Tanh", "config": {}}), "core must be a layer .*, got Tanh"),
+        ("SpikingELM", lambda c: c.update(core=TANH), "core must be a layer .*, got Tanh"),
         ("SpikingELM", lambda c: c["core"]["config"].update(num_mlp_layers=10**12), "num_mlp_layers must be below"),
         ("SpikingELM", lambda c: c.update(threshold=[1.0, 2.0, 3.0]), r"output\.threshold must have shape \(3,\)"),
         ("SpikingELM", lambda c: c.update(threshold="high"), "threshold must be a number"),
@@ -540,15 +549,15 @@ def edited(folder: Path, module: nn.Module, change: Callable[[dict[str, Any]], o
         ("SpikingELM", lambda c: c.update(learn_threshold=1), "learn_threshold must be True or False, got 1"),
         ("Sequential", lambda c: c.update(modules={}), "config of Sequential must hold modules only"),
         ("Sequential", lambda c: c["modules"].append(["x"]), "modules of Sequential must be pairs"),
-        ("Sequential", lambda c: c["modules"].append(["a.b", {"class": "Tanh", "config": {}}]), "names of their own"),
-        ("Sequential", lambda c: c["modules"].append(["forward", {"class": "Tanh", "config": {}}]), "names of their own"),
-        ("Sequential", lambda c: c["modules"][1][1]["config"].update(device="meta"), "config of Linear must hold"),
-        ("Sequential", lambda c: c["modules"][1][1]["config"].update(in_features="2"), "in_features of Linear must not be '2'"),
-        ("Sequential", lambda c: c["modules"][1][1]["config"].update(bias=True), r"missing \['1\.bias'\]"),
-        ("Sequential", lambda c: c["modules"][1][1]["config"].update(in_features=10**13, out_features=10**13), "must hold the tensors of its config"),
-        ("Sequential", lambda c: c["modules"][2][1]["config"].update(normalized_shape=[[4]]), "normalized_shape of LayerNorm"),
-        ("Sequential", lambda c: c["modules"][3][1]["config"].update(p=7.0), "dropout probability"),
-        ("Sequential", lambda c: c["modules"][0][1]["config"].update(num_mlp_layers=10**12), "num_mlp_layers must be below"),
+        ("Sequential", lambda c: c["modules"].append(["a.b", TANH]), "names of their own"),
+        ("Sequential", lambda c: c["modules"].append(["forward", TANH]), "names of their own"),
+        ("Sequential", lambda c: inner(c, 1).update(device="meta"), "config of Linear must hold"),
+        ("Sequential", lambda c: inner(c, 1).update(in_features="2"), "in_features of Linear must not be '2'"),
+        ("Sequential", lambda c: inner(c, 1).update(bias=True), r"missing \['1\.bias'\]"),
+        ("Sequential", lambda c: inner(c, 1).update(in_features=10**13, out_features=10**13), "must hold the tensors"),
+        ("Sequential", lambda c: inner(c, 2).update(normalized_shape=[[4]]), "normalized_shape of LayerNorm"),
+        ("Sequential", lambda c: inner(c, 3).update(p=7.0), "dropout probability"),
+        ("Sequential", lambda c: inner(c, 0).update(num_mlp_layers=10**12), "num_mlp_layers must be below"),
     ],
 )  # fmt: skip
 def test_a_made_up_config_of_any_layer_says_what_is_wrong(

@@ -9,7 +9,8 @@ import pytest
 
 NAMES = {
     "elm_neuro": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput SpikingELM"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput "
+        "SpikingELM"
         " SpikingELMState backends checkpoints last_output pretrained suggest"
     ),
     "elm_neuro.nn": (

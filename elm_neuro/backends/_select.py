@@ -1,4 +1,6 @@
-"""Which backend runs: by name, by context, or the first that can. Nothing here knows an operator or a backend by name."""
+"""Which backend runs: by name, by context, or the first that can. Nothing here knows an operator or a backend by
+name.
+"""
 
 from __future__ import annotations
 
@@ -176,11 +178,10 @@ def offer(operator: str, backend: Backend) -> Offer:
 
 def no_second_derivative() -> str:
     """What is said where someone asks for a second derivative that the backends do not have."""
-    once, twice = (
-        list(dict.fromkeys(f'"{b.name}"' for b in _backends(None) if b.has_second_derivative is can))
-        for can in (False, True)
-    )
-    return f"the backends {' and '.join(once)} have no second derivative; backend={' or '.join(twice)} has"
+    backends = _backends(None)
+    without = dict.fromkeys(f'"{backend.name}"' for backend in backends if not backend.has_second_derivative)
+    having = dict.fromkeys(f'"{backend.name}"' for backend in backends if backend.has_second_derivative)
+    return f"the backends {' and '.join(without)} have no second derivative; backend={' or '.join(having)} has"
 
 
 def _operator(name: str) -> Operator[Backend]:

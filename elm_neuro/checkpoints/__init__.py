@@ -1,4 +1,6 @@
-"""Neurons on disk: the package's own folders, and the authors' published checkpoints. No file that is read can run code."""
+"""Neurons on disk: the package's own folders, and the authors' published checkpoints. No file that is read can run
+code.
+"""
 
 from elm_neuro.checkpoints._fetch import UPSTREAM_URL, fetch_upstream
 from elm_neuro.checkpoints._upstream import NeuronIOPrediction, from_upstream, neuronio_head

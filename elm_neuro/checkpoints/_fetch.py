@@ -62,12 +62,14 @@ def fetch_upstream(
             content = _download(address, file, progress)
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionError(
-                f"{address} could not be downloaded ({error}); without a network, put {CONFIG_FILE} and {WEIGHTS_FILE} from"
+                f"{address} could not be downloaded ({error}); without a network, put {CONFIG_FILE} and "
+                f"{WEIGHTS_FILE} from"
                 f" {UPSTREAM_URL}/{name} into {folder}"
             ) from error
         if (came := hashlib.sha256(content).hexdigest()) != sha256:
             raise ValueError(
-                f"{address} must have the sha256 {sha256}, got {came} ({len(content)} bytes): it is damaged or not the published file"
+                f"{address} must have the sha256 {sha256}, got {came} ({len(content)} bytes): it is damaged or "
+                "not the published file"
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_whole({path: content})

@@ -125,7 +125,8 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
         raise ValueError(
-            f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with weights_only=True"
+            f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with "
+            "weights_only=True"
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
@@ -191,7 +192,8 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
         )
     if routing is None and config.branches * synapses != num_input:
         raise ValueError(
-            f"num_branch * num_synapse_per_branch must equal num_input without routing, got {config.branches} * {synapses} for {num_input}"
+            f"num_branch * num_synapse_per_branch must equal num_input without routing, got {config.branches} * "
+            f"{synapses} for {num_input}"
         )
     return config
 
@@ -202,11 +204,14 @@ def _upstream_name(name: str) -> str:
 
 
 def _branch_tau(tau: Tensor, name: str) -> Tensor:
-    """The time constant of each branch from those of its synapses, (num_branch, num_synapse); one for all where they are equal."""
+    """The time constant of each branch from those of its synapses, (num_branch, num_synapse); one for all where they
+    are equal.
+    """
     if bool((tau != tau[:, :1]).any()):
         branch = int((tau != tau[:, :1]).any(1).nonzero()[0])
         raise ValueError(
-            f"{name} must be the same for all synapses of a branch, got {sorted(set(tau[branch].tolist()))[:5]} on branch {branch}"
+            f"{name} must be the same for all synapses of a branch, got {sorted(set(tau[branch].tolist()))[:5]} "
+            f"on branch {branch}"
         )
     return tau[0, 0] if bool((tau == tau[0, 0]).all()) else tau[:, 0]
 

@@ -74,7 +74,9 @@ def scaled_tanh(x: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x @ weight.mT + bias``; with a neuron axis in `weight`, x is (..., num_neuron, in) and each neuron has its own matrix."""
+    """``x @ weight.mT + bias``; with a neuron axis in `weight`, x is (..., num_neuron, in) and each neuron has its own
+    matrix.
+    """
     if weight.ndim == 2:
         return F.linear(x, weight, bias)
     return torch.einsum("...ni,noi->...no", x, weight) + bias

@@ -55,7 +55,9 @@ def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> 
 
 
 class _SurrogateStep:
-    """A surrogate called on the distance to threshold: 1 where it is positive, in its dtype, with the gradient of :meth:`slope`."""
+    """A surrogate called on the distance to threshold: 1 where it is positive, in its dtype, with the gradient of
+    :meth:`slope`.
+    """
 
     def __call__(self, distance: Tensor) -> Tensor:
         spikes: Tensor = _Step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
@@ -82,7 +84,9 @@ class FastSigmoid(_SurrogateStep):
 
 @dataclass(frozen=True)
 class ATan(_SurrogateStep):
-    r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al. 2021, arXiv:2007.05785."""
+    r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al.
+    2021, arXiv:2007.05785.
+    """
 
     alpha: float = 2.0
 
@@ -93,7 +97,9 @@ class ATan(_SurrogateStep):
 
 @dataclass(frozen=True)
 class Boxcar(_SurrogateStep):
-    """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS 2023)."""
+    """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS
+    2023).
+    """
 
     width: float = 1.0
     height: float = 0.5

@@ -33,7 +33,9 @@ def memory_gain(
 ) -> Tensor:
     r"""Factor on the proposed change of the memory.
 
-    .. math:: \text{v1: } \lambda (1 - \kappa_m) \qquad \text{v2: } 1 - \kappa_\lambda = 1 - \exp(-\lambda \Delta t / \tau_m)
+    .. math::
+        \text{v1: } \lambda (1 - \kappa_m) \qquad
+        \text{v2: } 1 - \kappa_\lambda = 1 - \exp(-\lambda \Delta t / \tau_m)
 
     Source: v1 is equation 4 of arXiv:2306.16922; v2 is upstream's ``expressive_leaky_memory_neuron_v2.py`` at 52e68a6.
 

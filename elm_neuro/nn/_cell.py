@@ -231,7 +231,9 @@ class ELMCell(pretrained.Saved, nn.Module):
 
 
 class Affine(nn.Module):
-    """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as :class:`torch.nn.Linear`."""
+    """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as
+    :class:`torch.nn.Linear`.
+    """
 
     def __init__(self, in_size: int, out_size: int, num_neuron: int | None, generator: torch.Generator | None) -> None:
         super().__init__()

@@ -121,6 +121,7 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
         )
     if batch and (int(lengths.min()) < 0 or int(lengths.max()) > num_steps):
         raise ValueError(
-            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to {int(lengths.max())}"
+            f"lengths must be between 0 and the {num_steps} steps of x, got {int(lengths.min())} to "
+            f"{int(lengths.max())}"
         )
     return lengths.to(device=device, dtype=torch.int64)

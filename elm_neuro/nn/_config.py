@@ -131,7 +131,8 @@ class ELMConfig:
         _positive("lambda_", self.lambda_)
         if not (is_number(self.w_s_init) and self.w_s_init >= 0):
             raise ValueError(
-                f"w_s_init must be a finite number, not negative (synaptic weights are rectified), got {self.w_s_init!r}"
+                "w_s_init must be a finite number, not negative (synaptic weights are rectified), got "
+                f"{self.w_s_init!r}"
             )
         if isinstance(self.tau_s, Iterable):
             object.__setattr__(self, "tau_s", tuple(float(tau) for tau in self.tau_s))
@@ -163,7 +164,8 @@ class ELMConfig:
             raise ValueError(f"tau_m_bounds must include tau_m_init {self.tau_m_init}, got {self.tau_m_bounds}")
         if low == high and self.learn_tau_m:
             raise ValueError(
-                f"tau_m_bounds must be a range where tau_m is learned, got {self.bounds}; give bounds or learn_tau_m=False"
+                f"tau_m_bounds must be a range where tau_m is learned, got {self.bounds}; give bounds or "
+                "learn_tau_m=False"
             )
 
     @property
@@ -185,7 +187,9 @@ class ELMConfig:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Bounds of tau_m in ms. Where none are given: a tenth of the lowest to ten times the highest initial value, or just these if fixed."""
+        """Bounds of tau_m in ms. Where none are given: a tenth of the lowest to ten times the highest initial value, or
+        just these if fixed.
+        """
         if self.tau_m_bounds is not None:
             return self.tau_m_bounds
         low, high = self.tau_m_init

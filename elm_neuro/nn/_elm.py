@@ -349,7 +349,9 @@ class BranchELM(ELM):
 def _refuse_nan(
     neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
-    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the culprit sought."""
+    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the
+    culprit sought.
+    """
     if not math.isnan(total.item()):
         return
     for name, part in () if before is None else zip(before._fields, before, strict=True):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from elm_neuro import backends
 from elm_neuro.events import SpikeEvents
@@ -34,6 +36,8 @@ class Layer(Protocol[State]):
     - ``is_cell = True`` where its ``forward`` takes one step, as ``step`` does; `lengths` are then 0 or 1;
     - ``backend``, the name of the backend that it runs on;
     - ``core``, the layer that it wraps;
+    - ``forward_spiking(x, state, lengths, rule)``, beside its ``forward``: spikes, output and state at once, by the
+      threshold and surrogate of a :class:`elm_neuro.backends.SpikeRule`;
     - ``config_type`` and ``from_config``, to be saved: :func:`elm_neuro.pretrained.register`.
     """
 
@@ -125,6 +129,29 @@ def output_shape(module: AnyLayer) -> tuple[int, ...]:
     return (module.output_size,) if shape is None else tuple(shape)
 
 
+def forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
+    """The core's way to fire inside its own pass, where it has one that its call would not differ from.
+
+    It does differ where someone hangs a hook on the core or gives it another forward.
+    """
+    owner = next((kind for kind in type(core).__mro__ if "forward" in vars(kind)), None)
+    if owner is None or "forward_spiking" not in vars(owner) or "forward" in vars(core) or has_hooks(core):
+        return None
+    inside: Callable[..., tuple[Tensor, Tensor, Any]] = core.forward_spiking
+    return inside
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anyone hangs on a module's call."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _has_any_global_hook()
+    )
+
+
 class BackendName:
     """The attribute `backend` of a layer: a name is checked where it is assigned.
 
@@ -159,4 +186,6 @@ def _missing(module: object) -> list[str]:
     if type(module).forward is nn.Module.forward:
         return [*missing, "forward"]
     keywords = inspect.signature(type(module).forward).parameters
+    if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in keywords.values()):
+        return missing  # it hands on what it is given
     return missing + [f"{keyword} in forward" for keyword in FORWARD if keyword not in keywords]

@@ -20,7 +20,7 @@ from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer, Config, check_layer, output_shape
+from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape
 from elm_neuro.nn._lengths import last_or_before, step_where_valid
 
 RESETS = ("none", "subtract", "zero")
@@ -259,28 +259,6 @@ class SpikeOutput(nn.Module):
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
 
 
-def _forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
-    """The core's way to fire inside its own pass, where it has one that its call would not differ from.
-
-    It does differ where someone hangs a hook on the core or gives it another forward.
-    """
-    owner = next((kind for kind in type(core).__mro__ if "forward" in vars(kind)), None)
-    if owner is None or "forward_spiking" not in vars(owner) or "forward" in vars(core) or _has_hooks(core):
-        return None
-    inside: Callable[..., tuple[Tensor, Tensor, Any]] = core.forward_spiking
-    return inside
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or torch.nn.modules.module._has_any_global_hook()
-    )
-
-
 @pretrained.register
 class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     """An ELM neuron, a population of them, or any other layer, whose readout spikes.
@@ -383,8 +361,8 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
-        rule = self.output.rule if type(self.output) is SpikeOutput and not _has_hooks(self.output) else None
-        inside = None if rule is None or torch.compiler.is_compiling() else _forward_spiking(self.core)
+        rule = self.output.rule if type(self.output) is SpikeOutput and not has_hooks(self.output) else None
+        inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
         if rule is not None and inside is not None:
             inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
             s_all, v_all, inner = inside(x, inner, lengths, rule)

@@ -33,7 +33,9 @@ NOT_OURS = {
     "test_lsnn.py::test_lsnn_recurrent_cell_no_autopses": "autapses: an ELM has no recurrent weight matrix",
     "test_lsnn.py::test_lsnn_cell": "wants 1.8 in the synaptic current i, a field of the LSNN's state",
     "test_lif.py::test_lif_datatype": "sparse and boolean input, and the synaptic current i",
-    "test_sequential.py::test_state_sequence_apply_with_state": "builds a LIF's state (v, i) from two scalars; a state of ours has the batch's shape",
+    "test_sequential.py::test_state_sequence_apply_with_state": (
+        "builds a LIF's state (v, i) from two scalars; a state of ours has the batch's shape"
+    ),
 }
 NO_GPU = ("test_sequential.py::test_lif_box_compile_gpu", "test_lift.py::test_compile_lift")
 
@@ -56,7 +58,9 @@ def replacements() -> dict[str, Any]:
     from elm_neuro.adapters import norse as faces
 
     def sizes(input_size: int, hidden_size: int) -> dict[str, Any]:
-        """One neuron with as many outputs, branches and memory units as the LIF layer has neurons: norse's tests look at the state's shape."""
+        """One neuron with as many outputs, branches and memory units as the LIF layer has neurons: norse's tests look
+        at the state's shape.
+        """
         synapses = {
             "num_synapse_per_branch": input_size,
             "routing": "random",

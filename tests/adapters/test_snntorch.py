@@ -396,7 +396,8 @@ def test_a_surrogate_that_gives_float32_is_named_in_float64(make: Callable[..., 
     neuron = make(spike_grad=snn.surrogate.atan()).double()
     with pytest.raises(
         TypeError,
-        match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), got (spikes of )?torch.float32",
+        match=r"(spike_grad|surrogate) must keep the dtype torch.float64 of the (neuron|membrane), "
+        r"got (spikes of )?torch.float32",
     ):
         neuron(spikes_in(BATCH, SIZE, dtype=torch.float64))
 

@@ -1,4 +1,6 @@
-"""One spiking network with the same weights, plain, in snnTorch's face and in norse's: the same spikes and gradients."""
+"""One spiking network with the same weights, plain, in snnTorch's face and in norse's: the same spikes and
+gradients.
+"""
 
 from __future__ import annotations
 

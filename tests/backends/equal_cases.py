@@ -11,7 +11,8 @@ from elm_neuro import ELM, ELMState
 from elm_neuro.backends.native import _library
 from tests.strategies import frames, neurons
 
-# What must equal the reference. A missing library is no reason to skip: native/test_library.py says when it may be missing.
+# What must equal the reference. A missing library is no reason to skip: native/test_library.py says when it may be
+# missing.
 FAST = ["torch", "native"] if not _library.missing() else ["torch"]
 BACKENDS = ["reference", *FAST]
 
@@ -19,7 +20,8 @@ BACKENDS = ["reference", *FAST]
 def everything(
     neuron: ELM, backend: str, x: Any, state: ELMState | None, lengths: torch.Tensor | None
 ) -> list[torch.Tensor]:
-    """Output, final state, and the gradients of a random function of them in every parameter, the input and the first state."""
+    """Output, final state, and the gradients of a random function of them in every parameter, the input and the first
+    state."""
     neuron.backend = backend
     leaves = [*neuron.parameters(), *([x] if isinstance(x, torch.Tensor) else []), *(state or ())]
     for leaf in leaves:

@@ -1,4 +1,5 @@
-"""A backend of one's own, from this file alone: offered, listed, chosen by name, by context and automatically, refused in its own words."""
+"""A backend of one's own, from this file alone: offered, listed, chosen by name, by context and automatically,
+refused in its own words."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def test_published_checkpoints_give_the_authors_outputs(
 def test_the_head_gives_the_voltage_of_the_simulation(
     shared: Path, reference_outputs: dict[str, np.ndarray], number: int
 ) -> None:
-    """The recorded voltage is met without bias, which no wrong shift or scale would do; window 0 has spikes, window 1 has none."""
+    """The recorded voltage is met without bias, which no wrong shift or scale would do; window 0 has spikes, window 1
+    has none.
+    """
     neuron = from_upstream(shared / "data/checkpoints/num_memory_20")
     with torch.no_grad():
         head = neuronio_head(neuron(window(reference_outputs, number, torch.float32))[0][0])

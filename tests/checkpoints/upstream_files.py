@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 class Upstream:
-    """A made-up checkpoint in the authors' format, and its neuron by their equations: one synapse trace each, float64 throughout."""
+    """A made-up checkpoint in the authors' format, and its neuron by their equations: one synapse trace each, float64
+    throughout.
+    """
 
     def __init__(
         self, seed: int = 0, *, v2: bool = False, routing: str | None = "neuronio_routing", **config: Any

@@ -1,4 +1,6 @@
-"""Sequences inside compiled networks: their loops over time run as they are, so compiling takes no longer for longer sequences."""
+"""Sequences inside compiled networks: their loops over time run as they are, so compiling takes no longer for longer
+sequences.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every keyword of every layer and face stands in its signature with type and default, and a misspelled one is named."""
+"""Every keyword of every layer and face stands in its signature with type and default, and a misspelled one is
+named.
+"""
 
 from __future__ import annotations
 
@@ -122,6 +124,7 @@ def test_the_options_are_those_of_the_configuration() -> None:
     assert {name for name, kind in hints.items() if configured[name] != kind} == {"routing"}  # a tensor too
 
 
+SPIKING = "elm_neuro.nn.SpikingELM"
 ELM_IN_YAML = {
     "class_path": "elm_neuro.nn.ELM",
     "init_args": {"input_size": 3, "output_size": 2, "num_memory": 4, "delta_t": 2.0, "tau_s": [1, 2, 3]},
@@ -132,7 +135,7 @@ ELM_IN_YAML = {
     ("net", "found"),
     [
         (ELM_IN_YAML, lambda net: net),
-        ({"class_path": "elm_neuro.nn.SpikingELM", "init_args": {"core": ELM_IN_YAML, "threshold": 0.5}}, lambda n: n.core),
+        ({"class_path": SPIKING, "init_args": {"core": ELM_IN_YAML, "threshold": 0.5}}, lambda net: net.core),
     ],
 )  # fmt: skip
 def test_jsonargparse_parses_checks_and_makes_them(net: dict[str, Any], found: Callable[[Any], Any]) -> None:

@@ -68,12 +68,16 @@ def reformulated_scan(
 
 
 def filters_commute(params: ELMParameters) -> bool:
-    """Whether the trace filter may follow the first MLP layer, and does so on no more channels than there are branches."""
+    """Whether the trace filter may follow the first MLP layer, and does so on no more channels than there are
+    branches.
+    """
     return may_commute(params) and params.mlp_weight[0].shape[-2] <= params.w_s.shape[-2]
 
 
 def may_commute(params: ELMParameters) -> bool:
-    """Whether the trace filter may follow the first MLP layer: all branches share their time constant and have no nonlinearity."""
+    """Whether the trace filter may follow the first MLP layer: all branches share their time constant and have no
+    nonlinearity.
+    """
     return params.kappa_b.ndim == 0 and params.branch_activation is None
 
 
@@ -112,7 +116,9 @@ def branch_traces(
 def _through_branches(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState, lengths: Tensor | None, lowered: torch.autocast
 ) -> tuple[Tensor, Tensor]:
-    """The same where branches have their own time constants or a nonlinearity, or are fewer than the hidden units: the filter runs on them."""
+    """The same where branches have their own time constants or a nonlinearity, or are fewer than the hidden units:
+    the filter runs on them.
+    """
     if params.routing is None and isinstance(x, Tensor):
         arrived = (x.unsqueeze(2) if params.w_s.ndim == 3 and x.ndim == 3 else x) * params.w_s.squeeze(-1)
     else:

@@ -1,4 +1,6 @@
-"""The memory recurrence, the only part that must run step by step: in preallocated buffers, with a hand-written backward pass."""
+"""The memory recurrence, the only part that must run step by step: in preallocated buffers, with a hand-written
+backward pass.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,9 @@ def _run_forward(
     *,
     silu: bool,
 ) -> None:
-    """Fill `memory` from its first entry on; `pre`, `post` and `proposal` become what the layers held before and after their nonlinearity."""
+    """Fill `memory` from its first entry on; `pre`, `post` and `proposal` become what the layers held before and
+    after their nonlinearity.
+    """
     add_product: Any = Tensor.baddbmm_ if memory.ndim == 4 else Tensor.addmm_
     lerp, silu_out = torch.lerp, torch.ops.aten.silu.out
     layers = [z.unbind(0) for z in (*pre, proposal)] if weights else [proposal.unbind(0)]
@@ -157,7 +161,9 @@ def _run_backward(
     weights: list[Tensor],
     decay: Tensor,
 ) -> Tensor:
-    """Fill `dq` and `dz` in place from the last step to the first and add up `grad_n`; returns the gradient before the first step."""
+    """Fill `dq` and `dz` in place from the last step to the first and add up `grad_n`; returns the gradient before
+    the first step.
+    """
     mm: Any = torch.bmm if grad_n.ndim == 4 else torch.mm
     add_product: Any = Tensor.baddbmm_ if grad_n.ndim == 4 else Tensor.addmm_
     g_steps, q_steps = grad_n.unbind(0), dq.unbind(0)
@@ -185,7 +191,9 @@ def _derivative(z: Tensor, *, silu: bool) -> Tensor:
 def _weight_gradients(
     population: bool, dq: Tensor, dz: list[Tensor], post: list[Tensor], memory: Tensor, num_layers: int
 ) -> list[Tensor]:
-    """Gradients of the recurrent half of the first layer, then of each further layer's weight and bias, as sums over all steps."""
+    """Gradients of the recurrent half of the first layer, then of each further layer's weight and bias, as sums over
+    all steps.
+    """
 
     def outer(out: Tensor, inp: Tensor) -> Tensor:
         if population:

@@ -1,1 +1,1 @@
-"""The compiled library of the CPU and what is handed to it."""
+"""The library of native kernels for the CPU and what is handed to it."""

@@ -22,7 +22,9 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Events(NamedTuple):
-    """Events of a batch as the library reads them: those of row ``sample * num_steps + step`` are entries begin[row] : end[row]."""
+    """Events of a batch as the library reads them: those of row ``sample * num_steps + step`` are entries begin[row]
+    : end[row].
+    """
 
     begin: Tensor  # (batch * num_steps,), int64; a view where `end` continues it
     end: Tensor

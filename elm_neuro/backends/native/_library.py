@@ -122,7 +122,9 @@ def _pool_of_torch() -> int | None:
 
 
 def sources_digest() -> str | None:
-    """Fingerprint of the sources beside the library, None where they are not there (a wheel); setup.py writes it into the library."""
+    """Fingerprint of the sources beside the library, None where they are not there (a wheel); setup.py writes it into
+    the library.
+    """
     sources = sorted(path for path in FOLDER.glob("*") if path.suffix in (".cpp", ".h"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16] if sources else None
 
@@ -194,7 +196,9 @@ def chunk(dtype: torch.dtype) -> int:
 
 
 def large(like: Tensor, size: int) -> Tensor:
-    """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page costs more than its use."""
+    """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page
+    costs more than its use.
+    """
     buffer = like.new_empty(size)
     if buffer.nbytes >= LARGE_BYTES:
         library().elm_advise(buffer.data_ptr(), buffer.nbytes)
@@ -202,7 +206,9 @@ def large(like: Tensor, size: int) -> Tensor:
 
 
 def threads_for(work: float) -> int:
-    """Threads for about `work` multiply-adds: torch's number, fewer where starting them would take longer than the work."""
+    """Threads for about `work` multiply-adds: torch's number, fewer where starting them would take longer than the
+    work.
+    """
     return max(1, min(torch.get_num_threads(), int(work / 2e6)))
 
 

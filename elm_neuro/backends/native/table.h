@@ -100,12 +100,11 @@ template <class R> static void sum_synapses(const ElmTable &a, i64 n, const i64 
         const R *total =
             (const R *)a.total + b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
         R *arrived = (R *)a.arrived + (b * a.num_neuron + n) * a.num_branch;
-        for (i64 j = 0; j < a.num_branch; j++) {
+        for (i64 j = 0; !routing && j < a.num_branch; j++) arrived[j] = w_s[j] * total[j];
+        for (i64 j = 0; routing && j < a.num_branch; j++) {
             R sum = 0;
-            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
-                const i64 input = routing ? routing[k] : j;
-                if (input >= 0) sum += w_s[k] * total[input];
-            }
+            for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++)
+                if (routing[k] >= 0) sum += w_s[k] * total[routing[k]];
             arrived[j] = sum;
         }
     }

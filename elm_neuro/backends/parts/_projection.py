@@ -1,4 +1,6 @@
-"""Routing, weights and branch sum of all time steps at once: one matrix product, or sums over the events of sparse input."""
+"""Routing, weights and branch sum of all time steps at once: one matrix product, or sums over the events of sparse
+input.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def _event_projection(x: SpikeEvents, weight: Tensor) -> Tensor:
 
 
 class _EventProjection(Function):
-    """Rows of the transposed weight added up per time step; the backward pass is the same sum over the transposed events."""
+    """Rows of the transposed weight added up per time step; the backward pass is the same sum over the transposed
+    events.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, indptr: Tensor, channel: Tensor, value: Tensor | None) -> Tensor:

@@ -1,4 +1,6 @@
-"""Long sequences in bounded memory: the activations of some steps at a time, the others computed again in the backward pass."""
+"""Long sequences in bounded memory: the activations of some steps at a time, the others computed again in the
+backward pass.
+"""
 
 from __future__ import annotations
 

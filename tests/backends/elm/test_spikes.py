@@ -164,7 +164,7 @@ def test_a_spiking_layer_is_its_core_and_its_output_one_after_the_other(
     outcomes = []
     for inside in (True, False):
         if not inside:
-            monkeypatch.setattr("elm_neuro.nn._spiking._forward_spiking", lambda core: None)
+            monkeypatch.setattr("elm_neuro.nn._spiking.forward_spiking", lambda core: None)
         spikes, state = layer(x, None, lengths)
         spikes, state = layer(x, state)
         layer.zero_grad()
@@ -182,8 +182,8 @@ def test_hooks_and_forwards_of_ones_own_are_heeded() -> None:
     handle.remove()
 
     class Loud(ELM):
-        def forward(self, *inputs: Any) -> Any:
-            y, after = super().forward(*inputs)
+        def forward(self, x: Any, state: Any = None, lengths: Any = None) -> Any:
+            y, after = super().forward(x, state, lengths)
             return y + 100.0, after
 
     assert bool(SpikingELM(Loud(30, 2, num_memory=5), threshold=0.1)(x)[0].all())

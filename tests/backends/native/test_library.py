@@ -101,7 +101,8 @@ assert torch.equal(run(), expected)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")
 @pytest.mark.parametrize("given", ["events", "frames"])
 def test_a_recomputed_pass_takes_the_memory_of_its_parts(given: str) -> None:
-    """16,384 rows of 60 + 120 units in float32 are 12 MiB; of 256 steps at a time they are 0.4, and the frames' product adds as much."""
+    """16,384 rows of 60 + 120 units in float32 are 12 MiB; of 256 steps at a time they are 0.4, and the frames'
+    product adds as much."""
     code = f"""
 import torch
 from elm_neuro import ELM, SpikeEvents

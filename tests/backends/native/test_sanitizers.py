@@ -118,7 +118,8 @@ def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     """All sizes under AddressSanitizer and UBSan."""
     copy, runtime = copy_built_with(tmp_path, "address", "undefined")
-    code = "import torch; from tests.backends import native_cases as t; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
+    code = "import torch; from tests.backends import native_cases as t"
+    code += "; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
     options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
     for name in ("avx512", "avx2", "baseline"):
         assert "clean" in run_python(
@@ -137,7 +138,8 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="ThreadSanitizer is loaded before Python on Linux only")
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    """Two models in two threads, three threads a call, under ThreadSanitizer; torch, which it does not know, stays on one."""
+    """Two models in two threads, three threads a call, under ThreadSanitizer; torch, which it does not know, stays on
+    one."""
     copy, runtime = copy_built_with(tmp_path, "thread")
     code = "from elm_neuro.backends.native import _library; _library.threads_for = lambda work: 3"
     code += "; from tests.backends import native_cases as t; t.stress(seconds=2.0, num_threads=1); print('clean')"

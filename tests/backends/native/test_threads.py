@@ -77,7 +77,8 @@ def test_two_models_for_some_seconds_in_two_threads_give_what_each_gives_alone(n
 
 
 class Outputs(torch.utils.data.Dataset[torch.Tensor]):
-    """Outputs of a neuron, computed in the loader's workers, and how many threads the library would use there for any amount of work."""
+    """Outputs of a neuron, computed in the loader's workers, and how many threads the library would use there for any
+    amount of work."""
 
     def __init__(self, neuron: ELM, x: torch.Tensor) -> None:
         self.neuron, self.x = neuron, x
