@@ -47,9 +47,7 @@ def test_it_is_compiled_once(compiler: Counted, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cuda").iterdir())) == 2
 
 
-def test_another_compiler_or_another_source_compiles_again(
-    compiler: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_compiler_or_another_source_compiles_again(compiler: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     _compile.machine_code(PROGRAM, 90)
     compiler.version = (13, 1)
     _compile.machine_code(PROGRAM, 90)

@@ -17,7 +17,7 @@ import torch
 
 from elm_neuro.backends.cuda import _compile, _plans
 from elm_neuro.backends.cuda._compile import Program
-from tests.backends.cuda.fake_driver import COMPILER, HERE, FakeDriver, built
+from tests.backends.cuda.fake_driver import COMPILER, HERE, FakeDriver
 
 REPOSITORY = HERE.parents[2]
 HEADER = '#pragma once\n#include "common.cuh"\nstruct Sums { const Real *x; Real *y; };\n'
@@ -82,7 +82,7 @@ def test_a_barrier_that_not_all_threads_reach_is_found(monkeypatch: pytest.Monke
         results(monkeypatch, SUM.replace("BARRIER", NOT_REACHED))
 
 
-BARRIERS = [match.start() for match in re.finditer(r"__syncthreads\(\);", _compile.sources()["memory.cuh"])]
+BARRIERS = [match.start() for match in re.finditer(r"wait_for_block\(\);", _compile.sources()["memory.cuh"])]
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_every_barrier_of_the_recurrence_is_needed_where_it_stands(
     from elm_neuro.backends.cuda import _memory
 
     text, at = _compile.sources()["memory.cuh"], BARRIERS[number]
-    texts = {**_compile.sources(), "memory.cuh": text[:at] + text[at:].replace("__syncthreads();", "", 1)}
+    texts = {**_compile.sources(), "memory.cuh": text[:at] + text[at:].replace("wait_for_block();", ";", 1)}
     monkeypatch.setattr(_compile, "sources", lambda: texts)
     device = fake_driver.properties
     x = torch.randn(3, 9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
