@@ -183,7 +183,8 @@ _compile.sources = lambda: texts
 driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 x, y = torch.ones(64), torch.ones(64)
 arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-driver.launch(Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0))), "elm_sum", (1, 1), 64, 252, arguments, x.device)
+program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
 """
     environment = {**os.environ, "LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""The backend `cuda` forward and backward against the float64 reference; its kernels run on the CPU, threads in shuffled order."""
+"""The backend `cuda` against the float64 reference: its kernels run on the CPU, threads in shuffled order."""
 
 from __future__ import annotations
 
