@@ -305,8 +305,8 @@ def sweep(device: _plans.Device) -> list[dict[str, Any]]:
             say(f"{memory} B{batch} {'bwd' if backward else 'fwd'}: {shown}; worst {table[-1][0]:.2f}")
             result += [
                 {"case": case, "backward": backward, "us": us, "threads": p.threads, "lanes": p.up.lanes,
-                 "samples": p.samples, "kept": [h.kept for h in (p.up, p.down)], "near": [h.near for h in (p.up, p.down)], "depth": p.depth,
-                 "registers": r, "local": loc, "cycles": p.cycles}
+                 "samples": p.samples, "kept": [h.kept for h in (p.up, p.down)],
+                 "near": [h.near for h in (p.up, p.down)], "depth": p.depth, "registers": r, "local": loc, "cycles": p.cycles}
                 for us, p, r, loc in table
             ]  # fmt: skip
     return result

@@ -69,7 +69,7 @@ class Arranged(NamedTuple):
 
 
 def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
-    """Sums of rows of `table`, (num_input, width), contiguous: of the channels of each row's events, (num_row, width)."""
+    """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
     if out.numel():
