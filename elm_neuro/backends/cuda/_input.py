@@ -185,7 +185,9 @@ def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: boo
     batch, num_steps, width = flat.shape
     out, kappa = flat.new_empty(flat.shape), kappa.to(v.dtype).contiguous()
     initial = None if initial is None else initial.contiguous()
-    args = FILTER(num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), reverse, flat, kappa, initial, out)
+    args = FILTER(
+        num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), int(reverse), flat, kappa, initial, out
+    )
     _launch("elm_filter", (batch, -(-width // THREADS)), args, flat)
     return out.view(v.shape)
 

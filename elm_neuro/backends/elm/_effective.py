@@ -105,14 +105,15 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        protos = ctx.saved_tensors
+        proto_w_s, proto_tau_m = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
-            return (*_differentiable(protos, needed, ctx.timescales, grads[:3]), None, None, None)
+            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None, None)
         of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
         kernels: Kernels = ctx.kernels
-        found = kernels.backward(*protos, (of_w_s, of_kappa, of_gain), wanted, kernels.constants(ctx.timescales))
+        laid_out = of_w_s, of_kappa, of_gain
+        found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, kernels.constants(ctx.timescales))
         return (*found, None, None, None)
 
 

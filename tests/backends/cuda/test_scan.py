@@ -79,7 +79,7 @@ def check(case: Any, driver: FakeDriver, *, seed: int, events: bool, recompute_e
         assert_close(result, wanted)
 
 
-@settings(FEW, max_examples=100)
+@settings(FEW, max_examples=60)
 @given(
     case=drawn(SIZES),
     seed=st.integers(0, 9),
