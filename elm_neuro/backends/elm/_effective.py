@@ -1,7 +1,8 @@
-"""What a neuron's learned numbers become in a step: on a GPU in one launch and one back, elsewhere by torch."""
+"""What a neuron's learned numbers become in a step: by a kernel and one back where there is one, elsewhere by torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from struct import pack, unpack
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
-from elm_neuro.backends.elm import _cuda
+from elm_neuro.backends.elm import _cuda, _native
+from elm_neuro.backends.native import _effective
 from elm_neuro.functional import bounded_tau, decay, memory_gain
 
-CUDA = _cuda.Cuda()
+CUDA, NATIVE = _cuda.Cuda(), _native.Native()
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Timescales(NamedTuple):
@@ -47,8 +50,11 @@ def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales:
     >>> effective(torch.tensor([-1.0, 2.0]), torch.zeros(1), torch.tensor(5.0), Timescales((1.0, 3.0), 1.0, 5.0, "v1"))
     Effective(w_s=tensor([0., 2.]), kappa_m=tensor([0.6065]), gain=tensor([1.9673]), kappa_b=tensor(0.8187))
     """
-    if proto_w_s.device.type == _cuda.DEVICE and _has_kernel(proto_w_s, proto_tau_m, tau_s):
-        found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    kernels = _kernels(proto_w_s, proto_tau_m, tau_s)
+    if kernels is not None:
+        if not (torch.is_grad_enabled() and (proto_w_s.requires_grad or proto_tau_m.requires_grad)):
+            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales)))
+        found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales, kernels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return Effective._make(found)
     return Effective(*_by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t))
 
@@ -61,36 +67,40 @@ def _by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) ->
     return torch.relu(proto_w_s), kappa_m, gain
 
 
-def _has_kernel(proto_w_s: Tensor, *others: Tensor) -> bool:
-    """Not for what looks into functions: compilers, tracers, forward mode, transforms, tensors of other classes."""
+class Kernels(NamedTuple):
+    """One device's."""
+
+    constants: Callable[[Timescales], tuple[Any, ...]]  # as the kernels read them
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor | None, Tensor | None]]
+
+
+def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
+    """None for what looks into functions: compilers, tracers, forward mode, transforms, tensors of other classes."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
-        return False
-    tensors = (proto_w_s, *others)
-    return (
-        not torch._C._are_functorch_transforms_active()
-        and CUDA.missing() is None
-        and CUDA.refusal_of(proto_w_s) is None
-        and not others[-1].requires_grad
-        and all(
-            type(t) in (Tensor, torch.nn.Parameter)
-            and t.device == proto_w_s.device
-            and t.dtype == proto_w_s.dtype
-            and t.is_contiguous()
-            for t in tensors
-        )
-    )
+        return None
+    device, dtype = proto_w_s.device, proto_w_s.dtype
+    kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
+    if kernels is None or torch._C._are_functorch_transforms_active() or others[-1].requires_grad:
+        return None
+    for tensor in (proto_w_s, *others):
+        if type(tensor) not in PLAIN or tensor.device != device or tensor.dtype != dtype or not tensor.is_contiguous():
+            return None
+    backend = CUDA if kernels is GPU else NATIVE
+    return kernels if backend.missing() is None and backend.refusal_of(proto_w_s) is None else None
 
 
 class _Fused(Function):
     @staticmethod
     def forward(
-        ctx: Any, proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
+        ctx: Any, proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales, kernels: Kernels
     ) -> tuple[Tensor, ...]:
-        ctx.timescales = timescales
+        ctx.timescales, ctx.kernels = timescales, kernels
         ctx.save_for_backward(proto_w_s, proto_tau_m)
         ctx.set_materialize_grads(False)
-        w_s, kappa_m, gain, kappa_b = effective_forward(proto_w_s, proto_tau_m, tau_s, _constants(timescales))
-        ctx.mark_non_differentiable(kappa_b)
+        w_s, kappa_m, gain, kappa_b = kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales))
+        constant = (kappa_b,) if proto_tau_m.requires_grad else (kappa_m, gain, kappa_b)
+        ctx.mark_non_differentiable(*constant if proto_w_s.requires_grad else (w_s, *constant))
         return w_s, kappa_m, gain, kappa_b
 
     @staticmethod
@@ -98,12 +108,13 @@ class _Fused(Function):
         proto_w_s, proto_tau_m = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
-            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None)
+            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None, None)
         of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
+        kernels: Kernels = ctx.kernels
         laid_out = of_w_s, of_kappa, of_gain
-        found = effective_backward(proto_w_s, proto_tau_m, laid_out, wanted, _constants(ctx.timescales))
-        return (*found, None, None)
+        found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, kernels.constants(ctx.timescales))
+        return (*found, None, None, None)
 
 
 def _differentiable(
@@ -123,8 +134,12 @@ def _differentiable(
 
 
 @lru_cache(maxsize=64)
-def _constants(timescales: Timescales) -> tuple[int, ...]:
+def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
     """As the kernel reads them: the bits of float64 numbers, then whether the variant is v2."""
     (low, high), delta_t, lambda_, variant = timescales
     bits = (unpack("q", pack("d", number))[0] for number in (low, high - low, delta_t, lambda_))
     return (*bits, int(variant == "v2"))
+
+
+GPU = Kernels(_constants_of_gpu, effective_forward, effective_backward)
+CPU = Kernels(_effective.constants, _effective.forward, _effective.backward)
