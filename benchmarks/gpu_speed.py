@@ -306,7 +306,8 @@ def sweep(device: _plans.Device) -> list[dict[str, Any]]:
             result += [
                 {"case": case, "backward": backward, "us": us, "threads": p.threads, "lanes": p.up.lanes,
                  "samples": p.samples, "kept": [h.kept for h in (p.up, p.down)],
-                 "near": [h.near for h in (p.up, p.down)], "depth": p.depth, "registers": r, "local": loc, "cycles": p.cycles}
+                 "near": [h.near for h in (p.up, p.down)],
+                 "depth": p.depth, "registers": r, "local": loc, "cycles": p.cycles}
                 for us, p, r, loc in table
             ]  # fmt: skip
     return result

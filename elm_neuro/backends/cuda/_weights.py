@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, w_s: Tensor, routing: Tensor | None, w1: Tensor, num_input: int, *, own_input: bool) -> Sizes:
-        """`own_input`: neurons have inputs of their own; the table is (neuron, input, first), else (input, neuron, first)."""
+        """`own_input`: a neuron has its own input; the table is (neuron, input, first), else (input, neuron, first)."""
         num_neuron = w1.shape[0] if w1.ndim == 3 else 1
         first, row = w1.shape[-2:]
         strides = (first, num_input * first) if own_input else (num_neuron * first, first)

@@ -228,7 +228,7 @@ def _readout(memory: Tensor, o: Operands) -> Tensor:
 
 
 def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of memory, (num_neuron, batch, time, num_memory), and output, (num_neuron, batch * time, output_size)."""
+    """Gradients of memory, (num_neuron, batch, time, num_memory), and output, (num_neuron, batch * time, output)."""
     if grad_y is None:
         return None, None
     grad_y = cut_at(o.lengths, grad_y)
