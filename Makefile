@@ -19,6 +19,9 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 TORCH_INDEX ?=
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# A borrowed machine with a GPU may have no network: what runs there takes what is installed.
+GPU_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON),python3)
+
 ALL_STAMP := $(VENV)/.installed-all
 DEMO_STAMP := $(VENV)/.installed-demo
 # The demo is content with what `make test` installed.
@@ -28,7 +31,7 @@ DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench bench-gpu clean
+.PHONY: help demo test test-all test-gpu lint format bench bench-gpu clean
 
 # .venv does not survive a move of the checkout: its scripts hold the old path.
 ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
@@ -65,9 +68,12 @@ format: $(ALL_STAMP)  ## sort imports and lay out the code
 bench: $(ALL_STAMP)  ## speed of the neuron against its peers on the CPU
 	$(BIN)/python benchmarks/neuron_speed.py $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
 
-bench-gpu: $(ALL_STAMP)  ## the same on the GPU, and ONNX there where onnxruntime-gpu is installed
-	$(BIN)/python benchmarks/neuron_speed.py --device cuda $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
-	-$(BIN)/python benchmarks/onnx_latency.py --device cuda $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
+test-gpu:  ## tests on an NVIDIA GPU; installs nothing: .venv where it is there, else python3 with torch and pytest
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir=. tests/gpu -q --tb=short -ra $(ARGS)
+
+bench-gpu:  ## speed on an NVIDIA GPU against cuDNN and torch, in reports/gpu_speed.json too; installs nothing
+	mkdir -p reports
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu_speed.py --out reports $(ARGS)
 
 clean:  ## remove .venv, builds and caches; reports stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

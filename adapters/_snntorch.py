@@ -147,28 +147,28 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         """Spikes and states after one step."""
         raise NotImplementedError
 
-    def _states_before(self, batch: int, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...] | None:
-        """The states given, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for
+    def _states_before(self, batch: int, passed: tuple[Tensor | None, ...]) -> tuple[Tensor, ...] | None:
+        """The states passed, the hidden ones, or zeros where those are fresh; one that does not fit is never taken for
         zeros.
         """
         if self.init_hidden:
-            if any(part is not None for part in given):
+            if any(part is not None for part in passed):
                 raise TypeError(
                     f"{', '.join(self.state_names)} must be left out with init_hidden=True: the neuron keeps them "
                     "itself"
                 )
-            given = self._hidden()
-            if given[0].ndim > 1:
-                if given[0].shape[0] != batch:
+            passed = self._hidden()
+            if passed[0].ndim > 1:
+                if passed[0].shape[0] != batch:
                     raise ValueError(
-                        f"x must have the hidden states' batch of {given[0].shape[0]} until reset_mem(), got {batch}"
+                        f"x must have the hidden states' batch of {passed[0].shape[0]} until reset_mem(), got {batch}"
                     )
                 return self._hidden()
         shapes = self._shapes(batch)
-        if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in given):
+        if all(part is None or (isinstance(part, Tensor) and part.shape == (0,)) for part in passed):
             return None
         states, like = [], next(self.core.parameters())
-        for name, part, shape in zip(self.state_names, given, shapes, strict=True):
+        for name, part, shape in zip(self.state_names, passed, shapes, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(
                     f"{', '.join(self.state_names)} must be given together, as tensors, got {type(part).__name__} "
@@ -180,11 +180,11 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
             states.append(part)
         return tuple(states)
 
-    def _one_step(self, x: Tensor, *given: Tensor | None) -> Any:
+    def _one_step(self, x: Tensor, *passed: Tensor | None) -> Any:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
         batch = x.shape[0] if x.ndim else 0
-        before = self._states_before(batch, given)
+        before = self._states_before(batch, passed)
         spk, states = self._advance(x, self._start(batch) if before is None else before)
         if self.init_hidden:
             self._keep(states)

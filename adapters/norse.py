@@ -16,6 +16,8 @@ it, like norse's own.
 - norse's surrogates fit:
   ``surrogate=functools.partial(norse.torch.functional.threshold.threshold, method="super", alpha=100.0)``.
 
+Longer than most modules: one file a host, and half of it is docstrings.
+
 >>> import norse.torch as norse
 >>> from elm_neuro.adapters.norse import ELM
 >>> net = norse.SequentialState(ELM(700, 1, num_memory=10, num_neuron=32), norse.LIFRecurrent(32, 16), norse.LI())
@@ -40,11 +42,11 @@ from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywo
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import Surrogate
 from elm_neuro.nn import ALIFConfig, ALIFState, ELMConfig, SpikeOutput, SpikingELMState, output_shape
-from elm_neuro.nn._alif import ALIFEquationOptions
+from elm_neuro.nn._alif_config import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer
-from elm_neuro.nn._spiking import SpikeOptions
+from elm_neuro.nn._spike_output import SpikeOptions
 
 try:
     import norse as _norse
@@ -67,10 +69,10 @@ __all__ = [
 ]
 
 OLDEST = "1.1"  # of norse
-FOUND = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
-if [int(number) for number in re.findall(r"\d+", FOUND)[:2]] < [int(number) for number in OLDEST.split(".")]:
+INSTALLED = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
+if [int(number) for number in re.findall(r"\d+", INSTALLED)[:2]] < [int(number) for number in OLDEST.split(".")]:
     raise ImportError(
-        f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {FOUND}: pip install "elm-neuro[norse]"'
+        f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {INSTALLED}: pip install "elm-neuro[norse]"'
     )
 
 TIMES = (
@@ -553,13 +555,13 @@ def _milliseconds(dt: float, options: Any) -> dict[str, Any]:
         )
     if not (isinstance(dt, float | int) and dt > 0 and math.isfinite(dt)):
         raise ValueError(f"dt must be a time in seconds above 0, got {dt!r}")
-    given = {name: options[name] for name in TIMES if options.get(name) is not None}
-    for name, value in given.items():
+    times = {name: options[name] for name in TIMES if options.get(name) is not None}
+    for name, value in times.items():
         shortest = min(value) if isinstance(value, Iterable) else value
         if shortest >= 1.0 and dt < 0.1:
             warnings.warn(
                 f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms",
                 stacklevel=4,
             )
-    scaled = {name: _scaled(value, 1000.0) for name, value in given.items()}
+    scaled = {name: _scaled(value, 1000.0) for name, value in times.items()}
     return {**options, **scaled, "delta_t": _scaled(dt, 1000.0)}

@@ -4,6 +4,7 @@
 :class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
 it wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons
 only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+Longer than most modules: one file a host, and half of it is docstrings.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
-from elm_neuro.nn._alif import ALIFEquationOptions
+from elm_neuro.nn._alif_config import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, forward_spiking
@@ -240,9 +241,9 @@ class Layer(Cell):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Graded spikes and readout, time first, and the core's state after the sequence."""
         before = None if states is None else self._core_state(states)
-        fire_inside = self._way_to_fire_inside()
-        if fire_inside is not None:
-            spk, y, inner = fire_inside(x, before, lengths, SpikeRule(self.threshold, self.spike_grad))
+        pass_that_fires = self._pass_that_fires()
+        if pass_that_fires is not None:
+            spk, y, inner = pass_that_fires(x, before, lengths, SpikeRule(self.threshold, self.spike_grad))
             return self._graded(spk.transpose(0, 1)), y.transpose(0, 1), inner
         y, inner = self.core(x, before, lengths)
         readout = y.to(inner[0].dtype).transpose(0, 1)
@@ -254,7 +255,7 @@ class Layer(Cell):
             readout = torch.stack(steps)
         return self.fire(readout), readout, inner
 
-    def _way_to_fire_inside(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
+    def _pass_that_fires(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
         """The core's own pass with a threshold in it, where a spike depends on its readout alone and nobody has changed
         how it fires.
         """

@@ -32,7 +32,7 @@ def toy() -> ToyLayer:
 @pytest.fixture
 def registered() -> Any:
     yield pretrained.register(ToyLayer)
-    pretrained._KINDS.pop("ToyLayer")
+    pretrained._kinds._KINDS.pop("ToyLayer")
 
 
 def spikes_in(*shape: int) -> torch.Tensor:
@@ -222,7 +222,7 @@ def test_a_folder_of_an_unknown_class_names_those_that_are_known(toy: ToyLayer, 
     try:
         save_pretrained(SpikingELM(toy), tmp_path)
     finally:
-        pretrained._KINDS.pop("ToyLayer")
+        pretrained._kinds._KINDS.pop("ToyLayer")
     with pytest.raises(ValueError, match=r"class must be one of ALIF, .*SpikingELM, Tanh, got 'ToyLayer'"):
         from_pretrained(tmp_path)
 

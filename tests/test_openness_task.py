@@ -129,12 +129,15 @@ def test_a_strangers_task_takes_settings_on_the_command_line_and_refuses_unknown
     assert "learning_rates" in capsys.readouterr().err
 
 
-def test_what_a_strangers_task_trained_is_exported(task: Path) -> None:
+def test_what_a_strangers_task_trained_is_exported_once_it_is_trusted(
+    task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("onnxruntime")
-    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"  # where a run's config.yaml goes
-    place = ["--trainer.logger.save_dir=run", "--trainer.logger.name=", "--trainer.logger.version="]
-    assert main(["fit", "--config", "counting.yaml", "--trainer.max_epochs=1", logger, *place]) == 0
-    assert main(["export", "run/last.ckpt", "--form", "sequence"]) == 0
+    assert main(["fit", "--config", "counting.yaml", "--trainer.max_epochs=1"]) == 0
+    assert (task / "run" / "config.yaml").is_file()
+    assert main(["export", "run/last.ckpt", "--form", "sequence"]) == 1  # a checkpoint may be a stranger's
+    assert "run/last.ckpt: only classes of elm_neuro are built from the settings in it" in capsys.readouterr().err
+    assert main(["export", "run/last.ckpt", "--form", "sequence", "--trust", "counting"]) == 0
     assert (task / "run" / "sequence.onnx").is_file()
 
 

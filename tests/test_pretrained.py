@@ -513,6 +513,13 @@ def test_subclasses_and_layers_inside_others_that_are_unknown_are_not_saved(tmp_
 TANH = {"class": "Tanh", "config": {}}
 
 
+def test_a_layer_inside_a_wrapper_is_not_taken_for_one_of_ours_of_the_same_name(tmp_path: Path) -> None:
+    stranger = type("ELM", (ELM,), {})
+    with pytest.raises(TypeError, match=r"module\.core must be one of .*, got ELM$"):
+        save_pretrained(SpikingELM(stranger(3, 2)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def inner(config: dict[str, Any], index: int) -> dict[str, Any]:
     """Configuration of a module of a Sequential."""
     found: dict[str, Any] = config["modules"][index][1]["config"]

@@ -25,13 +25,17 @@ NAMES = {
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
     ),
-    "elm_neuro.pretrained": "Kind Saved from_pretrained kinds register save_pretrained",
+    "elm_neuro.pretrained": (
+        "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
+        " with_tensors"
+    ),
     "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset",
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
     "elm_neuro.backends": (
-        "ALIFBackend Backend ELMBackend Offer Operator alif available elm offer project resolve scan untraced use"
+        "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
+        " spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
         "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding "
@@ -45,8 +49,9 @@ NAMES = {
         "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter "
         "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "
         "SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport Windows drop_input "
-        "evaluate_neuronio flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings "
-        "num_parameters predict_neuronio receptive_fields roc_curves seed_interval"
+        "evaluate_neuronio evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation "
+        "neuronio_loss neuronio_workings "
+        "num_parameters predict_neuronio quiet receptive_fields roc_curves seed_interval"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (

@@ -147,9 +147,9 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
 
 def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
     """Constructor arguments of upstream's neuron as a configuration of ours; its tau_s is that of the state dict."""
-    given = dict(values)
-    take = given.pop
-    if missing := sorted({"num_input", "num_output"} - set(given)):
+    theirs = dict(values)
+    take = theirs.pop
+    if missing := sorted({"num_input", "num_output"} - set(theirs)):
         raise ValueError(f"the config must hold num_input and num_output, missing {missing}")
     num_input, num_branch = take("num_input"), take("num_branch", None)
     low, high = take("memory_tau_min", 1.0), take("memory_tau_max", 1000.0)
@@ -186,9 +186,9 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
         mlp_hidden_size=hidden or None,  # upstream reads 0 as None
         activation=take("mlp_activation", "relu"),
     )
-    if given:
+    if theirs:
         raise ValueError(
-            f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(given)}"
+            f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(theirs)}"
         )
     if routing is None and config.branches * synapses != num_input:
         raise ValueError(
@@ -200,7 +200,7 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
 
 def _upstream_name(name: str) -> str:
     """``cell.mlp.1.weight`` is upstream's ``mlp.network.2.weight``: activations count as layers there."""
-    return re.sub(r"^mlp\.(\d+)", lambda found: f"mlp.network.{2 * int(found[1])}", name.removeprefix("cell."))
+    return re.sub(r"^mlp\.(\d+)", lambda layer: f"mlp.network.{2 * int(layer[1])}", name.removeprefix("cell."))
 
 
 def _branch_tau(tau: Tensor, name: str) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 from elm_neuro import __version__
 from elm_neuro.cli import _demo, _neuronio, _onnx, _training
@@ -14,6 +16,7 @@ from elm_neuro.cli._training import recipes
 __all__ = ["main", "recipes"]
 
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
+FAILURES = (OSError, ValueError, TypeError, ImportError, RuntimeError, UnpicklingError, BadZipFile)
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "recipes": lambda _: _training.recipes_command(),
     "demo": _demo.demo_command,
@@ -26,7 +29,7 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for what could not be done, 2 for wrong arguments, 130 after
-    Ctrl-C.
+    Ctrl-C, 143 after SIGTERM while it trained.
 
     Args:
         argv: arguments without the command's name; those of the process by default.
@@ -41,14 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         return RUN[options.command](options)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # how Lightning leaves after Ctrl-C
-            return _interrupted()
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        return _fail(str(error))
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise  # with such a one Lightning leaves after Ctrl-C
+        if arguments[0] not in (*_training.COMMANDS, "demo"):  # which say what they keep
+            print("\nelm-neuro: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except FAILURES as error:
+        return _fail(error)
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":  # Lightning's, which is not imported for its sake
+            raise
+        return _fail(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,14 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(message: str) -> int:
+def _fail(error: Exception) -> int:
+    """Print one line, whatever number of them the error has."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if "torchvision" in message and isinstance(error, RuntimeError):
+        message += (
+            ": torchvision is of another build than torch; install both from the same index, or remove torchvision"
+        )
     print(f"elm-neuro: error: {message}", file=sys.stderr)
     return 1
-
-
-def _interrupted() -> int:
-    print(
-        "\nelm-neuro: interrupted; the last whole epoch is kept: run the same command with --resume to go on",
-        file=sys.stderr,
-    )
-    return INTERRUPTED

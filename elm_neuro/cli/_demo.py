@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,7 +93,17 @@ def demo_command(options: argparse.Namespace) -> int:
 
     console = Console()
     start = time.perf_counter()
-    runs = run_demo(settings, options.report, console=console, resume=options.resume)
+    try:
+        runs = run_demo(settings, options.report, console=console, resume=options.resume)
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; Lightning makes the second of the first
+        folder = options.report / "checkpoints"
+        kept = f"the last whole epochs are in {folder}: run the same command with --resume to go on from there"
+        print(
+            "\nelm-neuro: interrupted; "
+            + (kept if any(folder.glob("*.ckpt")) else "no epoch was whole, nothing is kept"),
+            file=sys.stderr,
+        )
+        raise
     write_figures(runs, settings, options.report)
     neuron = write_neuron(runs, options.report)
     metrics: dict[str, Any] = metrics_of(runs, settings, seconds=time.perf_counter() - start)

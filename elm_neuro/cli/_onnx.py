@@ -10,7 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from elm_neuro.cli._training import check_model_is_named, read_checkpoint, read_settings
+from elm_neuro.cli._settings import (
+    check_built_classes,
+    check_classes,
+    check_model_is_named,
+    read_checkpoint,
+    read_settings,
+    settings_of,
+)
 
 FORMS = ("step", "sequence", "unrolled")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
@@ -22,8 +29,7 @@ def add_parsers(commands: Any) -> None:
     export.description = (
         "Write a trained neuron or network as an ONNX model, verified with onnxruntime: a folder of save_pretrained, a "
         "checkpoint of the "
-        "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit with its config.yaml "
-        "beside it."
+        "authors' repository, a model on the Hugging Face Hub, or a checkpoint of elm-neuro fit."
     )
     export.add_argument("checkpoint", metavar="CHECKPOINT")
     export.add_argument(
@@ -57,6 +63,13 @@ def add_parsers(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="compare with torch before writing (default: yes)",
+    )
+    export.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="whose classes a checkpoint of elm-neuro fit may name, besides elm_neuro: their code is run",
     )
     onnx = commands.add_parser("onnx", help="run or time an exported model")
     kinds = onnx.add_subparsers(dest="kind", metavar="run|bench", required=True)
@@ -95,7 +108,7 @@ def export_command(options: argparse.Namespace) -> int:
 
     from elm_neuro.export.onnx import OPSET, to_onnx
 
-    module, place = load(options.checkpoint)
+    module, place = load(options.checkpoint, tuple(options.trust))
     name = f"{options.form}.onnx" if options.precision == "float32" else f"{options.form}_{options.precision}.onnx"
     path = options.out or place / name
     report = to_onnx(
@@ -140,11 +153,11 @@ def export_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def load(checkpoint: str) -> tuple[Any, Path]:
+def load(checkpoint: str, trusted: tuple[str, ...] = ()) -> tuple[Any, Path]:
     """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it."""
     path = Path(checkpoint)
     if path.is_file():
-        return _trained(path), path.parent
+        return _trained(path, trusted), path.parent
     if (path / "model_config.json").is_file():
         from elm_neuro.checkpoints import from_upstream
 
@@ -154,45 +167,53 @@ def load(checkpoint: str) -> tuple[Any, Path]:
     return from_pretrained(checkpoint).eval(), path if path.is_dir() else Path()
 
 
-def _trained(path: Path) -> Any:
-    """The network of a checkpoint of ``elm-neuro fit``, built by the config.yaml beside it."""
+def _trained(path: Path, trusted: tuple[str, ...]) -> Any:
+    """The network of a checkpoint of ``elm-neuro fit``, built by the settings in it; of an earlier version, by the
+    config.yaml beside it.
+    """
     from torch import nn
 
-    config = path.with_name("config.yaml")
-    if not config.is_file():
-        raise FileNotFoundError(f"a checkpoint of elm-neuro fit needs its settings beside it, but there is no {config}")
     checkpoint = read_checkpoint(path, "checkpoint")
     if "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint must be of elm-neuro fit, got {path}, which has no state_dict")
-    model = read_settings(config).get("model")
+    source, settings = path, settings_of(checkpoint, path)
+    if settings is None:
+        source = path.with_name("config.yaml")
+        if not source.is_file():
+            raise FileNotFoundError(
+                f"a checkpoint of elm-neuro fit needs its settings beside it, but there is no {source}"
+            )
+        settings = read_settings(source)
+    model = settings.get("model")
     if not isinstance(model, dict):
-        raise ValueError(f"{config} must hold the settings of elm-neuro fit, got no model in it")
-    check_model_is_named(config, model)
-    module = _built(config, model)
+        raise ValueError(f"{source} must hold the settings of elm-neuro fit, got no model in it")
+    check_model_is_named(source, model)
+    module = _built(source, model, trusted)
     module.load_state_dict(checkpoint["state_dict"])
     if not isinstance(network := getattr(module, "network", None), nn.Module):
-        raise ValueError(f"{config}: {model['class_path']} must have what it trains as its network, to be exported")
+        raise ValueError(f"{source}: {model['class_path']} must have what it trains as its network, to be exported")
     return network.eval()
 
 
-def _built(config: Path, model: dict[str, Any]) -> Any:
-    """The module that a config.yaml describes.
+def _built(source: Path, model: dict[str, Any], trusted: tuple[str, ...]) -> Any:
+    """The module that settings describe.
 
-    The file may be a stranger's, so only its model is read, and jsonargparse builds nothing but what the types of the
-    arguments allow: a LightningModule, its networks and layers, numbers, strings. A class that is none of these is
-    refused before it is called. But the name of a class is imported to look at it, which runs its file where one of
-    that name is on Python's path: whoever narrows this further does it here.
+    They may be a stranger's, so only the model is read, and only classes of ours are built, or of a package that the
+    user trusts: what else is named is refused before it is imported.
     """
     from jsonargparse import ArgumentError, ArgumentParser
     from lightning import LightningModule
 
+    check_classes(model, source, trusted)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 5
     try:
-        return instantiate(parser.parse_object({"model": model})).model
+        parsed = parser.parse_object({"model": model})
+        check_built_classes(parsed.as_dict(), source, trusted)
+        return instantiate(parsed).model
     except ArgumentError as error:
-        raise ValueError(f"{config}: {error}") from error
+        raise ValueError(f"{source}: {error}") from error
 
 
 def onnx_command(options: argparse.Namespace) -> int:

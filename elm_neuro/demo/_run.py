@@ -32,6 +32,7 @@ from elm_neuro.training import (
     SpokenDigitsDataModule,
     num_parameters,
 )
+from elm_neuro.training.loop._checkpoints import WholeCheckpoints
 from elm_neuro.training.loop._quiet import quiet
 
 MIXED, CONTROL = "LIF + ELM", "LIF only"
@@ -376,6 +377,7 @@ def quiet_trainer(num_epochs: int, callbacks: list[Callback], *, clip: float | N
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=has_checkpoint,
+        plugins=[WholeCheckpoints()],
         enable_model_summary=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,

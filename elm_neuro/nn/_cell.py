@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
+from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._routing import check_routing_index, routing_index
-from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
+from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -156,14 +157,11 @@ class ELMCell(pretrained.Saved, nn.Module):
 
     def effective_parameters(self) -> ELMParameters:
         """What one step works with: weights rectified, time constants as decay factors. Differentiable."""
-        config, tau_m = self.config, self.tau_m
-        kappa_m = decay(tau_m, config.delta_t)
+        config = self.config
+        timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
         return ELMParameters(
-            w_s=self.w_s,
+            **effective(self._proto_w_s, self._proto_tau_m, self.tau_s, timescales)._asdict(),
             routing=self.input_to_synapse_indices,
-            kappa_b=decay(self.tau_s, config.delta_t),
-            kappa_m=kappa_m,
-            gain=memory_gain(tau_m, config.delta_t, lambda_=config.lambda_, variant=config.variant, kappa_m=kappa_m),
             mlp_weight=tuple(layer.weight for layer in self.mlp),  # type: ignore[misc]  # ModuleList forgets its element type
             mlp_bias=tuple(layer.bias for layer in self.mlp),  # type: ignore[misc]
             w_y=self.w_y.weight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_p
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._checks import check_sequence, checked_lengths
-from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions
+from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
 
@@ -123,7 +123,7 @@ class ELM(pretrained.Saved, nn.Module):
         self.cell = ELMCell(input_size, output_size, num_memory=num_memory, generator=generator, **config)
 
     @staticmethod
-    def from_config(config: ELMConfig, *, routing: Tensor | None = None, **run_time: Any) -> ELM:
+    def from_config(config: ELMConfig, *, routing: Tensor | None = None, **run_time: Unpack[RunOptions]) -> ELM:
         """A neuron of this configuration with new weights: a :class:`BranchELM` where the configuration has branches.
 
         Args:

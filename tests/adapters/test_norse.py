@@ -653,7 +653,7 @@ def import_with(norse_source: str | None, folder: Path) -> str:
         (folder / "norse" / "torch" / "__init__.py").write_text("", encoding="utf-8")
         hide = f"import sys; sys.path.insert(0, {str(folder)!r}); "
     root = str(Path(faces.__file__).resolve().parents[1])
-    code = f"{hide}sys.path.insert(1, {root!r}); import elm_neuro.adapters.norse as face; print(face.FOUND)"
+    code = f"{hide}sys.path.insert(1, {root!r}); import elm_neuro.adapters.norse as face; print(face.INSTALLED)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return (done.stdout or done.stderr).strip().splitlines()[-1]
 

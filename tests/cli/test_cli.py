@@ -31,7 +31,8 @@ from elm_neuro.cli import main
         (["fit", "--config", "unknown"], "--config must be a file or one of the recipes neuronio_branch_elm, "),
         (
             ["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"],
-            "path must name an SHD-format HDF5 file, got SHD/shd_train.h5",
+            "--data.train_file must name an SHD-format HDF5 file, got SHD/shd_train.h5, which does not exist: download "
+            "shd_train.h5.zip and shd_test.h5.zip from https://zenkelab.org/datasets and unpack them into SHD, or say",
         ),
     ],
 )

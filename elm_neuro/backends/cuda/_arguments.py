@@ -21,6 +21,7 @@ def structure(fields: str) -> tuple[Callable[..., Arguments], int]:
     kind = ctypes.c_int64 * len(fields.split())
 
     def fill(*values: int | Tensor | None) -> Arguments:
-        return kind(*[value.data_ptr() if isinstance(value, Tensor) else value or 0 for value in values])
+        # asking for the class of ints is faster than for that of tensors: this runs at each launch
+        return kind(*[v if type(v) is int else 0 if v is None else v.data_ptr() for v in values])  # type: ignore[union-attr]
 
     return fill, ctypes.sizeof(kind)

@@ -27,6 +27,9 @@ class Launcher(Protocol):
     def device(self, index: int) -> Device:
         """Properties of the device of this number."""
 
+    def enter(self, device: torch.device) -> None:
+        """Have the device's context in this thread: cuBLAS warns where a thread's first work there is a product."""
+
     def launch(
         self,
         program: Program,
@@ -92,8 +95,7 @@ class Driver:
             with torch.cuda.device(index):
                 self.launch(program, kernel, grid, threads, shared_bytes, arguments, device)
             return
-        if not getattr(self._entered, "done", False):
-            self._enter_context(index)
+        self._enter_context(index)
         function = self._functions.get((index, program, kernel))
         if function is None:
             function = self._function(index, program, kernel, shared_bytes)
@@ -126,8 +128,14 @@ class Driver:
         self._functions[index, program, kernel] = function
         return function
 
+    def enter(self, device: torch.device) -> None:
+        """As in :class:`Launcher`."""
+        self._enter_context(_current_device() if device.index is None else device.index)
+
     def _enter_context(self, index: int) -> None:
-        """Have torch's context in this thread: a thread that has done nothing on the device has none."""
+        """Have torch's context in this thread: a thread that has done nothing on a device has none."""
+        if getattr(self._entered, "done", False):
+            return
         context, device = ctypes.c_void_p(), ctypes.c_int()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
         if not context:

@@ -69,7 +69,7 @@ class Arranged(NamedTuple):
 
 
 def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
-    """Sums of rows of `table`, (num_input, width), contiguous: those of the channels of each row's events, (num_row, width)."""
+    """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
     if out.numel():
@@ -81,7 +81,8 @@ def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
 def arrange(
     events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths: Tensor | None
 ) -> tuple[Arranged, Tensor]:
-    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch, num_input).
+    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch,
+    num_input).
 
     Args:
         events: of a batch.
@@ -185,7 +186,9 @@ def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: boo
     batch, num_steps, width = flat.shape
     out, kappa = flat.new_empty(flat.shape), kappa.to(v.dtype).contiguous()
     initial = None if initial is None else initial.contiguous()
-    args = FILTER(num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), reverse, flat, kappa, initial, out)
+    args = FILTER(
+        num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), int(reverse), flat, kappa, initial, out
+    )
     _launch("elm_filter", (batch, -(-width // THREADS)), args, flat)
     return out.view(v.shape)
 

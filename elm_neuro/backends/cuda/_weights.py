@@ -1,5 +1,5 @@
-"""From a neuron's parameters to what runs over its steps, and their gradients: routing, synaptic weights, branch sums and
-the input half of the first layer are one table.
+"""From a neuron's parameters to what runs over its steps, and their gradients: routing, synaptic weights, branch sums
+and the input half of the first layer are one table.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ GRADIENTS, _GRADIENTS_BYTES = structure(
     "routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
     "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y"
 )
+_EFFECTIVE = "num_w_s num_memory num_tau_s low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
+EFFECTIVE, _EFFECTIVE_BYTES = structure(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
 
 
 @cache
@@ -42,6 +44,7 @@ def program(dtype: torch.dtype) -> Program:
             ("ELM_BYTES_TABLE", _TABLE_BYTES),
             ("ELM_BYTES_BRANCHES", _BRANCHES_BYTES),
             ("ELM_BYTES_GRADIENTS", _GRADIENTS_BYTES),
+            ("ELM_BYTES_EFFECTIVE", _EFFECTIVE_BYTES),
         ),
     )
 
@@ -66,7 +69,7 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, w_s: Tensor, routing: Tensor | None, w1: Tensor, num_input: int, *, own_input: bool) -> Sizes:
-        """`own_input`: each neuron has an input of its own; the table is (neuron, input, first) then, else (input, neuron, first)."""
+        """`own_input`: a neuron has its own input; the table is (neuron, input, first), else (input, neuron, first)."""
         num_neuron = w1.shape[0] if w1.ndim == 3 else 1
         first, row = w1.shape[-2:]
         strides = (first, num_input * first) if own_input else (num_neuron * first, first)
@@ -96,8 +99,8 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
 
 
 def first_table(sizes: Sizes, w_s: Tensor, routing: Tensor | None, w1: Tensor) -> Tensor:
-    """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input a
-    neuron (num_neuron, num_input, first).
+    """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input
+    a neuron (num_neuron, num_input, first).
     """
     shared = sizes.input != sizes.first or sizes.num_neuron == 1
     shape = (
@@ -189,3 +192,38 @@ def gradients(
     )  # fmt: skip
     _launch("elm_gradients", blocks, args, w1, THREADS * w1.element_size())
     return Gradients(grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y)
+
+
+def effective_forward(
+    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, constants: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, in one launch.
+
+    Args:
+        proto_w_s: weights before they are rectified; all tensors are contiguous.
+        proto_tau_m: unbounded time constants.
+        tau_s: in ms.
+        constants: low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh.
+    """
+    w_s, kappa_m, kappa_b = torch.empty_like(proto_w_s), torch.empty_like(proto_tau_m), torch.empty_like(tau_s)
+    gain = torch.empty_like(proto_tau_m)
+    sizes = proto_w_s.numel(), proto_tau_m.numel(), tau_s.numel()
+    args = EFFECTIVE(*sizes, *constants, proto_w_s, proto_tau_m, tau_s, w_s, kappa_m, gain, kappa_b, None, None)
+    _launch("elm_effective", -(-max(sizes) // THREADS), args, proto_w_s)
+    return w_s, kappa_m, gain, kappa_b
+
+
+def effective_backward(
+    proto_w_s: Tensor,
+    proto_tau_m: Tensor,
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    wanted: tuple[bool, bool],
+    constants: tuple[int, ...],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `proto_w_s` and `proto_tau_m` from those of w_s, kappa_m and gain; of those not `wanted` None."""
+    grad_w_s = torch.empty_like(proto_w_s) if wanted[0] else None
+    grad_tau_m = torch.empty_like(proto_tau_m) if wanted[1] else None
+    sizes = proto_w_s.numel() * wanted[0], proto_tau_m.numel() * wanted[1]
+    args = EFFECTIVE(*sizes, 0, *constants, proto_w_s, proto_tau_m, None, *grads, None, grad_w_s, grad_tau_m)
+    _launch("elm_effective_backward", -(-max(sizes) // THREADS), args, proto_w_s)
+    return grad_w_s, grad_tau_m

@@ -43,7 +43,16 @@ struct Gradients {
     Real *grad_w2, *grad_w_y;
 };
 
-static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS, "structures of weights.cuh and _weights.py");
+struct Effective {
+    i64 num_w_s, num_memory, num_tau_s;
+    double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
+    i64 v2;
+    const Real *proto_w_s, *proto_tau_m, *tau_s;
+    Real *w_s, *kappa_m, *gain, *kappa_b;  // backward: gradients of the first three; null: none
+    Real *grad_w_s, *grad_tau_m;           // of the protos
+};
+
+static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS && sizeof(Effective) == ELM_BYTES_EFFECTIVE, "structures of weights.cuh and _weights.py");
 
 // table[input] = sum over its synapses of w1[:, branch] w_s; a thread an entry.
 ELM_KERNEL(elm_table, Table, WEIGHT_THREADS, 1) {
@@ -167,4 +176,42 @@ ELM_KERNEL(elm_gradients, Gradients, WEIGHT_THREADS, 1) {
         gradient_w1(a, room);
     else
         gradient_sums(a, room);
+}
+
+// As functional/_timescales.py, with a time constant not below its TAU_FLOOR_MS.
+constexpr double TAU_FLOOR_MS = 1e-6;
+ELM_DEVICE Real number_exp(Real x) {
+#if ELM_DOUBLE
+    return exp(x);
+#else
+    return expf(x);
+#endif
+}
+ELM_DEVICE Real decay(Real tau, Real delta_t) { return number_exp(Real(1) / (tau < Real(TAU_FLOOR_MS) ? Real(TAU_FLOOR_MS) : tau) * -delta_t); }
+ELM_DEVICE Real sigmoid(Real x) { return Real(1) / (Real(1) + number_exp(-x)); }
+
+// A thread an entry of each.
+ELM_KERNEL(elm_effective, Effective, WEIGHT_THREADS, 1) {
+    const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
+    if (i < a.num_w_s) a.w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.proto_w_s[i];  // a NaN stays
+    if (i < a.num_tau_s) a.kappa_b[i] = decay(a.tau_s[i], Real(a.delta_t));
+    if (i >= a.num_memory) return;
+    const Real tau = Real(a.width) * sigmoid(a.proto_tau_m[i]) + Real(a.low), kappa = decay(tau, Real(a.delta_t));
+    a.kappa_m[i] = kappa;
+    a.gain[i] = a.v2 ? Real(1) - decay(tau, Real(a.lambda * a.delta_t)) : Real(a.lambda) * (Real(1) - kappa);
+}
+
+ELM_KERNEL(elm_effective_backward, Effective, WEIGHT_THREADS, 1) {
+    const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
+    if (i < a.num_w_s) a.grad_w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.w_s[i];
+    if (i >= a.num_memory) return;
+    const Real share = sigmoid(a.proto_tau_m[i]), tau = Real(a.width) * share + Real(a.low), of_gain = a.gain ? a.gain[i] : Real(0);
+    Real of_kappa = a.kappa_m ? a.kappa_m[i] : Real(0), by_tau = Real(0);
+    if (a.v2)
+        by_tau = -of_gain * decay(tau, Real(a.lambda * a.delta_t)) * Real(a.lambda * a.delta_t);
+    else
+        of_kappa -= Real(a.lambda) * of_gain;
+    by_tau += of_kappa * decay(tau, Real(a.delta_t)) * Real(a.delta_t);
+    by_tau = tau < Real(TAU_FLOOR_MS) ? Real(0) : by_tau / (tau * tau);
+    a.grad_tau_m[i] = by_tau * Real(a.width) * share * (Real(1) - share);
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda import _available
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
@@ -34,18 +34,14 @@ class Cuda(ELMBackend):
     traceable = True
 
     def missing(self) -> str | None:
-        if not torch.cuda.is_available():
-            return "no NVIDIA GPU that torch can use"
-        return _missing_parts()
+        return _available.missing()
 
     def refusal_of(self, parameter: Tensor) -> str | None:
         if parameter.device.type != DEVICE:
             return f"it runs on NVIDIA GPUs, got {parameter.device}"
         if parameter.dtype not in DTYPES:
             return f"it runs in float32 and float64, got {parameter.dtype}"
-        if DEVICE == "cuda" and not _compile.knows(_driver.launcher().device(parameter.device.index or 0).architecture):
-            return f"the compiler of this installation does not know {torch.cuda.get_device_name(parameter.device)}"
-        return None
+        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
         kappa, num_hidden = params.kappa_m, len(params.mlp_weight) - 1
@@ -83,15 +79,6 @@ class Cuda(ELMBackend):
         with torch.autocast(device, enabled=False):
             y, state = _scan(x, params, state, lengths, lowered)
         return y.to(dtype), state
-
-
-def _missing_parts() -> str | None:
-    try:
-        _compile.compiler()
-        _driver.launcher()
-    except (_nvrtc.CompileError, _driver.CudaError) as error:
-        return str(error)
-    return None
 
 
 def _scan(

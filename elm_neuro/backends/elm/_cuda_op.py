@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._cuda_pass import FIRST_DIFFERENTIATED, KAPPA_B, Operands, Options, Saved, backward, forward
+from elm_neuro.backends.elm._cuda_pass import (
+    FIRST_DIFFERENTIATED,
+    KAPPA_B,
+    Operands,
+    Options,
+    Saved,
+    backward,
+    forward,
+    laid_out,
+)
 
 # The fields of Operands from kappa_b on.
 TENSORS = (
@@ -36,7 +45,7 @@ def _operands(tensors: Any) -> Operands:
 @torch.library.custom_op("elm_neuro::cuda_scan", mutates_args=(), schema=FORWARD)
 def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
-    outputs, saved = forward(_operands(tensors), Options(*rest[:-1]), save=rest[-1])
+    outputs, saved = forward(laid_out(_operands(tensors)), Options(*rest[:-1]), save=rest[-1])
     empty = outputs.m.new_empty
     kept = [empty(0) if tensor is None else tensor for tensor in saved[:NUM_SAVED]]
     if tensors[FIRST_DIFFERENTIATED - KAPPA_B + 1] is not None:
@@ -82,7 +91,7 @@ def _scan_backward(
 ) -> list[Tensor]:
     """Gradients from `x` on; of those that are not there, nothing."""
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
-    o = _operands(tensors)
+    o = laid_out(_operands(tensors))
     kept: list[Tensor | None] = [tensor if tensor.numel() else None for tensor in saved]
     if o.v is not None:
         kept[Saved._fields.index("v")] = o.v

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
 from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
 from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
@@ -90,13 +91,13 @@ def run(operands: Operands, options: Options) -> Outputs:
 class _Pass(Function):
     @staticmethod
     def forward(ctx: Any, options: Options, recorded: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        operands = Operands._make(tensors)
+        operands = laid_out(Operands._make(tensors))
         save = recorded and any(ctx.needs_input_grad)
         outputs, saved = forward(operands, options, save=save)
         ctx.options = options
         ctx.set_materialize_grads(False)
         if save:
-            ctx.save_for_backward(*tensors, *saved)
+            ctx.save_for_backward(*operands, *saved)
         if operands.v is not None:
             ctx.mark_non_differentiable(outputs.b)
         return tuple(outputs)
@@ -115,12 +116,12 @@ class _Pass(Function):
 
 
 def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Outputs, Saved]:
-    """The pass; with `save` also what the backward pass reads."""
-    o = _laid_out(operands)
+    """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
+    o = operands
     v, b, f_0, table, total, arranged = o.v, None, None, None, None, None
     if v is None:
-        v, table, total, arranged = _arriving(o, options)
         sizes = _sizes(o, options)
+        v, table, total, arranged = _arriving(o, options, sizes)
         b = branch_traces(sizes, _there(o.w_s), o.routing, total, o.kappa_b, o.b_0, o.lengths, options.num_steps)
         f_0 = None if o.b_0 is None else matvec(o.w1[..., : sizes.num_branch], o.b_0).contiguous()
     records = run_forward(_recurrence(o, v, f_0), silu=options.silu, save=save)
@@ -134,7 +135,8 @@ def backward(
     operands: Operands, saved: Saved, options: Options, grads: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
-    o, (grad_y, grad_b, grad_m) = _laid_out(operands), grads
+    o, (grad_y, grad_b, grad_m) = operands, grads
+    _driver.launcher().enter(o.kappa.device)
     batch = saved.memory.shape[1]
     grad_memory, grad_y = _through_readout(grad_y, o)
     records = Records(saved.memory, saved.memory, saved.tanhs, saved.hidden)
@@ -176,11 +178,10 @@ def backward(
     )
 
 
-def _laid_out(operands: Operands) -> Operands:
+def laid_out(operands: Operands) -> Operands:
     """The operands as the kernels read them: all whole but `x`, and `v`, whose rows are."""
-    fixed = (tensor if tensor is None else tensor.contiguous() for tensor in operands)
-    whole = Operands._make(fixed) if operands.x is None else Operands._make(fixed)._replace(x=operands.x)
-    return whole
+    whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in operands])
+    return whole if operands.x is None else whole._replace(x=operands.x)
 
 
 def _sizes(o: Operands, options: Options) -> Sizes:
@@ -197,9 +198,8 @@ def _recurrence(o: Operands, v: Tensor, f_0: Tensor | None) -> Recurrence:
     return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, w_m, o.w2, o.b2)
 
 
-def _arriving(o: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
+def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
     """What arrives at the first layer's outputs, the table that it comes by, and the input's discounted sum."""
-    sizes = _sizes(o, options)
     table = first_table(sizes, _there(o.w_s), o.routing, o.w1)
     neurons = o.kappa.shape[:-1]
     if o.x is not None:
@@ -228,7 +228,7 @@ def _readout(memory: Tensor, o: Operands) -> Tensor:
 
 
 def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient of the memory, (num_neuron, batch, time, num_memory), and that of the output as (num_neuron, batch * time, output_size)."""
+    """Gradients of memory, (num_neuron, batch, time, num_memory), and output, (num_neuron, batch * time, output)."""
     if grad_y is None:
         return None, None
     grad_y = cut_at(o.lengths, grad_y)
@@ -241,7 +241,7 @@ def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None,
 
 
 def _products(flows: Flows, memory: Tensor, grad_y: Tensor | None) -> Products:
-    """Weight gradients over the steps of some samples each: one product over all would keep few multiprocessors busy."""
+    """Weight gradients over some samples' steps each: one product over all would keep few multiprocessors busy."""
     num_neuron, batch = memory.shape[:2]
     most = MAX_GROUPS if num_neuron == 1 else max(1, min(MAX_GROUPS, ENOUGH_GROUPS // num_neuron))
     groups = max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)

@@ -17,7 +17,7 @@ from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._native_op import run_as_operator
 from elm_neuro.backends.elm._native_pass import Operands, Outputs, Plan, run, tile_for
 from elm_neuro.backends.elm._native_step import first_step
-from elm_neuro.backends.elm._native_table import first_layer
+from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import DTYPES, Events, searched
 from elm_neuro.backends.native._filter import filtered, filtered_events
@@ -186,15 +186,19 @@ class Arriving(NamedTuple):
         return cls(x, None, lengths, batch, num_steps)
 
     def frames_or_raise(self) -> Tensor:
-        if self.frames is None:
-            raise RuntimeError("frames are asked of events")
-        return self.frames
+        return _present(self.frames)
 
     def discounted_sum(self, kappa: Tensor) -> Tensor:
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`."""
         if self.events is not None:
             return self.events.discounted_sum(float(kappa), kappa.dtype, self.lengths)
         return discounted_sum(self.frames_or_raise(), kappa, self.lengths)
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise RuntimeError("a tensor is asked for that this pass does not have")
+    return tensor
 
 
 def _fewer_branches(params: ELMParameters, arriving: Arriving, run: Run) -> bool:
@@ -219,39 +223,48 @@ def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     else:
         frame = x.to(dtype).squeeze(1)
     u, w_m, b = first_step(frame, params, None if state is None else state.b)
-    y, spikes, m = _run(_operands(params, state, w_m, None)._replace(dense=u.unsqueeze(1)), params, run, x.shape[0], 1)
+    y, spikes, m, _ = _run(
+        _operands(params, state, w_m, None)._replace(dense=u.unsqueeze(1)), params, run, x.shape[0], 1
+    )
     return y, spikes, ELMState(b, m)
 
 
 def _hidden_first(arriving: Arriving, params: ELMParameters, state: ELMState | None, run: Run) -> Scanned:
     """The filter on the hidden units, inside the pass."""
-    compiling, first = torch.compiler.is_compiling(), params.mlp_weight[0]
-    total = arriving.discounted_sum(params.kappa_b)
-    table, w_m, b = first_layer(first, params.w_s, params.routing, total)
-    f_0 = None
+    weight, f_0 = params.mlp_weight[0], None
+    first = FirstLayer(params.w_s, params.routing, arriving.discounted_sum(params.kappa_b))
     if state is not None:
-        f_0 = _torch.matvec(first[..., : params.w_s.shape[-2]], state.b)
-        age = arriving.num_steps if arriving.lengths is None else arriving.lengths.view(-1, *[1] * (b.ndim - 1))
-        b = params.kappa_b**age * state.b + b
-    frames, dense = arriving.frames, None
-    if compiling and frames is not None and not searched(frames, run.sparse_input):
-        factors = (frames, table) if run.lowered is None else (frames.to(run.lowered), table.to(run.lowered))
-        dense = torch.einsum("bti,nih->btnh" if frames.ndim == 3 else "btni,nih->btnh", *factors).to(table.dtype)
-        dense = dense if params.kappa_m.ndim == 2 else dense.squeeze(2)
-        frames = None
-    operands = _operands(params, state, w_m, arriving.lengths)._replace(
-        kappa_b=params.kappa_b,
-        frames=frames,
-        table=table if dense is None else None,
-        dense=dense,
-        f_0=f_0,
-        bias=params.mlp_bias[0],
+        f_0 = _torch.matvec(weight[..., : params.w_s.shape[-2]], state.b)
+    # the pass itself makes the memory's part of the weight, and its table
+    operands = _operands(params, state, weight, arriving.lengths)._replace(
+        kappa_b=params.kappa_b, frames=arriving.frames, f_0=f_0, bias=params.mlp_bias[0]
     )
     if arriving.events is not None:
         begin, end, channel, value, _ = arriving.events
         operands = operands._replace(begin=begin, end=end, channel=channel, value=value)
-    y, spikes, m = _run(operands, params, run, arriving.batch, arriving.num_steps)
+    if torch.compiler.is_compiling():
+        operands, b = _traced(operands, first, arriving, run)
+        y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
+    else:
+        y, spikes, m, arrived = _run(operands, params, run, arriving.batch, arriving.num_steps, first=first)
+        b = _present(arrived)
+    if state is not None:
+        age = arriving.num_steps if arriving.lengths is None else arriving.lengths.view(-1, *[1] * (b.ndim - 1))
+        b = params.kappa_b**age * state.b + b
     return y, spikes, ELMState(b, m)
+
+
+def _traced(operands: Operands, first: FirstLayer, arriving: Arriving, run: Run) -> tuple[Operands, Tensor]:
+    """What compiled code makes itself: the table, or the product of dense frames with it; and the branch sums."""
+    table, w_m, b = traced_first_layer(operands.w_m, first)
+    operands = operands._replace(w_m=w_m)
+    frames = arriving.frames_or_raise()
+    if not searched(frames, run.sparse_input):
+        factors = (frames, table) if run.lowered is None else (frames.to(run.lowered), table.to(run.lowered))
+        dense = torch.einsum("bti,nih->btnh" if frames.ndim == 3 else "btni,nih->btnh", *factors).to(table.dtype)
+        dense = dense if operands.kappa.ndim == 2 else dense.squeeze(2)
+        return operands._replace(frames=None, dense=dense), b
+    return operands._replace(table=table), b
 
 
 def _branches_first(
@@ -275,7 +288,7 @@ def _branches_first(
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     u, w_m = _after_branches(traces, params, run.lowered)
-    y, spikes, m = _run(
+    y, spikes, m, _ = _run(
         _operands(params, state, w_m, lengths)._replace(dense=u), params, run, *u.shape[:2], in_one_part=True
     )
     return y, spikes, ELMState(b, m)
@@ -315,17 +328,24 @@ def _operands(params: ELMParameters, state: ELMState | None, w_m: Tensor, length
 
 
 def _run(
-    operands: Operands, params: ELMParameters, run_: Run, batch: int, num_steps: int, *, in_one_part: bool = False
+    operands: Operands,
+    params: ELMParameters,
+    run_: Run,
+    batch: int,
+    num_steps: int,
+    *,
+    first: FirstLayer | None = None,
+    in_one_part: bool = False,
 ) -> Outputs:
-    """The pass."""
+    """The pass; `first` is what the table is still to be made of."""
     silu = params.activation == "silu"
     if torch.compiler.is_compiling():
         y, m_last = run_as_operator(operands, silu=silu, sparse_input=run_.sparse_input)
-        return Outputs(y, None, m_last)
+        return Outputs(y, None, m_last, None)
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     plan = Plan(batch, num_steps, silu, tile_for(batch, params.kappa_m), part, run_.lowered)
     if run_.rule is not None:
         surrogate, slope = KERNEL_SURROGATES[type(run_.rule.surrogate)]
         plan = plan._replace(surrogate=surrogate, slope=float(getattr(run_.rule.surrogate, slope)))
         operands = operands._replace(threshold=run_.rule.threshold.expand(params.b_y.shape))
-    return run(operands, plan)
+    return run(operands, plan, first)

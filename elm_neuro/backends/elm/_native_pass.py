@@ -8,12 +8,14 @@ the others are computed again. docs/kernels.md derives what the kernels compute.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, table_forward
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import padded_table, rows, strides, with_padded_rows
 from elm_neuro.backends.parts._once import differentiable_once
@@ -41,7 +43,8 @@ class Operands(NamedTuple):
     m_0: Tensor | None  # memory before the first step, (batch, [num_neuron,] num_memory); None for zeros
     kappa: Tensor  # ([num_neuron,] num_memory)
     gain: Tensor
-    w_m: Tensor  # the memory's part of the first layer's weight, ([num_neuron,] hidden, num_memory)
+    w_m: Tensor  # the memory's part of the first layer's weight, ([num_neuron,] hidden, num_memory); to `run` with a
+    # FirstLayer all of it, ([num_neuron,] hidden, num_branch + num_memory)
     w_y: Tensor  # ([num_neuron,] output_size, num_memory)
     b_y: Tensor  # ([num_neuron,] output_size)
     threshold: Tensor | None  # of the spikes, shape of b_y; None where there are none
@@ -50,6 +53,10 @@ class Operands(NamedTuple):
 
 FIRST_DIFFERENTIATED = Operands._fields.index("frames")
 NUM_FIXED = Operands._fields.index("layers")
+TABLE, W_M = (Operands._fields.index(name) - FIRST_DIFFERENTIATED for name in ("table", "w_m"))
+NUM_FIRST = len(FirstLayer._fields)
+NO_FIRST = (None,) * NUM_FIRST
+TILES = {1 << power: torch.tensor(1 << power, device="cpu") for power in range(6)}
 
 
 class Plan(NamedTuple):
@@ -94,6 +101,7 @@ class Outputs(NamedTuple):
     y: Tensor  # (batch, time, [num_neuron,] output_size)
     spikes: Tensor | None  # the same shape, where there is a threshold
     m_last: Tensor  # (batch, [num_neuron,] num_memory), after each sample's last step
+    arrived: Tensor | None  # branch sums, (batch, [num_neuron,] num_branch), where there is a FirstLayer
 
 
 class Incoming(NamedTuple):
@@ -120,50 +128,91 @@ class Wanted(NamedTuple):
         return cls(*(flags[Operands._fields.index(name) - FIRST_DIFFERENTIATED] for name in cls._fields))
 
 
-def run(operands: Operands, plan: Plan) -> Outputs:
-    """One pass over a sequence."""
-    if not torch.is_grad_enabled():
-        return run_forward(laid_out(operands), plan, save=False)[0]
-    outputs = _Pass.apply(plan, *operands[:NUM_FIXED], *operands.layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return Outputs(*outputs)
+def run(operands: Operands, plan: Plan, first: FirstLayer | None = None) -> Outputs:
+    """One pass over a sequence; with `first`, the table is made in it."""
+    if torch.is_grad_enabled():
+        outputs = _Pass.apply(plan, *(first or NO_FIRST), *operands[:NUM_FIXED], *operands.layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return Outputs(*outputs)
+    operands = laid_out(operands)
+    if first is None:
+        return run_forward(operands, plan, save=False)[0]
+    table, w_m, arrived = table_forward(operands.w_m.contiguous(), first.laid_out())
+    return run_forward(operands._replace(table=table, w_m=w_m), plan, save=False)[0]._replace(arrived=arrived)
 
 
-def _operands(tensors: Any) -> Operands:
+def _operands(tensors: Sequence[Any]) -> Operands:
     return Operands._make((*tensors[:NUM_FIXED], tuple(tensors[NUM_FIXED:])))
 
 
 class _Pass(Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        operands = laid_out(_operands(tensors))
+        weight, first = None, None
+        operands = laid_out(_operands(tensors[NUM_FIRST:]))
+        if tensors[0] is not None:
+            weight, first = operands.w_m.contiguous(), FirstLayer._make(tensors[:NUM_FIRST]).laid_out()
+            table, w_m, arrived = table_forward(weight, first)
+            operands = operands._replace(table=table, w_m=w_m)
         outputs, saved = run_forward(operands, plan, save=any(ctx.needs_input_grad))
         ctx.plan, ctx.num_starts = plan, len(saved.m_starts)
-        ctx.has_spikes = outputs.spikes is not None
         ctx.set_materialize_grads(False)
-        # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it belongs
-        # to what is saved then
-        tile = torch.tensor(plan.tile)
-        readout = outputs.y if ctx.has_spikes else None
-        ctx.save_for_backward(tile, readout, saved.activations, *saved.m_starts, *saved.f_starts, *tensors)
-        return tuple(outputs)
+        ctx.save_for_backward(
+            # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it
+            # belongs to what is saved then
+            TILES[plan.tile],
+            None if outputs.spikes is None else outputs.y,
+            saved.activations,
+            *saved.m_starts,
+            *saved.f_starts,
+            weight,
+            *(first or NO_FIRST),
+            *operands[:NUM_FIXED],
+            *operands.layers,
+        )
+        return outputs.y, outputs.spikes, outputs.m_last, None if first is None else arrived
 
     @staticmethod
     @differentiable_once
     def backward(
-        ctx: Any, grad_y: Tensor | None, grad_spikes: Tensor | None, grad_m_last: Tensor | None
+        ctx: Any,
+        grad_y: Tensor | None,
+        grad_spikes: Tensor | None,
+        grad_m_last: Tensor | None,
+        grad_arrived: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         tile, readout, activations, *rest = ctx.saved_tensors
         num = ctx.num_starts
         saved = Saved(activations, tuple(rest[:num]), tuple(rest[num : 2 * num]))
-        operands, plan = laid_out(_operands(rest[2 * num :])), ctx.plan._replace(tile=int(tile))
-        wanted = Wanted.among(ctx.needs_input_grad[1 + FIRST_DIFFERENTIATED :])
+        weight, *tensors = rest[2 * num :]
+        operands, plan = _operands(tensors[NUM_FIRST:]), ctx.plan._replace(tile=int(tile))
+        wanted = Wanted.among(ctx.needs_input_grad[1 + NUM_FIRST + FIRST_DIFFERENTIATED :])
+        if weight is not None:
+            wanted = wanted._replace(table=True)
         incoming = Incoming(grad_y, grad_spikes, grad_m_last)
         if torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 grads = run_backward(operands, plan, saved, incoming, wanted, readout)
         else:
             grads = run_backward(operands, plan, saved, incoming, wanted, readout)
-        return (None,) * (1 + FIRST_DIFFERENTIATED) + tuple(grads)
+        of_first: tuple[Tensor | None, ...] = NO_FIRST
+        if weight is not None:
+            first, wants_total = FirstLayer._make(tensors[:NUM_FIRST]), ctx.needs_input_grad[NUM_FIRST]
+            of_first, grads = _through_table(weight, first, grads, grad_arrived, wants_total=wants_total)
+        return (None, *of_first, *(None,) * FIRST_DIFFERENTIATED, *grads)
+
+
+def _through_table(
+    weight: Tensor, first: FirstLayer, grads: list[Tensor | None], grad_arrived: Tensor | None, *, wants_total: bool
+) -> tuple[tuple[Tensor | None, ...], list[Tensor | None]]:
+    """Gradients of the first layer, and those of the operands with that of the whole weight in place of w_m's."""
+    grad_table, grad_w_m = grads[TABLE], grads[W_M]
+    if grad_table is None or grad_w_m is None:
+        raise RuntimeError("a table without a gradient")
+    grads[TABLE] = None
+    grads[W_M], grad_w_s, grad_total = table_backward(
+        weight, first, grad_table, grad_w_m, grad_arrived, wants_total=wants_total
+    )
+    return (grad_w_s, None, grad_total), grads
 
 
 def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs, Saved]:
@@ -191,7 +240,7 @@ def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs,
         if size:
             args.saved = activations.data_ptr()
         _call(_library.library().elm_scan_forward, args, like)
-    return Outputs(y, spikes, m_last), Saved(activations, tuple(m_starts), tuple(f_starts))
+    return Outputs(y, spikes, m_last, None), Saved(activations, tuple(m_starts), tuple(f_starts))
 
 
 def run_backward(

@@ -5,47 +5,91 @@ synapses that it reaches; and what all input of a sequence leaves on the branche
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from elm_neuro.backends.native import _library
-from elm_neuro.backends.native._rows import padded_table, with_padded_rows
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.native._rows import padded_table
 from elm_neuro.functional import branch_input, branch_matrix
 
 
-def first_layer(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The table, the memory's part of the first layer, and the branch sums.
+class FirstLayer(NamedTuple):
+    """What the table is made of, beside the first layer's weight."""
+
+    w_s: Tensor  # synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch)
+    routing: Tensor | None  # as in elm_neuro.functional.ELMParameters
+    total: Tensor  # input summed over time, (batch, input_size) or (batch, num_neuron, input_size)
+
+    def laid_out(self) -> FirstLayer:
+        """As the kernels read it."""
+        routing = self.routing
+        return FirstLayer(
+            self.w_s.contiguous(), None if routing is None else routing.contiguous(), self.total.contiguous()
+        )
+
+
+def traced_first_layer(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """Table, (num_neuron or 1, input_size, hidden), the memory's part of the weight and the branch sums, by torch."""
+    w_s, routing, total = first
+    num_branch = w_s.shape[-2]
+    from_branch = weight[..., :num_branch].mT
+    table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, total.shape[-1]).mT @ from_branch
+    own = total if w_s.ndim == 2 or total.ndim == 3 else total.unsqueeze(1).expand(-1, w_s.shape[0], -1)
+    arrived = branch_input(own, w_s, routing)
+    return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:], arrived
+
+
+def table_forward(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """The table, (num_neuron or 1, input_size, hidden), in padded rows; the memory's part of the weight,
+    ([num_neuron,] hidden, num_memory); what all input adds up to on the branches, (batch, [num_neuron,] num_branch).
 
     Args:
-        weight: of the first layer, ([num_neuron,] hidden, num_branch + num_memory).
-        w_s: synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch).
-        routing: as in :class:`elm_neuro.functional.ELMParameters`.
-        total: input summed over time, (batch, input_size) or (batch, num_neuron, input_size).
-
-    Returns:
-        Table, (num_neuron or 1, input_size, hidden), in padded rows; weight of the memory, ([num_neuron,] hidden,
-        num_memory); what `total` adds up to on the branches, (batch, [num_neuron,] num_branch).
+        weight: of the first layer, ([num_neuron,] hidden, num_branch + num_memory); all tensors are contiguous.
+        first: synapses and input.
     """
-    if torch.compiler.is_compiling():
-        num_branch = w_s.shape[-2]
-        from_branch = weight[..., :num_branch].mT
-        table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, total.shape[-1]).mT @ from_branch
-        own = total if w_s.ndim == 2 or total.ndim == 3 else total.unsqueeze(1).expand(-1, w_s.shape[0], -1)
-        arrived = branch_input(own, w_s, routing)
-        return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:], arrived
-    if not torch.is_grad_enabled():
-        return _forward(*_laid_out(weight, w_s, routing, total))
-    table, w_m, arrived = _FirstLayer.apply(weight, w_s, routing, total)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    args = _arguments(weight, *first)
+    table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=first.routing is not None)
+    w_m = weight.new_empty(*weight.shape[:-1], args.num_memory)
+    arrived = weight.new_empty(first.total.shape[0], *first.w_s.shape[:-1])
+    args.table, args.w_m, args.arrived = table.data_ptr(), w_m.data_ptr(), arrived.data_ptr()
+    _call(_library.library().elm_table_forward, weight, args)
     return table, w_m, arrived
 
 
+def table_backward(
+    weight: Tensor,
+    first: FirstLayer,
+    grad_table: Tensor,
+    grad_w_m: Tensor,
+    grad_arrived: Tensor | None,
+    *,
+    wants_total: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of `weight`, of `w_s` and, if wanted, of `total`.
+
+    Args:
+        weight: as :func:`table_forward` takes it.
+        first: likewise.
+        grad_table: in padded rows.
+        grad_w_m: of the memory's part of the weight, ([num_neuron,] hidden, num_memory), contiguous.
+        grad_arrived: of the branch sums; None for zeros.
+        wants_total: whether `total` has a gradient.
+    """
+    args = _arguments(weight, *first)
+    grad_weight = torch.empty_like(weight)
+    args.grad_table, args.grad_w_m, args.grad_weight = (
+        grad_table.data_ptr(),
+        grad_w_m.data_ptr(),
+        grad_weight.data_ptr(),
+    )
+    return grad_weight, *_backward_of_sums(args, first.w_s, first.total, grad_arrived, wants_total=wants_total)
+
+
 def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor) -> Tensor:
-    """Only the branch sums, (batch, [num_neuron,] num_branch), which torch does not differentiate; arguments as for
-    :func:`first_layer`.
+    """Only the branch sums, (batch, [num_neuron,] num_branch), which torch does not differentiate; arguments as
+    :class:`FirstLayer` names them.
     """
     w_s, routing, total = w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
     args = _arguments(None, w_s, routing, total)
@@ -63,36 +107,6 @@ def backward_of_sums(
     return _backward_of_sums(_arguments(None, w_s, routing, total), w_s, total, grad_arrived, wants_total=wants_total)
 
 
-class _FirstLayer(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        operands = _laid_out(weight, w_s, routing, total)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands)
-        return _forward(*operands)
-
-    @staticmethod
-    @differentiable_once
-    def backward(
-        ctx: Any, grad_table: Tensor | None, grad_w_m: Tensor | None, grad_arrived: Tensor | None
-    ) -> tuple[Tensor | None, Tensor, None, Tensor | None]:
-        weight, w_s, routing, total = ctx.saved_tensors
-        args = _arguments(weight, w_s, routing, total)
-        grad_weight: Tensor | None = None
-        if grad_table is None and grad_w_m is not None:
-            grad_table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=True)
-        if grad_table is not None:
-            grad_table = with_padded_rows(grad_table)
-            grad_w_m = weight.new_zeros(*weight.shape[:-1], args.num_memory) if grad_w_m is None else grad_w_m
-            grad_weight, grad_w_m = torch.empty_like(weight), grad_w_m.contiguous()
-            args.grad_table, args.grad_w_m = grad_table.data_ptr(), grad_w_m.data_ptr()
-            args.grad_weight = grad_weight.data_ptr()
-        grad_w_s, grad_total = _backward_of_sums(args, w_s, total, grad_arrived, wants_total=ctx.needs_input_grad[3])
-        return grad_weight, grad_w_s, None, grad_total
-
-
 def _backward_of_sums(
     args: _library.TableArgs, w_s: Tensor, total: Tensor, grad_arrived: Tensor | None, *, wants_total: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -104,23 +118,6 @@ def _backward_of_sums(
     args.grad_w_s = grad_w_s.data_ptr()
     _call(_library.library().elm_table_backward, w_s, args)
     return grad_w_s, grad_total
-
-
-def _laid_out(
-    weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The operands as the kernels read them."""
-    return weight.contiguous(), w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
-
-
-def _forward(weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    args = _arguments(weight, w_s, routing, total)
-    table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=routing is not None)
-    w_m = weight.new_empty(*weight.shape[:-1], args.num_memory)
-    arrived = weight.new_empty(total.shape[0], *w_s.shape[:-1])
-    args.table, args.w_m, args.arrived = table.data_ptr(), w_m.data_ptr(), arrived.data_ptr()
-    _call(_library.library().elm_table_forward, weight, args)
-    return table, w_m, arrived
 
 
 def _arguments(weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total: Tensor) -> _library.TableArgs:

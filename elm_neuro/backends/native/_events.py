@@ -64,7 +64,9 @@ class Events(NamedTuple):
         args.channel, args.value = channel.data_ptr(), value.data_ptr()
         if _library.library().elm_compact(x.dtype == torch.float64, parts, ctypes.byref(args)):
             return None
-        return cls(begin, end, channel, value.to(dtype), (batch, num_steps, num_input))
+        return cls(
+            begin, end, channel, value if value.dtype == dtype else value.to(dtype), (batch, num_steps, num_input)
+        )
 
     def discounted_sum(self, kappa: float, dtype: torch.dtype, lengths: Tensor | None) -> Tensor:
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "api.h"
+#include "effective.h"
 
 #define ELM_DECLARE(isa)              \
     namespace isa {                   \
@@ -139,6 +140,7 @@ int64_t elm_size_of(const char *name) {
     if (!std::strcmp(name, "ElmFilter")) return sizeof(ElmFilter);
     if (!std::strcmp(name, "ElmFrames")) return sizeof(ElmFrames);
     if (!std::strcmp(name, "ElmTable")) return sizeof(ElmTable);
+    if (!std::strcmp(name, "ElmEffective")) return sizeof(ElmEffective);
     return -1;
 }
 
@@ -173,6 +175,14 @@ int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *a
 // 0, or 1 where the events do not fit.
 int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
     return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
+}
+
+void elm_effective_forward(int64_t is_double, const ElmEffective *args) {
+    is_double ? effective_forward<double>(*args) : effective_forward<float>(*args);
+}
+
+void elm_effective_backward(int64_t is_double, const ElmEffective *args) {
+    is_double ? effective_backward<double>(*args) : effective_backward<float>(*args);
 }
 
 // Asks for large pages where the system gives them on request: a buffer's first touch costs a fault for each.

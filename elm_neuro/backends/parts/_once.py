@@ -23,10 +23,10 @@ def differentiable_once(backward: Backward) -> Backward:
 
     @wraps(backward)
     def run(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
         with torch.no_grad():
             results = backward(ctx, *grads)
-        if not torch.is_grad_enabled():
-            return results
         refused: tuple[Any, ...] = _Refused.apply(torch.empty(0, requires_grad=True), *results)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return refused
 

@@ -19,6 +19,11 @@ from elm_neuro.events import SpikeEvents
 # about 1 ns and summing them about 0.3 * channels ns a spike, so that events win below these marks.
 SPARSE_DENSITY = 0.04
 SPARSE_CHANNELS = 32
+# Logarithm of the discount below which a step is left out: the square of the dtype's epsilon.
+LOG_FORGOTTEN = {
+    dtype: 2.0 * math.log(torch.finfo(dtype).eps)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def sparse_where_faster(x: Tensor | SpikeEvents, num_channel: int) -> Tensor | SpikeEvents:
@@ -96,7 +101,7 @@ def steps_within_reach(kappa: float, num_steps: int, dtype: torch.dtype) -> int:
     """Steps after which a decay has fallen below the square of the dtype's epsilon, at most `num_steps`."""
     if not 0.0 < kappa < 1.0:
         return num_steps if kappa else 1
-    return math.ceil(min(2.0 * math.log(torch.finfo(dtype).eps) / math.log(kappa), num_steps))
+    return math.ceil(min(LOG_FORGOTTEN[dtype] / math.log(kappa), num_steps))
 
 
 def _event_projection(x: SpikeEvents, weight: Tensor) -> Tensor:

@@ -10,6 +10,19 @@ from lightning import Callback, LightningModule, Trainer
 SHOWN = ("train/loss", "train/accuracy", "valid/loss", "valid/accuracy")
 
 
+class Size(Callback):
+    """One line on standard error: what is trained, and how many parameters it has."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        if trainer.is_global_zero:
+            counts = [(one.numel(), one.requires_grad) for one in pl_module.parameters()]
+            trained, total = sum(count for count, trains in counts if trains), sum(count for count, _ in counts)
+            network = type(getattr(pl_module, "network", pl_module)).__name__
+            of = "" if trained == total else f", {trained:,} of them trained"
+            print(f"{network}: {total:,} parameters{of}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people
+
+
 class EpochLines(Callback):
     """One line an epoch on standard error: epoch, metrics, seconds, and when the rest will be done."""
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Without Lightning's advice on loader processes, which cost more here than they bring, and what it calls that
-    others deprecated.
+    """Without Lightning's advice on loader processes, which cost more here than they bring, on products of its makers,
+    and what it calls that others deprecated.
     """
-    with warnings.catch_warnings():
+    notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with warnings.catch_warnings(), ExitStack() as after:
+        notes.addFilter(_no_tip)
+        after.callback(notes.removeFilter, _no_tip)
         warnings.filterwarnings("ignore", message=".*does not have many workers", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", message="The number of training batches", category=PossibleUserWarning)
         warnings.filterwarnings(
@@ -37,6 +40,10 @@ def without_advice() -> Iterator[None]:
         )
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.pytorch.cli")
         yield
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
 
 
 @contextmanager

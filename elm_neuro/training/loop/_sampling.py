@@ -1,11 +1,12 @@
-"""Which parts of the data a stage needs, and in which order an epoch takes its items."""
+"""Which parts of the data a stage needs, in which order an epoch takes its items, and where a resumed one goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from lightning import Trainer
-from torch.utils.data import DistributedSampler
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader, DistributedSampler
 
 PARTS = ("train", "valid", "test")
 PARTS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
@@ -26,7 +27,63 @@ def processes_and_rank(trainer: Trainer | None) -> tuple[int, int]:
     return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
 
-class InListOrder(DistributedSampler[Any]):
+class ResumesInEpoch(LightningDataModule):
+    """Data whose epochs are the same in every run, and which a resumed run goes on with at the batch after the last
+    one: the sampler of its training batches is given where that is.
+    """
+
+    batch_size: int
+    resume = (0, 0)  # epoch, batches of it that are done
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is: the epoch, and how many of its batches are done."""
+        if self.trainer is None:
+            return {}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": self.trainer.current_epoch, "batches": progress.processed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.resume = (int(state_dict.get("epoch", 0)), int(state_dict.get("batches", 0)))
+
+
+def count_epochs_rightly(checkpoint: dict[str, Any]) -> None:
+    """Correct what a checkpoint of a run over :class:`ResumesInEpoch` says of its epochs, before it is gone on with.
+
+    Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as done; and under ``max_steps`` it
+    takes the end of an epoch, saved before all is counted, for the end of the next one too.
+
+    Args:
+        checkpoint: as a module's ``on_load_checkpoint`` gets it.
+    """
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    places = [
+        state for state in checkpoint.values() if isinstance(state, dict) and {"epoch", "batches"} <= state.keys()
+    ]
+    if not places or not loop:
+        return
+    batches = loop["epoch_loop.batch_progress"]
+    cut_off = not batches["is_last_batch"]
+    for counts in loop["epoch_progress"].values():  # of this run, and of all
+        if counts["processed"] == counts["started"] == counts["ready"] == counts["completed"] + 1:
+            counts["processed" if cut_off else "completed"] += -1 if cut_off else 1
+    if not cut_off and len(set(loop["epoch_progress"]["current"].values())) == 1:
+        batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)
+
+
+class Remaining(DistributedSampler[Any]):
+    """Items without the batches that a resumed epoch has behind it."""
+
+    resume = (0, 0)
+    batch_size = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, batches = self.resume
+        items = list(super().__iter__())
+        return iter(items[batches * self.batch_size if self.epoch == epoch else 0 :])
+
+
+class InListOrder(Remaining):
     """The items in their order; Lightning's call at the start of an epoch moves the data set's list on to that
     epoch.
     """
@@ -35,3 +92,14 @@ class InListOrder(DistributedSampler[Any]):
         """Move sampler and data set on."""
         super().set_epoch(epoch)
         self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # data sets with a list of their own for each epoch
+
+
+class Resumable(DataLoader[Any]):
+    """Tells Lightning that it can go on in the middle of an epoch; where that is, the data module knows."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""

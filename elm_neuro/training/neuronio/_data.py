@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,12 +18,12 @@ from torch.utils.data import DataLoader
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
-from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
+from elm_neuro.training.loop._sampling import InListOrder, Resumable, ResumesInEpoch, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
 
 
-class NeuronIODataModule(LightningDataModule):
+class NeuronIODataModule(ResumesInEpoch):
     """Batches of :class:`elm_neuro.datasets.NeuronIODataset`: (input, spikes, soma).
 
     The windows of an epoch depend on (seed, epoch) alone: they are the same for any number of workers, and a run that
@@ -52,6 +51,8 @@ class NeuronIODataModule(LightningDataModule):
         FileNotFoundError: there is no such folder, or nothing in it for a part that is used.
         ValueError: an argument is out of range, or a file is damaged.
     """
+
+    network_settings: ClassVar[tuple[str, ...]] = ("window_ms", "skip_ms")  # what `test` takes from a checkpoint
 
     def __init__(
         self,
@@ -87,7 +88,6 @@ class NeuronIODataModule(LightningDataModule):
         )
         self.output, self.num_workers, self.seed, self.cache_dir = output, num_workers, seed, cache_dir
         self._parts: dict[str, NeuronIODataset] = {}
-        self._resume = (0, 0)  # epoch, batches of it that are done
 
     def prepare_data(self) -> None:
         """Convert pickles into the cache where there are no converted files, in one process only."""
@@ -145,24 +145,13 @@ class NeuronIODataModule(LightningDataModule):
         """Whether there is anything to validate on: an empty list says that there is not to be."""
         return self.patterns[name] != []
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where training is: the epoch, and how many of its batches are done."""
-        if self.trainer is None:
-            return {}
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "batches": progress.processed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._resume = (int(state_dict.get("epoch", 0)), int(state_dict.get("batches", 0)))
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, those of the epoch in their order."""
         replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        sampler = _Remaining(dataset, num_replicas=replicas, rank=rank, shuffle=False)
-        sampler.resume, sampler.batch_size = self._resume, self.batch_size
-        return self._loader(dataset, sampler, _Resumable)
+        sampler = InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False)
+        sampler.resume, sampler.batch_size = self.resume, self.batch_size
+        return self._loader(dataset, sampler, Resumable)
 
     def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
         """Validation batches; none where `valid` is an empty list."""
@@ -177,7 +166,7 @@ class NeuronIODataModule(LightningDataModule):
         return self.test_dataloader()
 
     def _loader(
-        self, dataset: NeuronIODataset, sampler: _Remaining | None = None, kind: type[DataLoader[Any]] = DataLoader
+        self, dataset: NeuronIODataset, sampler: InListOrder | None = None, kind: type[DataLoader[Any]] = DataLoader
     ) -> DataLoader[Any]:
         return kind(
             dataset,
@@ -193,25 +182,3 @@ class NeuronIODataModule(LightningDataModule):
         """Frames of int8 become floating once they are on the device."""
         x, *rest = batch
         return (x.to(rest[0].dtype), *rest) if isinstance(x, Tensor) and x.dtype == torch.int8 else batch
-
-
-class _Resumable(DataLoader[Any]):
-    """Tells Lightning that it can go on in the middle of an epoch; where that is, the data module knows."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
-
-
-class _Remaining(InListOrder):
-    """The items in their order, without the batches that a resumed epoch has behind it."""
-
-    resume = (0, 0)
-    batch_size = 1
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, batches = self.resume
-        items = list(super().__iter__())
-        return iter(items[batches * self.batch_size if self.epoch == epoch else 0 :])

@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import binary_auroc
 from elm_neuro.datasets.neuronio._simulations import SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training.loop._layers import check_time_steps
+from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
-from elm_neuro.training.neuronio._data import NeuronIODataModule
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -193,17 +193,5 @@ class NeuronIORegression(LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where training was. Lightning 2.6 has an epoch that was cut off, by ``max_steps`` or otherwise, as
-        done; and under ``max_steps`` it takes the end of an epoch, saved before all is counted, for the end of the next
-        one too.
-        """
-        loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        if NeuronIODataModule.__qualname__ not in checkpoint or not loop:
-            return
-        batches = loop["epoch_loop.batch_progress"]
-        cut_off = not batches["is_last_batch"]
-        for counts in loop["epoch_progress"].values():  # of this run, and of all
-            if counts["processed"] == counts["started"] == counts["ready"] == counts["completed"] + 1:
-                counts["processed" if cut_off else "completed"] += -1 if cut_off else 1
-        if not cut_off and len(set(loop["epoch_progress"]["current"].values())) == 1:
-            batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)
+        """Go on where training was."""
+        count_epochs_rightly(checkpoint)

@@ -15,7 +15,7 @@ from elm_neuro.datasets import FixedPairing, SHDAdding, SpikeRecordings, SpokenD
 from elm_neuro.datasets.shd._pairs import NUM_SUMS, Split
 from elm_neuro.datasets.shd._protocols import Group, read_source
 from elm_neuro.training.loop._sampling import InListOrder, parts_of, processes_and_rank
-from elm_neuro.training.shd._data import Binning, SHDDataModule
+from elm_neuro.training.shd._data import Binning, SHDDataModule, check_files
 
 SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -26,7 +26,7 @@ class SHDAddingDataModule(SHDDataModule):
 
     Batches are (x, sums, speakers): :class:`SpikeEvents` or frames (batch, time, channel), (batch,) and (batch, 2)
     int64. Every epoch has the next pairs of the training list, in its order, so that a resumed run goes on as one that
-    was never stopped.
+    was never stopped, in the middle of an epoch too.
 
     The fingerprint of each list is printed where it is first used, goes to the logger's hyperparameters and into the
     checkpoint.
@@ -51,6 +51,8 @@ class SHDAddingDataModule(SHDDataModule):
         ValueError: an argument is out of range or does not go with `pairing`, or the protocol finds nobody to train or
             test on.
     """
+
+    network_settings = ("binning", "pairing", "valid", "held_out", "seed")
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ class SHDAddingDataModule(SHDDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""
+        sources = {"train_file": self.source, "test_file": self.test_source}
+        check_files(**{name: file for name, file in sources.items() if not isinstance(file, SpokenDigits)})
         for name in parts_of(stage):
             self.part(name)
             self._announce(name)
@@ -146,7 +150,12 @@ class SHDAddingDataModule(SHDDataModule):
             logger.log_hyperparams({f"fingerprint/{kind}": part.fingerprint for kind, part in self._lists.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the fingerprints of the lists in use."""
+        """What a checkpoint keeps: where training is, and the fingerprints of the lists in use."""
+        return super().state_dict() | self.fingerprints
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the lists in use, by "train", "valid" and "test"."""
         return {name: pairs.fingerprint for name, pairs in self._lists.items()}
 
     @property
@@ -170,7 +179,7 @@ class SHDAddingDataModule(SHDDataModule):
         """Training batches: the list of the epoch, in its order."""
         replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        return self._loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
+        return self._training_loader(dataset, InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False))
 
 
 def _speakers(dataset: SHDAdding) -> Tensor:

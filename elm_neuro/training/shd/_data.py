@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
-from elm_neuro.training.loop._sampling import processes_and_rank
+from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
 
+SHD_ADDRESS = "https://zenkelab.org/datasets"  # of Cramer et al., 10.1109/TNNLS.2020.3044364
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -39,12 +40,12 @@ class Binning:
     output: Literal["events", "frames"] = "events"
 
 
-class SHDDataModule(LightningDataModule):
+class SHDDataModule(ResumesInEpoch):
     """Training, validation and test batches of recordings in SHD-format files.
 
     Batches are (x, labels, speakers): :class:`SpikeEvents` or frames (batch, time, channel), and two (batch,) int64.
     The order of the training samples depends on (seed, epoch) alone, so that a resumed run goes on as one that was
-    never stopped.
+    never stopped, in the middle of an epoch too.
 
     Args:
         train_file: SHD-format file of the training samples.
@@ -62,6 +63,9 @@ class SHDDataModule(LightningDataModule):
         FileNotFoundError: a file does not exist.
         ValueError: a file is not in the layout of SHD, a speaker is not there, or nothing is left to train on.
     """
+
+    # what `test` and `export` take from a checkpoint: how samples are made, and who was trained on
+    network_settings: ClassVar[tuple[str, ...]] = ("binning", "valid", "seed")
 
     def __init__(
         self,
@@ -107,6 +111,7 @@ class SHDDataModule(LightningDataModule):
 
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         """All training and all test recordings."""
+        check_files(train_file=self.train_file, test_file=self.test_file)
         recordings = read_shd(self.train_file)
         if self.test_file is not None:
             return recordings, read_shd(self.test_file)
@@ -155,10 +160,9 @@ class SHDDataModule(LightningDataModule):
         """Training batches in an order drawn anew for every epoch."""
         replicas, rank = processes_and_rank(self.trainer)
         dataset = self.part("train")
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed
+        return self._training_loader(
+            dataset, Remaining(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed)
         )
-        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
         """Validation batches; none where nothing is held back."""
@@ -172,8 +176,14 @@ class SHDDataModule(LightningDataModule):
         """Test batches."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
-        return DataLoader(
+    def _training_loader(self, dataset: Dataset[Any], sampler: Remaining) -> DataLoader[Any]:
+        sampler.resume, sampler.batch_size = self.resume, self.batch_size
+        return self._loader(dataset, sampler, Resumable)
+
+    def _loader(
+        self, dataset: Dataset[Any], sampler: Remaining | None = None, kind: type[DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
+        return kind(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -223,6 +233,25 @@ class SpokenDigitsDataModule(SHDDataModule):
     def _read(self) -> tuple[SpikeRecordings, SpikeRecordings]:
         train, test = self.digits
         return train.recordings(), test.recordings()
+
+
+def check_files(**files: str | os.PathLike[str] | None) -> None:
+    """Say where SHD is to be had, where a file is not there.
+
+    Args:
+        files: by the argument of the data module that names them; None is no file.
+
+    Raises:
+        FileNotFoundError: one does not exist.
+    """
+    for name, file in files.items():
+        if file is not None and not os.path.exists(file):
+            place = os.path.dirname(file) or "this folder"
+            raise FileNotFoundError(
+                f"--data.{name} must name an SHD-format HDF5 file, got {os.fspath(file)}, which does not exist: "
+                f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {place}, or "
+                "say with --data.train_file and --data.test_file where they are"
+            )
 
 
 def _drawn(num: int, fraction: float, seed: int, *, stream: int) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from elm_neuro.datasets import splitmix64
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training.loop._layers import check_time_steps, spikes_recorded, spiking_layers
+from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
@@ -242,6 +243,10 @@ class SpikeClassification(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probability of each class, (batch, num_classes)."""
         return self(batch[0]).softmax(-1)  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where training was."""
+        count_epochs_rightly(checkpoint)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its cosine decay, per step."""

@@ -113,7 +113,6 @@ class TestReport(Callback):
         }
         evaluation["confusion"] = pl_module.confusion.tolist()
         evaluation["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        data = getattr(trainer, "datamodule", None)
-        evaluation["lists"] = {} if data is None else data.state_dict()
+        evaluation["lists"] = getattr(getattr(trainer, "datamodule", None), "fingerprints", {})
         write_whole({self.folder / "evaluation.json": json.dumps(evaluation, indent=2).encode() + b"\n"})
         plotting.save(plotting.confusion_matrix(pl_module.confusion, names=self.names), self.folder / "confusion")

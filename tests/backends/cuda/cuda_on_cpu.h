@@ -1,6 +1,6 @@
 // Runs a kernel's own source on the CPU, so that tests need no GPU: the threads of a block are fibers, which run one at a time from barrier
-// to barrier in an order that SEED decides. A kernel that depends on that order has a race, or lacks a barrier. Shared memory is as large as
-// the launch says, to the byte, and starts as NaN.
+// to barrier in an order that SEED decides, a warp ahead of the others as far as its own barriers let it. A kernel that depends on that order
+// has a race, or lacks a barrier. Shared memory is as large as the launch says, to the byte, and starts as NaN.
 #pragma once
 #define ELM_ON_CPU
 #include <algorithm>
@@ -119,25 +119,38 @@ inline bool release(unsigned first, unsigned last, State state) {
 // false: a barrier or shuffle that not all threads of the block or warp reach.
 inline bool run_block(unsigned seed, std::mt19937 &random) {
     const unsigned n = block.x;
-    std::vector<unsigned> order(n);
+    const unsigned warps = (n + 31) / 32;
+    std::vector<unsigned> order(n), of_warps(warps);
     for (unsigned i = 0; i < n; i++) {
         fibers[i].id = i;
         fibers[i].state = State::READY;
         fibers[i].context.start(fibers[i].stack.get(), STACK, entry);
-        order[i] = seed == 1 ? n - 1 - i : i;
+        order[i] = i;
+    }
+    for (unsigned w = 0; w < warps; w++) of_warps[w] = w;
+    if (seed == 1) {
+        std::reverse(of_warps.begin(), of_warps.end());
+        for (unsigned w = 0; w < warps; w++) std::reverse(order.begin() + 32 * w, order.begin() + std::min(32 * w + 32, n));
     }
     for (;;) {
-        if (seed > 1) std::shuffle(order.begin(), order.end(), random);
         bool ran = false;
-        for (unsigned i : order)
-            if (fibers[i].state == State::READY) {
-                running = &fibers[i];
-                Context::change(home, running->context);
-                ran = true;
-            }
-        bool released = false;
-        for (unsigned first = 0; first < n; first += 32) released |= release(first, std::min(first + 32, n), State::AT_WARP);
-        released |= release(0, n, State::AT_BLOCK);
+        if (seed > 1) std::shuffle(of_warps.begin(), of_warps.end(), random);
+        // A warp runs on while it waits for itself alone: it must not need that for the others to keep up.
+        for (unsigned w : of_warps) {
+            const unsigned first = 32 * w, last = std::min(first + 32, n);
+            bool again;
+            do {
+                if (seed > 1) std::shuffle(order.begin() + first, order.begin() + last, random);
+                for (unsigned at = first; at < last; at++) {
+                    if (fibers[order[at]].state != State::READY) continue;
+                    running = &fibers[order[at]];
+                    Context::change(home, running->context);
+                    ran = true;
+                }
+                again = release(first, last, State::AT_WARP);
+            } while (again && (seed < 2 || random() % 4));
+        }
+        const bool released = release(0, n, State::AT_BLOCK);
         if (std::all_of(fibers.begin(), fibers.begin() + n, [](const Fiber &f) { return f.state == State::DONE; })) return true;
         if (!ran && !released) return false;
     }

@@ -33,6 +33,9 @@ class FakeDriver:
     def device(self, index: int) -> Device:
         return self.properties
 
+    def enter(self, device: torch.device) -> None:
+        """The CPU is always there."""
+
     def launch(
         self,
         program: Program,

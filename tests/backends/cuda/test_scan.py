@@ -1,8 +1,9 @@
-"""The backend `cuda` forward and backward against the float64 reference; its kernels run on the CPU, threads in shuffled order."""
+"""The backend `cuda` against the float64 reference: its kernels run on the CPU, threads in shuffled order."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
-from elm_neuro.backends.cuda import _driver, _memory, _plans
-from elm_neuro.backends.elm import _cuda
+from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
+from elm_neuro.backends.elm import _effective
+from elm_neuro.backends.elm._effective import Timescales, effective
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
 from tests.tolerances import assert_close
@@ -78,7 +80,7 @@ def check(case: Any, driver: FakeDriver, *, seed: int, events: bool, recompute_e
         assert_close(result, wanted)
 
 
-@settings(FEW, max_examples=100)
+@settings(FEW, max_examples=60)
 @given(
     case=drawn(SIZES),
     seed=st.integers(0, 9),
@@ -141,14 +143,60 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     x = torch.ones(2, 5, 7)
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
-        "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward", "elm_backward", "elm_gradients",
+        "elm_effective", "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward",
+        "elm_backward", "elm_gradients", "elm_effective_backward",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
-        "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward", "elm_backward",
-        "elm_gather_inputs", "elm_gradients",
+        "elm_effective", "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward",
+        "elm_backward", "elm_gather_inputs", "elm_gradients", "elm_effective_backward",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+@pytest.mark.parametrize("bounds", [(0.0, 4.0), (1.0, 900.0)])
+def test_effective_parameters_and_their_derivatives_equal_torchs(
+    fake_driver: FakeDriver, variant: str, bounds: tuple[float, float]
+) -> None:
+    timescales = Timescales(bounds, 0.5, 5.0, variant)
+    torch.manual_seed(0)
+    protos = [
+        torch.randn(2, 13, 30, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 7, dtype=torch.float64, requires_grad=True),
+    ]
+    with torch.no_grad():
+        protos[0][0, 0, :3] = torch.tensor([0.0, -0.0, float("nan")])
+        protos[1][0, 0] = -1e4  # a time constant of 0 where the bound is
+    tau_s = torch.tensor([0.0, 1e-9, 5.0], dtype=torch.float64)
+
+    def results(twice: bool) -> list[torch.Tensor]:
+        found = list(effective(*protos, tau_s, timescales))
+        weights = [torch.arange(1.0, r.numel() + 1, dtype=r.dtype).view(r.shape) for r in found]
+        loss = torch.stack([(r * w).nansum() for r, w in zip(found, weights, strict=True)]).sum()
+        grads = torch.autograd.grad(loss, protos, create_graph=twice)
+        second = torch.autograd.grad((grads[1] ** 2).sum(), protos[1]) if twice else ()
+        return [t.detach() for t in (*found, *grads, *second)]
+
+    fused = results(False)
+    assert [name for name, *_ in fake_driver.launched] == ["elm_effective", "elm_effective_backward"]
+    fused_twice = results(True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_effective, "_kernels", lambda *_: None)
+        expected, expected_twice = results(False), results(True)
+    for result, wanted in zip(fused + fused_twice, expected + expected_twice, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+def test_effective_parameters_of_a_neuron_that_learns_no_time_constants(fake_driver: FakeDriver) -> None:
+    cell = ELM(3, 1, 4, learn_tau_m=False, learn_w_s=False, backend="cuda").cell
+    params = cell.effective_parameters()
+    assert not params.kappa_m.requires_grad and not params.w_s.requires_grad
+    assert_close(params.w_s, cell.w_s)
+    cell = ELM(3, 1, 4, learn_tau_m=False, backend="cuda").cell
+    params = cell.effective_parameters()
+    (params.w_s.sum() + params.gain.sum() + params.kappa_m.sum()).backward()
+    assert_close(cell._proto_w_s.grad, torch.ones_like(cell._proto_w_s))  # type: ignore[arg-type]
 
 
 def test_compiled_code_has_no_graph_break(fake_driver: FakeDriver) -> None:
@@ -172,6 +220,20 @@ def test_compiled_code_has_no_graph_break(fake_driver: FakeDriver) -> None:
     loss.backward()  # type: ignore[union-attr]
     for parameter, wanted in zip(neuron.parameters(), expected[3:-1], strict=True):
         assert_close(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, wanted)
+
+
+def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: int) -> str | None:
+        return "nothing" if list(Path().glob("no such file")) else None  # torch.compile refuses to trace this
+
+    monkeypatch.setattr(_available, "_missing_parts", search)
+    monkeypatch.setattr(_available, "_unknown", search)
+    here = _available.missing()  # where there is no GPU, that
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if _available.missing() == here and _available.unknown(0) is None else x - 1
+
+    assert torch.compile(run, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 1.0
 
 
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
@@ -229,5 +291,7 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise _driver.CudaError("no CUDA driver: it is gone")
 
     monkeypatch.setattr(_driver, "launcher", no_driver)
-    monkeypatch.setattr(_cuda._compile, "compiler", lambda: None)
+    monkeypatch.setattr(_compile, "compiler", lambda: None)
+    _available._missing_parts.cache_clear()
     assert backends.available()["cuda"] == "cannot run: no CUDA driver: it is gone"
+    _available._missing_parts.cache_clear()

@@ -138,6 +138,8 @@ def test_fingerprints_are_printed_logged_and_kept(
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["SHDAddingDataModule"] == {
         "train": train,
         "valid": valid,
+        "epoch": 0,
+        "batches": 3,
     }
 
 

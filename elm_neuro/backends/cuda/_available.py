@@ -1,0 +1,47 @@
+"""Whether the kernels run here. torch.compile takes the answers as constants: it must not trace how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
+
+
+def constant(function: Callable[..., str | None]) -> Callable[..., str | None]:
+    """As ``torch.compiler.assume_constant_result``, which would import the compiler with the package."""
+    marked: Any = function
+    marked._dynamo_marked_constant = True
+    return function
+
+
+@constant
+def missing() -> str | None:
+    """Why nothing runs here; None where it does."""
+    return _missing_parts() if torch.cuda.is_available() else "no NVIDIA GPU that torch can use"
+
+
+@constant
+def unknown(index: int) -> str | None:
+    """Why nothing runs on the device of this number, where it is that the compiler is older; None where it runs."""
+    return _unknown(index)
+
+
+@cache
+def _missing_parts() -> str | None:
+    try:
+        _compile.compiler()
+        _driver.launcher()
+    except (_nvrtc.CompileError, _driver.CudaError) as error:
+        return str(error)
+    return None
+
+
+@cache
+def _unknown(index: int) -> str | None:
+    if _compile.knows(_driver.launcher().device(index).architecture):
+        return None
+    return f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}"

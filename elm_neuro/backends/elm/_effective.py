@@ -1,0 +1,145 @@
+"""What a neuron's learned numbers become in a step: by a kernel and one back where there is one, elsewhere by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from struct import pack, unpack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
+from elm_neuro.backends.elm import _cuda, _native
+from elm_neuro.backends.native import _effective
+from elm_neuro.functional import bounded_tau, decay, memory_gain
+
+CUDA, NATIVE = _cuda.Cuda(), _native.Native()
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Timescales(NamedTuple):
+    """Constants between a neuron's learned numbers and its effective ones."""
+
+    bounds: tuple[float, float]  # of the memory time constants, ms
+    delta_t: float  # ms
+    lambda_: float
+    variant: str  # "v1" or "v2"
+
+
+class Effective(NamedTuple):
+    """Fields of :class:`elm_neuro.functional.ELMParameters`."""
+
+    w_s: Tensor
+    kappa_m: Tensor
+    gain: Tensor
+    kappa_b: Tensor
+
+
+def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales) -> Effective:
+    """Synaptic weights, rectified, decay factors and gain; differentiable, twice too.
+
+    Args:
+        proto_w_s: synaptic weights before they are rectified.
+        proto_tau_m: memory time constants, unbounded.
+        tau_s: synaptic time constants in ms.
+        timescales: constants.
+
+    >>> effective(torch.tensor([-1.0, 2.0]), torch.zeros(1), torch.tensor(5.0), Timescales((1.0, 3.0), 1.0, 5.0, "v1"))
+    Effective(w_s=tensor([0., 2.]), kappa_m=tensor([0.6065]), gain=tensor([1.9673]), kappa_b=tensor(0.8187))
+    """
+    kernels = _kernels(proto_w_s, proto_tau_m, tau_s)
+    if kernels is not None:
+        if not (torch.is_grad_enabled() and (proto_w_s.requires_grad or proto_tau_m.requires_grad)):
+            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales)))
+        found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales, kernels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return Effective._make(found)
+    return Effective(*_by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t))
+
+
+def _by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor, Tensor]:
+    bounds, delta_t, lambda_, variant = timescales
+    tau_m = bounded_tau(proto_tau_m, bounds)
+    kappa_m = decay(tau_m, delta_t)
+    gain = memory_gain(tau_m, delta_t, lambda_=lambda_, variant=variant, kappa_m=kappa_m)
+    return torch.relu(proto_w_s), kappa_m, gain
+
+
+class Kernels(NamedTuple):
+    """One device's."""
+
+    constants: Callable[[Timescales], tuple[Any, ...]]  # as the kernels read them
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor | None, Tensor | None]]
+
+
+def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
+    """None for what looks into functions: compilers, tracers, forward mode, transforms, tensors of other classes."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
+        return None
+    device, dtype = proto_w_s.device, proto_w_s.dtype
+    kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
+    if kernels is None or torch._C._are_functorch_transforms_active() or others[-1].requires_grad:
+        return None
+    for tensor in (proto_w_s, *others):
+        if type(tensor) not in PLAIN or tensor.device != device or tensor.dtype != dtype or not tensor.is_contiguous():
+            return None
+    backend = CUDA if kernels is GPU else NATIVE
+    return kernels if backend.missing() is None and backend.refusal_of(proto_w_s) is None else None
+
+
+class _Fused(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales, kernels: Kernels
+    ) -> tuple[Tensor, ...]:
+        ctx.timescales, ctx.kernels = timescales, kernels
+        ctx.save_for_backward(proto_w_s, proto_tau_m)
+        ctx.set_materialize_grads(False)
+        w_s, kappa_m, gain, kappa_b = kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales))
+        constant = (kappa_b,) if proto_tau_m.requires_grad else (kappa_m, gain, kappa_b)
+        ctx.mark_non_differentiable(*constant if proto_w_s.requires_grad else (w_s, *constant))
+        return w_s, kappa_m, gain, kappa_b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        proto_w_s, proto_tau_m = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # a graph of this pass is asked for
+            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None, None)
+        of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
+        wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
+        kernels: Kernels = ctx.kernels
+        laid_out = of_w_s, of_kappa, of_gain
+        found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, kernels.constants(ctx.timescales))
+        return (*found, None, None, None)
+
+
+def _differentiable(
+    protos: tuple[Tensor, ...], needed: tuple[bool, ...], timescales: Timescales, grads: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    pairs = [
+        (result, grad)
+        for result, grad in zip(_by_torch(protos[0], protos[1], timescales), grads, strict=True)
+        if grad is not None and result.requires_grad
+    ]
+    inputs = [proto for proto, need in zip(protos, needed, strict=False) if need]
+    if not pairs:
+        return None, None
+    results, given = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(results, inputs, given, create_graph=True, allow_unused=True))
+    return next(found) if needed[0] else None, next(found) if needed[1] else None
+
+
+@lru_cache(maxsize=64)
+def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
+    """As the kernel reads them: the bits of float64 numbers, then whether the variant is v2."""
+    (low, high), delta_t, lambda_, variant = timescales
+    bits = (unpack("q", pack("d", number))[0] for number in (low, high - low, delta_t, lambda_))
+    return (*bits, int(variant == "v2"))
+
+
+GPU = Kernels(_constants_of_gpu, effective_forward, effective_backward)
+CPU = Kernels(_effective.constants, _effective.forward, _effective.backward)

@@ -1,0 +1,131 @@
+"""What defines a layer of adaptive LIF neurons apart from its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+import torch
+
+from elm_neuro.functional import FastSigmoid, Surrogate
+from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
+from elm_neuro.nn._config import check_fields, is_number
+
+BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
+P_RANGE = (0.0, 0.999)
+B_RANGE = (0.001, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALIFConfig:
+    """Sizes, time constants and switches of a layer of adaptive LIF neurons; times in ms. :class:`ALIF` explains each.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it, the rule and what came.
+
+    >>> ALIFConfig(input_size=700, output_size=20, latency=2.5).latency_steps
+    2
+    """
+
+    input_size: int
+    output_size: int
+    delta_t: float = 1.0
+    tau_v: float = 10.0
+    tau_a: float = 100.0
+    b_init: float = 0.5
+    latency: float = 0.0
+    adaptive: bool = True
+    recurrent: bool = False
+    surrogate: Surrogate = FastSigmoid()  # noqa: RUF009  # it is frozen
+    detach_reset: bool = True
+    detach_recurrent: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "output_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size!r}")
+        for name in ("adaptive", "recurrent", "detach_reset", "detach_recurrent"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("delta_t", "tau_v", "tau_a"):
+            time = getattr(self, name)
+            if not (is_number(time) and time > 0):
+                raise ValueError(f"{name} must be a time above 0 ms, got {time!r}")
+        checked = [("tau_v", self.tau_v, BETA_RANGE)] + ([("tau_a", self.tau_a, P_RANGE)] if self.adaptive else [])
+        for name, time, (_, high) in checked:  # a decay below the range forgets within a step either way
+            if math.exp(-self.delta_t / time) > high + 1e-6:
+                rule = f"must give a decay per step of at most {high}"
+                raise ValueError(f"{name} {rule}, got {time} ms with delta_t {self.delta_t} ms")
+        if self.adaptive and not (is_number(self.b_init) and B_RANGE[0] <= self.b_init <= B_RANGE[1]):
+            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init}")
+        if not (is_number(self.latency) and self.latency >= 0):
+            raise ValueError(f"latency must be a time in ms, not negative, got {self.latency!r}")
+        if not callable(self.surrogate):
+            raise TypeError(f"surrogate must be called on the distance to threshold, got {self.surrogate!r}")
+
+    @property
+    def latency_steps(self) -> int:
+        """Whole steps in which a neuron takes no input after a spike."""
+        return math.floor(self.latency / self.delta_t + 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, as JSON holds them.
+
+        Raises:
+            TypeError: the surrogate is none of :mod:`elm_neuro.functional`.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"surrogate": surrogate_to_dict(self.surrogate)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ALIFConfig:
+        """Inverse of :meth:`to_dict`.
+
+        >>> config = ALIFConfig(input_size=3, output_size=1, surrogate=FastSigmoid(25.0))
+        >>> ALIFConfig.from_dict(config.to_dict()) == config
+        True
+        """
+        check_fields(cls, values)
+        named = {"surrogate": surrogate_from_dict(values["surrogate"])} if "surrogate" in values else {}
+        return cls(**values | named)
+
+
+class LIFEquationOptions(TypedDict, total=False):
+    """Keywords of the equations of a LIF; :class:`ALIF` explains each."""
+
+    tau_v: float
+    tau_a: float
+    b_init: float
+    latency: float
+    recurrent: bool
+    detach_reset: bool
+    detach_recurrent: bool
+
+
+class ALIFEquationOptions(LIFEquationOptions, total=False):
+    """Keywords of the equations of an adaptive LIF; :class:`ALIF` explains each."""
+
+    adaptive: bool
+
+
+class ALIFCellOptions(ALIFEquationOptions, total=False):
+    """Keywords of :class:`ALIFCell` beside those that it names."""
+
+    delta_t: float
+
+
+class ALIFOptions(ALIFCellOptions, total=False):
+    """Keywords of :class:`ALIF` beside those that it names."""
+
+    surrogate: Surrogate | None
+    generator: torch.Generator | None
+
+
+class LIFOptions(LIFEquationOptions, total=False):
+    """Keywords of :class:`LIF` beside those that it names."""
+
+    delta_t: float
+    surrogate: Surrogate | None
+    generator: torch.Generator | None

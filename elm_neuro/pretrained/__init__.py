@@ -1,0 +1,25 @@
+"""Modules in the package's own folders: a kind, its configuration and its tensors, as safetensors and JSON.
+
+Knows no neuron: a class makes itself known by :func:`register`. No file that is read can run code, and its sizes are
+checked before anything of that size is made.
+"""
+
+from elm_neuro.pretrained import _torch as _torch  # torch's plain layers make themselves known
+from elm_neuro.pretrained._folders import Saved, from_pretrained, save_pretrained
+from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register
+from elm_neuro.pretrained._tensors import blank, check_tensors, with_tensors
+
+__all__ = [
+    "Kind",
+    "Saved",
+    "blank",
+    "check_tensors",
+    "describe",
+    "described",
+    "from_pretrained",
+    "kind_of",
+    "kinds",
+    "register",
+    "save_pretrained",
+    "with_tensors",
+]

@@ -1,0 +1,88 @@
+"""Modules made from tensors, which are checked before anything of their size is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elm_neuro.pretrained._kinds import Kind
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def with_tensors(kind: Kind, config: Any, tensors: dict[str, Tensor], source: str) -> Any:
+    """A module of that configuration that holds these tensors themselves; torch's random numbers stay as they were.
+
+    Raises:
+        ValueError: the tensors are not those of the configuration; the message begins with `source`.
+    """
+    module = checked_blank(kind, config, tensors, source)
+    places = module.state_dict()
+    whole = {name: one if one.is_floating_point() else one.to(places[name].dtype) for name, one in tensors.items()}
+    module.load_state_dict(whole, assign=True)
+    return module
+
+
+def blank(kind: Kind, config: Any, num_tensors: int) -> nn.Module:
+    """A module of that configuration on the device "meta": names, shapes and types of its tensors, but no memory.
+
+    Args:
+        kind: of the module.
+        config: its configuration, perhaps made up.
+        num_tensors: what the file has: it bounds the layers that the configuration can ask for.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    try:
+        if (check_size := getattr(config, "check_size", None)) is not None:
+            check_size(num_tensors)
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            module = kind.build(config)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"it must hold the tensors of its config, but such a module cannot be made: {error}"
+        ) from error
+    if type(module) is not kind.module_class:
+        raise ValueError(f"class must be {type(module).__name__} for this config, got {kind.name}")
+    return module
+
+
+def checked_blank(kind: Kind, config: Any, tensors: dict[str, Tensor], source: str) -> nn.Module:
+    """A module without memory that has a place for each of these tensors and no other."""
+    try:
+        module = blank(kind, config, len(tensors))
+        for name, part in module.named_modules():
+            if (adopt_tensors := getattr(part, "adopt_tensors", None)) is not None:
+                prefix = f"{name}." if name else ""
+                adopt_tensors({key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    check_tensors(tensors, module.state_dict(), source)
+    return module
+
+
+def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
+    """Refuse missing and extra names, other shapes than `expected`, several floating types, and integers in the place
+    of
+    floating point numbers or the other way round.
+    """
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or extra:
+        raise ValueError(
+            f"{source} must hold the tensors of its config, missing {missing or 'none'}, got also {extra or 'none'}"
+        )
+    if len(types := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
+        raise ValueError(f"{source} must hold one floating type, got {sorted(map(str, types))}")
+    for name, like in expected.items():
+        tensor, shape = tensors[name], tuple(like.shape)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{source}: {name} must have shape {shape} to fit its config, got {tuple(tensor.shape)}")
+        whole = not tensor.is_floating_point() and not tensor.is_complex()
+        if not (tensor.dtype in FLOATS if like.is_floating_point() else whole):
+            rule = "floating point numbers" if like.is_floating_point() else "integers"
+            raise ValueError(f"{source}: {name} must hold {rule}, got {tensor.dtype}")

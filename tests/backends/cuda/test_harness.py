@@ -1,0 +1,191 @@
+"""The harness that runs kernels on the CPU finds what it is there to find: a barrier that is missing, a race, a barrier
+that not all threads reach, and what sanitizers see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from elm_neuro.backends.cuda import _compile, _plans
+from elm_neuro.backends.cuda._compile import Program
+from tests.backends.cuda.fake_driver import COMPILER, HERE, FakeDriver
+
+REPOSITORY = HERE.parents[2]
+HEADER = '#pragma once\n#include "common.cuh"\nstruct Sums { const Real *x; Real *y; };\n'
+SUM = """
+ELM_KERNEL(elm_sum, Sums, 64, 1) {
+    ELM_DYNAMIC_SHARED(Real, room);
+    room[threadIdx.x] = a.x[threadIdx.x];
+    BARRIER
+    a.y[threadIdx.x] = room[threadIdx.x] + room[(threadIdx.x + 37) % 64];
+}
+"""
+RACE = """
+ELM_KERNEL(elm_sum, Sums, 64, 1) {
+    const Real sum = a.y[0] + a.x[threadIdx.x];
+    __syncwarp();
+    a.y[0] = sum;
+}
+"""
+NOT_REACHED = "if (threadIdx.x < 40) __syncthreads(); else __syncwarp();"
+
+
+def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
+    """What a kernel gives with its threads in order, backward and shuffled."""
+    if COMPILER is None:
+        pytest.skip("no compiler")
+    texts = {**_compile.sources(), "sum.cuh": HEADER + source}
+    monkeypatch.setattr(_compile, "sources", lambda: texts)
+    program = Program("sum.cuh", (("ELM_REAL", "double"), ("ELM_DOUBLE", 1)))
+    found = []
+    for seed in range(5):
+        x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(64, dtype=torch.float64)
+        arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
+        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments, x.device)
+        found.append(y)
+    return found
+
+
+def same(tensors: list[torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, tensors[0]) for tensor in tensors)
+
+
+def test_a_sound_kernel_gives_the_same_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results(monkeypatch, SUM.replace("BARRIER", "__syncthreads();"))
+    x = torch.arange(64.0, dtype=torch.float64) ** 2
+    assert same(found) and torch.equal(found[0], x + x.roll(-37))
+
+
+def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not same(results(monkeypatch, SUM.replace("BARRIER", "")))
+
+
+def test_a_barrier_of_the_warp_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not same(results(monkeypatch, SUM.replace("BARRIER", "__syncwarp();")))
+
+
+def test_a_race_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not same(results(monkeypatch, RACE))
+
+
+def test_a_barrier_that_not_all_threads_reach_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="elm_sum: a barrier that not all threads reach"):
+        results(monkeypatch, SUM.replace("BARRIER", NOT_REACHED))
+
+
+BARRIERS = [match.start() for match in re.finditer(r"wait_for_block\(\);", _compile.sources()["memory.cuh"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(BARRIERS)))
+def test_every_barrier_of_the_recurrence_is_needed_where_it_stands(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Without it some layout gives other numbers in some order of the threads."""
+    from elm_neuro import ELM, ELMState
+    from elm_neuro.backends.cuda import _memory
+
+    text, at = _compile.sources()["memory.cuh"], BARRIERS[number]
+    texts = {**_compile.sources(), "memory.cuh": text[:at] + text[at:].replace("wait_for_block();", ";", 1)}
+    monkeypatch.setattr(_compile, "sources", lambda: texts)
+    device = fake_driver.properties
+    x = torch.randn(3, 9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for options in ({}, {"num_mlp_layers": 0}):
+        torch.manual_seed(0)
+        neuron = ELM(5, 2, num_memory=37, backend="cuda", **options).double()
+
+        def chosen(shape: _plans.Shape, *_: object, backward: bool) -> _plans.Plan:
+            plan = _plans.layout(shape, device, 128, 1, (4, 8), backward=backward)
+            assert plan is not None
+            return plan
+
+        monkeypatch.setattr(_memory, "choose", chosen)
+        _memory.kernel_for.cache_clear()
+        found = []
+        for seed in range(4):
+            fake_driver.seed = seed
+            neuron.zero_grad()
+            y = neuron(x, ELMState(*(torch.ones_like(part) for part in neuron.cell.initial_state(3))))[0]
+            y.sum().backward()
+            found.append(torch.cat([y.detach().flatten(), *[p.grad.flatten() for p in neuron.parameters()]]))  # type: ignore[union-attr]
+        if not all(torch.equal(other.nan_to_num(1e9), found[0].nan_to_num(1e9)) for other in found):
+            return
+    pytest.fail("nothing is lost without this barrier")
+
+
+@cache
+def runtime(name: str) -> str:
+    """Path of a sanitizer's library."""
+    command = [str(COMPILER), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+SANITIZED = """
+import torch
+from elm_neuro import BranchELM, ELM, SpikeEvents
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.elm import _cuda
+from tests.backends.cuda.fake_driver import FakeDriver
+driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+_driver.launcher = lambda: driver
+_cuda.DEVICE = "cpu"
+_cuda.Cuda.missing = lambda self: None
+torch.manual_seed(0)
+for neuron in (
+    ELM(9, 2, num_memory=5, backend="cuda"),
+    BranchELM(40, 2, num_memory=13, num_branch=30, num_synapse_per_branch=3, routing="random", backend="cuda"),
+    ELM(9, 2, num_memory=37, num_neuron=2, activation="silu", backend="cuda").double(),
+    ELM(9, 2, num_memory=7, num_mlp_layers=0, tau_s=tuple(1.0 + i for i in range(9)), backend="cuda"),
+):
+    frames = torch.poisson(torch.full((3, 11, neuron.config.input_size), 0.3)).to(neuron.cell.tau_s.dtype)
+    for x in (frames.requires_grad_(), SpikeEvents.from_frames(frames.detach())):
+        y, state = neuron(x, lengths=torch.tensor([11, 0, 4]))
+        (y.sum() + state.m.sum() + state.b.sum()).backward()
+print("ran", len(driver.launched))
+"""
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
+        pytest.skip("no compiler")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", SANITIZED], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "ran" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_sanitizers_find_what_is_planted(tmp_path: Path) -> None:
+    if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
+        pytest.skip("no compiler")
+    script = f"""
+import ctypes, torch
+from elm_neuro.backends.cuda import _compile
+from elm_neuro.backends.cuda._compile import Program
+from tests.backends.cuda.fake_driver import FakeDriver
+texts = {{**_compile.sources(), "sum.cuh": {HEADER + SUM.replace("BARRIER", "__syncthreads();")!r}}}
+_compile.sources = lambda: texts
+driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+x, y = torch.ones(64), torch.ones(64)
+arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
+program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
+"""
+    environment = {**os.environ, "LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
