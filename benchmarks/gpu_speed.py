@@ -1,9 +1,10 @@
-"""Speed of the neuron on a GPU beside torch's cuDNN LSTM of the same width, and where the time goes. Under four minutes.
+"""Speed of the neuron on a GPU beside torch's cuDNN LSTM of the same width, and where the time goes. Under four
+minutes.
 
     PYTHONPATH=. python3 benchmarks/gpu_speed.py --out FOLDER [--rows N8 N32] [--sweep]
 
-Prints at most 80 lines; FOLDER/gpu_speed.json holds all numbers. Each row is measured only behind a check of its outputs
-against the float64 reference. Needs torch and numpy alone.
+Prints at most 80 lines; FOLDER/gpu_speed.json holds all numbers. Each row is measured only behind a check of its
+outputs against the float64 reference. Needs torch and numpy alone.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def compile_all(pool: Any, programs: list[Any], architecture: int) -> None:
 
 
 def timed(call: Any, repeats: int, between: int = 1) -> dict[str, float]:
-    """Milliseconds of wall time and of the host alone, medians; `between` calls go out between two looks at the clock."""
+    """Milliseconds of wall time and of the host alone, medians; `between` calls go out between looks at the clock."""
     wall, host = [], []
     for repeat in range(repeats + 2):
         torch.cuda.synchronize()
@@ -179,7 +180,8 @@ def measure(name: str, row: Row) -> dict[str, Any]:
     ]
     target = "" if row.target is None else f" {row.target:g}"
     say(
-        f"{name:10s} {' | '.join(cells)} | {record.get('graph', float('nan')):.2f} | {record['dense']['both']['host']:.2f} | "
+        f"{name:10s} {' | '.join(cells)} | {record.get('graph', float('nan')):.2f} | "
+        f"{record['dense']['both']['host']:.2f} | "
         f"{record['dense']['peak_mb']:.0f}, {record['lstm']['peak_mb']:.0f} | {record['error']:.0e}{target}"
     )
     return record
@@ -281,8 +283,8 @@ def sweep(device: _plans.Device) -> list[dict[str, Any]]:
 
         kappa = draw(*shape, memory).sigmoid() * 0.5 + 0.49
         given = _memory.Recurrence(
-            None, torch.tensor(0.8, device="cuda"), draw(batch, steps, *shape, 2 * memory), None, draw(*shape, 2 * memory),
-            None, kappa, 5 * (1 - kappa), draw(*shape, 2 * memory, memory) / memory**0.5 / 4,
+            None, torch.tensor(0.8, device="cuda"), draw(batch, steps, *shape, 2 * memory), None,
+            draw(*shape, 2 * memory), None, kappa, 5 * (1 - kappa), draw(*shape, 2 * memory, memory) / memory**0.5 / 4,
             draw(*shape, memory, 2 * memory) / (2 * memory) ** 0.5 / 4, draw(*shape, memory),
         )  # fmt: skip
         grad = draw(neurons, batch, steps, memory)
@@ -302,9 +304,10 @@ def sweep(device: _plans.Device) -> list[dict[str, Any]]:
             )
             say(f"{memory} B{batch} {'bwd' if backward else 'fwd'}: {shown}; worst {table[-1][0]:.2f}")
             result += [
-                {"case": case, "backward": backward, "us": us, "threads": p.threads, "lanes": p.up.lanes, "samples": p.samples,
-                 "kept": [h.kept for h in (p.up, p.down)], "near": [h.near for h in (p.up, p.down)], "depth": p.depth,
-                 "registers": r, "local": loc, "cycles": p.cycles}
+                {"case": case, "backward": backward, "us": us, "threads": p.threads, "lanes": p.up.lanes,
+                 "samples": p.samples, "kept": [h.kept for h in (p.up, p.down)],
+                 "near": [h.near for h in (p.up, p.down)],
+                 "depth": p.depth, "registers": r, "local": loc, "cycles": p.cycles}
                 for us, p, r, loc in table
             ]  # fmt: skip
     return result

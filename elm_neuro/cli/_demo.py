@@ -99,7 +99,8 @@ def demo_command(options: argparse.Namespace) -> int:
         folder = options.report / "checkpoints"
         kept = f"the last whole epochs are in {folder}: run the same command with --resume to go on from there"
         print(
-            f"\nelm-neuro: interrupted; {kept if any(folder.glob('*.ckpt')) else 'no epoch was whole, nothing is kept'}",
+            "\nelm-neuro: interrupted; "
+            + (kept if any(folder.glob("*.ckpt")) else "no epoch was whole, nothing is kept"),
             file=sys.stderr,
         )
         raise

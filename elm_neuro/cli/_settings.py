@@ -1,4 +1,4 @@
-"""Settings of a run: in a recipe, in the config.yaml of ``fit``, and inside its checkpoints, which may be a stranger's."""
+"""Settings of a run: in a recipe, in the config.yaml of ``fit``, and in its checkpoints, which may be a stranger's."""
 
 from __future__ import annotations
 

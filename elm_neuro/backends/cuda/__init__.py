@@ -1,1 +1,1 @@
-"""CUDA C++ kernels: their sources, the shapes they are compiled for, their compilation at first use, and their launch."""
+"""CUDA C++ kernels: sources, the shapes they are compiled for, their compilation at first use, and their launch."""

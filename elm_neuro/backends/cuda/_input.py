@@ -69,7 +69,7 @@ class Arranged(NamedTuple):
 
 
 def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
-    """Sums of rows of `table`, (num_input, width), contiguous: those of the channels of each row's events, (num_row, width)."""
+    """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
     if out.numel():
@@ -81,7 +81,8 @@ def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
 def arrange(
     events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths: Tensor | None
 ) -> tuple[Arranged, Tensor]:
-    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch, num_input).
+    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch,
+    num_input).
 
     Args:
         events: of a batch.

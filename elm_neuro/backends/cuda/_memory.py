@@ -47,8 +47,8 @@ class Recurrence(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a forward pass leaves: of every step memory, and for the backward pass tanh and hidden units; past a sample's
-    end zeros.
+    """What a forward pass leaves: of every step memory, and for the backward pass tanh and hidden units; past a
+    sample's end zeros.
     """
 
     memory: Tensor  # (num_neuron, batch, time, num_memory)

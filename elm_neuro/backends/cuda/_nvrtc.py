@@ -1,7 +1,7 @@
 """NVIDIA's run-time compiler, as far as it is needed here: CUDA C++ in, machine code out.
 
-Needs neither a GPU nor a driver. The library comes with torch's CUDA wheels; ``pip install nvidia-cuda-nvrtc`` brings it
-without them.
+Needs neither a GPU nor a driver. The library comes with torch's CUDA wheels; ``pip install nvidia-cuda-nvrtc`` brings
+it without them.
 """
 
 from __future__ import annotations

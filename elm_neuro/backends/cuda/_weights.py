@@ -1,5 +1,5 @@
-"""From a neuron's parameters to what runs over its steps, and their gradients: routing, synaptic weights, branch sums and
-the input half of the first layer are one table.
+"""From a neuron's parameters to what runs over its steps, and their gradients: routing, synaptic weights, branch sums
+and the input half of the first layer are one table.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, w_s: Tensor, routing: Tensor | None, w1: Tensor, num_input: int, *, own_input: bool) -> Sizes:
-        """`own_input`: each neuron has an input of its own; the table is (neuron, input, first) then, else (input, neuron, first)."""
+        """`own_input`: a neuron has its own input; the table is (neuron, input, first), else (input, neuron, first)."""
         num_neuron = w1.shape[0] if w1.ndim == 3 else 1
         first, row = w1.shape[-2:]
         strides = (first, num_input * first) if own_input else (num_neuron * first, first)
@@ -99,8 +99,8 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
 
 
 def first_table(sizes: Sizes, w_s: Tensor, routing: Tensor | None, w1: Tensor) -> Tensor:
-    """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input a
-    neuron (num_neuron, num_input, first).
+    """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input
+    a neuron (num_neuron, num_input, first).
     """
     shared = sizes.input != sizes.first or sizes.num_neuron == 1
     shape = (

@@ -228,7 +228,7 @@ def _readout(memory: Tensor, o: Operands) -> Tensor:
 
 
 def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient of the memory, (num_neuron, batch, time, num_memory), and that of the output as (num_neuron, batch * time, output_size)."""
+    """Gradients of memory, (num_neuron, batch, time, num_memory), and output, (num_neuron, batch * time, output)."""
     if grad_y is None:
         return None, None
     grad_y = cut_at(o.lengths, grad_y)
@@ -241,7 +241,7 @@ def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None,
 
 
 def _products(flows: Flows, memory: Tensor, grad_y: Tensor | None) -> Products:
-    """Weight gradients over the steps of some samples each: one product over all would keep few multiprocessors busy."""
+    """Weight gradients over some samples' steps each: one product over all would keep few multiprocessors busy."""
     num_neuron, batch = memory.shape[:2]
     most = MAX_GROUPS if num_neuron == 1 else max(1, min(MAX_GROUPS, ENOUGH_GROUPS // num_neuron))
     groups = max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)

@@ -1,4 +1,4 @@
-"""What a neuron's learned numbers become in a step, by the library; :mod:`elm_neuro.backends.elm._effective` says when."""
+"""What a cell learns, as the numbers that a step works with, in one call of the library and one back."""
 
 from __future__ import annotations
 

@@ -249,8 +249,8 @@ def check_files(**files: str | os.PathLike[str] | None) -> None:
             place = os.path.dirname(file) or "this folder"
             raise FileNotFoundError(
                 f"--data.{name} must name an SHD-format HDF5 file, got {os.fspath(file)}, which does not exist: "
-                f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {place}, or say "
-                "with --data.train_file and --data.test_file where they are"
+                f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {place}, or "
+                "say with --data.train_file and --data.test_file where they are"
             )
 
 

@@ -91,7 +91,7 @@ def test_every_barrier_of_the_recurrence_is_needed_where_it_stands(
     fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Without it some layout gives other numbers in some order of the threads."""
-    from elm_neuro import ELM
+    from elm_neuro import ELM, ELMState
     from elm_neuro.backends.cuda import _memory
 
     text, at = _compile.sources()["memory.cuh"], BARRIERS[number]
@@ -114,7 +114,7 @@ def test_every_barrier_of_the_recurrence_is_needed_where_it_stands(
         for seed in range(4):
             fake_driver.seed = seed
             neuron.zero_grad()
-            y = neuron(x)[0]
+            y = neuron(x, ELMState(*(torch.ones_like(part) for part in neuron.cell.initial_state(3))))[0]
             y.sum().backward()
             found.append(torch.cat([y.detach().flatten(), *[p.grad.flatten() for p in neuron.parameters()]]))  # type: ignore[union-attr]
         if not all(torch.equal(other.nan_to_num(1e9), found[0].nan_to_num(1e9)) for other in found):
@@ -183,7 +183,8 @@ _compile.sources = lambda: texts
 driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 x, y = torch.ones(64), torch.ones(64)
 arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-driver.launch(Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0))), "elm_sum", (1, 1), 64, 252, arguments, x.device)
+program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
 """
     environment = {**os.environ, "LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -1,8 +1,9 @@
-"""The backend `cuda` forward and backward against the float64 reference; its kernels run on the CPU, threads in shuffled order."""
+"""The backend `cuda` against the float64 reference: its kernels run on the CPU, threads in shuffled order."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +220,20 @@ def test_compiled_code_has_no_graph_break(fake_driver: FakeDriver) -> None:
     loss.backward()  # type: ignore[union-attr]
     for parameter, wanted in zip(neuron.parameters(), expected[3:-1], strict=True):
         assert_close(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, wanted)
+
+
+def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: int) -> str | None:
+        return "nothing" if list(Path().glob("no such file")) else None  # torch.compile refuses to trace this
+
+    monkeypatch.setattr(_available, "_missing_parts", search)
+    monkeypatch.setattr(_available, "_unknown", search)
+    here = _available.missing()  # where there is no GPU, that
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if _available.missing() == here and _available.unknown(0) is None else x - 1
+
+    assert torch.compile(run, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 1.0
 
 
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
