@@ -349,8 +349,8 @@ class BranchELM(ELM):
 def _refuse_nan(
     neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
-    """The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is far
-    less than the outputs; only then is the culprit sought.
+    """The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
+    far less than the outputs; only then is the culprit sought.
     """
     if not math.isnan(total.item()):
         return
