@@ -205,7 +205,7 @@ class ELM(pretrained.Saved, nn.Module):
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
-        self._check_result(prepared, lengths, y, after)
+        self._check_result(prepared, lengths, after)
         y = self._shaped(y)
         return (y if self.config.batch_first else y.transpose(0, 1)), after
 
@@ -225,7 +225,7 @@ class ELM(pretrained.Saved, nn.Module):
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
-        self._check_result(prepared, lengths, y, after)
+        self._check_result(prepared, lengths, after)
         return self._shaped(spikes), self._shaped(y), after
 
     def _prepared(
@@ -241,12 +241,12 @@ class ELM(pretrained.Saved, nn.Module):
         self,
         prepared: tuple[Tensor | SpikeEvents, ELMParameters, ELMState | None],
         lengths: Tensor | None,
-        y: Tensor,
         after: ELMState,
     ) -> None:
-        if y.device.type == "cpu" and not torch.compiler.is_compiling():
-            x, _, state = prepared
-            _refuse_nan(self, x, state, lengths, after.m.detach().sum() + y.detach().sum())
+        if after.m.device.type == "cpu" and not torch.compiler.is_compiling():
+            x, params, state = prepared
+            total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
+            _refuse_nan(self, x, state, lengths, total)
 
     def _shaped(self, y: Tensor) -> Tensor:
         config = self.config
@@ -349,8 +349,8 @@ class BranchELM(ELM):
 def _refuse_nan(
     neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
-    """The memory never forgets a NaN, so a look at the sum of its last state and the outputs suffices; only then is the
-    culprit sought.
+    """The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
+    far less than the outputs; only then is the culprit sought.
     """
     if not math.isnan(total.item()):
         return
