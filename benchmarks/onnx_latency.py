@@ -104,7 +104,8 @@ def main() -> None:
     twin = None if args.upstream is None else upstream_twin(load_upstream(args.upstream), neuron).eval().to(args.device)
     ours = BranchELM.from_config(neuron.config, routing=neuron.cell.input_to_synapse_indices).eval().to(args.device)
     ours.load_state_dict(neuron.state_dict())
-    chosen = [name for name in backends.available() if name != "reference"]
+    here = {"cpu": ("native", "torch"), "cuda": ("cuda", "torch")}[args.device]
+    chosen = [name for name in here if not backends.available()[name].startswith("cannot run")]
     device = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     settings = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {device}, 1 thread"
     table = Table("T", "batch", "run", "ms", "ratio", "load ms", "kB", title=f"Branch-ELM 1278 -> 20; {settings}")

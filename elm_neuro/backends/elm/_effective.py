@@ -53,10 +53,16 @@ def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales:
     kernels = _kernels(proto_w_s, proto_tau_m, tau_s)
     if kernels is not None:
         if not (torch.is_grad_enabled() and (proto_w_s.requires_grad or proto_tau_m.requires_grad)):
-            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales)))
+            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales))
         found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales, kernels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return Effective._make(found)
-    return Effective(*_by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t))
+    return Effective._make(_all_by_torch(proto_w_s, proto_tau_m, tau_s, timescales))
+
+
+def _all_by_torch(
+    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *_by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t)
 
 
 def _by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +76,6 @@ def _by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) ->
 class Kernels(NamedTuple):
     """One device's."""
 
-    constants: Callable[[Timescales], tuple[Any, ...]]  # as the kernels read them
     forward: Callable[..., tuple[Tensor, ...]]
     backward: Callable[..., tuple[Tensor | None, Tensor | None]]
 
@@ -98,7 +103,7 @@ class _Fused(Function):
         ctx.timescales, ctx.kernels = timescales, kernels
         ctx.save_for_backward(proto_w_s, proto_tau_m)
         ctx.set_materialize_grads(False)
-        w_s, kappa_m, gain, kappa_b = kernels.forward(proto_w_s, proto_tau_m, tau_s, kernels.constants(timescales))
+        w_s, kappa_m, gain, kappa_b = kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales)
         constant = (kappa_b,) if proto_tau_m.requires_grad else (kappa_m, gain, kappa_b)
         ctx.mark_non_differentiable(*constant if proto_w_s.requires_grad else (w_s, *constant))
         return w_s, kappa_m, gain, kappa_b
@@ -113,7 +118,7 @@ class _Fused(Function):
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
         kernels: Kernels = ctx.kernels
         laid_out = of_w_s, of_kappa, of_gain
-        found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, kernels.constants(ctx.timescales))
+        found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, ctx.timescales)
         return (*found, None, None, None)
 
 
@@ -141,5 +146,21 @@ def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
     return (*bits, int(variant == "v2"))
 
 
-GPU = Kernels(_constants_of_gpu, effective_forward, effective_backward)
-CPU = Kernels(_effective.constants, _effective.forward, _effective.backward)
+def _forward_on_gpu(
+    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
+) -> tuple[Tensor, ...]:
+    return effective_forward(proto_w_s, proto_tau_m, tau_s, _constants_of_gpu(timescales))
+
+
+def _backward_on_gpu(
+    proto_w_s: Tensor,
+    proto_tau_m: Tensor,
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    wanted: tuple[bool, bool],
+    timescales: Timescales,
+) -> tuple[Tensor | None, Tensor | None]:
+    return effective_backward(proto_w_s, proto_tau_m, grads, wanted, _constants_of_gpu(timescales))
+
+
+GPU = Kernels(_forward_on_gpu, _backward_on_gpu)
+CPU = Kernels(_all_by_torch, _effective.backward)  # forward the bits are torch's

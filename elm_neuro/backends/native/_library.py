@@ -79,8 +79,8 @@ class EffectiveArgs(ctypes.Structure):
     """``struct ElmEffective`` of native/api.h."""
 
     _fields_ = _fields(
-        "num_w_s num_memory num_tau_s v2",
-        "proto_w_s proto_tau_m tau_s w_s kappa_m gain kappa_b of_w_s of_kappa_m of_gain grad_w_s grad_tau_m",
+        "num_w_s num_memory v2",
+        "proto_w_s proto_tau_m of_w_s of_kappa_m of_gain grad_w_s grad_tau_m",
         doubles="low width delta_t lambda_",
     )
 
@@ -159,8 +159,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "compact",
     ):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
-    for name in ("elm_effective_forward", "elm_effective_backward"):
-        getattr(library, name).argtypes, getattr(library, name).restype = (word, pointer), None
+    library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None
     for name in ("elm_discount_f32", "elm_discount_f64"):
         getattr(library, name).argtypes = (word,) * 4 + (ctypes.c_double, word) + (pointer,) * 6
 

@@ -76,14 +76,11 @@ struct ElmTable {
     void *grad_weight, *grad_w_s, *grad_total;         // grad_total or null; it comes zeroed
 };
 
-// What a neuron's learned numbers become in a step: weights rectified, bounded time constants, decay factors and gains.
-// The backward pass reads the first three pointers and the gradients of w_s, kappa_m and gain, each or null.
+// From the gradients of w_s, kappa_m and gain, each or null, those of the learned numbers that they are made of.
 struct ElmEffective {
-    int64_t num_w_s, num_memory, num_tau_s, v2;
+    int64_t num_w_s, num_memory, v2;
     double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
-    const void *proto_w_s, *proto_tau_m, *tau_s;
-    void *w_s, *kappa_m, *gain, *kappa_b;
-    const void *of_w_s, *of_kappa_m, *of_gain;
+    const void *proto_w_s, *proto_tau_m, *of_w_s, *of_kappa_m, *of_gain;
     void *grad_w_s, *grad_tau_m;  // of the protos, each or null
 };
 

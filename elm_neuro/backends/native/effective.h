@@ -1,5 +1,6 @@
-// What a neuron's learned numbers become in a step, as functional/_timescales.py computes it: a few hundred numbers, for
-// which a call of each operation of torch would take longer than the numbers.
+// The backward pass of what a neuron's learned numbers become in a step (functional/_timescales.py): a few hundred
+// numbers, for which a call of each operation of torch would take longer than the numbers. The forward pass is torch's:
+// a decay that differs in its last bit moves the outputs of a published neuron by 1e-5 over 500 steps.
 #pragma once
 #include <cmath>
 
@@ -14,18 +15,6 @@ template <class R> inline R decay(R tau, R delta_t) {
 }
 
 template <class R> inline R sigmoid(R x) { return R(1) / (R(1) + std::exp(-x)); }
-
-template <class R> void effective_forward(const ElmEffective &a) {
-    const R *proto_w_s = (const R *)a.proto_w_s, *proto_tau_m = (const R *)a.proto_tau_m, *tau_s = (const R *)a.tau_s;
-    R *w_s = (R *)a.w_s, *kappa_m = (R *)a.kappa_m, *gain = (R *)a.gain, *kappa_b = (R *)a.kappa_b;
-    for (int64_t i = 0; i < a.num_w_s; i++) w_s[i] = proto_w_s[i] <= R(0) ? R(0) : proto_w_s[i];  // a NaN stays
-    for (int64_t i = 0; i < a.num_memory; i++) {
-        const R tau = R(a.width) * sigmoid(proto_tau_m[i]) + R(a.low);
-        kappa_m[i] = decay(tau, R(a.delta_t));
-        gain[i] = a.v2 ? R(1) - decay(tau, R(a.lambda * a.delta_t)) : R(a.lambda) * (R(1) - kappa_m[i]);
-    }
-    for (int64_t i = 0; i < a.num_tau_s; i++) kappa_b[i] = decay(tau_s[i], R(a.delta_t));
-}
 
 template <class R> void effective_backward(const ElmEffective &a) {
     const R *proto_w_s = (const R *)a.proto_w_s, *proto_tau_m = (const R *)a.proto_tau_m;

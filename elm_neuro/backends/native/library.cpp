@@ -177,10 +177,6 @@ int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
     return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
 }
 
-void elm_effective_forward(int64_t is_double, const ElmEffective *args) {
-    is_double ? effective_forward<double>(*args) : effective_forward<float>(*args);
-}
-
 void elm_effective_backward(int64_t is_double, const ElmEffective *args) {
     is_double ? effective_backward<double>(*args) : effective_backward<float>(*args);
 }
