@@ -141,9 +141,10 @@ def _scan(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
-    if _is_one_step(x, lengths, run) and params.branch_activation is None:
+    learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()  # the filter by itself has its gradient
+    if _is_one_step(x, lengths, run) and params.branch_activation is None and not learns_decay:
         return _one_step(x, params, state, run)
-    commutes = _torch.may_commute(params)
+    commutes = _torch.may_commute(params) and not learns_decay
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
     if arriving is not None and (arriving.events is not None or not _fewer_branches(params, arriving, run)):
         return _hidden_first(arriving, params, state, run)

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, table_forward
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import padded_table, rows, strides, with_padded_rows
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 
 
 class Operands(NamedTuple):
