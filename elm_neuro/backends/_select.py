@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from elm_neuro.backends._backend import Backend, Operator
-from elm_neuro.backends._transforms import transformed
+from elm_neuro.functional._transforms import transformed
 
 B = TypeVar("B", bound=Backend)
 

@@ -11,30 +11,41 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.functional._transforms import transformed
+
 Surrogate = Callable[[Tensor], Tensor]
 
 
-# Both run under the transforms of torch.func and in forward mode: what they keep is set apart from what they compute.
 class _Step(Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
-        if torch._C._are_functorch_transforms_active():  # vmap has no rule for the comparison below
-            return (distance > 0).to(distance.dtype)
         return distance.clone().gt_(0)  # stays in the dtype: a comparison into bools and a cast take five times as long
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         distance, ctx.slope = inputs
         ctx.save_for_backward(distance)
-        ctx.save_for_forward(distance)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         (distance,) = ctx.saved_tensors
         slope = ctx.slope(distance)
         return (slope * grad[0] if torch.is_grad_enabled() else slope.mul_(grad[0])), None
+
+
+class _TransformedStep(_Step):
+    """The same for vmap, which has no rule for a comparison in place, and forward mode, which torch.compile refuses."""
+
+    @staticmethod
+    def forward(distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Step.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
@@ -52,12 +63,20 @@ class _Bernoulli(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         (logit,) = ctx.saved_tensors
         return grad[0] * _sigmoid_slope(logit), None
+
+
+class _TransformedBernoulli(_Bernoulli):
+    """The same for forward mode, which torch.compile refuses."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Bernoulli.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
@@ -80,7 +99,8 @@ def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> 
     >>> bernoulli_spike(torch.tensor([-100.0, 100.0]))
     tensor([0., 1.])
     """
-    spikes: Tensor = _Bernoulli.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+    draw = _TransformedBernoulli if transformed() else _Bernoulli
+    spikes: Tensor = draw.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return spikes
 
 
@@ -90,7 +110,8 @@ class _SurrogateStep:
     """
 
     def __call__(self, distance: Tensor) -> Tensor:
-        spikes: Tensor = _Step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
+        step = _TransformedStep if transformed() else _Step
+        spikes: Tensor = step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
         return spikes
 
     def slope(self, distance: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from elm_neuro.backends._transforms import transformed
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._transforms import transformed
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")

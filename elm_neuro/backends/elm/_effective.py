@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends._transforms import transformed
 from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
 from elm_neuro.backends.elm import _cuda, _native
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
+from elm_neuro.functional._transforms import transformed
 
 CUDA, NATIVE = _cuda.Cuda(), _native.Native()
 PLAIN = (Tensor, torch.nn.Parameter)

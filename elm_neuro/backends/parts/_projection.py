@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends._transforms import transformed
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._transforms import transformed
 
 # Measured on CPUs: a dense product costs about 4 * channels / 70 ns an entry forward and backward, finding the spikes
 # about 1 ns and summing them about 0.3 * channels ns a spike, so that events win below these marks.
