@@ -77,6 +77,8 @@ class _Filter(Function):
         kappa, initial_f, out, *arrays = ctx.saved_tensors
         _, table, dense, decay, initial = ctx.needs_input_grad
         events = Events._make((*arrays, ctx.shape)) if arrays else None
+        if events is not None:
+            events.check()
         wanted = Wanted(table, dense or decay, initial)
         grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, wanted)
         grad_decay = None if not decay or grad_dense is None else decay_gradient(grad_dense, kappa, initial_f, out)
