@@ -53,7 +53,8 @@ def compile_library(compiler: list[str], target: Path) -> None:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources())).hexdigest()[:16]
         steps = [("library", [f'-DELM_SOURCES="{digest}"', *(["-DELM_X86"] if x86 else [])], "library.cpp")]
         steps += [
-            (name, [*extra, f"-DELM_ISA={name}"], "kernels.cpp")
+            (f"{source}-{name}", [*extra, f"-DELM_ISA={name}"], source)
+            for source in ("kernels.cpp", "alif.cpp")
             for name, extra in (X86_SETS if x86 else {"baseline": []}).items()
         ]
 

@@ -18,9 +18,10 @@ NAMES = {
         " SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape suggest"
     ),
     "elm_neuro.functional": (
-        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV SOMA_CAP_MV"
-        " SOMA_SCALE_MV Surrogate alif_step bernoulli_spike bounded_tau branch_input branch_matrix branch_update decay"
-        " elm_step memory_gain memory_proposal memory_update proto_tau routing_index scaled_tanh spaced_tau zero_state"
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV"
+        " SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate alif_step bernoulli_spike bounded_tau branch_input"
+        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update proto_tau"
+        " routing_index scaled_tanh spaced_tau zero_state"
     ),
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"

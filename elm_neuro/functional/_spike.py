@@ -180,7 +180,18 @@ class MultiGaussian(_SurrogateStep):
         return self.gamma * (centre - self.h * sides)
 
 
-SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian)}
+@dataclass(frozen=True)
+class Sigmoid(_SurrogateStep):
+    r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
+
+    scale: float = 25.0
+
+    def slope(self, distance: Tensor) -> Tensor:
+        sigmoid = torch.sigmoid(self.scale * distance)
+        return self.scale * (sigmoid * (1.0 - sigmoid))
+
+
+SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid)}
 
 
 def surrogate_to_dict(surrogate: Surrogate) -> dict[str, Any]:

@@ -6,14 +6,16 @@ from torch import Tensor
 
 from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
+from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
 # "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ALIFBackend, ...] = (Reference(),)
+ORDERED: tuple[ALIFBackend, ...] = (Native(), Reference())
 OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
 
@@ -49,4 +51,7 @@ def scan(
         RuntimeError: a backend that is named cannot run here.
     """
     chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
-    return chosen.scan(x, weight, bias, params, state, lengths=lengths)
+    spikes, after = chosen.scan(x, weight, bias, params, state, lengths=lengths)
+    if chosen.differentiates:
+        return spikes, after
+    return twice_differentiable(spikes, after, x, weight, bias, params, state, lengths)
