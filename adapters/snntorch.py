@@ -27,7 +27,8 @@ from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif_config import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer, forward_spiking
+from elm_neuro.nn._layer import AnyLayer, forward_spiking, step_by_call
+from elm_neuro.nn._narrow import as_stored
 
 __all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
 
@@ -174,13 +175,13 @@ class Cell(Neuron):
         return state
 
     def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, inner = self.core.step(x, self._core_state(states))
+        y, inner = step_by_call(self.core)(x, self._core_state(states))
         if self._emits:
             return self._graded(y), tuple(inner[place] for place in self._order)
         after = (*inner, self._after_reset(y.to(inner[0].dtype), states[-1]))
         if self.state_quant:
             after = tuple(same_dtype("state_quant", self.state_quant(part), part) for part in after)
-        return self.fire(after[-1]), after
+        return as_stored(self.fire(after[-1]), self.threshold), after
 
 
 class Layer(Cell):
@@ -228,6 +229,7 @@ class Layer(Cell):
                 self._keep(tuple(inner[place] for place in self._order))
             return self._graded(spk.transpose(0, 1))
         spk, readout, inner = self._fired(x, states, lengths)  # (time, batch, ...)
+        spk = as_stored(spk, self.threshold)
         if lengths is not None:
             ends = lengths.to(readout.device)
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))

@@ -19,6 +19,7 @@ class Backend(ABC):
     """
 
     has_second_derivative: bool = False  # whether a gradient that it computed can be differentiated again
+    takes_any_tensor: bool = False  # subclasses, tracers and transforms too: it is made of torch's operators alone
 
     @property
     @abstractmethod

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from elm_neuro.events import SpikeEvents
+from elm_neuro.nn._narrow import state_dtype
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
-def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Refuse a tensor of another dtype or device than the parameter `like`."""
+def check_tensor(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor of another device or dtype than the parameter `like`, or than `dtype` where it is given."""
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
-    if tensor.dtype != like.dtype and not (
+    if tensor.dtype != (dtype or like.dtype) and not (
         tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
     ):
-        raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+        rule = f"{like.dtype} like the parameters" if dtype in (None, like.dtype) else f"{dtype}"
+        raise TypeError(f"{name} must have dtype {rule}, got {tensor.dtype}")
 
 
 def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:
@@ -78,7 +80,7 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
         ValueError: a tensor has the wrong shape or device.
     """
     if type(state) is kind:  # what comes back from a call, step after step
-        dtype, device = like.dtype, like.device
+        dtype, device = state_dtype(like), like.device
         for part, shape in zip(state, shapes, strict=True):
             if not isinstance(part, Tensor) or part.shape != shape or part.dtype is not dtype or part.device != device:
                 break
@@ -105,7 +107,7 @@ def check_part(name: str, part: Tensor, shape: tuple[int, ...], like: Tensor) ->
     """Refuse one tensor of a state that has the wrong shape, dtype or device."""
     if part.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-    check_tensor(name, part, like)
+    check_tensor(name, part, like, state_dtype(like))
 
 
 def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:
