@@ -142,6 +142,12 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         for name, part in zip(self.state_names, states, strict=True):
             self.__dict__[name] = part  # setattr would cost a tenth of the step
 
+    def __getattr__(self, name: str) -> Any:
+        """As torch; snnTorch's ``AttributeMonitor`` asks this for states, which are buffers in its own neurons."""
+        if name in self.__dict__.get("state_names", ()):
+            return self.__dict__[name]
+        return super().__getattr__(name)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         for name in self.state_names:  # they go where the parameters go, and in the dtype that the core keeps states in

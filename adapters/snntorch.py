@@ -2,8 +2,9 @@
 
 :class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
 :class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
-it wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons
-only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+it wraps as `core`; weights have the same names in a step and in a sequence. Importing this module teaches snnTorch's own
+helpers, ``snntorch.utils.reset`` and ``snntorch.backprop``, our neurons (:func:`patch`; not with
+``ELM_NEURO_PATCH_SNNTORCH=0`` in the environment, and :func:`unpatch` undoes it). Times are milliseconds.
 Longer than most modules: one file a host, and half of it is docstrings.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from elm_neuro import nn as neurons
 from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
 from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
-from elm_neuro.adapters._snntorch_patch import patch, reset
+from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
@@ -30,7 +31,7 @@ from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, forward_spiking, step_by_call
 from elm_neuro.nn._narrow import as_stored
 
-__all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
+__all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset", "unpatch"]
 
 # keywords that a core which spikes by itself leaves nothing to do for
 THRESHOLD_OPTIONS = (

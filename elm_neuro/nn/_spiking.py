@@ -54,11 +54,12 @@ def spiking_state(inner: Any) -> type[Any]:
     make: Any = namedtuple  # type checkers want to know the fields beforehand
     names = [f"core_{name}" if name in ("v", "s") else name for name in inner._fields]
     kind = make(f"Spiking{inner.__name__}", [*names, "v", "s"], module=inner.__module__)
-    kind.__reduce__ = lambda state: (_restored, (inner, tuple(state)))  # its class stands in no module
+    kind.__reduce__ = lambda state: (restored, (inner, tuple(state)))  # its class stands in no module
     return _SPIKING_STATES.setdefault(inner, kind)
 
 
-def _restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
+def restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
+    """A state of :func:`spiking_state` from a pickle."""
     return spiking_state(inner)(*parts)
 
 
