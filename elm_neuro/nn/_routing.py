@@ -42,7 +42,8 @@ class Routed(nn.Module):
                 return index
             if twin._version != twin_version:
                 with torch.no_grad():
-                    index.copy_(twin)
+                    index.copy_(twin.round())
+                    twin.copy_(index)
                 self._look()
                 return index
         if only_operators((index,)) is None:

@@ -161,6 +161,8 @@ def _settled(
     """
     tensors = [one for one in _tensors(x, params, state) if one is not None]
     reason = only_operators(tensors)
+    if reason is None and params.kappa_m.is_meta:
+        reason = "tensors on meta have no numbers"
 
     def refusal(candidate: ELMBackend) -> str | None:
         if reason is not None and not candidate.takes_any_tensor:
