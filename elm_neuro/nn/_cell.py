@@ -154,16 +154,15 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """As :class:`Meaning`; an index that points outside of the inputs is an error."""
-        index, error_msgs = state_dict.get(f"{prefix}input_to_synapse_indices"), args[-1]
+        """As :class:`Meaning`; a RuntimeError also for an index that points outside of the inputs."""
+        index = state_dict.get(f"{prefix}input_to_synapse_indices")
         config, kept = self.config, self.input_to_synapse_indices
         if isinstance(index, Tensor) and kept is not None and index.shape == kept.shape and not index.is_meta:
             try:
                 shape = (config.branches, config.num_synapse_per_branch)
                 check_routing_index(index, config.input_size, shape, config.num_neuron)
             except ValueError as error:
-                error_msgs.append(f"{prefix}input_to_synapse_indices: {error}")
-                return
+                raise RuntimeError(f"{prefix}input_to_synapse_indices: {error}") from error
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _neurons(self, *shape: int) -> tuple[int, ...]:

@@ -41,13 +41,14 @@ class Meaning(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """As torch; settings that contradict are an error, also with ``strict=False``, and nothing is taken then.
-        Files of before 0.2 have none: a warning says that they are not compared.
+        """As torch, after the settings were compared. State dicts of before 0.2 have none: a warning says so.
+
+        Raises:
+            RuntimeError: the settings contradict, also with ``strict=False``; no number of this module is taken.
         """
         key = prefix + KEY
         if contradictions := self._contradictions(state_dict.get(key), key):
-            error_msgs.extend(contradictions)
-            return
+            raise RuntimeError("\n".join([f"Error in loading state_dict for {type(self).__name__}:", *contradictions]))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -107,6 +107,24 @@ def run(name: str, module: Any, x: Tensor | None = None) -> Tensor:
     return torch.stack(outputs, 1)
 
 
+class Called:
+    """A module with other tensors in the place of its own, by ``torch.func.functional_call``."""
+
+    def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
+        self.own, self.tensors = module, tensors
+        self.init_hidden = getattr(module, "init_hidden", False)
+
+    def parameters(self) -> Iterator[Tensor]:
+        return iter(self.own.parameters())
+
+    def reset_mem(self) -> None:
+        if hasattr(self.own, "reset_mem"):
+            self.own.reset_mem()
+
+    def __call__(self, *args: Any) -> Any:
+        return torch.func.functional_call(self.own, self.tensors, args)
+
+
 def tensors_of(module: nn.Module, *, matrices: bool = False) -> Iterator[tuple[str, str]]:
     """(path of a module inside, name of a parameter of its own) of all parameters, or of those that are matrices."""
     for path, part in module.named_modules():
