@@ -61,7 +61,9 @@ def patch() -> ExitStack:
     check_theirs, count_theirs, train_theirs = utils._layer_check, utils._final_layer_check, backprop.TBPTT
 
     @wraps(check_theirs)
-    def check_both(net: nn.Module) -> None:  # what reset asks for its own neurons in net, before it forgets their states
+    def check_both(
+        net: nn.Module,
+    ) -> None:  # what reset asks for its own neurons in net, before it forgets their states
         check_theirs(net)
         for neuron in _ours(net):
             neuron.reset_mem()

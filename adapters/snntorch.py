@@ -2,8 +2,8 @@
 
 :class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
 :class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
-it wraps as `core`; weights have the same names in a step and in a sequence. Importing this module teaches snnTorch's own
-helpers, ``snntorch.utils.reset`` and ``snntorch.backprop``, our neurons (:func:`patch`; not with
+it wraps as `core`; weights have the same names in a step and in a sequence. Importing this module teaches snnTorch's
+own helpers, ``snntorch.utils.reset`` and ``snntorch.backprop``, our neurons (:func:`patch`; not with
 ``ELM_NEURO_PATCH_SNNTORCH=0`` in the environment, and :func:`unpatch` undoes it). Times are milliseconds.
 Longer than most modules: one file a host, and half of it is docstrings.
 """

@@ -27,6 +27,26 @@ class _Step(Function):
         return ctx.slope(distance).mul_(grad[0]), None
 
 
+class _StepUnderTransforms(Function):
+    """The same as ``torch.func`` wants a function to be written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.slope = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        return ctx.slope(distance) * grad[0], None
+
+
 class _Bernoulli(Function):
     @staticmethod
     def forward(ctx: Any, logit: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -77,7 +97,8 @@ class _SurrogateStep:
     def __call__(self, distance: Tensor) -> Tensor:
         if _recorded_without_gradient():
             return (distance > 0).to(distance.dtype)
-        spikes: Tensor = _Step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
+        step = _StepUnderTransforms if torch._C._are_functorch_transforms_active() else _Step
+        spikes: Tensor = step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
         return spikes
 
     def slope(self, distance: Tensor) -> Tensor:

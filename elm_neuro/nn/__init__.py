@@ -1,5 +1,7 @@
 """Shells that own parameters: cells and layers of neurons."""
 
+from typing import Any
+
 import torch
 
 from elm_neuro.events import SpikeEvents
@@ -41,7 +43,6 @@ __all__ = [
 ]
 
 # what torch.load(weights_only=True) may make: plain data, checked where it is made
-torch.serialization.add_safe_globals(
-    [ALIFConfig, ALIFState, ELMConfig, ELMState, ELMTraces, SpikeEvents, SpikingELMConfig, SpikingELMState]
-    + [ATan, Boxcar, FastSigmoid, MultiGaussian, restored]
-)
+_DATA: list[Any] = [ALIFConfig, ALIFState, ELMConfig, ELMState, ELMTraces, SpikeEvents, SpikingELMConfig]
+_DATA += [SpikingELMState, ATan, Boxcar, FastSigmoid, MultiGaussian, restored]
+torch.serialization.add_safe_globals(_DATA)

@@ -290,45 +290,42 @@ class ALIF(pretrained.Saved, nn.Module):
         like = cell.bias
         check_sequence(x, cell.input_size, like)
         batch, num_steps = x.shape[:2]
-        state = cell.initial_state(batch) if state is None else cell.check_state(state, batch)
+        before = None if state is None else cell.check_state(state, batch)
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, num_steps, like.device)
         reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
         if reason is not None:
-            return self._by_calls(x, state, lengths, reason)
+            return self._by_calls(x, before, lengths, reason)
         spikes, after = backends.alif.scan(
             wide(x) if isinstance(x, Tensor) else x,
             wide(cell.weight),
             wide(cell.bias),
             cell.parameters_as_they_are(),
-            state,
+            cell.initial_state(batch) if before is None else before,
             lengths=lengths,
             backend=self.backend,
         )
         # a NaN never crosses the threshold, but the membrane keeps it
-        if (
-            not torch.compiler.is_compiling()
-            and in_memory(after.v)
-            and bool(torch.isnan(after.v.detach().sum()))
-        ):
+        if not torch.compiler.is_compiling() and in_memory(after.v) and bool(torch.isnan(after.v.detach().sum())):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
         return as_stored(spikes, like), after
 
     @backends.untraced
     def _by_calls(
-        self, x: Tensor | SpikeEvents, state: ALIFState, lengths: Tensor | None, reason: str
+        self, x: Tensor | SpikeEvents, before: ALIFState | None, lengths: Tensor | None, reason: str
     ) -> tuple[Tensor, ALIFState]:
         """The layer as the loop over its cell that it stands for."""
         choose(
             backends.alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
         )
         frames = x.to_dense(self.cell.bias.dtype) if isinstance(x, SpikeEvents) else x
-        outputs = []
+        outputs, after = [], before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
-            spikes, state = self.cell(x_t, state, None if lengths is None else (step < lengths).long())
+            spikes, after = self.cell(x_t, after, None if lengths is None else (step < lengths).long())
             outputs.append(spikes)
-        empty = frames.new_zeros(x.shape[0], 0, self.output_size)
-        return torch.stack(outputs, dim=1) if outputs else empty, state
+        if not outputs or after is None:
+            return frames.new_zeros(x.shape[0], 0, self.output_size), before or self.cell.initial_state(x.shape[0])
+        return torch.stack(outputs, dim=1), after
 
 
 @pretrained.register

@@ -222,9 +222,10 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
 
     def _reason_to_call_inside(self) -> str | None:
         """Why a step must call the modules inside; None where their weights say all."""
+        layer: Any
         for name, layer in (*self.mlp._modules.items(), ("w_y", self.w_y)):
-            reason = reason_to_call(layer, Affine.forward, nn.Linear.forward)  # type: ignore[arg-type]  # it is a module
-            if reason is None and layer.bias is None:  # type: ignore[union-attr]
+            reason = reason_to_call(layer, Affine.forward, nn.Linear.forward)
+            if reason is None and layer.bias is None:
                 reason = "it has no bias"
             if reason is not None:
                 return f"{name if name == 'w_y' else f'mlp.{name}'}: {reason}"

@@ -46,7 +46,9 @@ def _without_decay(module: Any) -> Iterator[nn.Parameter]:
     """Those that a module names, also where they are pruned or parametrized."""
     for name in getattr(module, "without_decay", ()):
         own = module._parameters
-        yield from (one for key in (name, f"{name}_orig", f"{name}_g", f"{name}_v") if (one := own.get(key)) is not None)
+        yield from (
+            one for key in (name, f"{name}_orig", f"{name}_g", f"{name}_v") if (one := own.get(key)) is not None
+        )
         parametrizations = module._modules.get("parametrizations")
         if parametrizations is not None and name in parametrizations:
             yield from parametrizations[name].parameters()

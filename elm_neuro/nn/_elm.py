@@ -249,19 +249,18 @@ class ELM(pretrained.Saved, nn.Module):
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, reason: str
     ) -> tuple[Tensor, ELMState]:
         """The neuron as the loop over its cell that it stands for, batch first."""
-        choose(
-            backends.elm.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
-        )
+        choose(backends.elm.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
         cell, (x, before) = self.cell, self._checked(x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
         frames, outputs = x.to_dense(cell.tau_s.dtype) if isinstance(x, SpikeEvents) else x, []
-        after = cell.initial_state(x.shape[0]) if before is None else before
+        after = before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
             y_t, after = cell(x_t, after, None if lengths is None else (step < lengths).long())
             outputs.append(y_t)
-        empty = frames.new_zeros(x.shape[0], 0, *self.output_shape)
-        return torch.stack(outputs, dim=1) if outputs else empty, after
+        if not outputs or after is None:
+            return frames.new_zeros(x.shape[0], 0, *self.output_shape), before or cell.initial_state(x.shape[0])
+        return torch.stack(outputs, dim=1), after
 
     def _prepared(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None

@@ -31,9 +31,10 @@ class Routed(nn.Module):
         self.register_buffer(TWIN, None if index is None else index.float(), persistent=False)
         self._look()
 
-    def settled_routing(self) -> Tensor | None:
+    def settled_routing(self) -> Any:  # Tensor or None
         """The index, after an average of buffers as before it."""
-        index, twin = self._buffers[NAME], self._buffers[TWIN]
+        index: Any = self._buffers[NAME]
+        twin: Any = self._buffers[TWIN]
         if index is None or torch.compiler.is_compiling():
             return index
         seen_index, seen_twin, index_version, twin_version = self.__dict__["_routing_seen"]
@@ -77,7 +78,7 @@ class Routed(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != "_routing_seen"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if TWIN not in self._buffers:  # pickled before 0.2
             self.hold_routing(self._buffers.pop(NAME))
         self._look()

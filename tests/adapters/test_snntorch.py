@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import re
-import subprocess
-import os
 import subprocess
 import sys
 import weakref

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import copy
-import warnings
 import itertools
 import pickle
+import warnings
 from typing import Any
 
 import pytest

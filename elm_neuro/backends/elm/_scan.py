@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +175,7 @@ def _settled(
         return chosen, x, params, state
     x = x.resolve_neg() if isinstance(x, Tensor) else x
     state = None if state is None else ELMState(*(part.resolve_neg() for part in state))
-    resolved = {
+    resolved: dict[str, Any] = {
         name: tuple(one.resolve_neg() for one in value) if isinstance(value, tuple) else value.resolve_neg()
         for name, value in params._asdict().items()
         if isinstance(value, Tensor | tuple)

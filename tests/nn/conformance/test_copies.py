@@ -117,7 +117,9 @@ def test_an_index_outside_of_the_inputs_is_not_loaded() -> None:
     neuron = wide_routing()
     state = neuron.state_dict()
     state["cell.input_to_synapse_indices"] = state["cell.input_to_synapse_indices"] + 5
-    with pytest.raises(RuntimeError, match=r"cell\.input_to_synapse_indices: routing must hold input indices in \[0, 4000\)"):
+    with pytest.raises(
+        RuntimeError, match=r"cell\.input_to_synapse_indices: routing must hold input indices in \[0, 4000\)"
+    ):
         neuron.load_state_dict(state)
 
 

@@ -18,9 +18,21 @@ from elm_neuro.nn import ALIFConfig, ELMConfig, SpikeOutput
 from tests.nn.conformance.kinds import EVERY, OURS, frames, made, of_kinds, run
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "tau_m_bounds": ({}, {"tau_m_bounds": (0.1, 3000.0)}, r"tau_m_bounds must be .*\[0\.1, 3000\.0\], got .*\[0\.1, 1500"),
-    "tau_m_init": ({"tau_m_init": (1.0, 50.0)}, {}, r"tau_m_bounds must be .*\[0\.1, 1500\.0\], got .*\[0\.1, 500\.0\]"),
-    "delta_t": ({"delta_t": 2.0}, {}, r"delta_t must be that of the module, 1\.0, got numbers that were made with 2\.0"),
+    "tau_m_bounds": (
+        {},
+        {"tau_m_bounds": (0.1, 3000.0)},
+        r"tau_m_bounds must be .*\[0\.1, 3000\.0\], got .*\[0\.1, 1500",
+    ),
+    "tau_m_init": (
+        {"tau_m_init": (1.0, 50.0)},
+        {},
+        r"tau_m_bounds must be .*\[0\.1, 1500\.0\], got .*\[0\.1, 500\.0\]",
+    ),
+    "delta_t": (
+        {"delta_t": 2.0},
+        {},
+        r"delta_t must be that of the module, 1\.0, got numbers that were made with 2\.0",
+    ),
     "lambda_": ({"lambda_": 2.5}, {}, r"lambda_ must be .*5\.0, got .*2\.5"),
     "variant": ({"variant": "v2"}, {}, r"variant must be .*'v1', got .*'v2'"),
     "activation": ({"activation": "silu"}, {}, r"activation must be .*'relu', got .*'silu'"),
@@ -105,11 +117,17 @@ def test_old_state_dicts_load_with_a_warning(name: str) -> None:
 
 def test_settings_that_cannot_be_read_are_an_error() -> None:
     neuron = ELM(3, 2, num_memory=2)
-    for damaged in (torch.zeros(3), torch.tensor([300]), torch.zeros(0, dtype=torch.int64), "settings", torch.tensor(7)):
+    for damaged in (
+        torch.zeros(3),
+        torch.tensor([300]),
+        torch.zeros(0, dtype=torch.int64),
+        "settings",
+        torch.tensor(7),
+    ):
         with pytest.raises(RuntimeError, match=r"cell\._extra_state must be the settings of an ELMCell"):
             neuron.load_state_dict(neuron.state_dict() | {"cell._extra_state": damaged})
+    deep = torch.tensor(list(("[" * 60000).encode()))
     with pytest.raises(RuntimeError, match=r"cell\._extra_state must be the settings"):
-        deep = torch.tensor(list(("[" * 60000).encode()))
         neuron.load_state_dict(neuron.state_dict() | {"cell._extra_state": deep})
     assert json.loads(bytes(neuron.state_dict()["cell._extra_state"].tolist()))["delta_t"] == 1.0
 

@@ -49,7 +49,9 @@ def test_narrow_modules_learn_and_hand_on_their_states(name: str, dtype: torch.d
         if grad is None or parameter.grad is None:
             continue
         assert parameter.grad.dtype == dtype
-        assert float((parameter.grad.double() - grad).abs().max()) <= 8 * EPS[dtype] * float(grad.abs().max().clamp(min=1e-3))
+        assert float((parameter.grad.double() - grad).abs().max()) <= 8 * EPS[dtype] * float(
+            grad.abs().max().clamp(min=1e-3)
+        )
 
 
 @NARROW
@@ -135,6 +137,10 @@ def test_lightning_trains_in_bf16_true_on_events() -> None:
         warnings.simplefilter("ignore")
         trainer.fit(task, torch.utils.data.DataLoader(loader, batch_size=None, collate_fn=lambda one: one))
     assert all(isinstance(x, SpikeEvents) for x in seen) and len(seen) == 4
-    moved = [name for name, value in task.named_parameters() if not torch.equal(value.float(), before[name].bfloat16().float())]
+    moved = [
+        name
+        for name, value in task.named_parameters()
+        if not torch.equal(value.float(), before[name].bfloat16().float())
+    ]
     assert "net.core.cell.w_y.weight" in moved and "readout.weight" in moved
     assert all(bool(torch.isfinite(value).all()) for value in task.parameters())

@@ -35,7 +35,8 @@ def test_pruned_tensors_are_zero_in_the_next_call(name: str) -> None:
         twin, pruned = copy.deepcopy(module), copy.deepcopy(module)
         part = pruned.get_submodule(path)
         prune.l1_unstructured(part, tensor, amount=0.5)
-        twin = by_hand(module, path, tensor, lambda value, mask=getattr(part, f"{tensor}_mask"): value * mask)
+        mask = getattr(part, f"{tensor}_mask")
+        twin = by_hand(module, path, tensor, lambda value, mask=mask: value * mask)
         assert_close(run(name, pruned), run(name, twin))
         with torch.no_grad():  # as an optimizer does: the product with the mask is not stale
             getattr(part, f"{tensor}_orig").mul_(0.5)
@@ -68,9 +69,9 @@ def test_norms_of_weights_old_and_new(name: str) -> None:
         parametrizations.weight_norm(new.get_submodule(path), tensor)
         with torch.no_grad():
             old.get_submodule(path).get_parameter(f"{tensor}_g").mul_(2.0)
-            new.get_submodule(f"{path}.parametrizations.{tensor}" if path else f"parametrizations.{tensor}").get_parameter(
-                "original0"
-            ).mul_(2.0)
+            new.get_submodule(
+                f"{path}.parametrizations.{tensor}" if path else f"parametrizations.{tensor}"
+            ).get_parameter("original0").mul_(2.0)
         wanted = run(name, by_hand(module, path, tensor, lambda value: 2.0 * value))
         assert_close(run(name, old), wanted)
         assert_close(run(name, new), wanted)
@@ -238,7 +239,7 @@ def test_hooks_of_layers_and_thresholds_inside_are_called(name: str) -> None:
             continue  # nothing spikes
         module, called = made(name), []
         wanted = run(name, module)
-        module.get_submodule(path).register_forward_hook(lambda *args, path=path: called.append(path))
+        module.get_submodule(path).register_forward_hook(lambda *args, called=called: called.append(args))
         assert_close(run(name, module), wanted)
         assert called, path
 
