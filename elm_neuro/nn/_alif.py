@@ -24,7 +24,7 @@ from elm_neuro.nn._alif_config import (
     LIFOptions,
 )
 from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state
-from elm_neuro.nn._hanging import reason_to_call
+from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
 from elm_neuro.nn._lengths import step_where_valid
@@ -137,7 +137,7 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
 
     def reason_to_call(self) -> str | None:
         """Why only a call of this cell does what it is meant to do; None where its parameters say all."""
-        reason = reason_to_call(self, ALIFCell.forward)
+        reason = None if is_untouched(self, ALIFCell) else reason_to_call(self, ALIFCell.forward)
         return None if reason is None else f"cell: {reason}"
 
     def parameters_as_they_are(self) -> ALIFParameters:

@@ -19,7 +19,7 @@ from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
-from elm_neuro.nn._hanging import reason_to_call
+from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
@@ -201,11 +201,12 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         """
         config = self.config
         timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
-        linear_layers: list[Any] = [*self.mlp._modules.values(), self.w_y] if layers else []
-        pairs = [(wide(layer.weight), wide(layer.bias)) for layer in linear_layers] or [(self.tau_s, self.tau_s)]
-        weights, biases = zip(*pairs, strict=True)
+        proto_w_s, proto_tau_m, tau_s = wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s)
+        own = [layer for _, layer in self._linear_layers()] if layers else []
+        weights = tuple(wide(tensor_of(layer, "weight")) for layer in own) or (tau_s,)
+        biases = tuple(wide(tensor_of(layer, "bias")) for layer in own) or (tau_s,)
         return ELMParameters(
-            **effective(wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s), timescales)._asdict(),
+            **effective(proto_w_s, proto_tau_m, tau_s, timescales)._asdict(),
             routing=self.settled_routing(),
             mlp_weight=weights[:-1],
             mlp_bias=biases[:-1],
@@ -217,18 +218,26 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
 
     def reason_to_call(self) -> str | None:
         """Why only a call of this cell does what it is meant to do; None where its parameters say all."""
-        reason = reason_to_call(self, ELMCell.forward)
+        reason = None if is_untouched(self, ELMCell) else reason_to_call(self, ELMCell.forward)
         return self._reason_to_call_inside() if reason is None else f"cell: {reason}"
+
+    def _linear_layers(self) -> list[tuple[str, Any]]:
+        """Names and modules of the MLP, and last of the readout."""
+        own = self._modules
+        inside: Any = own["mlp"]
+        return [*((f"mlp.{name}", layer) for name, layer in inside._modules.items()), ("w_y", own["w_y"])]
 
     def _reason_to_call_inside(self) -> str | None:
         """Why a step must call the modules inside; None where their weights say all."""
         layer: Any
-        for name, layer in (*self.mlp._modules.items(), ("w_y", self.w_y)):
+        for name, layer in self._linear_layers():
+            if is_untouched(layer, Affine):
+                continue
             reason = reason_to_call(layer, Affine.forward, nn.Linear.forward)
             if reason is None and layer.bias is None:
                 reason = "it has no bias"
             if reason is not None:
-                return f"{name if name == 'w_y' else f'mlp.{name}'}: {reason}"
+                return f"{name}: {reason}"
         return None
 
     @property
@@ -286,7 +295,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         if self._reason_to_call_inside() is None:
             y, after = elm_step(wide(x), before, self.parameters_as_they_are())
         else:
-            layers = [_called(layer, like) for layer in (*self.mlp, self.w_y)]
+            layers = [_called(layer, like) for _, layer in self._linear_layers()]
             y, after = elm_step(wide(x), before, self.parameters_as_they_are(layers=False), layers)
         y = as_stored(y, like)
         if config.flatten_output and config.num_neuron is not None:

@@ -33,6 +33,24 @@ def reason_to_call(module: nn.Module, *plain: Callable[..., Any]) -> str | None:
     return "it has a forward of its own" if "forward" in values else None
 
 
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is one of `kind` that nobody hangs on or has changed: what a pass asks of every part first."""
+    values = module.__dict__
+    return type(module) is kind and not (
+        values["_forward_pre_hooks"]
+        or values["_forward_hooks"]
+        or values["_backward_hooks"]
+        or values["_backward_pre_hooks"]
+        or "forward" in values
+    )
+
+
+def tensor_of(module: Any, name: str) -> Any:
+    """A parameter as it is, or what stands in its place where it is pruned or parametrized."""
+    own = module._parameters.get(name)  # torch's attribute takes three times as long
+    return getattr(module, name) if own is None else own
+
+
 def _weights_set(module: nn.Module) -> bool:
     """Run the hooks before a module's call where all of them only set a tensor."""
     from torch.nn.utils.prune import BasePruningMethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -144,25 +143,16 @@ def spiking_scan(
     return cut_at(lengths, rule.fire(y)), y, after
 
 
-def _tensors(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None) -> Iterator[Tensor | None]:
-    yield x.channel if isinstance(x, SpikeEvents) else x
-    yield from state or ()
-    yield from params[:5]  # the fields that are tensors
-    yield from params.mlp_weight
-    yield from params.mlp_bias
-    yield params.w_y
-    yield params.b_y
-
-
 def _settled(
     backend: str, x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None
 ) -> tuple[ELMBackend, Tensor | SpikeEvents, ELMParameters, ELMState | None]:
     """The backend that runs these inputs, and they themselves: of views that stand for the negative of what lies in
     memory, as ``z.conj().imag`` does, the numbers.
     """
-    tensors = [one for one in _tensors(x, params, state) if one is not None]
+    first = x.channel if isinstance(x, SpikeEvents) else x
+    tensors = (first, *(state or ()), *params[:5], *params.mlp_weight, *params.mlp_bias, params.w_y, params.b_y)
     reason = only_operators(tensors)
-    if reason is None and params.kappa_m.is_meta:
+    if reason is None and first.is_meta:
         reason = "tensors on meta have no numbers"
 
     def refusal(candidate: ELMBackend) -> str | None:
@@ -171,7 +161,7 @@ def _settled(
         return candidate.refusal(x, params)
 
     chosen = choose(OPERATOR, backend, refusal)
-    if torch.compiler.is_compiling() or not any(map(Tensor.is_neg, tensors)):
+    if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
         return chosen, x, params, state
     x = x.resolve_neg() if isinstance(x, Tensor) else x
     state = None if state is None else ELMState(*(part.resolve_neg() for part in state))
