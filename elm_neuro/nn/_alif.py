@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
-from elm_neuro.backends.parts._plain import in_memory
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._alif_config import (
@@ -23,7 +22,7 @@ from elm_neuro.nn._alif_config import (
     ALIFOptions,
     LIFOptions,
 )
-from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state
+from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state, may_look
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
@@ -306,7 +305,7 @@ class ALIF(pretrained.Saved, nn.Module):
             backend=self.backend,
         )
         # a NaN never crosses the threshold, but the membrane keeps it
-        if not torch.compiler.is_compiling() and in_memory(after.v) and bool(torch.isnan(after.v.detach().sum())):
+        if may_look(after.v) and bool(torch.isnan(after.v.detach().sum())):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
         return as_stored(spikes, like), after
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn._narrow import state_dtype
 
@@ -24,6 +25,15 @@ def check_tensor(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype | N
     ):
         rule = f"{like.dtype} like the parameters" if dtype in (None, like.dtype) else f"{dtype}"
         raise TypeError(f"{name} must have dtype {rule}, got {tensor.dtype}")
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
+    compiled code, tracers, the transforms of torch.func and tensors that stand for others.
+    """
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
+        return False
+    return only_operators(()) is None
 
 
 def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from struct import pack, unpack
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from elm_neuro.backends.cuda._weights import effective_backward, effective_forwa
 from elm_neuro.backends.elm import _cuda, _native
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
+from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
 
 CUDA, NATIVE = _cuda.Cuda(), _native.Native()
@@ -115,29 +116,15 @@ class _Fused(Function):
         proto_w_s, proto_tau_m = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
-            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None, None)
+            plain = partial(_by_torch, timescales=ctx.timescales)
+            protos = differentiable_gradients(plain, (proto_w_s, proto_tau_m), needed[:2], grads[:3])
+            return (*protos, None, None, None)
         of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
         kernels: Kernels = ctx.kernels
         laid_out = of_w_s, of_kappa, of_gain
         found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, ctx.timescales)
         return (*found, None, None, None)
-
-
-def _differentiable(
-    protos: tuple[Tensor, ...], needed: tuple[bool, ...], timescales: Timescales, grads: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    pairs = [
-        (result, grad)
-        for result, grad in zip(_by_torch(protos[0], protos[1], timescales), grads, strict=True)
-        if grad is not None and result.requires_grad
-    ]
-    inputs = [proto for proto, need in zip(protos, needed, strict=False) if need]
-    if not pairs:
-        return None, None
-    results, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(results, inputs, given, create_graph=True, allow_unused=True))
-    return next(found) if needed[0] else None, next(found) if needed[1] else None
 
 
 @lru_cache(maxsize=64)

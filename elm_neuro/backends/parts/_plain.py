@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from elm_neuro.functional._transforms import transformed
 
 PLAIN = (Tensor, torch.nn.Parameter)
 TRACING_MODES = tuple(torch._C._TorchDispatchModeKey.__members__.values())  # fake tensors, make_fx, functionalisation
@@ -23,7 +24,7 @@ def only_operators(tensors: Iterable[Tensor | None]) -> str | None:
         return None
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace sees torch's operators only"
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transformed():
         return "a transform of torch.func, or forward mode, sees torch's operators only"
     if torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, TRACING_MODES)):
         return "a tracer is active, which sees torch's operators only"
@@ -37,8 +38,3 @@ def _dispatches(tensor: Tensor) -> bool:
     """Whether a subclass stands for numbers that lie elsewhere, or nowhere."""
     kind: Any = type(tensor)
     return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
-
-
-def in_memory(tensor: Tensor) -> bool:
-    """Whether a look at this tensor's numbers costs nothing and is of use: on the CPU, and no tracer about."""
-    return tensor.device.type == "cpu" and type(tensor) in PLAIN and only_operators(()) is None
