@@ -328,7 +328,7 @@ class ELM(pretrained.Saved, nn.Module):
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend, self.cell._proto_tau_m, operator="elm")
+        chosen = backends.resolve(self.backend, wide(self.cell._proto_tau_m), operator="elm")
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
         return f"backend={chosen!r}{recompute}" + (
             f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""
