@@ -15,7 +15,8 @@ NAMES = {
     ),
     "elm_neuro.nn": (
         "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer SpikeOutput"
-        " SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape suggest"
+        " SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape"
+        " parameter_groups suggest"
     ),
     "elm_neuro.functional": (
         "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV"
@@ -28,9 +29,9 @@ NAMES = {
     ),
     "elm_neuro.pretrained": (
         "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
-        " with_tensors"
+        " weights_of with_tensors"
     ),
-    "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset",
+    "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset unpatch",
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),

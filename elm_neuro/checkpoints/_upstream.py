@@ -88,7 +88,7 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
     branches, synapses = config.branches, config.num_synapse_per_branch
     kind = pretrained.kind_of("ELM" if config.num_branch is None else "BranchELM")
     try:
-        ours = pretrained.blank(kind, config, len(state)).state_dict()
+        ours = pretrained.weights_of(pretrained.blank(kind, config, len(state)))
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     names = {name: _upstream_name(name) for name in ours if name not in ("cell.tau_s", INDEX)}

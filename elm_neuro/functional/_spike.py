@@ -96,12 +96,27 @@ def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> 
         logit: any shape.
         generator: source of the random numbers; torch's global one by default.
 
+    Raises:
+        RuntimeError: `generator` is asked for spikes during a backward pass, which are to be those of the forward pass.
+
     >>> bernoulli_spike(torch.tensor([-100.0, 100.0]))
     tensor([0., 1.])
     """
+    if generator is not None and torch._C._current_autograd_node() is not None:
+        raise RuntimeError(
+            "a generator of its own cannot draw the same spikes again, as torch.utils.checkpoint asks in the backward "
+            "pass: draw from torch's global generator (generator=None), whose state it restores"
+        )
+    if _recorded_without_gradient():
+        return torch.bernoulli(torch.sigmoid(logit), generator=generator)
     draw = _TransformedBernoulli if transformed() else _Bernoulli
     spikes: Tensor = draw.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return spikes
+
+
+def _recorded_without_gradient() -> bool:
+    """Whether ``torch.jit.trace`` records for use alone: it saves no functions with a gradient of their own."""
+    return torch._C._get_tracing_state() is not None and not torch.is_grad_enabled()
 
 
 class _SurrogateStep:
@@ -110,6 +125,8 @@ class _SurrogateStep:
     """
 
     def __call__(self, distance: Tensor) -> Tensor:
+        if _recorded_without_gradient():
+            return (distance > 0).to(distance.dtype)
         step = _TransformedStep if transformed() else _Step
         spikes: Tensor = step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
         return spikes

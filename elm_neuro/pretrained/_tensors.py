@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from elm_neuro.pretrained._kinds import Kind
 
+SETTINGS = "_extra_state"  # torch's name of them in a state dict
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -20,8 +21,9 @@ def with_tensors(kind: Kind, config: Any, tensors: dict[str, Tensor], source: st
     """
     module = checked_blank(kind, config, tensors, source)
     places = module.state_dict()
+    settings = {name: value for name, value in places.items() if name not in tensors}  # in the config already
     whole = {name: one if one.is_floating_point() else one.to(places[name].dtype) for name, one in tensors.items()}
-    module.load_state_dict(whole, assign=True)
+    module.load_state_dict(whole | settings, assign=True)
     return module
 
 
@@ -62,8 +64,20 @@ def checked_blank(kind: Kind, config: Any, tensors: dict[str, Tensor], source: s
                 adopt_tensors({key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
-    check_tensors(tensors, module.state_dict(), source)
+    check_tensors(tensors, weights_of(module), source)
     return module
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state dict, without the settings that its configuration has too: parts with
+    ``meaning_in_config = True`` keep them in torch's extra state.
+    """
+    own = {
+        f"{name}.{SETTINGS}" if name else SETTINGS
+        for name, part in module.named_modules()
+        if getattr(part, "meaning_in_config", False)
+    }
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in own}
 
 
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
