@@ -17,7 +17,9 @@ from rich.table import Table
 
 from elm_neuro import __version__, plotting
 from elm_neuro.checkpoints import save_pretrained
-from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build, elm_neuron, mixed_network
+from elm_neuro.demo._networks import build, elm_neuron, mixed_network
+from elm_neuro.demo._run import DemoRun
+from elm_neuro.demo._settings import CONTROL, MIXED, DemoSettings
 from elm_neuro.files import write_whole
 from elm_neuro.training import num_parameters, seed_interval
 

@@ -159,8 +159,12 @@ class ELMCell(pretrained.Saved, nn.Module):
         """What one step works with: weights rectified, time constants as decay factors. Differentiable."""
         config = self.config
         timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
+        computed = effective(self._proto_w_s, self._proto_tau_m, self.tau_s, timescales)
         return ELMParameters(
-            **effective(self._proto_w_s, self._proto_tau_m, self.tau_s, timescales)._asdict(),
+            w_s=computed.w_s,
+            kappa_m=computed.kappa_m,
+            gain=computed.gain,
+            kappa_b=computed.kappa_b,
             routing=self.input_to_synapse_indices,
             mlp_weight=tuple(layer.weight for layer in self.mlp),  # type: ignore[misc]  # ModuleList forgets its element type
             mlp_bias=tuple(layer.bias for layer in self.mlp),  # type: ignore[misc]

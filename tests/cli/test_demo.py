@@ -15,7 +15,7 @@ pytest.importorskip("h5py")
 from elm_neuro import ELM, __version__
 from elm_neuro.checkpoints import from_pretrained
 from elm_neuro.cli import main
-from elm_neuro.demo import _run
+from elm_neuro.demo._run import History
 from elm_neuro.training.loop._quiet import without_advice
 
 FIGURES = {
@@ -123,7 +123,7 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
             if trainer.global_step == 4:  # in the third epoch of two batches
                 raise KeyboardInterrupt
 
-        patch.setattr(_run.Bar, "on_train_batch_end", press)
+        patch.setattr(History, "on_train_batch_end", press)
         assert main(arguments("cut")) == 130
     assert "run the same command with --resume" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "metrics.json").exists()
