@@ -68,13 +68,22 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     )
     assert json.loads(figures.read_text())["raw"]["figures"] == one["raw"]["figures"]
     capsys.readouterr()
+    drawn = tmp_path / "drawn"
+    data = str(out / "sim__2.h5")
+    assert (
+        main(["neuronio", "eval", "--model", str(model), "--data", data, "--draws", "0", "--figures", str(drawn)]) == 0
+    )
+    assert f"workings, receptive_fields, roc (.png, .pdf) in {drawn}" in capsys.readouterr().out
+    names = {f"{name}.{kind}" for name in ("workings", "receptive_fields", "roc") for kind in ("png", "pdf")}
+    assert {path.name for path in drawn.iterdir()} == names
     assert main(["info", str(model)]) == 0
     assert str(
         sum(p.numel() for p in BranchELM(1278, 2, 3, num_branch=45, num_synapse_per_branch=100).parameters())
     ) in (capsys.readouterr().out.replace(",", ""))
 
 
-def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("LIF", "Branch-ELM, 20 memory units", "8,022", "LSTM, 250 units", "1,286"))
