@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,7 +194,7 @@ def info_command(options: argparse.Namespace) -> int:
     networks = (
         {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
     )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # in a pipe the table is not folded
     console.print(info_table(networks))
     if not options.models:
         console.print(INFO_REMARK, highlight=False, markup=False)

@@ -69,10 +69,9 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(figures.read_text())["raw"]["figures"] == one["raw"]["figures"]
     capsys.readouterr()
     drawn = tmp_path / "drawn"
-    data = str(out / "sim__2.h5")
-    assert (
-        main(["neuronio", "eval", "--model", str(model), "--data", data, "--draws", "0", "--figures", str(drawn)]) == 0
-    )
+    data = next(str(path) for path in out.rglob("*.h5") if path.stem == "sim__2")
+    arguments = ["--model", str(model), "--data", data, "--draws", "0", "--figures", str(drawn)]
+    assert main(["neuronio", "eval", *arguments]) == 0
     assert f"workings, receptive_fields, roc (.png, .pdf) in {drawn}" in capsys.readouterr().out
     names = {f"{name}.{kind}" for name in ("workings", "receptive_fields", "roc") for kind in ("png", "pdf")}
     assert {path.name for path in drawn.iterdir()} == names
@@ -82,8 +81,7 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     ) in (capsys.readouterr().out.replace(",", ""))
 
 
-def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("LIF", "Branch-ELM, 20 memory units", "8,022", "LSTM, 250 units", "1,286"))
