@@ -20,6 +20,7 @@ from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._lengths import step_where_valid
+from elm_neuro.nn._saved import check_tau_s
 
 
 @pretrained.register
@@ -48,6 +49,7 @@ class ELMCell(pretrained.Saved, nn.Module):
     state_type = ELMState
     config_type = ELMConfig
     is_cell = True  # forward takes one step
+    may_be_infinite = ("_proto_tau_m",)  # of published neurons: a time constant at its bound
 
     @spelled_out(ELMCellOptions, ELMConfig)
     @untraced  # compiled code may make a neuron, but torch.compile cannot draw from a generator
@@ -128,6 +130,7 @@ class ELMCell(pretrained.Saved, nn.Module):
         Raises:
             ValueError: the index is missing, is there without branches, or does not fit.
         """
+        check_tau_s(tensors.get("tau_s"), self.config.tau_s)
         config, index = self.config, tensors.get("input_to_synapse_indices")
         if (index is None) != (config.num_branch is None):
             rule = "must be there where num_branch is given and only there"
