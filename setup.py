@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,7 @@ from setuptools import Command, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
+INFO = 2  # a level of setuptools that is shown without -v
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("elm_neuro/backends/native")
 LIBRARY = SOURCES / "libelm_native.so"
@@ -109,8 +111,12 @@ class BuildNative(Command):
     def run(self) -> None:
         self.target.unlink(missing_ok=True)  # of an earlier build
         for compiler in compilers():
+            self.announce(f"compiling the native backend with {compiler[0]}: a minute or two", INFO)
+            start = time.perf_counter()
             try:
-                return compile_library(compiler, self.target)
+                compile_library(compiler, self.target)
+                self.announce(f"{self.target} compiled in {time.perf_counter() - start:.0f} s", INFO)
+                return
             except (OSError, subprocess.CalledProcessError) as error:
                 self.warn(f"{compiler[0]} did not build the native backend: {error}")
         self.warn("no native backend: the torch backend serves in its place")
