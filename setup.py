@@ -12,6 +12,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,6 @@ from setuptools import Command, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
-INFO = 2  # a level of setuptools that is shown without -v
 ROOT = Path(__file__).resolve().parent
 SOURCES = Path("elm_neuro/backends/native")
 LIBRARY = SOURCES / "libelm_native.so"
@@ -111,11 +111,11 @@ class BuildNative(Command):
     def run(self) -> None:
         self.target.unlink(missing_ok=True)  # of an earlier build
         for compiler in compilers():
-            self.announce(f"compiling the native backend with {compiler[0]}: a minute or two", INFO)
+            print(f"compiling the native backend with {compiler[0]}: a minute or two", file=sys.stderr, flush=True)
             start = time.perf_counter()
             try:
                 compile_library(compiler, self.target)
-                self.announce(f"{self.target} compiled in {time.perf_counter() - start:.0f} s", INFO)
+                print(f"{self.target} compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
                 return
             except (OSError, subprocess.CalledProcessError) as error:
                 self.warn(f"{compiler[0]} did not build the native backend: {error}")
