@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,9 +51,10 @@ def load_weights(path: str | os.PathLike[str]) -> Any:
         content = file.read()
     try:
         records = _records(content)
-        (name,) = [name for name in records if name.rpartition("/")[2] == "data.pkl"] or [None]
-        if name is None:
-            raise ValueError("must hold data.pkl, as torch.save writes it")
+        names = [name for name in records if name.rpartition("/")[2] == "data.pkl"]
+        if len(names) != 1:
+            raise ValueError("must hold one data.pkl, as torch.save writes it")
+        name = names[0]
         folder = name.removesuffix("data.pkl")
         _check_pickle(records[name], {key.removeprefix(f"{folder}data/"): len(one) for key, one in records.items()})
     except DAMAGED as error:
@@ -124,8 +125,8 @@ def _check_pickle(pickled: bytes, sizes: dict[str, int]) -> None:
     stack: list[_Value] = []
     memo: dict[int, _Value] = {}
     try:
-        for code, argument, _ in pickletools.genops(pickled):
-            name = code.name
+        for code, found, _ in pickletools.genops(pickled):
+            name, argument = code.name, cast(Any, found)
             if name in ("PROTO", "FRAME", "STOP"):
                 continue
             if name == "MARK":
@@ -180,8 +181,8 @@ def _check_storage(value: _Value, sizes: dict[str, int]) -> None:
     """Refuse a storage that is not as large as its record: torch would read past the record's end."""
     _, kind, key, _, count = (part.content for part in value.parts) if len(value.parts) == 5 else (None,) * 5
     item = _ITEM_SIZES.get(str(kind).rpartition(" ")[2].removesuffix("Storage"))
-    if item is None or not isinstance(count, int) or sizes.get(key) != item * count:
-        record = f"a record of {sizes[key]} bytes" if key in sizes else "none"
+    if item is None or not isinstance(count, int) or sizes.get(str(key)) != item * count:
+        record = f"a record of {sizes[str(key)]} bytes" if str(key) in sizes else "none"
         raise ValueError(f"must hold a record for each storage, got {record} for {shown(count)} of {shown(kind)}")
 
 
