@@ -48,12 +48,12 @@ NAMES = {
     ),
     "elm_neuro.training": (
         "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout "
-        "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter "
+        "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter Protocols "
         "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "
         "SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport Windows drop_input "
-        "evaluate_neuronio evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation "
+        "evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation "
         "neuronio_loss neuronio_workings "
-        "num_parameters predict_neuronio quiet receptive_fields roc_curves seed_interval"
+        "num_parameters predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (
@@ -62,7 +62,7 @@ NAMES = {
     ),
     "elm_neuro.plotting": (
         "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix "
-        "draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings "
+        "draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings note "
         "rasters save styled timescales workings"
     ),
     "elm_neuro.demo": (

@@ -25,6 +25,7 @@ from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._routing import Routed
+from elm_neuro.nn._saved import check_tau_s
 
 
 @pretrained.register
@@ -54,6 +55,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
     config_type = ELMConfig
     is_cell = True  # forward takes one step
     without_decay = ("_proto_w_s", "_proto_tau_m")  # parameters that weight decay would turn into others
+    may_be_infinite = ("_proto_tau_m",)  # of published neurons: a time constant at its bound
 
     @spelled_out(ELMCellOptions, ELMConfig)
     @untraced  # compiled code may make a neuron, but torch.compile cannot draw from a generator
@@ -133,6 +135,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         Raises:
             ValueError: the index is missing, is there without branches, or does not fit.
         """
+        check_tau_s(tensors.get("tau_s"), self.config.tau_s)
         config, index = self.config, tensors.get("input_to_synapse_indices")
         if (index is None) != (config.num_branch is None):
             rule = "must be there where num_branch is given and only there"
@@ -205,8 +208,12 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         own = [layer for _, layer in self._linear_layers()] if layers else []
         weights = tuple(wide(tensor_of(layer, "weight")) for layer in own) or (tau_s,)
         biases = tuple(wide(tensor_of(layer, "bias")) for layer in own) or (tau_s,)
+        computed = effective(proto_w_s, proto_tau_m, tau_s, timescales)
         return ELMParameters(
-            **effective(proto_w_s, proto_tau_m, tau_s, timescales)._asdict(),
+            w_s=computed.w_s,
+            kappa_m=computed.kappa_m,
+            gain=computed.gain,
+            kappa_b=computed.kappa_b,
             routing=self.settled_routing(),
             mlp_weight=weights[:-1],
             mlp_bias=biases[:-1],

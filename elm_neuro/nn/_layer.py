@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from elm_neuro import backends
 from elm_neuro.events import SpikeEvents
@@ -168,7 +168,10 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or _has_any_global_hook()
+        or torch_module._global_forward_hooks  # on every module; torch 2.6 has no function that asks for all of them
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     )
 
 
@@ -187,12 +190,12 @@ class BackendName:
         self.operator = operator
 
     def __get__(self, layer: nn.Module | None, owner: type[nn.Module] | None = None) -> str:
-        name: str = "auto" if layer is None else layer.__dict__["backend"]
+        name: str = "auto" if layer is None else layer._backend  # type: ignore[assignment]  # of __set__
         return name
 
     def __set__(self, layer: nn.Module, name: str) -> None:
         backends.resolve(name, operator=self.operator)
-        layer.__dict__["backend"] = name
+        layer.__dict__["_backend"] = name  # under "backend" the compiler of torch 2.12 and older would ask for itself
 
 
 def _missing(module: object) -> list[str]:

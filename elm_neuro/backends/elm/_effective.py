@@ -54,10 +54,11 @@ def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales:
     kernels = _kernels(proto_w_s, proto_tau_m, tau_s)
     if kernels is not None:
         if not (torch.is_grad_enabled() and (proto_w_s.requires_grad or proto_tau_m.requires_grad)):
-            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales))
+            return Effective(*kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales))
         found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales, kernels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return Effective._make(found)
-    return Effective._make(_all_by_torch(proto_w_s, proto_tau_m, tau_s, timescales))
+        return Effective(*found)
+    # not by _make, which the compiler of torch 2.8 and older does not look into
+    return Effective(*_all_by_torch(proto_w_s, proto_tau_m, tau_s, timescales))
 
 
 def _all_by_torch(
