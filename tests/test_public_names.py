@@ -51,9 +51,10 @@ NAMES = {
         "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter Protocols "
         "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "
         "SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport Windows drop_input "
-        "evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation "
-        "neuronio_loss neuronio_workings "
-        "num_parameters predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
+        "evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table flops_per_step linear_elm "
+        "neuronio_ablation neuronio_loss neuronio_workings "
+        "num_parameters predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval "
+        "summarise_protocols"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (

@@ -148,7 +148,9 @@ def _settings(options: argparse.Namespace) -> DemoSettings:
     for path in (train, test):
         if path and not os.path.isfile(path):
             place = os.path.dirname(path) or "this folder"
-            raise FileNotFoundError(f"{path} must be an SHD-format HDF5 file, but is not there: {where_shd_is(place)}")
+            raise FileNotFoundError(
+                f"{path} must be an SHD-format HDF5 file, but there is no such file: {where_shd_is(place)}"
+            )
 
     from elm_neuro.demo import ADDING_SETTINGS, DemoSettings
 

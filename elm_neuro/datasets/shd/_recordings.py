@@ -22,15 +22,14 @@ SHD_PAPER = (
 WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
 
 
-def where_shd_is(folder: object) -> str:
-    """The end of a message about files of SHD that are not there: address and paper.
+def where_shd_is(folder: object, otherwise: str = "") -> str:
+    """The end of a message about files of SHD that are not there: address, what else may be done, and the paper.
 
     >>> where_shd_is("data")[:63]
     'download shd_train.h5.zip and shd_test.h5.zip from https://zenk'
     """
-    return (
-        f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} ({SHD_PAPER}) and unpack them into {folder}"
-    )
+    way = f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {folder}"
+    return f"{way}{otherwise} ({SHD_PAPER})"
 
 
 @dataclass(frozen=True, eq=False)

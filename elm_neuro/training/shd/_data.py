@@ -260,7 +260,7 @@ def check_files(**files: str | os.PathLike[str] | None) -> None:
             place = os.path.dirname(file) or "this folder"
             raise FileNotFoundError(
                 f"--data.{name} must name an SHD-format HDF5 file, got {os.fspath(file)}, which does not exist: "
-                f"{where_shd_is(place)}, or say with --data.train_file and --data.test_file where they are"
+                + where_shd_is(place, ", or say with --data.train_file and --data.test_file where they are")
             )
 
 
