@@ -120,7 +120,8 @@ def _names() -> list[str]:
 def read_listops(
     folder: str | os.PathLike[str], convention: Convention = "mega", *, max_length: int | None = None
 ) -> dict[str, TokenSequences]:
-    """The published data set: "train", "valid" and "test" (96,000, 2,000 and 2,000 sequences); groups are root operators.
+    """The published data set: "train", "valid" and "test" (96,000, 2,000 and 2,000 sequences); groups are root
+    operators.
 
     Args:
         folder: with basic_train.tsv, basic_val.tsv and basic_test.tsv.

@@ -117,8 +117,8 @@ def make_listops(
     """The first `num_samples` different sequences of the trees 0, 1, 2, ... that have an allowed length.
 
     What is made depends on `settings` and `num_samples` alone, not on the number of processes; more samples go on where
-    fewer end. The published data set keeps 100,000 and cuts them, in no particular order, into 96,000 to train, 2,000 to
-    validate and 2,000 to test.
+    fewer end. The published data set keeps 100,000 and cuts them, in no particular order, into 96,000 to train, 2,000
+    to validate and 2,000 to test.
 
     Args:
         num_samples: at least 1.
@@ -128,7 +128,8 @@ def make_listops(
         progress: called as ``progress(done, num_samples)``.
 
     Raises:
-        ValueError: an argument is out of range, or so few trees are accepted that the sequences would not come together.
+        ValueError: an argument is out of range, or so few trees are accepted that the sequences would not come
+            together.
         OSError: `parts` cannot be written.
 
     >>> made = make_listops(3, ListOpsSettings(max_depth=5, max_args=5, min_length=10, max_length=60))

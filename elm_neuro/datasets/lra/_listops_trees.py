@@ -1,10 +1,11 @@
 """Random trees of ListOps by the published procedure, level by level over many trees at once: tokens and answers.
 
 Source: Nangia & Bowman 2018, arXiv:1804.06028, as in google-research/long-range-arena at cd31e5c,
-``lra_benchmarks/data/listops.py``. At a depth below `max_depth` a node is an operator with probability 1/4, else a digit;
-at `max_depth` it is a digit. An operator has 2 to `max_args` arguments and is MIN, MAX, MED (the median, rounded down) or SM
-(the sum modulo 10). The random numbers are ours: word ``n`` of tree ``t`` is output ``t * 2**20 + n`` of SplitMix64 in state
-`seed`, where ``n`` counts the nodes of a tree level by level. A word w decides all of its node:
+``lra_benchmarks/data/listops.py``. At a depth below `max_depth` a node is an operator with probability 1/4, else a
+digit; at `max_depth` it is a digit. An operator has 2 to `max_args` arguments and is MIN, MAX, MED (the median,
+rounded down) or SM (the sum modulo 10). The random numbers are ours: word ``n`` of tree ``t`` is output ``t * 2**20 +
+n`` of SplitMix64 in state `seed`, where ``n`` counts the nodes of a tree level by level. A word w decides all of its
+node:
 
 - an operator where ``w >> 62`` is 0; which one is ``(w >> 60) & 3``, in the order of `OPERATORS`, with
   ``2 + ((w & (2**32 - 1)) * (max_args - 1) >> 32)`` arguments;

@@ -1,8 +1,9 @@
 """Images of Pathfinder by the published procedure: two long dashed curves, short ones that distract, two discs.
 
-Source: Linsley et al. 2018, arXiv:1805.08315, as in drewlinsley/pathfinder at ab9c130 (``snakes2.py``) with the settings
-of google-research/long-range-arena at cd31e5c, ``lra_benchmarks/data/pathfinder.py``. Both discs are at tips of one curve
-(label 1) or of the two (label 0). The random numbers are ours, from (seed, size, number of the image) alone.
+Source: Linsley et al. 2018, arXiv:1805.08315, as in drewlinsley/pathfinder at ab9c130 (``snakes2.py``) with the
+settings of google-research/long-range-arena at cd31e5c, ``lra_benchmarks/data/pathfinder.py``. Both discs are at tips
+of one curve (label 1) or of the two (label 0). The random numbers are ours, from (seed, size, number of the image)
+alone.
 """
 
 from __future__ import annotations
@@ -251,8 +252,8 @@ class _Pen:
         return image
 
     def _seed(self, canvas: Canvas | None, *, edge: int) -> Contour | None:
-        """A first paddle somewhere where it fits, `edge` pixels off the edges; None where it fits nowhere, or the canvas
-        is crowded.
+        """A first paddle somewhere where it fits, `edge` pixels off the edges; None where it fits nowhere, or the
+        canvas is crowded.
         """
         size = self.settings.size
         for _ in range(1 + NUM_RETRIALS):

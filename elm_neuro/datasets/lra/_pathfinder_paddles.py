@@ -1,8 +1,9 @@
 """Paddles of Pathfinder: short antialiased strokes with a margin that no other stroke enters.
 
 Measures and rounding are those of drewlinsley/pathfinder at ab9c130 (``snakes.py``), whose image functions of old
-versions of SciPy and OpenCV are replaced by what they did: a resize that first stretches to bytes, a dilation that looks at
-no pixel outside. Coordinates are (row, column), orientations angles in radian from the column axis towards higher rows.
+versions of SciPy and OpenCV are replaced by what they did: a resize that first stretches to bytes, a dilation that
+looks at no pixel outside. Coordinates are (row, column), orientations angles in radian from the column axis towards
+higher rows.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def read_pairs(path: str | os.PathLike[str], *, quoting: bool = False) -> list[P
 
     Args:
         path: of a tab-separated file without header: label, two names, two texts.
-        quoting: read as S4 and S5 do, with quotes as of spreadsheets: a text that begins with one swallows what follows,
-            lines and all, up to the next quote; missing columns are empty texts. By default a quote is a character,
-            as Google reads.
+        quoting: read as S4 and S5 do, with quotes as of spreadsheets: a text that begins with one swallows what
+            follows, lines and all, up to the next quote; missing columns are empty texts. By default a quote is a
+            character, as Google reads.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,8 +88,8 @@ def read_retrieval(
     Args:
         folder: tsv_data.
         convention: "google": the first 10,000 bytes, then 4,000 of them, the id is the byte + 1 (its loader refuses an
-            empty text; here it is one padding). "s4": characters of the training texts, an end, 4000 in all. "mega": 104
-            ids and one more, the paper's 105 inputs, an end, 4002 in all.
+            empty text; here it is one padding). "s4": characters of the training texts, an end, 4000 in all. "mega":
+            104 ids and one more, the paper's 105 inputs, an end, 4002 in all.
         max_length: of a sequence, an end included; None is the loader's.
         quoting: as in :func:`read_pairs`.
         undecodable: as in :func:`elm_neuro.datasets.lra.read_text`.
@@ -104,7 +104,9 @@ def read_retrieval(
     read = {part: read_pairs(Path(folder) / name, quoting=quoting) for part, name in FILES.items()}
     codes = {
         part: [
-            codes_of(f"{name}, row {row}", text[:FIRST_BYTES] if convention == "google" else text, convention, undecodable)
+            codes_of(
+                f"{name}, row {row}", text[:FIRST_BYTES] if convention == "google" else text, convention, undecodable
+            )
             for row, (_, *texts) in enumerate(read[part], start=1)
             for text in texts
         ]

@@ -25,8 +25,8 @@ class TokenSequences:
         labels: class of each item, (num_items,), int64, in [0, num_classes).
         num_tokens: size of the vocabulary, the number of inputs of a network that takes one input a token.
         num_classes: number of classes.
-        groups: what else is to be told apart in each item, such as its root operator, (num_items,), int64, an index into
-            `group_names`, -1 for none; None where there is nothing.
+        groups: what else is to be told apart in each item, such as its root operator, (num_items,), int64, an index
+            into `group_names`, -1 for none; None where there is nothing.
         group_names: of these.
         per_item: 1, or 2 where items are pairs.
 
@@ -154,6 +154,5 @@ class TokenSequences:
 
     def __repr__(self) -> str:
         pairs = "" if self.per_item == 1 else f", per_item={self.per_item}"
-        return (
-            f"TokenSequences(num_items={len(self)}, num_tokens={self.num_tokens}, num_classes={self.num_classes}{pairs})"
-        )
+        sizes = f"num_tokens={self.num_tokens}, num_classes={self.num_classes}"
+        return f"TokenSequences(num_items={len(self)}, {sizes}{pairs})"

@@ -48,9 +48,9 @@ def read_text(
     Args:
         folder: aclImdb.
         convention: "google": bytes, the id is the byte + 1, 257 ids (its paper: 4000 of them, its base configuration
-            1000). "s4": characters that occur 15 times or more in training, an end, at most 4096. "mega": 168 ids and one
-            more, the paper's 169 inputs, an end, at most 4002; its data are not to be had, so that ids go by frequency
-            as its dictionary would give them.
+            1000). "s4": characters that occur 15 times or more in training, an end, at most 4096. "mega": 168 ids and
+            one more, the paper's 169 inputs, an end, at most 4002; its data are not to be had, so that ids go by
+            frequency as its dictionary would give them.
         max_length: of a sequence, an end included; None is the loader's.
         undecodable: whether bytes that are no UTF-8 are refused or replaced by U+FFFD; to "google" all bytes are good.
 
@@ -108,7 +108,7 @@ def codes_of(place: object, raw: bytes, convention: Convention, undecodable: Und
         text = raw.decode("utf-8", errors="replace" if undecodable == "replace" else "strict")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f'{place} must be UTF-8 for convention {convention!r}, got the byte {raw[error.start]:#04x} at {error.start}; '
+            f"{place} must be UTF-8 for convention {convention!r}, got byte {raw[error.start]:#04x} at {error.start}; "
             'undecodable="replace" puts U+FFFD in its place'
         ) from error
     return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

@@ -128,9 +128,7 @@ def s4_vocabulary(
     """
     symbols = ("<pad>", "<unk>", "<eos>")
     frequent = [code for code in _by_frequency(counts, name) if counts[code] >= min_count]
-    return Vocabulary(
-        _table(frequent, len(symbols)), (*symbols, *map(name, frequent)), max_length, end=2, unknown=1
-    )
+    return Vocabulary(_table(frequent, len(symbols)), (*symbols, *map(name, frequent)), max_length, end=2, unknown=1)
 
 
 def mega_vocabulary(
