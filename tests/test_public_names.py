@@ -44,7 +44,16 @@ NAMES = {
         "read_shd read_simulation_file sample_key simulation_files soma_target split_files split_speakers "
         "splitmix64 unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
     ),
+    "elm_neuro.datasets.lra": (
+        "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
+        "content_key draw_pathfinder held_out image_split make_listops make_pathfinder pathfinder_split read_digits "
+        "read_image read_listops read_pathfinder read_retrieval read_text to_grey to_levels token_events "
+        "write_listops write_pathfinder"
+    ),
     "elm_neuro.training": (
+        "ImageDataModule ListOpsDataModule PathfinderDataModule ResidualStack RetrievalDataModule "
+        "SequentialDigitsDataModule TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule "
+        "TokenLSTM TokenReport TwoTowers "
         "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout "
         "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter "
         "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "

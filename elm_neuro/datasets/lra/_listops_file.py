@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,21 @@ def printed(tokens: NDArray[np.unsignedinteger]) -> bytes:
             open_at[-1][1] += 1
             words[-1] += " )"
     return " ".join(words).encode()
+
+
+def encode_made(sequences: TokenSequences, vocabulary: Vocabulary) -> TokenSequences:
+    """Ids of made sequences, whose tokens are places in `TOKENS`, all at once.
+
+    Raises:
+        ValueError: one is longer than the vocabulary's `max_length` allows, with what is added.
+    """
+    longest = int(sequences.lengths.max(initial=0)) + vocabulary.num_added
+    if longest > vocabulary.max_length:
+        raise ValueError(f"max_length must be at least {longest} for these sequences, got {vocabulary.max_length}")
+    ids = vocabulary.table[sequences.tokens].astype(np.uint8)
+    ends = np.repeat(sequences.indptr[1:], vocabulary.end is not None)
+    starts = np.repeat(sequences.indptr[:-1], vocabulary.start is not None)
+    added = np.concatenate((np.full(starts.size, vocabulary.start or 0), np.full(ends.size, vocabulary.end or 0)))
+    ids = np.insert(ids, np.concatenate((starts, ends)), added.astype(np.uint8))
+    indptr = sequences.indptr + vocabulary.num_added * np.arange(sequences.indptr.size)
+    return replace(sequences, tokens=ids, indptr=indptr, num_tokens=vocabulary.num_tokens)
