@@ -160,7 +160,17 @@ def _array(*_: Any) -> _Array:
     return _Array()
 
 
-_STAND_INS: dict[tuple[str, str], Any] = {("numpy", "dtype"): _Type, ("numpy", "ndarray"): _Array} | {
+def _encoded(text: Any = None, encoding: Any = None) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":  # how Python 3 writes bytes for Python 2
+        raise pickle.UnpicklingError("bytes must be stored as bytes or as latin1")
+    return text.encode("latin1")
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): _Array,
+    ("_codecs", "encode"): _encoded,
+} | {
     (module, "_reconstruct"): _array for module in ("numpy.core.multiarray", "numpy._core.multiarray")
 }
 
@@ -182,7 +192,6 @@ def read_batch(path: Path) -> Pictures:
     raw = read_file(path, MAX_BYTES)
     try:
         _look_through(raw)
-
         loaded = _Unpickler(io.BytesIO(raw), encoding="latin1").load()
         if not isinstance(loaded, dict):
             raise ValueError(f"it must be a dict, got {type(loaded).__name__}")

@@ -34,6 +34,7 @@ from elm_neuro.files import read_file, write_whole
 FORMAT = "elm_neuro listops 1"
 BLOCK = 1 << 13  # trees that are grown or refused together
 CHUNK = 256  # trees whose nodes fit into a processor's cache
+MAX_EMPTY = 64  # blocks one after the other that give nothing new, after which it is given up
 MAX_BYTES = 1 << 28
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]  # sequences that are there, of how many
@@ -158,10 +159,10 @@ def make_listops(
             progress(len(trees), num_samples)
         if len(trees) == num_samples:
             break
-        if empty == 256:
+        if empty == MAX_EMPTY:
             raise ValueError(
                 f"settings must give {num_samples} different sequences, got {len(trees)} and none in the last "
-                f"{256 * BLOCK} trees of {settings}"
+                f"{MAX_EMPTY * BLOCK} trees of {settings}"
             )
     return MadeListOps(settings, np.array(trees, dtype=np.int64), np.array(made, dtype=np.uint8))
 
