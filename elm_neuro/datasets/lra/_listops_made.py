@@ -74,7 +74,10 @@ class MadeListOps:
         Raises:
             OSError: it cannot be written.
         """
-        tensors = {"trees": self.trees.astype(np.int64), "answers": self.answers.astype(np.uint8)}
+        tensors: dict[str, NDArray[Any]] = {
+            "trees": self.trees.astype(np.int64),
+            "answers": self.answers.astype(np.uint8),
+        }
         metadata = {"format": FORMAT, "settings": json.dumps(asdict(self.settings), sort_keys=True)}
         write_whole({Path(path): safetensors.numpy.save(tensors, metadata)})
 
@@ -194,8 +197,8 @@ def _block(settings: ListOpsSettings, folder: Path | None, number: int) -> Block
     path = None if folder is None else folder / f"{_key(settings)}-{number:06d}.safetensors"
     if path is not None and path.exists():
         try:
-            tensors = safetensors.numpy.load(read_file(path, MAX_BYTES))
-            return tensors["trees"], tensors["answers"], [row.tobytes() for row in tensors["digests"]]
+            before = safetensors.numpy.load(read_file(path, MAX_BYTES))
+            return before["trees"], before["answers"], [row.tobytes() for row in before["digests"]]
         except (ValueError, KeyError, safetensors.SafetensorError):
             path.unlink()  # half of a block, or none of ours: made again
     trees = accepted(settings, number * BLOCK, (number + 1) * BLOCK)
@@ -206,10 +209,10 @@ def _block(settings: ListOpsSettings, folder: Path | None, number: int) -> Block
         tokens, indptr = grown(settings, chunk)
         bounds = zip(indptr[:-1], indptr[1:], strict=True)
         digests += [blake2b(tokens[i:j].tobytes(), digest_size=16).digest() for i, j in bounds]
-    made = np.concatenate(results or [np.empty(0)]).astype(np.uint8)
+    made = np.concatenate(results or [np.empty(0, dtype=np.int64)]).astype(np.uint8)
     if path is not None:
         rows = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
-        tensors = {"trees": trees, "answers": made, "digests": rows}
+        tensors: dict[str, NDArray[Any]] = {"trees": trees, "answers": made, "digests": rows}
         write_whole({path: safetensors.numpy.save(tensors)})
     return trees, made, digests
 
