@@ -24,6 +24,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"],
             ["norse", "snntorch"],
         ),
+        ("lra_speed", [], ["rich"]),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
         ("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"]),
     ],
