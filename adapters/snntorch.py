@@ -25,6 +25,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif_config import ALIFEquationOptions
+from elm_neuro.nn._checks import may_look
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, forward_spiking
@@ -140,8 +141,8 @@ class Cell(Neuron):
     def _graded(self, spikes: Tensor) -> Tensor:
         """Spikes times the graded factor."""
         factor = self.graded_spikes_factor
-        fixed = factor.ndim == 0 and factor.device.type == "cpu" and not factor.requires_grad
-        if fixed and not torch.compiler.is_compiling() and factor.item() == 1.0:
+        fixed = factor.ndim == 0 and not factor.requires_grad and may_look(factor)
+        if fixed and factor.item() == 1.0:
             return spikes  # the product over a sequence costs as much as the threshold
         return spikes * factor
 

@@ -18,7 +18,9 @@ class Backend(ABC):
     :class:`elm_neuro.backends.ALIFBackend`), which adds `scan` and `refusal`; it has no state of its own.
     """
 
-    has_second_derivative: bool = False  # whether a gradient that it computed can be differentiated again
+    # made of torch's own operations throughout: then torch differentiates it as often as one likes, and its transforms
+    # and forward mode run through it
+    differentiates: bool = False
 
     @property
     @abstractmethod

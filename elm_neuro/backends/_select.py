@@ -14,6 +14,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from elm_neuro.backends._backend import Backend, Operator
+from elm_neuro.functional._transforms import transformed
 
 B = TypeVar("B", bound=Backend)
 
@@ -92,6 +93,8 @@ def choose(operator: Operator[B], name: str, refusal: Callable[[B], str | None])
         RuntimeError: it cannot run here.
     """
     backend = _chosen_for(operator) if name == "auto" else _running(name, operator.backends)
+    if transformed():
+        refusal = _refusing_transforms(refusal)
     if backend is None:
         return _first(operator, refusal)
     reason = refusal(backend)
@@ -176,12 +179,17 @@ def offer(operator: str, backend: Backend) -> Offer:
     return Offer(of, backend)
 
 
-def no_second_derivative() -> str:
-    """What is said where someone asks for a second derivative that the backends do not have."""
-    backends = _backends(None)
-    without = dict.fromkeys(f'"{backend.name}"' for backend in backends if not backend.has_second_derivative)
-    having = dict.fromkeys(f'"{backend.name}"' for backend in backends if backend.has_second_derivative)
-    return f"the backends {' and '.join(without)} have no second derivative; backend={' or '.join(having)} has"
+def _refusing_transforms(refusal: Callable[[B], str | None]) -> Callable[[B], str | None]:
+    """The same, where torch.func's transforms or forward mode look into every operation."""
+
+    def refuse(backend: B) -> str | None:
+        if backend.differentiates:
+            return refusal(backend)
+        return (
+            'transforms of torch.func (vmap, jacrev, jacfwd, ...) and forward mode need backend="auto" or "reference"'
+        )
+
+    return refuse
 
 
 def _operator(name: str) -> Operator[Backend]:

@@ -11,33 +11,82 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.functional._transforms import transformed
+
 Surrogate = Callable[[Tensor], Tensor]
 
 
 class _Step(Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(distance)
-        ctx.slope = slope
+    def forward(distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
         return distance.clone().gt_(0)  # stays in the dtype: a comparison into bools and a cast take five times as long
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        distance, ctx.slope = inputs
+        ctx.save_for_backward(distance)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         (distance,) = ctx.saved_tensors
-        return ctx.slope(distance).mul_(grad[0]), None
+        slope = ctx.slope(distance)
+        return (slope * grad[0] if torch.is_grad_enabled() else slope.mul_(grad[0])), None
+
+
+class _TransformedStep(_Step):
+    """The same for vmap, which has no rule for a comparison in place, and forward mode, which torch.compile refuses."""
+
+    @staticmethod
+    def forward(distance: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Step.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (distance,) = ctx.saved_tensors
+        return torch.mul(ctx.slope(distance), tangent)
 
 
 class _Bernoulli(Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logit: Tensor, generator: torch.Generator | None) -> Tensor:
-        probability = torch.sigmoid(logit)
-        ctx.save_for_backward(probability)
-        return torch.bernoulli(probability, generator=generator)
+    def forward(logit: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(logit), generator=generator)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
-        (probability,) = ctx.saved_tensors
-        return grad[0] * probability * (1.0 - probability), None
+        (logit,) = ctx.saved_tensors
+        return grad[0] * _sigmoid_slope(logit), None
+
+
+class _TransformedBernoulli(_Bernoulli):
+    """The same for forward mode, which torch.compile refuses."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Bernoulli.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (logit,) = ctx.saved_tensors
+        return tangent * _sigmoid_slope(logit)
+
+
+def _sigmoid_slope(logit: Tensor) -> Tensor:
+    probability = torch.sigmoid(logit)
+    return probability * (1.0 - probability)
 
 
 def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -50,7 +99,8 @@ def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> 
     >>> bernoulli_spike(torch.tensor([-100.0, 100.0]))
     tensor([0., 1.])
     """
-    spikes: Tensor = _Bernoulli.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+    draw = _TransformedBernoulli if transformed() else _Bernoulli
+    spikes: Tensor = draw.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return spikes
 
 
@@ -60,7 +110,8 @@ class _SurrogateStep:
     """
 
     def __call__(self, distance: Tensor) -> Tensor:
-        spikes: Tensor = _Step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
+        step = _TransformedStep if transformed() else _Step
+        spikes: Tensor = step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
         return spikes
 
     def slope(self, distance: Tensor) -> Tensor:
@@ -79,7 +130,7 @@ class FastSigmoid(_SurrogateStep):
 
     def slope(self, distance: Tensor) -> Tensor:
         x = distance.abs().mul_(self.scale).add_(1.0)
-        return x.mul_(x).reciprocal_()
+        return (x * x).reciprocal()
 
 
 @dataclass(frozen=True)
@@ -92,7 +143,7 @@ class ATan(_SurrogateStep):
 
     def slope(self, distance: Tensor) -> Tensor:
         x = distance * (math.pi / 2.0 * self.alpha)
-        return x.mul_(x).add_(1.0).reciprocal_().mul_(self.alpha / 2.0)
+        return (x * x).add_(1.0).reciprocal() * (self.alpha / 2.0)
 
 
 @dataclass(frozen=True)

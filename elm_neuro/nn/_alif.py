@@ -21,7 +21,7 @@ from elm_neuro.nn._alif_config import (
     ALIFOptions,
     LIFOptions,
 )
-from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state
+from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state, may_look
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
 from elm_neuro.nn._lengths import step_where_valid
@@ -260,11 +260,7 @@ class ALIF(pretrained.Saved, nn.Module):
             x, cell.weight, cell.bias, cell.effective_parameters(), state, lengths=lengths, backend=self.backend
         )
         # a NaN never crosses the threshold, but the membrane keeps it
-        if (
-            after.v.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and bool(torch.isnan(after.v.detach().sum()))
-        ):
+        if may_look(after.v) and bool(torch.isnan(after.v.detach().sum())):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
         return spikes, after
 

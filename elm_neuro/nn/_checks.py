@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._transforms import transformed
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
@@ -22,6 +23,13 @@ def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
         tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
     ):
         raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
+    compiled code and the transforms of torch.func.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
 
 
 def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:

@@ -14,7 +14,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
-from elm_neuro.nn._checks import check_sequence, checked_lengths
+from elm_neuro.nn._checks import check_sequence, checked_lengths, may_look
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
@@ -243,7 +243,7 @@ class ELM(pretrained.Saved, nn.Module):
         lengths: Tensor | None,
         after: ELMState,
     ) -> None:
-        if after.m.device.type == "cpu" and not torch.compiler.is_compiling():
+        if may_look(after.m):
             x, params, state = prepared
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
             _refuse_nan(self, x, state, lengths, total)

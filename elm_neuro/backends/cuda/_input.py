@@ -12,7 +12,7 @@ from torch.autograd import Function
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
 ARRANGE_THREADS = 512
@@ -141,6 +141,7 @@ class _EventProjection(Function):
         kappa: Tensor,
         sizes: tuple[int, int, int],
     ) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(begin, channel, value, kappa)
         ctx.sizes = sizes
         return gather(weight.t().contiguous(), Events(begin, channel, value), sizes[0] * sizes[1])
@@ -168,6 +169,7 @@ def leaky_filter(v: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
 class _LeakyFilter(Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(kappa)
         ctx.has_initial = initial is not None
         return _integrate(v, kappa, initial, reverse=False)

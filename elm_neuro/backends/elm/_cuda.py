@@ -54,6 +54,8 @@ class Cuda(ELMBackend):
             return f"it runs at most {MAX_MEMORY} memory or hidden units, got {widest}"
         if kappa.ndim == 2 and kappa.shape[0] > MAX_NEURONS:
             return f"it runs populations of at most {MAX_NEURONS} neurons, got {kappa.shape[0]}"
+        if params.kappa_b.requires_grad and torch.is_grad_enabled():
+            return "it has no gradient of the branches' decay, which requires one"
         return self.refusal_of(kappa)
 
     def scan(

@@ -18,7 +18,7 @@ from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_back
 from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._lengths import cut_at
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import branch_matrix
 
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side

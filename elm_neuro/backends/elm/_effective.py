@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from struct import pack, unpack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
 from elm_neuro.backends.elm import _cuda, _native
 from elm_neuro.backends.native import _effective
+from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
+from elm_neuro.functional._transforms import transformed
 
 CUDA, NATIVE = _cuda.Cuda(), _native.Native()
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -82,11 +84,11 @@ class Kernels(NamedTuple):
 
 def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
     """None for what looks into functions: compilers, tracers, forward mode, transforms, tensors of other classes."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or transformed():
         return None
     device, dtype = proto_w_s.device, proto_w_s.dtype
     kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
-    if kernels is None or torch._C._are_functorch_transforms_active() or others[-1].requires_grad:
+    if kernels is None or others[-1].requires_grad:
         return None
     for tensor in (proto_w_s, *others):
         if type(tensor) not in PLAIN or tensor.device != device or tensor.dtype != dtype or not tensor.is_contiguous():
@@ -113,29 +115,15 @@ class _Fused(Function):
         proto_w_s, proto_tau_m = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
-            return (*_differentiable((proto_w_s, proto_tau_m), needed, ctx.timescales, grads[:3]), None, None, None)
+            plain = partial(_by_torch, timescales=ctx.timescales)
+            protos = differentiable_gradients(plain, (proto_w_s, proto_tau_m), needed[:2], grads[:3])
+            return (*protos, None, None, None)
         of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
         kernels: Kernels = ctx.kernels
         laid_out = of_w_s, of_kappa, of_gain
         found = kernels.backward(proto_w_s, proto_tau_m, laid_out, wanted, ctx.timescales)
         return (*found, None, None, None)
-
-
-def _differentiable(
-    protos: tuple[Tensor, ...], needed: tuple[bool, ...], timescales: Timescales, grads: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    pairs = [
-        (result, grad)
-        for result, grad in zip(_by_torch(protos[0], protos[1], timescales), grads, strict=True)
-        if grad is not None and result.requires_grad
-    ]
-    inputs = [proto for proto, need in zip(protos, needed, strict=False) if need]
-    if not pairs:
-        return None, None
-    results, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(results, inputs, given, create_graph=True, allow_unused=True))
-    return next(found) if needed[0] else None, next(found) if needed[1] else None
 
 
 @lru_cache(maxsize=64)

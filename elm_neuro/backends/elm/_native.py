@@ -15,7 +15,7 @@ from torch import Tensor
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._native_op import run_as_operator
-from elm_neuro.backends.elm._native_pass import Operands, Outputs, Plan, run, tile_for
+from elm_neuro.backends.elm._native_pass import Operands, Outputs, Plan, lies_time_first, run, tile_for
 from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
 from elm_neuro.backends.native import _library
@@ -141,9 +141,10 @@ def _scan(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
-    if _is_one_step(x, lengths, run) and params.branch_activation is None:
+    learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()  # the filter by itself has its gradient
+    if _is_one_step(x, lengths, run) and params.branch_activation is None and not learns_decay:
         return _one_step(x, params, state, run)
-    commutes = _torch.may_commute(params)
+    commutes = _torch.may_commute(params) and not learns_decay
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
     if arriving is not None and (arriving.events is not None or not _fewer_branches(params, arriving, run)):
         return _hidden_first(arriving, params, state, run)
@@ -169,21 +170,23 @@ class Arriving(NamedTuple):
     lengths: Tensor | None
     batch: int
     num_steps: int
+    time_first: bool  # in memory
 
     @classmethod
     def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, lengths: Tensor | None, sparse_input: str) -> Arriving:
         """The input as events where it is sparse."""
         batch, num_steps = x.shape[:2]
         if isinstance(x, SpikeEvents):
-            return cls(None, Events.of(x, dtype), lengths, batch, num_steps)
+            return cls(None, Events.of(x, dtype), lengths, batch, num_steps, time_first=False)
+        time_first = lies_time_first(x)
         # compiled code must not look at how many events there are: the operator searches the frames for them
         events = None if torch.compiler.is_compiling() else Events.searched_for(x, dtype, sparse_input)
         if events is not None:
-            return cls(None, events, lengths, batch, num_steps)
+            return cls(None, events, lengths, batch, num_steps, time_first)
         x = x.to(dtype)
         if lengths is not None:
             x = torch.where(valid(lengths, x), x, 0.0)
-        return cls(x, None, lengths, batch, num_steps)
+        return cls(x, None, lengths, batch, num_steps, time_first)
 
     def frames_or_raise(self) -> Tensor:
         return _present(self.frames)
@@ -246,7 +249,9 @@ def _hidden_first(arriving: Arriving, params: ELMParameters, state: ELMState | N
         operands, b = _traced(operands, first, arriving, run)
         y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
     else:
-        y, spikes, m, arrived = _run(operands, params, run, arriving.batch, arriving.num_steps, first=first)
+        y, spikes, m, arrived = _run(
+            operands, params, run, arriving.batch, arriving.num_steps, first=first, time_first=arriving.time_first
+        )
         b = _present(arrived)
     if state is not None:
         age = arriving.num_steps if arriving.lengths is None else arriving.lengths.view(-1, *[1] * (b.ndim - 1))
@@ -336,6 +341,7 @@ def _run(
     *,
     first: FirstLayer | None = None,
     in_one_part: bool = False,
+    time_first: bool = False,
 ) -> Outputs:
     """The pass; `first` is what the table is still to be made of."""
     silu = params.activation == "silu"
@@ -343,7 +349,8 @@ def _run(
         y, m_last = run_as_operator(operands, silu=silu, sparse_input=run_.sparse_input)
         return Outputs(y, None, m_last, None)
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
-    plan = Plan(batch, num_steps, silu, tile_for(batch, params.kappa_m), part, run_.lowered)
+    tile = tile_for(batch, params.kappa_m)
+    plan = Plan(batch, num_steps, silu, tile, part, run_.lowered, time_first=time_first)
     if run_.rule is not None:
         surrogate, slope = KERNEL_SURROGATES[type(run_.rule.surrogate)]
         plan = plan._replace(surrogate=surrogate, slope=float(getattr(run_.rule.surrogate, slope)))

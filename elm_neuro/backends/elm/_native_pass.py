@@ -17,8 +17,9 @@ from torch.autograd import Function
 
 from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, table_forward
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows, strides, with_padded_rows
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 
 
 class Operands(NamedTuple):
@@ -70,6 +71,7 @@ class Plan(NamedTuple):
     lowered: torch.dtype | None = None  # of the product with the frames, under autocast
     surrogate: int = 0  # whose derivative stands for that of the spikes, as in native/api.h
     slope: float = 0.0  # its alpha, or its scale
+    time_first: bool = False  # how the readout lies in memory
 
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""
@@ -248,6 +250,8 @@ def run_backward(
 ) -> list[Tensor | None]:
     """Gradients of the operands from `frames` on; `readout` is the forward pass's, where spikes have a gradient."""
     like, parts = operands.kappa, plan.parts()
+    if operands.channel is not None:
+        _check_events(operands, plan)
     grads = _room_for_gradients(operands, wanted)
     grad_y = None if incoming.y is None else rows(incoming.y)
     grad_spikes = None if incoming.spikes is None else rows(incoming.spikes)
@@ -286,6 +290,14 @@ def run_backward(
         grad_m if wanted.m_0 else None, grads.kappa, grads.gain, grads.w_m, grads.w_y, grads.b_y, grads.threshold,
         *grads.layers,
     ]  # fmt: skip
+
+
+def _check_events(operands: Operands, plan: Plan) -> None:
+    """Refuse events that were changed since the forward pass, where autograd could not see it."""
+    begin, end, channel, value, table = *operands[:4], operands.table
+    if begin is None or end is None or channel is None or table is None:
+        raise RuntimeError("events without rows or without a table")
+    Events(begin, end, channel, value, (plan.batch, plan.num_steps, table.shape[1])).check()
 
 
 def laid_out(operands: Operands) -> Operands:
@@ -333,13 +345,18 @@ def _room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
 
 
 def _room_like_arriving(operands: Operands, plan: Plan) -> Tensor:
-    """Room for the readout, (batch, time, ...), time first in memory where the dense input lies so: then a face with
-    time first copies nothing.
+    """Room for the readout, (batch, time, ...), time first in memory where the input lies so: then a face with time
+    first copies nothing.
     """
-    arriving, shape = operands.frames if operands.dense is None else operands.dense, operands.b_y.shape
-    if arriving is not None and arriving.stride(0) < arriving.stride(1):
+    shape = operands.b_y.shape
+    if plan.time_first or (operands.dense is not None and lies_time_first(operands.dense)):
         return operands.kappa.new_empty(plan.num_steps, plan.batch, *shape).transpose(0, 1)
     return operands.kappa.new_empty(plan.batch, plan.num_steps, *shape)
+
+
+def lies_time_first(frames: Tensor) -> bool:
+    """Whether a sequence (batch, time, ...) lies step by step in memory."""
+    return frames.stride(0) < frames.stride(1)
 
 
 def saved_size(operands: Operands, batch: int, num_steps: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.elm._native_table import backward_of_sums, branch_sums
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import ELMParameters
 
 

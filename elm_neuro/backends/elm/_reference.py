@@ -15,7 +15,7 @@ class Reference(ELMBackend):
 
     name = "reference"
     about = "a plain loop over the equations: the oracle, any dtype, any device"
-    has_second_derivative = True
+    differentiates = True
 
     def scan(
         self,

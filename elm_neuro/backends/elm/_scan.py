@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
+from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._cuda import Cuda
 from elm_neuro.backends.elm._native import Native
@@ -85,7 +86,10 @@ def scan(
         and recompute_every is None
     ):
         return chosen.scan(x, params, state, sparse_input=sparse_input)
-    return _scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
+    y, after = _scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
+    if chosen.differentiates or torch.compiler.is_compiling():
+        return y, after
+    return twice_differentiable(y, after, x, params, state, lengths)
 
 
 def spiking_scan(
@@ -119,15 +123,11 @@ def spiking_scan(
     check_sparse_input(sparse_input, x)
     chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        return chosen.spiking_scan(
-            x,
-            params,
-            _in_dtype_of(params, state),
-            rule,
-            lengths=lengths,
-            sparse_input=sparse_input,
-            recompute_every=recompute_every,
+        state = _in_dtype_of(params, state)
+        spikes, y, after = chosen.spiking_scan(
+            x, params, state, rule, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
         )
+        return twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
     y, after = scan(
         x,
         params,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import ELMParameters
 from elm_neuro.functional._elm import TANH_SCALE, TANH_SLOPE
 
@@ -67,6 +67,7 @@ class _MemoryScan(Function):
             recurrent = recurrent * TANH_SLOPE
         _run_forward(memory, pre, post, proposal, recurrent, weights, decay, silu=silu)
 
+        ctx.set_materialize_grads(False)
         ctx.silu, ctx.population, ctx.num_layers = silu, population, len(weights)
         ctx.save_for_backward(kappa, w_m, ratio, memory, proposal, *layers, *pre, *(post if silu else []))
         return (memory[1:].transpose(1, 2) if population else memory[1:]) * ratio

@@ -37,7 +37,30 @@ class Events(NamedTuple):
         """Those of a batch of spike trains, their values in `dtype`."""
         value = None if events.value is None else events.value.to(dtype).contiguous()
         indptr = events.indptr.contiguous()
-        return cls(indptr[:-1], indptr[1:], events.channel.contiguous(), value, events.shape)
+        made = cls(indptr[:-1], indptr[1:], events.channel.contiguous(), value, events.shape)
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Refuse events that were changed after they had been made, whose rows or channels would lead the kernels
+        outside of arrays; those found in frames are nobody else's.
+
+        Raises:
+            ValueError: a row, a channel or the number of values is out of range.
+        """
+        begin, _, channel, value, (batch, num_steps, num_input) = self
+        if channel.dtype != torch.int64:
+            return
+        num_row, num_event = batch * num_steps, channel.shape[0]
+        if (
+            begin.shape[0] != num_row
+            or (value is not None and value.shape[0] != num_event)
+            or _library.library().elm_check_events(num_row, num_event, num_input, begin.data_ptr(), channel.data_ptr())
+        ):
+            raise ValueError(
+                f"x was changed after it had been made: {num_row} rows must rise within its {num_event} events, "
+                f"with channels in [0, {num_input}) and as many values as events"
+            )
 
     @classmethod
     def searched_for(cls, frames: Tensor, dtype: torch.dtype, sparse_input: str) -> Events | None:

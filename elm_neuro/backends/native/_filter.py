@@ -16,7 +16,8 @@ from torch.autograd import Function
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows, with_padded_rows
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._filter import decay_gradient
+from elm_neuro.backends.parts._twice import differentiable_once
 
 
 def filtered_events(events: Events, table: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
@@ -25,7 +26,7 @@ def filtered_events(events: Events, table: Tensor, kappa: Tensor, initial: Tenso
     Args:
         events: their rows of `table` add up to v.
         table: (1, input_size, width).
-        kappa: decay per step, (width,); a constant, it gets no gradient.
+        kappa: decay per step, (width,).
         initial: f before the first step, (batch, width), or None for zeros.
 
     Returns:
@@ -63,18 +64,25 @@ class _Filter(Function):
         kappa: Tensor,
         initial: Tensor | None,
     ) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.shape = None if events is None else events.shape
-        ctx.save_for_backward(kappa, *(() if events is None else events[:4]))
-        return _forward(events, table, dense, kappa, initial)
+        out = _forward(events, table, dense, kappa, initial)
+        before = (initial, out) if ctx.needs_input_grad[3] else (None, None)
+        ctx.save_for_backward(kappa, *before, *(() if events is None else events[:4]))
+        return out
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        kappa, *arrays = ctx.saved_tensors
-        _, table, dense, _, initial = ctx.needs_input_grad
+        kappa, initial_f, out, *arrays = ctx.saved_tensors
+        _, table, dense, decay, initial = ctx.needs_input_grad
         events = Events._make((*arrays, ctx.shape)) if arrays else None
-        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, Wanted(table, dense, initial))
-        return None, grad_table, grad_dense, None, grad_initial
+        if events is not None:
+            events.check()
+        wanted = Wanted(table, dense or decay, initial)
+        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, wanted)
+        grad_decay = None if not decay or grad_dense is None else decay_gradient(grad_dense, kappa, initial_f, out)
+        return None, grad_table, grad_dense if dense else None, grad_decay, grad_initial
 
 
 def _forward(
@@ -160,13 +168,14 @@ def _(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
 
 def _save_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.has_initial = inputs[2] is not None
-    ctx.save_for_backward(inputs[1])
+    ctx.save_for_backward(inputs[1], *((inputs[2], output) if ctx.needs_input_grad[1] else ()))
 
 
 def _differentiate_filter(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    (kappa,) = ctx.saved_tensors
+    kappa, *kept = ctx.saved_tensors
     dense, initial = torch.ops.elm_neuro.leaky_filter_backward(grad_out, kappa)
-    return dense, None, initial if ctx.has_initial else None
+    decay = decay_gradient(dense, kappa, *kept) if kept else None
+    return dense, decay, initial if ctx.has_initial else None
 
 
 _leaky_filter_op.register_autograd(_differentiate_filter, setup_context=_save_filter)

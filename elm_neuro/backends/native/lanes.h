@@ -168,6 +168,7 @@ ELM_INLINE Vector<double> sigmoid_of(Vector<double> x) {
 }
 
 // x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by reweighted least squares: 2e-8 in exact arithmetic, 4e-7 in float32.
+// Beyond it is 1 to the last bit, as tanh in float32 is: what is left of 1 - tanh^2 would meet inputs of any size.
 ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
     x = clamped<float>(x, -9.0f, 9.0f);
     const Vector<float> y = x * x;
@@ -176,7 +177,8 @@ ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
     q = q * y + 2.5876984e-2f;
     p = p * y + 1.33810267e-1f;
     q = q * y + 4.67143416e-1f;
-    return x * (p * y + 1.0f) / (q * y + 1.0f);
+    const Vector<float> one = all<float>(1.0f), ratio = x * (p * y + 1.0f) / (q * y + 1.0f);
+    return x >= all<float>(9.0f) ? one : x <= all<float>(-9.0f) ? -one : clamped<float>(ratio, -1.0f, 1.0f);
 }
 
 // 2^k times a polynomial fitted to exp on [-ln 2 / 2, ln 2 / 2]; ln 2 is subtracted in two parts of which the first has

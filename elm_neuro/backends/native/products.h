@@ -4,53 +4,80 @@
 
 namespace ELM_ISA {
 
+// Half a register, for a row's last columns where no more are used: the same sums at half the cost where the processor
+// cuts a wide multiply-add in two, and at none where it does not.
+template <class R> struct HalfOf;
+template <> struct HalfOf<float> {
+    typedef float type __attribute__((vector_size(VECTOR_BYTES / 2)));
+};
+template <> struct HalfOf<double> {
+    typedef double type __attribute__((vector_size(VECTOR_BYTES / 2)));
+};
+template <class R> using Half = typename HalfOf<R>::type;
+
+template <class R> ELM_INLINE Half<R> low(Vector<R> x) {
+    Half<R> half;
+    __builtin_memcpy(&half, &x, sizeof half);
+    return half;
+}
+
 // out[m][v] = start(m, v) + sum_k a[m * row + k * step] * b[k * ldb + v], for MB rows and NV vectors of columns from
-// vector v0. Every loop over accumulators is unrolled by hand of the pragma: gcc would keep them on the stack
-// otherwise.
-template <class R, int MB, int NV, class Term, class Start, class End>
+// vector v0, and where HALF is 1 the lower half of one more. Every loop over accumulators is unrolled by hand of the
+// pragma: gcc would keep them on the stack otherwise.
+template <class R, int MB, int NV, int HALF, class Term, class Start, class End>
 ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, const R *b, i64 ldb, int v0, Start start,
                      End end) {
-    constexpr int W = Lanes<R>::W;
-    Vector<R> sum[MB][NV], out[MB][NV];
+    constexpr int W = Lanes<R>::W, ROOM = NV + HALF;
+    Vector<R> sum[MB][ROOM], out[MB][ROOM];
+    Half<R> half[MB];
 #pragma GCC unroll 16
     for (int m = 0; m < MB; m++) {
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) sum[m][v] = start(m, v0 + v);
+        if (HALF) half[m] = low<R>(start(m, v0 + NV));
     }
     b += v0 * W;
     // One term at a time for all MB rows: a row of `b` is loaded once and meets MB factors, so that MB * NV products
     // follow NV + MB loads; the sums, independent of one another, hide the latency of the multiply-add.
     for (i64 i = 0; i < num_term; i++) {
         const i64 k = term(i);
-        Vector<R> columns[NV];
+        Vector<R> columns[ROOM];
+        Half<R> last = {};
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) columns[v] = load(b + k * ldb + v * W);
+        if (HALF) __builtin_memcpy(&last, b + k * ldb + NV * W, sizeof last);
 #pragma GCC unroll 16
         for (int m = 0; m < MB; m++) {
             const Vector<R> factor = all<R>(a[m * row + k * step]);
 #pragma GCC unroll 16
             for (int v = 0; v < NV; v++) sum[m][v] += factor * columns[v];
+            if (HALF) half[m] += low<R>(factor) * last;
         }
     }
 #pragma GCC unroll 16
     for (int m = 0; m < MB; m++) {
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) out[m][v] = sum[m][v];
+        if (HALF) {
+            out[m][NV] = start(m, v0 + NV);  // the upper half is padding
+            __builtin_memcpy(&out[m][NV], &half[m], sizeof half[m]);
+        }
     }
     // `end` may be long (tanh, a store under a condition): it stays a loop, else its copies would push the sums out of
     // the registers and the code out of the instruction cache.
 #pragma GCC unroll 1
     for (int m = 0; m < MB; m++) {
 #pragma GCC unroll 1
-        for (int v = 0; v < NV; v++) end(m, v0 + v, out[m][v]);
+        for (int v = 0; v < ROOM; v++) end(m, v0 + v, out[m][v]);
     }
 }
 
-// All `num_vector` vectors of columns, of the terms term(0), term(1), ...; `step` is 1 where a row of `a` holds the
-// terms.
+// The columns of a padded row of which the first `used` matter, of the terms term(0), term(1), ...; `step` is 1 where a
+// row of `a` holds the terms. What is beyond them is 0 in `b`.
 template <class R, int MB, class Term, class Start, class End>
-ELM_INLINE void product_of(i64 num_term, Term term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb,
+ELM_INLINE void product_of(i64 num_term, Term term, i64 used, const R *a, i64 row, i64 step, const R *b, i64 ldb,
                            Start start, End end) {
+    constexpr int W = Lanes<R>::W;
     constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 8   ? 3
                                                : MB >= 4 ? 6
                                                : MB >= 2 ? 8
@@ -59,23 +86,33 @@ ELM_INLINE void product_of(i64 num_term, Term term, int num_vector, const R *a, 
                                                : MB >= 2 ? 5
                                                          : 10);
     // as many columns as there are registers for MB rows of sums, one row of `b` and a factor
+    constexpr bool HALVES = NUM_REGISTER == 32 && MB == 8;  // fewer rows are bound by loads
+    const bool half = HALVES && used % W && used % W <= W / 2;
+    const int num_vector = int(padded<R>(used) / W) - half;
     int v = 0;
-    for (; v + WIDE <= num_vector; v += WIDE) tile<R, MB, WIDE>(num_term, term, a, row, step, b, ldb, v, start, end);
-    for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2>(num_term, term, a, row, step, b, ldb, v, start, end);
-    if (v < num_vector) tile<R, MB, 1>(num_term, term, a, row, step, b, ldb, v, start, end);
+    for (; v + WIDE <= num_vector; v += WIDE) tile<R, MB, WIDE, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
+    if (HALVES && half) {
+        switch (num_vector - v) {
+            case 2: return tile<R, MB, 2, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
+            case 1: return tile<R, MB, 1, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
+            default: return tile<R, MB, 0, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
+        }
+    }
+    for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
+    if (v < num_vector) tile<R, MB, 1, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
 }
 
 template <class R, int MB, class Start, class End>
-ELM_INLINE void product(i64 num_term, int num_vector, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start,
+ELM_INLINE void product(i64 num_term, i64 used, const R *a, i64 row, i64 step, const R *b, i64 ldb, Start start,
                         End end) {
-    product_of<R, MB>(num_term, [](i64 i) ELM_LAMBDA { return i; }, num_vector, a, row, step, b, ldb, start, end);
+    product_of<R, MB>(num_term, [](i64 i) ELM_LAMBDA { return i; }, used, a, row, step, b, ldb, start, end);
 }
 
 // The same without the terms that are 0 in every row, as half of those behind a relu are: worth it for one or two rows,
 // where the time is that of reading `b`. `list` has room for num_term and a vector more. What is not finite in a row of
 // `b` that is left out, is not noticed.
 template <class R, int MB, class Start, class End>
-ELM_INLINE void sparse_product(i64 num_term, int32_t *list, int num_vector, const R *a, i64 row, const R *b, i64 ldb,
+ELM_INLINE void sparse_product(i64 num_term, int32_t *list, i64 used, const R *a, i64 row, const R *b, i64 ldb,
                                Start start, End end) {
     // The list first: a branch a term inside the product would be mispredicted half of the time.
     i64 count = 0;
@@ -93,18 +130,19 @@ ELM_INLINE void sparse_product(i64 num_term, int32_t *list, int num_vector, cons
 #endif
         for (; bits; bits &= bits - 1) list[count++] = (int32_t)k + __builtin_ctz(bits);
     }
-    product_of<R, MB>(count, [&](i64 i) ELM_LAMBDA { return (i64)list[i]; }, num_vector, a, row, 1, b, ldb, start, end);
+    product_of<R, MB>(count, [&](i64 i) ELM_LAMBDA { return (i64)list[i]; }, used, a, row, 1, b, ldb, start, end);
 }
 
-// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb), c (num_out or
-// more, ldb), all padded: rows of c up to the next whole tile are written.
-template <class R> static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, R *c) {
+// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb) of which `used`
+// columns matter, c (num_out or more, ldb), all padded: rows of c up to the next whole tile are written.
+template <class R>
+static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, i64 used, R *c) {
     constexpr int W = Lanes<R>::W;
     // TILE rows of c at a time stay in registers over all rows of a and b, which are read from the cache once for each.
     for (i64 out = 0; out < num_out; out += TILE) {
         R *to = c + out * ldb;
         product<R, TILE>(
-            num_row, int(ldb / W), a + out, 1, lda, b, ldb,
+            num_row, used, a + out, 1, lda, b, ldb,
             [&](int m, int v) ELM_LAMBDA { return load(to + m * ldb + v * W); },
             [&](int m, int v, Vector<R> x) ELM_LAMBDA { store(to + m * ldb + v * W, x); });
     }

@@ -26,12 +26,12 @@ ELM_INLINE i64 row_of(i64 sample, i64 step, i64 neuron, i64 by_batch, i64 by_tim
 
 // A product whose terms come from behind a relu, if so without those that are 0 where that pays.
 template <class R, int MB, class Start, class End>
-ELM_INLINE void behind_relu(bool sparse, i64 num_term, int32_t *list, int num_vector, const R *a, i64 row, const R *b,
+ELM_INLINE void behind_relu(bool sparse, i64 num_term, int32_t *list, i64 used, const R *a, i64 row, const R *b,
                             i64 ldb, Start start, End end) {
     if (MB <= 2 && sparse)
-        sparse_product<R, MB>(num_term, list, num_vector, a, row, b, ldb, start, end);
+        sparse_product<R, MB>(num_term, list, used, a, row, b, ldb, start, end);
     else
-        product<R, MB>(num_term, num_vector, a, row, 1, b, ldb, start, end);
+        product<R, MB>(num_term, used, a, row, 1, b, ldb, start, end);
 }
 
 // s = [y > threshold] of one row; NaN does not fire.
@@ -181,11 +181,11 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
             };
             const auto start_z = [&](int i, int v) ELM_LAMBDA { return load(z + i * s.fp + v * W); };
             if (s.layers == 0) {
-                product<R, MB>(s.d, int(s.dp / W), decayed, s.dp, 1, w.recurrent, s.fp, start_z, propose);
+                product<R, MB>(s.d, s.d, decayed, s.dp, 1, w.recurrent, s.fp, start_z, propose);
             } else {
                 // relu saves its output, silu its input: what the derivative is read from
                 R *in = silu ? post : z;
-                product<R, MB>(s.d, int(s.hp / W), decayed, s.dp, 1, w.recurrent, s.fp, start_z,
+                product<R, MB>(s.d, s.h, decayed, s.dp, 1, w.recurrent, s.fp, start_z,
                                [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                                    if (silu) store(z + i * s.hp + v * W, x);
                                    store(in + i * s.hp + v * W, activated<R>(x, silu));
@@ -195,7 +195,7 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
                     R *next = !silu ? z_l : in == post ? post_next : post;
                     const R *bias = w.bias[l];
                     behind_relu<R, MB>(
-                        sparse, s.h, active, int(s.hp / W), in, s.hp, w.weight[l], s.hp,
+                        sparse, s.h, active, s.h, in, s.hp, w.weight[l], s.hp,
                         [&](int, int v) ELM_LAMBDA { return load(bias + v * W); },
                         [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                             if (silu) store(z_l + i * s.hp + v * W, x);
@@ -205,12 +205,12 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
                 }
                 const R *bias = w.bias[s.layers - 1];
                 behind_relu<R, MB>(
-                    sparse, s.h, active, int(s.dp / W), in, s.hp, w.weight[s.layers - 1], s.dp,
+                    sparse, s.h, active, s.d, in, s.hp, w.weight[s.layers - 1], s.dp,
                     [&](int, int v) ELM_LAMBDA { return load(bias + v * W); }, propose);
             }
             if (reads)
                 product<R, MB>(
-                    s.d, int(s.op / W), memory, s.dp, 1, w.readout, s.op,
+                    s.d, s.o, memory, s.dp, 1, w.readout, s.op,
                     [&](int, int v) ELM_LAMBDA { return load(w.read_bias + v * W); },
                     [&](int i, int v, Vector<R> x) ELM_LAMBDA { store(y + i * s.op + v * W, x); });
             for (int i = 0; i < MB; i++) {
@@ -289,7 +289,7 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
                     add_row(carry + i * s.dp, (const R *)a.grad_m_last + samples.row[i] * s.d, s.d);
             // g = carry + W_y^T dy, and from it in the same registers q = g * gain * 2/3 (1 - tanh^2)
             product<R, MB>(
-                reads ? s.o : 0, int(s.dp / W), gy, s.op, 1, w.readout, s.dp,
+                reads ? s.o : 0, s.d, gy, s.op, 1, w.readout, s.dp,
                 [&](int i, int v) ELM_LAMBDA { return load(carry + i * s.dp + v * W); },
                 [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                     const i64 o = i * s.dp + v * W;
@@ -305,7 +305,7 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
                 R *to = dz[l] + at * s.hp, *h = silu ? post[l] + at * s.hp : nullptr;
                 const R *z = hidden[l] + t * MB * s.hp;
                 behind_relu<R, MB>(
-                    sparse && flow != q, terms, active, int(s.hp / W), flow, row, w.weight[l], s.hp,
+                    sparse && flow != q, terms, active, s.h, flow, row, w.weight[l], s.hp,
                     [](int, int) ELM_LAMBDA { return Vector<R>{}; },
                     [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                         const i64 o = i * s.hp + v * W;
@@ -325,7 +325,7 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
             }
             // x = g + W^T flow is the gradient of kappa m_{t-1}: it gives kappa's and, times kappa, what is carried on
             behind_relu<R, MB>(
-                sparse && s.layers, terms, active, int(s.dp / W), flow, row, w.recurrent, s.dp,
+                sparse && s.layers, terms, active, s.d, flow, row, w.recurrent, s.dp,
                 [&](int i, int v) ELM_LAMBDA { return load(g + i * s.dp + v * W); },
                 [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                     const i64 o = i * s.dp + v * W;
@@ -337,14 +337,14 @@ static __attribute__((noinline)) bool backward_task(const ElmScan &a, const Shap
         const i64 num = count * MB;
         for (i64 l = s.layers - 1; l >= 0; l--) {
             const R *out = l + 1 == s.layers ? dq : dz[l + 1], *h = silu ? post[l] : hidden[l] + start * MB * s.hp;
-            add_outer(num, out, s.outp(l), s.out(l), h, s.hp, sum.weight[l]);
+            add_outer(num, out, s.outp(l), s.out(l), h, s.hp, s.h, sum.weight[l]);
             add_rows(num, out, s.outp(l), sum.bias[l]);
         }
         const R *flow = s.layers ? dz[0] : dq;
-        add_outer(num, flow, s.fp, s.first, before, s.dp, sum.recurrent);
+        add_outer(num, flow, s.fp, s.first, before, s.dp, s.d, sum.recurrent);
         add_rows(num, flow, s.fp, sum.first_bias);
         if (reads) {
-            add_outer(num, dy, s.op, s.o, before + MB * s.dp, s.dp, sum.readout);
+            add_outer(num, dy, s.op, s.o, before + MB * s.dp, s.dp, s.d, sum.readout);
             add_rows(num, dy, s.op, sum.read_bias);
         }
         if (grad_table || a.grad_dense || a.grad_f_0)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.parts._twice import differentiable_once
+
 BLOCK = 32  # steps that one triangular matrix integrates at a time; 32 was fastest on CPUs without a compiled kernel
 
 
@@ -16,7 +18,7 @@ def leaky_filter(v: Tensor, kappa: Tensor, initial: Tensor) -> Tensor:
 
     Args:
         v: input, (batch, time, ..., channel).
-        kappa: decay per step, () or (channel,); a constant, it gets no gradient.
+        kappa: decay per step, () or (channel,).
         initial: :math:`f_{-1}`, (batch, ..., channel).
 
     Returns:
@@ -32,15 +34,26 @@ def leaky_filter(v: Tensor, kappa: Tensor, initial: Tensor) -> Tensor:
 class _LeakyFilter(Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, kappa: Tensor, initial: Tensor) -> Tensor:
-        ctx.save_for_backward(kappa)
-        return _integrate(v, kappa, initial, reverse=False)
+        ctx.set_materialize_grads(False)
+        out = _integrate(v, kappa, initial, reverse=False)
+        ctx.save_for_backward(kappa, *((initial, out) if ctx.needs_input_grad[1] else ()))
+        return out
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        (kappa,) = ctx.saved_tensors
-        with torch.autocast(grad[0].device.type, enabled=False):
-            grad_v = _integrate(grad[0], kappa, None, reverse=True)
-        return grad_v, None, kappa * grad_v[:, 0]
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        kappa, *kept = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_v = _integrate(grad, kappa, None, reverse=True)
+        return grad_v, decay_gradient(grad_v, kappa, *kept) if kept else None, kappa * grad_v[:, 0]
+
+
+def decay_gradient(grad_v: Tensor, kappa: Tensor, initial: Tensor | None, out: Tensor) -> Tensor:
+    """Gradient of the decay: of each step, what came before it times the gradient of what arrives at it."""
+    total = (grad_v[:, 1:] * out[:, :-1]).sum_to_size(kappa.shape)
+    if initial is not None and out.shape[1]:
+        total += (grad_v[:, 0] * initial).sum_to_size(kappa.shape)
+    return total
 
 
 def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: bool) -> Tensor:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.parts._once import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._transforms import transformed
 
 # Measured on CPUs: a dense product costs about 4 * channels / 70 ns an entry forward and backward, finding the spikes
 # about 1 ns and summing them about 0.3 * channels ns a spike, so that events win below these marks.
@@ -56,6 +57,8 @@ def project(x: Tensor | SpikeEvents, weight: Tensor) -> Tensor:
     Returns:
         (batch, time, [num_neuron,] channel).
     """
+    if isinstance(x, SpikeEvents) and transformed():
+        x = x.to_dense(weight.dtype)
     if isinstance(x, SpikeEvents):
         flat = _event_projection(x, weight.flatten(0, -2))
     elif x.ndim == 4:
@@ -79,7 +82,7 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
         start = num_steps
         if lengths is not None and lengths.numel():
             start, last = int(lengths.min()), int(lengths.max())
-        start = max(0, start - steps_within_reach(float(kappa), num_steps, dtype))
+        start = max(0, start - steps_within_reach(float(kappa.detach()), num_steps, dtype))
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     end = torch.full((x.shape[0],), num_steps, device=x.device) if lengths is None else lengths
     age = end[:, None] - 1 - torch.arange(start, last, device=x.device)  # (batch, steps)
@@ -117,6 +120,7 @@ class _EventProjection(Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, indptr: Tensor, channel: Tensor, value: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(indptr, channel, value)
         ctx.num_channels = weight.shape[1]
         return _bag(weight.t().contiguous(), indptr, channel, value)

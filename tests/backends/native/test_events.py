@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from elm_neuro import ELM, SpikeEvents
 from elm_neuro.backends.native._events import SPARSE_DENSITY, Events
 from tests.backends.native_cases import (
     native,
@@ -44,3 +45,32 @@ def test_frames_with_too_many_spikes_are_left_dense(threads: int) -> None:
             assert Events.compacted(torch.zeros(shape), torch.float32) is not None
     finally:
         torch.set_num_threads(before)
+
+
+@native
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("when", ["before", "between"])
+@pytest.mark.parametrize("change", ["channel", "negative", "falling", "beyond", "fewer", "values"])
+def test_events_changed_after_they_were_made_are_refused(change: str, when: str, branches: bool) -> None:
+    """Through numpy, which no version counter sees: the kernels would read and write outside of their arrays."""
+    torch.manual_seed(0)
+    frames = (torch.rand(2, 6, 40) < 0.3) * torch.rand(2, 6, 40)
+    x = SpikeEvents.from_frames(frames)
+    options = {"branch_activation": "tanh"} if branches else {}
+    neuron = ELM(40, 2, num_memory=3, backend="native", **options)
+    run = (lambda: neuron(x)) if when == "before" else neuron(x)[0].sum().backward
+    assert x.value is not None
+    if change == "channel":
+        x.channel.numpy()[3] = 40
+    elif change == "negative":
+        x.channel.numpy()[5] = -(2**40)
+    elif change == "falling":
+        x.indptr.numpy()[2] = x.indptr.numpy()[9]
+    elif change == "beyond":
+        x.indptr.numpy()[-1] += 10**9
+    elif change == "fewer":
+        x.channel.resize_(3)
+    else:
+        x.value.resize_(3)
+    with pytest.raises((ValueError, RuntimeError), match=r"changed after it had been made|modified by an"):
+        run()

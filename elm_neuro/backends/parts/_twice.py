@@ -1,0 +1,94 @@
+"""Second derivatives of passes whose backward is written by hand: where a graph of the first is asked for, the first is
+taken from a plain run of the equations, which autograd can differentiate as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Tensors = tuple[Tensor | None, ...]
+Backward = Callable[..., tuple[Any, ...]]
+
+
+def with_second_derivative(
+    outputs: tuple[Tensor, ...], plain: Callable[..., tuple[Tensor, ...]], inputs: Tensors
+) -> tuple[Tensor, ...]:
+    """The outputs of a fast pass as they are, with a backward pass that depends on who asks: the fast one, or, under
+    ``create_graph=True``, that of `plain` run again.
+
+    Args:
+        outputs: tensors that the fast pass gave.
+        plain: gives the same outputs from `inputs`, in operations that torch differentiates twice.
+        inputs: everything that the outputs are differentiated by; they are kept until the backward pass.
+    """
+    found: tuple[Tensor, ...] = _Twice.apply(plain, len(outputs), *outputs, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return found
+
+
+class _Twice(Function):
+    @staticmethod
+    def forward(ctx: Any, plain: Callable[..., tuple[Tensor, ...]], num_output: int, *tensors: Any) -> Tensors:
+        outputs, inputs = tensors[:num_output], tensors[num_output:]
+        ctx.plain, ctx.num_input = plain, len(inputs)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+        # not the tensors themselves: as views they could not be changed in place; the version counter stays shared
+        results = tuple([out.detach() for out in outputs])
+        ctx.mark_non_differentiable(*[new for new, out in zip(results, outputs, strict=True) if not out.requires_grad])
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return None, None, *grads, *(None,) * ctx.num_input
+        needed = ctx.needs_input_grad[2 + len(grads) :]
+        found = differentiable_gradients(ctx.plain, ctx.saved_tensors, needed, grads)
+        return None, None, *(None,) * len(grads), *found
+
+
+def differentiable_gradients(
+    function: Callable[..., tuple[Tensor, ...]], inputs: Tensors, needed: tuple[bool, ...], grads: Tensors
+) -> Tensors:
+    """Gradients of ``function(*inputs)`` by the inputs that are needed, from those of its outputs, with a graph of
+    their own.
+    """
+    # one input may be computed from another: of an alias only its own share is seen
+    inputs = tuple(
+        tensor.view_as(tensor) if need and tensor is not None else tensor
+        for tensor, need in zip(inputs, needed, strict=True)
+    )
+    pairs = [
+        (out, grad)
+        for out, grad in zip(function(*inputs), grads, strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need and tensor is not None]
+    if not pairs or not wanted:
+        return (None,) * len(inputs)
+    outputs, given = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return tuple(
+        next(found) if need and tensor is not None else None for tensor, need in zip(inputs, needed, strict=True)
+    )
+
+
+def differentiable_once(backward: Backward) -> Backward:
+    """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
+    :func:`with_second_derivative`, and must not get constants from here.
+    """
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if all(grad is None for grad in grads):  # for functions that do not have them materialized
+            return (None,) * len(ctx.needs_input_grad)
+        if torch.is_grad_enabled():
+            raise RuntimeError("a part of a fast pass has no second derivative by itself: differentiate the whole pass")
+        return backward(ctx, *grads)
+
+    return run

@@ -1,0 +1,107 @@
+"""torch.func's transforms and forward mode: "auto" runs under them, a backend that cannot says what to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad, functional
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
+
+from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikeEvents, SpikingELM
+from tests.backends.equal_cases import FAST
+from tests.tolerances import assert_close
+
+# torch's own, when forward mode is first used
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+LAYERS: dict[str, Any] = {
+    "elm": lambda: ELM(6, 2, num_memory=5),
+    "branches": lambda: BranchELM(6, 2, 5, num_branch=3, num_synapse_per_branch=4),
+    "population": lambda: ELM(6, 2, num_memory=4, num_neuron=2),
+    "spiking": lambda: SpikingELM(ELM(6, 2, num_memory=4)),
+    "resetting": lambda: SpikingELM(ELM(6, 2, num_memory=4), reset="subtract"),
+    "lif": lambda: LIF(6, 3),
+    "alif": lambda: ALIF(6, 3),
+}
+
+
+def make(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    layer: nn.Module = LAYERS[kind]().double()
+    return layer
+
+
+def frames(batch: int = 3, num_steps: int = 5) -> Tensor:
+    return (torch.rand(batch, num_steps, 6, generator=torch.Generator().manual_seed(2)) < 0.5).double()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_jacobians_in_both_modes(kind: str) -> None:
+    layer, x = make(kind).requires_grad_(False), frames(2, 3)
+
+    def output(x: Tensor) -> Tensor:
+        return layer(x)[0]  # type: ignore[no-any-return]
+
+    wanted, direction = functional.jacobian(output, x), torch.randn_like(x)
+    assert_close(jacrev(output)(x), wanted, dtype=torch.float64)
+    assert_close(jacfwd(output)(x), wanted, dtype=torch.float64)
+    along = (wanted * direction).sum((-3, -2, -1))
+    assert_close(jvp(output, (x,), (direction,))[1], along, dtype=torch.float64)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(output(forward_ad.make_dual(x, direction))).tangent
+    assert_close(tangent, along, dtype=torch.float64)
+    y, pull = vjp(output, x)
+    assert_close(pull(torch.ones_like(y))[0], wanted.flatten(0, y.ndim - 1).sum(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_hessian(kind: str) -> None:
+    layer, x = make(kind).requires_grad_(False), frames(1, 3)
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x)[0].sin().sum()  # type: ignore[no-any-return]
+
+    assert_close(hessian(loss)(x), functional.hessian(loss, x), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("as_events", [False, True])
+def test_gradients_of_each_sample_and_an_ensemble(kind: str, as_events: bool) -> None:
+    layer, x = make(kind), frames()
+    params = {name: p.detach() for name, p in layer.named_parameters()}
+    others = {name: p.detach() for name, p in make(kind).named_buffers()}
+
+    def output(params: dict[str, Tensor], x: Tensor | SpikeEvents) -> Tensor:
+        return functional_call(layer, (params, others), (x,))[0]  # type: ignore[no-any-return]
+
+    if not as_events:
+        each = vmap(grad(lambda p, xi: output(p, xi[None]).sin().sum()), in_dims=(None, 0))(params, x)
+        for index in range(3):
+            layer.zero_grad()
+            layer(x[index : index + 1])[0].sin().sum().backward()
+            for name, parameter in layer.named_parameters():
+                wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                if parameter.requires_grad:
+                    assert_close(each[name][index], wanted, dtype=torch.float64)
+    members = [make(kind), LAYERS[kind]().double()]
+    for member in members:  # what is drawn, as the routing, belongs to the layer
+        member.load_state_dict({**member.state_dict(), **dict(layer.named_buffers())}, strict=False)
+    given = SpikeEvents.from_frames(x) if as_events else x
+    stacked = {name: p.detach() for name, p in stack_module_state(members)[0].items()}
+    together = vmap(lambda p: output(p, given))(stacked)
+    for result, member in zip(together, members, strict=True):
+        assert_close(result, member(given)[0].detach(), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("transform", [jacrev, jacfwd, vmap])
+def test_a_named_backend_says_what_to_take(backend: str, transform: Any) -> None:
+    neuron = ELM(6, 2, num_memory=4, backend=backend).double()
+    x = frames()[None]
+    with pytest.raises(ValueError, match=f'"{backend}" cannot run this: .*vmap.*forward mode.*"auto" or "reference"'):
+        transform(lambda x: neuron(x)[0])(x if transform is vmap else x[0])
+    with forward_ad.dual_level(), pytest.raises(ValueError, match="forward mode"):
+        neuron(forward_ad.make_dual(x[0], x[0]))
