@@ -45,6 +45,12 @@ def add_parsers(commands: Any) -> None:
     pathfinder.add_argument(
         "--size", type=int, choices=[32, 64, 128], default=32, help="pixels of a side (default: 32)"
     )
+    pathfinder.add_argument(
+        "--contour-length", type=int, default=14, metavar="N", help="paddles of a curve, fewer are easier (default: 14)"
+    )
+    pathfinder.add_argument(
+        "--distractors", type=int, metavar="N", help="curves that distract (default: the published number of the size)"
+    )
     for one in (listops, pathfinder):
         one.add_argument("--seed", type=int, default=0, metavar="N", help="of all random numbers (default: 0)")
         one.add_argument(
@@ -96,7 +102,14 @@ def _pathfinder(options: argparse.Namespace) -> int:
 
     with _progress("images") as report:
         make_pathfinder(
-            options.out, options.num, options.size, seed=options.seed, num_workers=options.workers, progress=report
+            options.out,
+            options.num,
+            options.size,
+            seed=options.seed,
+            contour_length=options.contour_length,
+            num_distractors=options.distractors,
+            num_workers=options.workers,
+            progress=report,
         )
     print(f"{options.num} images of {options.size} x {options.size} in {options.out}")
     return 0

@@ -170,9 +170,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encoded,
-} | {
-    (module, "_reconstruct"): _array for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-}
+} | {(module, "_reconstruct"): _array for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -16,7 +16,7 @@ import numpy as np
 
 from elm_neuro.datasets._counter import checked_seed
 from elm_neuro.datasets.lra._pathfinder_files import SUBSET, write_pathfinder
-from elm_neuro.datasets.lra._pathfinder_made import SIZES, draw_pathfinder
+from elm_neuro.datasets.lra._pathfinder_made import draw_pathfinder, pathfinder_settings
 from elm_neuro.files import json_object, write_whole
 
 BLOCK = 1000  # images of a folder
@@ -30,6 +30,8 @@ def make_pathfinder(
     size: int = 32,
     *,
     seed: int = 0,
+    contour_length: int = 14,
+    num_distractors: int | None = None,
     num_workers: int = 1,
     progress: Progress | None = None,
 ) -> None:
@@ -43,6 +45,8 @@ def make_pathfinder(
         num_images: at least 1; the published set has 200,000.
         size: 32, 64 or 128.
         seed: in [0, 2**64).
+        contour_length: paddles of the two curves; the published set has 14, shorter ones are easier.
+        num_distractors: curves that distract; None is the published number.
         num_workers: processes.
         progress: called as ``progress(done, num_images)``.
 
@@ -52,11 +56,11 @@ def make_pathfinder(
     """
     if num_images < 1 or num_workers < 1:
         raise ValueError(f"num_images and num_workers must be at least 1, got {num_images} and {num_workers}")
-    if size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size}")
+    settings = pathfinder_settings(size, contour_length=contour_length, num_distractors=num_distractors)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    _claim(place, {"size": size, "seed": checked_seed(seed)})
+    kind = (size, checked_seed(seed), settings.contour_length, settings.num_distractors)
+    _claim(place, dict(zip(("size", "seed", "contour_length", "num_distractors"), kind, strict=True)))
     blocks = [(number, min(BLOCK, num_images - number * BLOCK)) for number in range(-(-num_images // BLOCK))]
     missing = [(number, count) for number, count in blocks if _images_in(place, number) < count]
     done = sum(count for _, count in blocks) - sum(count for _, count in missing)
@@ -64,12 +68,12 @@ def make_pathfinder(
     report(done, num_images)
     if num_workers == 1 or len(missing) < 2:
         for number, count in missing:
-            _write_block(place, number, count, size, seed)
+            _write_block(place, number, count, kind)
             report(done := done + count, num_images)
         return
     pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(_write_block, place, number, count, size, seed): count for number, count in missing}
+        futures = {pool.submit(_write_block, place, number, count, kind): count for number, count in missing}
         for future in as_completed(futures):
             future.result()
             report(done := done + futures[future], num_images)
@@ -95,10 +99,12 @@ def _images_in(place: Path, number: int) -> int:
     return len(path.read_text(encoding="ascii").splitlines()) if path.is_file() else 0
 
 
-def _write_block(place: Path, number: int, count: int, size: int, seed: int) -> None:
+def _write_block(place: Path, number: int, count: int, kind: tuple[int, int, int, int]) -> None:
     shutil.rmtree(place / SUBSET / "imgs" / str(number), ignore_errors=True)  # half of it, perhaps
-    drawings = [draw_pathfinder(number * BLOCK + index, size, seed=seed) for index in range(count)]
-    settings = SIZES[size]
+    size, seed, contour_length, num_distractors = kind
+    options = {"seed": seed, "contour_length": contour_length, "num_distractors": num_distractors}
+    drawings = [draw_pathfinder(number * BLOCK + index, size, **options) for index in range(count)]
+    settings = pathfinder_settings(size, contour_length=contour_length)
     fields = [
         (
             settings.continuity,

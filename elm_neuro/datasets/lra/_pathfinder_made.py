@@ -125,13 +125,44 @@ class Drawing:
     contours: tuple[Contour, Contour]
 
 
-def draw_pathfinder(number: int, size: int = 32, *, seed: int = 0) -> Drawing:
+def pathfinder_settings(
+    size: int = 32, *, contour_length: int = 14, num_distractors: int | None = None
+) -> PathfinderSettings:
+    """The published settings of a size, or easier ones.
+
+    Args:
+        size: 32, 64 or 128.
+        contour_length: paddles of the two curves, at least 1; short ones are easier.
+        num_distractors: curves that distract; None is the published number.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size}")
+    if not 1 <= contour_length <= 14:
+        raise ValueError(f"contour_length must be in [1, 14], got {contour_length}")
+    if num_distractors is not None and num_distractors < 0:
+        raise ValueError(f"num_distractors must not be negative, got {num_distractors}")
+    published = SIZES[size]
+    return replace(
+        published,
+        contour_length=contour_length,
+        num_distractors=published.num_distractors if num_distractors is None else num_distractors,
+    )
+
+
+def draw_pathfinder(
+    number: int, size: int = 32, *, seed: int = 0, contour_length: int = 14, num_distractors: int | None = None
+) -> Drawing:
     """Image `number` of the endless list of `seed`.
 
     Args:
         number: not negative.
         size: 32, 64 or 128.
         seed: in [0, 2**64).
+        contour_length: as in :func:`pathfinder_settings`, like what follows; the published set has 14.
+        num_distractors: curves that distract.
 
     Raises:
         ValueError: an argument is out of range.
@@ -140,12 +171,11 @@ def draw_pathfinder(number: int, size: int = 32, *, seed: int = 0) -> Drawing:
     >>> drawing.image.shape, drawing.label, drawing.image.max().item()
     ((32, 32), 1, 255)
     """
-    if size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size}")
+    settings = pathfinder_settings(size, contour_length=contour_length, num_distractors=num_distractors)
     if number < 0:
         raise ValueError(f"number must not be negative, got {number}")
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence((checked_seed(seed), size, number))))
-    return _Pen(SIZES[size], random).drawing()
+    return _Pen(settings, random).drawing()
 
 
 class Canvas:

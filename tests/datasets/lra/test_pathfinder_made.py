@@ -100,6 +100,11 @@ def test_an_image_depends_on_seed_size_and_number_alone() -> None:
     one, again, other = draw_pathfinder(5), draw_pathfinder(5), draw_pathfinder(5, seed=1)
     np.testing.assert_array_equal(one.image, again.image)
     assert (one.image != other.image).any()
+    easier = draw_pathfinder(5, contour_length=6, num_distractors=0)
+    assert [len(contour.paddles) for contour in easier.contours] == [6, 6]
+    for options in ({"contour_length": 0}, {"contour_length": 15}, {"num_distractors": -1}):
+        with pytest.raises(ValueError, match="must"):
+            draw_pathfinder(0, **options)
     with pytest.raises(ValueError, match="size must be one of 32, 64, 128, got 31"):
         draw_pathfinder(0, 31)
     with pytest.raises(ValueError, match="number must not be negative, got -1"):
