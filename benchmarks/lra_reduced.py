@@ -30,9 +30,9 @@ from elm_neuro.files import write_whole
 
 GENERATE = {
     "listops": "listops --num 64000 --min-length 99 --max-length 201 --out listops_100_200.safetensors",
-    "pathfinder": "pathfinder --num 24000 --out pathfinder32_reduced",
+    "pathfinder": "pathfinder --num 24000 --contour-length 3 --distractors 0 --out pathfinder32_reduced",
 }
-TITLES = {"listops": "ListOps of 100–200 tokens, reduced", "pathfinder": "Pathfinder 32, reduced"}
+TITLES = {"listops": "ListOps of 100–200 tokens, reduced", "pathfinder": "Pathfinder 32, reduced (3 paddles)"}
 NETWORKS = {"ELM": "", "Chrono-LSTM": "_lstm"}
 SMOKE = {"listops": ["--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1"]}
 

@@ -51,7 +51,7 @@ NAMES = {
         "write_listops write_pathfinder"
     ),
     "elm_neuro.training": (
-        "ImageDataModule ListOpsDataModule PathfinderDataModule ResidualStack RetrievalDataModule "
+        "ImageDataModule ListOpsDataModule NormalisedReadout PathfinderDataModule ResidualStack RetrievalDataModule "
         "SequentialDigitsDataModule TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule "
         "TokenLSTM TokenReport TwoTowers "
         "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout "

@@ -28,7 +28,7 @@ from elm_neuro.training.networks._classifiers import (
     num_parameters,
 )
 from elm_neuro.training.networks._stack import ResidualStack
-from elm_neuro.training.networks._tokens import TokenClassifier, TokenLSTM, TwoTowers
+from elm_neuro.training.networks._tokens import NormalisedReadout, TokenClassifier, TokenLSTM, TwoTowers
 from elm_neuro.training.neuronio._data import NeuronIODataModule
 from elm_neuro.training.neuronio._evaluation import Windows
 from elm_neuro.training.neuronio._evaluation import evaluate as evaluate_neuronio
@@ -57,6 +57,7 @@ __all__ = [
     "NeuronIODataModule",
     "NeuronIOLoss",
     "NeuronIORegression",
+    "NormalisedReadout",
     "PathfinderDataModule",
     "Prediction",
     "PredictionWriter",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from elm_neuro import ELM, LIF, BranchELM
-from elm_neuro.training import ResidualStack, TokenClassifier, TokenLSTM, TwoTowers, num_parameters
+from elm_neuro.training import NormalisedReadout, ResidualStack, TokenClassifier, TokenLSTM, TwoTowers, num_parameters
 
 SIZES = {  # inputs, outputs, ELM, Chrono-LSTM; about 100K, Text 200K and Retrieval 150K in the paper
     "listops": (25, 10, 99_610, 107_710),
@@ -86,6 +86,20 @@ def test_two_towers_read_both_texts_by_one_network_and_put_them_together() -> No
         towers(TOKENS, LENGTHS)
     with pytest.raises(TypeError, match="tower must have an output_size, the size of its latent, got Tanh without"):
         TwoTowers(nn.Tanh())
+
+
+def test_a_normalised_readout_sees_differences_that_are_small_beside_what_they_share() -> None:
+    tower = TokenClassifier(elm(5, 4))
+    network = NormalisedReadout(tower, num_classes=2, momentum=1.0)
+    latent = tower(TOKENS, LENGTHS)
+    mean, deviation = latent.mean(0), latent.var(0, unbiased=False)
+    hidden = ((latent - mean) / (deviation + 1e-5).sqrt()) @ network.readout[1].weight.T + network.readout[1].bias
+    expected = hidden.relu() @ network.readout[3].weight.T + network.readout[3].bias
+    torch.testing.assert_close(network(TOKENS, LENGTHS), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match="tower must have an output_size"):
+        NormalisedReadout(nn.Tanh())
+    with pytest.raises(ValueError, match=r"momentum must be in \(0, 1\], got 0.0"):
+        NormalisedReadout(tower, momentum=0.0)
 
 
 def test_a_stack_computes_what_it_says() -> None:
