@@ -34,7 +34,7 @@ PARAMETERS = {  # of the ELM, the Chrono-LSTM and the stack, which is as large a
     "pathx": (93_302, 96_302, 94_050),
 }
 KINDS = ("", "_lstm", "_stack")
-OURS = {"lra_listops_10min", "lra_listops_reduced", "lra_listops_reduced_lstm"}
+OURS = {"lra_listops_10min", *(f"lra_{task}_reduced{kind}" for task in ("listops", "pathfinder") for kind in KINDS[:2])}
 
 
 @pytest.fixture
@@ -113,10 +113,11 @@ def test_ten_minutes_of_one_gpu_end_by_the_clock(load: Any) -> None:
     assert "17,000 updates" in text.replace("\n# ", " ") and expected == pytest.approx(17_000, rel=0.05)
 
 
-def test_reduced_recipes_compare_networks_of_one_size_and_budget(load: Any) -> None:
-    one, other = (load(name) for name in ("lra_listops_reduced", "lra_listops_reduced_lstm"))
-    sizes = [num_parameters(cli.model.network) for cli in (one, other)]
-    assert sizes == [23_810, 23_946]
+@pytest.mark.parametrize(("task", "sizes"), [("listops", [23_810, 23_946]), ("pathfinder", [15_074, 15_150])])
+def test_reduced_recipes_compare_networks_of_one_size_and_budget(load: Any, task: str, sizes: list[int]) -> None:
+    one, other = (load(name) for name in (f"lra_{task}_reduced", f"lra_{task}_reduced_lstm"))
+    assert [num_parameters(cli.model.network) for cli in (one, other)] == sizes
+    assert all(f"{size:,}" in (RECIPES / f"lra_{task}_reduced_lstm.yaml").read_text() for size in sizes)
     for name in ("learning_rate", "optimizer", "num_classes"):
         assert getattr(one.model, name) == getattr(other.model, name)
     assert one.trainer.max_epochs == other.trainer.max_epochs
