@@ -138,7 +138,7 @@ def make_listops(
 
     >>> made = make_listops(3, ListOpsSettings(max_depth=5, max_args=5, min_length=10, max_length=60))
     >>> made.trees, made.answers
-    (array([ 2,  4, 50]), array([1, 0, 7], dtype=uint8))
+    (array([ 2,  4, 43]), array([1, 7, 4], dtype=uint8))
     """
     settings = settings or ListOpsSettings()
     if num_samples < 1 or num_workers < 1:
