@@ -8,17 +8,17 @@ except ImportError as error:
 
 from elm_neuro.training.loop._quiet import quiet
 from elm_neuro.training.lra._budget import TimeBudget
-from elm_neuro.training.lra._data import (
+from elm_neuro.training.lra._data import TokenDataModule
+from elm_neuro.training.lra._module import TokenClassification
+from elm_neuro.training.lra._report import TokenReport
+from elm_neuro.training.lra._tasks import (
     ImageDataModule,
     ListOpsDataModule,
     PathfinderDataModule,
     RetrievalDataModule,
     SequentialDigitsDataModule,
     TextDataModule,
-    TokenDataModule,
 )
-from elm_neuro.training.lra._module import TokenClassification
-from elm_neuro.training.lra._report import TokenReport
 from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
 from elm_neuro.training.networks._classifiers import (
     LeakyReadout,

@@ -50,9 +50,9 @@ def read_expressions(path: str | os.PathLike[str]) -> Expressions:
             number += 1
             if len(line) == MAX_LINE:
                 raise ValueError(f"{path}, line {number} must have fewer than {MAX_LINE} bytes")
+            if not line.strip() and not file.peek(1):
+                break  # a blank line at the end
             columns = line.rstrip(b"\r\n").split(b"\t")
-            if columns == [b""]:
-                continue  # a blank line at the end
             if len(columns) != 2:
                 raise ValueError(f"{path}, line {number} must have 2 columns, Source and Target, got {len(columns)}")
             try:

@@ -17,8 +17,6 @@ from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 from elm_neuro.training.lra._groups import AnswersByGroup, Share
 
-STEP_MS = 1.0  # a token; the paper does not say, its time constants go up to the length of the sequences in ms
-
 
 class TokenClassification(LightningModule):
     """Cross entropy at the last token, cosine decay over the whole run, accuracy by length and by group.
@@ -35,6 +33,8 @@ class TokenClassification(LightningModule):
         optimizer: "adam" (the paper's), "adamax" or "adamw".
         learning_rate: at the start; a cosine over all optimizer steps of `max_epochs` takes it to 0.
         weight_decay: of the optimizer.
+        step_ms: time step of a token, which the neurons must have. The paper does not say; its time constants go up to
+            the length of the sequences in ms.
         seed: of dropout in the network, which depends on (seed, optimizer step, process) alone, so that resuming
             changes nothing.
 
@@ -50,13 +50,14 @@ class TokenClassification(LightningModule):
         optimizer: OptimizerName = "adam",
         learning_rate: float = 2e-4,
         weight_decay: float = 0.0,
+        step_ms: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_optimizer(optimizer, learning_rate)
         self.network, self.num_classes = network, num_classes
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
-        self.seed = seed
+        self.step_ms, self.seed = step_ms, seed
         self.by_length: dict[str, Share] = {}
         self.by_group: dict[str, Share] = {}
         self.confusion: Tensor | None = None
@@ -69,8 +70,7 @@ class TokenClassification(LightningModule):
         Raises:
             ValueError: they differ.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        check_time_steps(self.network, float(getattr(data, "step_ms", STEP_MS)), "the step of a token")
+        check_time_steps(self.network, self.step_ms, "the step of a token")
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         logits: Tensor = self.network(tokens, lengths)

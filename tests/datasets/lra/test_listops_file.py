@@ -83,6 +83,7 @@ def test_over_long_expressions_are_cut_as_their_loader_cuts_them(published: Path
         (b"Source\tTarget\r\n( ( [AVG 3 ) ] )\t4\r\n", "got b'\\[AVG'"),
         (b"Source\tTarget\r\n( ( [MAX\x80 3 ) ] )\t4\r\n", "must be of the tokens"),
         (b"Source\tTarget\r\n\t4\r\n", "must be of the tokens"),
+        (b"Source\tTarget\r\n\r\n( ( [MAX 3 ) ] )\t3\r\n", "line 2 must have 2 columns"),
         (b"Source\tTarget\r\n( ( [MAX 3 ) ] )\t\r\n", "must have a target from 0 to 9, got b''"),
         (b"Source\tTarget\r\n( ( [MAX 3 ) ] )\t10\r\n", "must have a target from 0 to 9, got b'10'"),
         (b"Source\tTarget\r\n( ( [MAX 3 ) ] )\tx\r\n", "must have a target from 0 to 9, got b'x'"),
