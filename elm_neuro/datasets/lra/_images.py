@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pickletools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,7 +190,9 @@ def read_batch(path: Path) -> Pictures:
     """
     raw = read_file(path, MAX_BYTES)
     try:
-        _look_through(raw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python, on a damaged name with a backslash
+            _look_through(raw)
         loaded = _Unpickler(io.BytesIO(raw), encoding="latin1").load()
         if not isinstance(loaded, dict):
             raise ValueError(f"it must be a dict, got {type(loaded).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +93,10 @@ def _rows(path: Path) -> Iterator[Sequence[str]]:
         array = np.load(io.BytesIO(raw), allow_pickle=False)
         if array.ndim != 2 or array.dtype.kind != "U":
             raise ValueError(f"got {array.dtype} of shape {array.shape}")
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        codes = np.ascontiguousarray(array).view(f"{array.dtype.byteorder}u4")
+        if codes.size and int(codes.max()) > 127:
+            raise ValueError(f"got the code point {int(codes.max()):#x}, which is no ASCII")
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError) as error:
         raise ValueError(f"{path} must hold rows of texts: {error}") from error
     yield from array.tolist()
 
