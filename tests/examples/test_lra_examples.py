@@ -29,8 +29,14 @@ def test_there_is_one_for_each_task() -> None:
         assert f"python examples/lra/{path.name} [--smoke]" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("network", ["elm", "lstm", "stack"])
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+OTHERS = [(path, kind) for path in EXAMPLES if path.stem in ("listops", "retrieval") for kind in ("lstm", "stack")]
+
+
+@pytest.mark.parametrize(
+    ("example", "network"),
+    [*((path, "elm") for path in EXAMPLES), *OTHERS],
+    ids=lambda value: value if isinstance(value, str) else value.stem,
+)
 def test_examples_run_with_each_network(
     example: Path,
     network: str,

@@ -102,6 +102,14 @@ def test_recipes_hold_the_tables_of_the_paper(load: Any, task: str, kind: str) -
     assert Path(str(best.dirpath)).name == cli.trainer.logger.name == name
 
 
+def test_the_digits_need_no_download(load: Any) -> None:
+    cli = load("lra_digits")
+    assert num_parameters(cli.model.network) == 8_330
+    assert "8,330 parameters" in (RECIPES / "lra_digits.yaml").read_text()
+    cli.datamodule.setup()
+    assert (cli.datamodule.num_tokens, cli.datamodule.num_classes) == (17, 10)
+
+
 def test_ten_minutes_of_one_gpu_end_by_the_clock(load: Any) -> None:
     cli = load("lra_listops_10min")
     (budget,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, TimeBudget))
