@@ -34,7 +34,11 @@ PARAMETERS = {  # of the ELM, the Chrono-LSTM and the stack, which is as large a
     "pathx": (93_302, 96_302, 94_050),
 }
 KINDS = ("", "_lstm", "_stack")
-OURS = {"lra_listops_10min", *(f"lra_{task}_reduced{kind}" for task in ("listops", "pathfinder") for kind in KINDS[:2])}
+OURS = {
+    "lra_digits",
+    "lra_listops_10min",
+    *(f"lra_{task}_reduced{kind}" for task in ("listops", "pathfinder") for kind in KINDS[:2]),
+}
 
 
 @pytest.fixture
