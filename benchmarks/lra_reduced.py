@@ -87,19 +87,19 @@ def figure_of(results: list[dict[str, Any]]) -> Figure:
         chosen = [result for result in results if result["task"] == task]
         for network, colour in zip(NETWORKS, plotting.PALETTE, strict=False):
             for number, result in enumerate(one for one in chosen if one["network"] == network):
-                label = network if number == 0 else None
-                axis.plot(*np.array(result["curve"]).T, color=colour, linewidth=1.2, label=label)
+                axis.plot(*np.array(result["curve"]).T, color=colour, linewidth=1.2, label=None if number else network)
         marks = {"commonest answer": "majority", "best answer to each root operator": "by_group"}
         for (name, key), style in zip(marks.items(), (":", "--"), strict=True):
             if key in chosen[0]:
                 axis.axhline(chosen[0][key], color=plotting.INK, linewidth=0.9, linestyle=style, label=f"{name} (test)")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_xlabel("updates")
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        axis.legend(loc="lower right", fontsize=7.5)
         axis.margins(x=0.02)
         plotting.label_panel(axis, letter, TITLES[task])
     figure.axes[0].set_ylabel("accuracy on validation")
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.lines if line.get_label()[:1] != "_"}
+    figure.legend([*lines.values()], [*lines], loc="outside lower center", ncols=4, columnspacing=1.4)
     return figure
 
 
