@@ -31,7 +31,7 @@ DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-gpu lint format bench bench-gpu clean
+.PHONY: help demo test test-all test-ranges test-gpu lint format bench bench-gpu clean
 
 # .venv does not survive a move of the checkout: its scripts hold the old path.
 ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
@@ -39,7 +39,7 @@ ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
 endif
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  variables: PYTHON=/path/to/python3.12       interpreter for .venv (3.11 or newer)"
 	@echo "             TORCH_INDEX=https://download.pytorch.org/whl/cpu   CPU builds of torch, saves several GB on Linux"
@@ -54,6 +54,9 @@ test: lint  ## linters, types and the tests (under 10 minutes)
 
 test-all: lint  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
+
+test-ranges:  ## both ends of all declared ranges of Python and packages, each in an environment of its own in .ranges/
+	$(or $(PYTHON),python3) tests/ranges.py --jobs $(JOBS) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)
 
 lint: $(ALL_STAMP)  ## ruff, mypy and the contracts of imports
 	$(BIN)/ruff check .
@@ -76,7 +79,7 @@ bench-gpu:  ## speed on an NVIDIA GPU against cuDNN and torch, in reports/gpu_sp
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu_speed.py --out reports $(ARGS)
 
 clean:  ## remove .venv, builds and caches; reports stay
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .ranges build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find elm_neuro adapters export examples benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ALL_STAMP): $(BUILT_FROM)
@@ -118,6 +121,7 @@ endef
 # norse and spikingjelly bring torchvision and torchaudio, which nothing here needs. Beside a CPU build of torch their import
 # may fail, and with it that of torchmetrics and Lightning: then they are taken out again.
 define install
+@echo "Installing packages, then compiling the native backend where there is a C++ compiler (a minute or two, in silence)"
 $(BIN)/python -m pip --disable-pip-version-check install $(PIP_INDEX) -c constraints.txt -e '$(1)'
 @for name in torchvision torchaudio; do \
 	$(BIN)/python -c "import $$name" >/dev/null 2>&1 || $(BIN)/python -m pip --disable-pip-version-check uninstall -q -y $$name 2>/dev/null; \

@@ -12,7 +12,9 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -53,7 +55,8 @@ def compile_library(compiler: list[str], target: Path) -> None:
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources())).hexdigest()[:16]
         steps = [("library", [f'-DELM_SOURCES="{digest}"', *(["-DELM_X86"] if x86 else [])], "library.cpp")]
         steps += [
-            (name, [*extra, f"-DELM_ISA={name}"], "kernels.cpp")
+            (f"{source}-{name}", [*extra, f"-DELM_ISA={name}"], source)
+            for source in ("kernels.cpp", "alif.cpp")
             for name, extra in (X86_SETS if x86 else {"baseline": []}).items()
         ]
 
@@ -109,8 +112,12 @@ class BuildNative(Command):
     def run(self) -> None:
         self.target.unlink(missing_ok=True)  # of an earlier build
         for compiler in compilers():
+            print(f"compiling the native backend with {compiler[0]}: a minute or two", file=sys.stderr, flush=True)
+            start = time.perf_counter()
             try:
-                return compile_library(compiler, self.target)
+                compile_library(compiler, self.target)
+                print(f"{self.target} compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+                return
             except (OSError, subprocess.CalledProcessError) as error:
                 self.warn(f"{compiler[0]} did not build the native backend: {error}")
         self.warn("no native backend: the torch backend serves in its place")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
@@ -16,6 +17,7 @@ from elm_neuro.functional import ATan
 from elm_neuro.nn import output_shape
 from elm_neuro.nn._checks import check_tensor
 from elm_neuro.nn._layer import AnyLayer
+from elm_neuro.nn._narrow import state_dtype, wide
 
 try:
     import snntorch
@@ -72,6 +74,7 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
     core: Any  # a layer of elm_neuro.nn, or another that keeps its protocol
     threshold: Tensor
     graded_spikes_factor: Tensor
+    without_decay = ("threshold", "graded_spikes_factor")  # parameters that weight decay would turn into others
     _alive: ClassVar[weakref.WeakSet[Neuron]] = weakref.WeakSet()
 
     def __init__(self, core: AnyLayer, **host: Unpack[HostOptions]) -> None:
@@ -96,10 +99,14 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         Neuron._alive.add(self)
 
     def _name_states(self, names: tuple[str, ...]) -> None:
-        """Say what the states are called, and keep empty ones."""
+        """Say what the states are called, and keep empty ones.
+
+        Unlike snnTorch's they are no buffers: those are broadcast by DistributedDataParallel before each call, and
+        averaged by an average of buffers.
+        """
         self.state_names = names
         for name in names:
-            self.register_buffer(name, torch.zeros(0), persistent=False)
+            self.__dict__[name] = torch.zeros(0)
 
     def reset_mem(self) -> tuple[Tensor, ...]:
         """Forget the hidden states. Returns fresh ones in the order of the call, membrane last: empty, which is zeros
@@ -133,7 +140,20 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
 
     def _keep(self, states: tuple[Tensor, ...]) -> None:
         for name, part in zip(self.state_names, states, strict=True):
-            self._buffers[name] = part  # registered in the constructor; setattr would cost a tenth of the step
+            self.__dict__[name] = part  # setattr would cost a tenth of the step
+
+    def __getattr__(self, name: str) -> Any:
+        """As torch; snnTorch's ``AttributeMonitor`` asks this for states, which are buffers in its own neurons."""
+        if name in self.__dict__.get("state_names", ()):
+            return self.__dict__[name]
+        return super().__getattr__(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for name in self.state_names:  # they go where the parameters go, and in the dtype that the core keeps states in
+            part = fn(self.__dict__[name])
+            self.__dict__[name] = wide(part)
+        return self
 
     def _shapes(self, batch: int) -> tuple[tuple[int, ...], ...]:
         """Of the states."""
@@ -161,7 +181,8 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
             if passed[0].ndim > 1:
                 if passed[0].shape[0] != batch:
                     raise ValueError(
-                        f"x must have the hidden states' batch of {passed[0].shape[0]} until reset_mem(), got {batch}"
+                        f"x must have the hidden states' batch of {passed[0].shape[0]} until reset_mem(), got {batch}: "
+                        "snntorch.utils.reset(net) before every batch forgets the states of all neurons in net"
                     )
                 return self._hidden()
         shapes = self._shapes(batch)
@@ -176,7 +197,7 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
                 )
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-            check_tensor(name, part, like)
+            check_tensor(name, part, like, state_dtype(like))
             states.append(part)
         return tuple(states)
 
@@ -199,9 +220,7 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy, which refuse a tensor inside a graph."""
-        return self.__dict__ | {
-            "_buffers": {name: None if part is None else part.detach() for name, part in self._buffers.items()}
-        }
+        return self.__dict__ | {name: self.__dict__[name].detach() for name in self.state_names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from contextlib import ExitStack
 from functools import wraps
@@ -38,9 +39,10 @@ def reset(net: nn.Module) -> None:
 def patch() -> ExitStack:
     """Teach ``snntorch.utils.reset`` and ``snntorch.backprop`` (BPTT, TBPTT, RTRL) our neurons, until undone.
 
-    ``utils.reset(net)`` then also forgets the states of our neurons in `net`, at any depth, and of no others; the
-    functions of ``backprop`` take a network that ends in one of ours with ``output=True``, and detach our neurons in it
-    after each optimizer step. Patching twice changes nothing.
+    Importing the face does so, unless the environment has ``ELM_NEURO_PATCH_SNNTORCH=0``; :func:`unpatch` undoes it.
+    ``utils.reset(net)``, also where it was imported before, then forgets the states of our neurons in `net` too, at any
+    depth, and of no others; the functions of ``backprop`` take a network that ends in one of ours with ``output=True``,
+    and detach our neurons in it after each optimizer step. Patching twice changes nothing.
 
     Returns:
         What undoes it: call ``.close()``, or use it in a ``with`` statement.
@@ -51,16 +53,18 @@ def patch() -> ExitStack:
     ...     snntorch.utils.reset(nn.Sequential(ELM(3, 2, init_hidden=True)))
     """
     undo = ExitStack()
-    if hasattr(utils.reset, "__wrapped__"):
+    if hasattr(utils._layer_check, "__wrapped__"):
         return undo
     with warnings.catch_warnings():  # it is announced as deprecated whenever it is imported
         warnings.simplefilter("ignore", DeprecationWarning)
         backprop = importlib.import_module("snntorch.backprop")
-    reset_theirs, count_theirs, train_theirs = utils.reset, utils._final_layer_check, backprop.TBPTT
+    check_theirs, count_theirs, train_theirs = utils._layer_check, utils._final_layer_check, backprop.TBPTT
 
-    @wraps(reset_theirs)
-    def reset_both(net: nn.Module) -> None:
-        reset_theirs(net)
+    @wraps(check_theirs)
+    def check_both(
+        net: nn.Module,
+    ) -> None:  # what reset asks for its own neurons in net, before it forgets their states
+        check_theirs(net)
         for neuron in _ours(net):
             neuron.reset_mem()
 
@@ -86,13 +90,23 @@ def patch() -> ExitStack:
             hook.remove()
 
     for module, name, both in (
-        (utils, "reset", reset_both),
+        (utils, "_layer_check", check_both),
         (utils, "_final_layer_check", count_both),
         (backprop, "TBPTT", train_both),
     ):
         undo.callback(setattr, module, name, getattr(module, name))
         setattr(module, name, both)
     return undo
+
+
+_of_import = ExitStack()
+if os.environ.get("ELM_NEURO_PATCH_SNNTORCH", "1") != "0":
+    _of_import = patch()
+
+
+def unpatch() -> None:
+    """Undo what importing the face did: snnTorch's helpers know its own neurons only, and :func:`reset` both."""
+    _of_import.close()
 
 
 def _ours(net: nn.Module) -> list[Neuron]:

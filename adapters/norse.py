@@ -45,7 +45,7 @@ from elm_neuro.nn import ALIFConfig, ALIFState, ELMConfig, SpikeOutput, SpikingE
 from elm_neuro.nn._alif_config import ALIFEquationOptions
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer
+from elm_neuro.nn._layer import AnyLayer, step_by_call
 from elm_neuro.nn._spike_output import SpikeOptions
 
 try:
@@ -206,7 +206,7 @@ class _Face(torch.nn.Module, Generic[State]):
         """One step of the core, (batch, features)."""
         core: Any = self.core
         before = core.initial_state(x.shape[0]) if state is None else state
-        out, after = core.step(x, before) if self.spiking else core.readout_step(x, before)
+        out, after = step_by_call(core)(x, before) if self.spiking else core.readout_step(x, before)
         return out, after
 
     def extra_repr(self) -> str:

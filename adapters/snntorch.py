@@ -2,8 +2,9 @@
 
 :class:`Cell` and :class:`Layer` are the faces of any layer that keeps the protocol :class:`elm_neuro.nn.Layer`;
 :class:`ELM`, :class:`BranchELM`, :class:`ALIF` and :class:`ELMSequence` make the layer too. Each keeps the layer that
-it wraps as `core`; weights have the same names in a step and in a sequence. snnTorch's own helpers know its own neurons
-only: use :func:`reset` here in place of ``snntorch.utils.reset``, or :func:`patch` theirs. Times are milliseconds.
+it wraps as `core`; weights have the same names in a step and in a sequence. Importing this module teaches snnTorch's
+own helpers, ``snntorch.utils.reset`` and ``snntorch.backprop``, our neurons (:func:`patch`; not with
+``ELM_NEURO_PATCH_SNNTORCH=0`` in the environment, and :func:`unpatch` undoes it). Times are milliseconds.
 Longer than most modules: one file a host, and half of it is docstrings.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from elm_neuro import nn as neurons
 from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
 from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
-from elm_neuro.adapters._snntorch_patch import patch, reset
+from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
@@ -28,9 +29,10 @@ from elm_neuro.nn._alif_config import ALIFEquationOptions
 from elm_neuro.nn._checks import may_look
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer, forward_spiking
+from elm_neuro.nn._layer import AnyLayer, forward_spiking, step_by_call
+from elm_neuro.nn._narrow import as_stored
 
-__all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset"]
+__all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset", "unpatch"]
 
 # keywords that a core which spikes by itself leaves nothing to do for
 THRESHOLD_OPTIONS = (
@@ -175,13 +177,13 @@ class Cell(Neuron):
         return state
 
     def _advance(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, inner = self.core.step(x, self._core_state(states))
+        y, inner = step_by_call(self.core)(x, self._core_state(states))
         if self._emits:
             return self._graded(y), tuple(inner[place] for place in self._order)
         after = (*inner, self._after_reset(y.to(inner[0].dtype), states[-1]))
         if self.state_quant:
             after = tuple(same_dtype("state_quant", self.state_quant(part), part) for part in after)
-        return self.fire(after[-1]), after
+        return as_stored(self.fire(after[-1]), self.threshold), after
 
 
 class Layer(Cell):
@@ -229,6 +231,7 @@ class Layer(Cell):
                 self._keep(tuple(inner[place] for place in self._order))
             return self._graded(spk.transpose(0, 1))
         spk, readout, inner = self._fired(x, states, lengths)  # (time, batch, ...)
+        spk = as_stored(spk, self.threshold)
         if lengths is not None:
             ends = lengths.to(readout.device)
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))

@@ -16,7 +16,7 @@ which, as of the LSTM, nothing but the speed can be compared. ``--memory`` runs 
 its own, on Linux only, and reports its peak of resident memory above what it was before the pass, input and weights not
 counted. A population is compared with the authors' neurons one after the other and with layers as wide as all its
 memory units. Beside the times stands the share of the floor that native reaches with events: the time of the row's
-multiply-adds in a large matrix product on the same core.
+multiply-adds, if they were independent ones in the widest registers that its kernels use, on the same core.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from fma import fma_speed
 from peers import hosts, load_prototype, load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +44,7 @@ from torch import Tensor
 
 import elm_neuro
 from elm_neuro import ELM, BranchELM, SpikeEvents, backends
+from elm_neuro.backends.native._library import instruction_set
 
 
 class Row(NamedTuple):
@@ -205,17 +207,6 @@ def flops(row: Row) -> float:
         * (row.num_neuron or 1)
         * (row.batch * row.num_steps * step + (1 if row.forward_only else 2) * events * hidden)
     )
-
-
-def product_speed() -> float:
-    """FLOP/s of a large matrix product in torch, float32, the best of ten."""
-    a, b = torch.randn(2, 1024, 1024)
-    best = float("inf")
-    for _ in range(12):
-        start = time.process_time()
-        a @ b
-        best = min(best, time.process_time() - start)
-    return 2.0 * 1024**3 / best
 
 
 class Variants(NamedTuple):
@@ -408,7 +399,8 @@ def main() -> None:
     upstream = load_upstream(args.upstream) if args.upstream else None
     rows = {"smoke": SMOKE} if args.smoke else {name: ROWS[name] for name in args.rows}
 
-    args.floor = product_speed() if args.device == "cpu" and args.threads == [1] else None
+    alone = args.device == "cpu" and args.threads == [1] and "native" in args.backends
+    args.floor = fma_speed(instruction_set()) if alone else None
     if args.peak_of:
         return print_peak(next(iter(rows.values())), upstream, prototype, args)
     console = Console(width=None if sys.stdout.isatty() else 170)
@@ -437,6 +429,8 @@ def main() -> None:
         cells = [f"{ms[key]:.2f} ({result['ratio'][key]:.1f}x)" if key in ms else "" for key in keys]
         table.add_row(result["row"], *cells, "" if share is None else f"{share:.0%}")
     console.print(table)
+    if args.floor:
+        console.print(f"floor: {args.floor / 1e9:.0f} GFLOP/s of multiply-adds in registers, {instruction_set()}")
     if args.memory:
         keys = columns(results, "peak_mib")
         table = Table("row", *keys, title="peak of resident memory above the start, MiB")

@@ -4,7 +4,7 @@ turn.
 python benchmarks/tune_demo.py --jobs 2
 python benchmarks/tune_demo.py --smoke
 
-The test set is never looked at. What wins is written by hand into `TUNED` of elm_neuro/demo/_run.py.
+The test set is never looked at. What wins is written by hand into `TUNED` of elm_neuro/demo/_settings.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 Array: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, eq=False)
 class SpikeEvents:
     """Spikes of a batch in compressed rows, one row a (sample, time step), batch-major.
 
@@ -44,8 +43,23 @@ class SpikeEvents:
     value: Tensor | None
     shape: tuple[int, int, int]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+    # No dataclass: Lightning takes those apart, and refuses frozen ones, where it converts a batch's precision.
+    def __init__(self, indptr: Tensor, channel: Tensor, value: Tensor | None, shape: tuple[int, int, int]) -> None:
+        vars(self).update(indptr=indptr, channel=channel, value=value, shape=tuple(int(size) for size in shape))
+        self._check()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle, which may be a stranger's: checked as when they are made."""
+        vars(self).update(state)
+        self._check()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}: SpikeEvents are not changed, others are made")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}: SpikeEvents are not changed, others are made")
+
+    def _check(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 0:
             raise ValueError(f"shape must be (batch, num_steps, num_channels) with no negative size, got {self.shape}")
         for name, tensor in (("indptr", self.indptr), ("channel", self.channel)):
@@ -236,12 +250,12 @@ class SpikeEvents:
         indptr, channel = (
             tensor.to(device=device, non_blocking=non_blocking) for tensor in (self.indptr, self.channel)
         )
-        return replace(self, indptr=indptr, channel=channel, value=value)
+        return self._with(indptr=indptr, channel=channel, value=value)
 
     def pin_memory(self) -> SpikeEvents:
         """The same events in page-locked memory, from where a GPU copies without waiting."""
         value = None if self.value is None else self.value.pin_memory()
-        return replace(self, indptr=self.indptr.pin_memory(), channel=self.channel.pin_memory(), value=value)
+        return self._with(indptr=self.indptr.pin_memory(), channel=self.channel.pin_memory(), value=value)
 
     def rows(self) -> Tensor:
         """Row ``sample * num_steps + step`` of each event, (num_events,), int64."""
@@ -281,7 +295,7 @@ class SpikeEvents:
         if factor != 1.0:
             value = torch.full_like(channel, factor, dtype=self._dtype()) if value is None else value * factor
         indptr = torch.nn.functional.pad(keep.cumsum(0), (1, 0))[self.indptr]
-        return replace(self, indptr=indptr, channel=channel, value=value)
+        return self._with(indptr=indptr, channel=channel, value=value)
 
     def steps(self, start: int, stop: int) -> SpikeEvents:
         """The events of steps `start` to `stop` (exclusive), times counted from `start`."""
@@ -289,11 +303,13 @@ class SpikeEvents:
         step = self.rows() % max(self.num_steps, 1)
         inside = self.select((step >= start) & (step < stop))
         count = inside._counts()[:, start:stop].flatten()
-        return replace(
-            inside,
+        return inside._with(
             indptr=torch.nn.functional.pad(count.cumsum(0), (1, 0)),
             shape=(self.batch, max(stop - start, 0), self.num_channels),
         )
+
+    def _with(self, **changed: Any) -> SpikeEvents:
+        return SpikeEvents(**vars(self) | changed)
 
     def _counts(self) -> Tensor:
         return self.indptr.diff().view(self.batch, self.num_steps)

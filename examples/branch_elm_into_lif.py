@@ -139,7 +139,8 @@ def main() -> None:
         "LIF into LIF": Network(LIF(sum(GROUPS), 32, delta_t=DELTA_T, tau_v=10.0)),
     }
     curves = {name: train(net, data, test, epochs, name) for name, net in nets.items()}
-    plotting.save(draw(nets["Branch-ELM into LIF"], curves, test), args.out)
+    figure = draw(nets["Branch-ELM into LIF"], curves, test)
+    plotting.save(plotting.note(figure, "made-up spikes"), args.out)
     for name, net in nets.items():
         size = sum(p.numel() for p in net.parameters())
         print(f"{name}: {curves[name][-1]:.1%} of {num_test} test samples (guessing: 50 %), {size} parameters")

@@ -24,17 +24,14 @@ from torch.utils.data import DataLoader
 
 from elm_neuro import BranchELM, plotting
 from elm_neuro.checkpoints import from_upstream
-from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulations
+from elm_neuro.datasets import NeuronIODataset, convert_neuronio
 from elm_neuro.training import (
-    Windows,
-    evaluate_neuronio,
+    evaluation_figures,
     evaluation_remarks,
     evaluation_table,
     neuronio_loss,
-    neuronio_workings,
-    predict_neuronio,
-    receptive_fields,
-    roc_curves,
+    predict_protocols,
+    summarise_protocols,
 )
 
 
@@ -108,21 +105,13 @@ def main() -> None:
     networks = {"trained here": neuron} | ({args.model.name: from_upstream(args.model)} if args.model else {})
     console, curves = Console(), {}
     for name, network in networks.items():
-        outcome = evaluate_neuronio(network, files, num_draws=20 if args.smoke else 200)
+        curves[name] = predict_protocols(network, files)  # of these are both the table and the curve
+        outcome = summarise_protocols(curves[name], num_draws=20 if args.smoke else 200)
         console.print(name, evaluation_table(outcome))
         for line in evaluation_remarks(outcome):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        predictions = [predict_neuronio(network, open_simulations(file), Windows()) for file in files]
-        curves[name] = max(predictions, key=lambda one: int(one.spikes.sum()))  # the file with most spikes
-    liveliest = max((open_simulations(file) for file in files), key=lambda simulations: simulations.num_spikes)
-    index = max(range(len(liveliest)), key=lambda i: int(liveliest.spikes(i)[:2000].sum()))
-    figures = {
-        "workings": neuronio_workings(neuron, liveliest, index, stop=min(2000, liveliest.num_steps)),
-        "receptive_fields": receptive_fields(neuron),
-    }
-    if all(one.spikes.any() for one in curves.values()):
-        figures["roc"] = roc_curves(curves)
-    for name, figure in figures.items():
+    source = None if args.data else "a made-up cell, not NeuronIO"
+    for name, figure in evaluation_figures(neuron, curves, files[0], source=source).items():
         plotting.save(figure, args.out / name)
     print(
         f"neuron and figures are in {args.out}"

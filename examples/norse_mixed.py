@@ -118,7 +118,7 @@ def main() -> None:
         layers, voltage[:, sample], answer=int(labels[sample]), name=word, delta_t=1e3 * DT, accuracy=accuracy,
         majority=majority, memory=(memory, neuron.tau_m[excited]),
     )  # fmt: skip
-    plotting.save(figure, args.out)
+    plotting.save(plotting.note(figure, "synthetic spoken digits"), args.out)
     print(f"test accuracy {tested:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}")
 
 

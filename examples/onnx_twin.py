@@ -148,7 +148,10 @@ def main() -> None:
         error = twin_outputs["soma_mv"][BURN_IN:] - np.minimum(window.soma_mv[BURN_IN:], CAP_MV)
         rmse = np.sqrt((error**2).mean())
         print(f"after {BURN_IN} ms the twin's voltage is off from the simulation's by {rmse:.2f} mV (root mean square)")
-    png, pdf = plotting.save(draw(window, twin_outputs, expected), args.out)
+    figure = draw(window, twin_outputs, expected)
+    if window.soma_mv is None:
+        plotting.note(figure, "made-up Poisson input")
+    png, pdf = plotting.save(figure, args.out)
     print(f"figure: {png}, {pdf}")
 
 

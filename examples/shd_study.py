@@ -276,7 +276,8 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
         for (model, setting), runs in groups.items():
             lines_of[MODELS[model]].append((setting, *seed_interval([run[part] for run in runs])))
         panels[title] = dict(lines_of)
-    plotting.save(plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority), args.out / name)
+    figure = plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority)
+    plotting.save(plotting.note(figure, f"{protocol} protocol on {source}"), args.out / name)
     shown = Table(*header, title=what, title_justify="left")
     for line in table:
         shown.add_row(*line)

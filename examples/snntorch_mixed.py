@@ -114,7 +114,7 @@ def main() -> None:
         layers, membrane[:, sample], answer=int(labels[sample]), name=WORDS[labels[sample]], delta_t=BIN_MS,
         accuracy=accuracy, majority=majority,
     )  # fmt: skip
-    plotting.save(figure, args.out)
+    plotting.save(plotting.note(figure, "synthetic spoken digits"), args.out)
     print(f"test accuracy {tested:.1%} of {len(test)} samples, majority class {majority:.1%}; figure: {args.out}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,16 @@ def test_the_peak_of_a_pass_is_what_it_allocates(monkeypatch: pytest.MonkeyPatch
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 19.0 < float(done.stdout) < 24.0
+
+
+def test_the_floor_is_what_multiply_adds_in_registers_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from fma import fma_speed
+
+    monkeypatch.setenv("CXX", "false")
+    assert fma_speed("baseline") is None
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    monkeypatch.delenv("CXX")
+    speed = fma_speed("baseline")
+    assert speed is not None and 1e8 < speed < 1e13

@@ -9,27 +9,28 @@ import pytest
 
 NAMES = {
     "elm_neuro": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput "
-        "SpikingELM"
-        " SpikingELMState backends checkpoints last_output pretrained suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput"
+        " SpikingELM SpikingELMState backends checkpoints last_output pretrained suggest"
     ),
     "elm_neuro.nn": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer SpikeOutput"
-        " SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer"
+        " SpikeOutput SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape"
+        " parameter_groups suggest"
     ),
     "elm_neuro.functional": (
-        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV SOMA_CAP_MV"
-        " SOMA_SCALE_MV Surrogate alif_step bernoulli_spike bounded_tau branch_input branch_matrix branch_update decay"
-        " elm_step memory_gain memory_proposal memory_update proto_tau routing_index scaled_tanh spaced_tau zero_state"
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV"
+        " SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate alif_step bernoulli_spike bounded_tau branch_input"
+        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update proto_tau"
+        " routing_index scaled_tanh spaced_tau zero_state"
     ),
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
     ),
     "elm_neuro.pretrained": (
         "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
-        " with_tensors"
+        " weights_of with_tensors"
     ),
-    "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset",
+    "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset unpatch",
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
@@ -38,11 +39,11 @@ NAMES = {
         " spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
-        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding "
-        "SHDDataset Simulations SpikeRecordings SpokenDigits TimeJitter TimeWarp ToRaster UpstreamPairing "
-        "add_labels convert_neuronio fingerprint fixed_pairs open_simulations rank_speakers read_manifest "
-        "read_shd read_simulation_file sample_key simulation_files soma_target split_files split_speakers "
-        "splitmix64 unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding"
+        " SHDDataset Simulations SpikeRecordings SpokenDigits TimeJitter TimeWarp ToRaster UpstreamPairing"
+        " add_labels convert_neuronio fingerprint fixed_pairs open_simulations rank_speakers read_manifest read_shd"
+        " read_simulation_file sample_key simulation_files soma_target split_files split_speakers splitmix64"
+        " unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
     ),
     "elm_neuro.datasets.lra": (
         "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
@@ -51,30 +52,29 @@ NAMES = {
         "write_listops write_pathfinder"
     ),
     "elm_neuro.training": (
-        "ImageDataModule ListOpsDataModule NormalisedReadout PathfinderDataModule ResidualStack RetrievalDataModule "
-        "SequentialDigitsDataModule TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule "
-        "TokenLSTM TokenReport TwoTowers "
-        "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout "
-        "NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter "
-        "RecurrentLIFClassifier SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier "
-        "SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport Windows drop_input "
-        "evaluate_neuronio evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation "
-        "neuronio_loss neuronio_workings "
-        "num_parameters predict_neuronio quiet receptive_fields roc_curves seed_interval"
+        "Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout"
+        " ListOpsDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression NormalisedReadout"
+        " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
+        " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
+        " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"
+        " TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule TokenLSTM TokenReport"
+        " TwoTowers Windows drop_input evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table"
+        " flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings num_parameters"
+        " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (
-        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout PoolChannels SHD SHDAdding TimeJitter "
-        "TimeWarp ToRaster UpstreamPairing"
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout PoolChannels SHD SHDAdding TimeJitter"
+        " TimeWarp ToRaster UpstreamPairing"
     ),
     "elm_neuro.plotting": (
-        "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix "
-        "draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings "
-        "rasters save styled timescales workings"
+        "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix"
+        " draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings note"
+        " rasters save styled timescales workings"
     ),
     "elm_neuro.demo": (
-        "ADDING_SETTINGS CONTROL DemoRun DemoSettings MIXED TUNED Tuned build data_module metrics_of "
-        "quiet_trainer run_demo table_of verdict write_figures write_neuron write_report"
+        "ADDING_SETTINGS CONTROL DemoRun DemoSettings MIXED TUNED Tuned build data_module metrics_of quiet_trainer"
+        " run_demo table_of verdict write_figures write_neuron write_report"
     ),
     "elm_neuro.cli": "main recipes",
 }

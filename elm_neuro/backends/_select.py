@@ -107,7 +107,9 @@ def choose(operator: Operator[B], name: str, refusal: Callable[[B], str | None])
 def use(name: str) -> Iterator[None]:
     """Run every layer whose own `backend` is "auto" on the backend `name` inside the block.
 
-    A layer whose operator has no backend of that name runs as without the block.
+    A layer whose operator has no backend of that name runs as without the block. The choice holds for the thread and
+    the asyncio task that made it, as ``torch.no_grad`` does; a thread started inside has it where it is started with
+    ``contextvars.copy_context().run``.
 
     Raises:
         ValueError: no operator has such a backend.

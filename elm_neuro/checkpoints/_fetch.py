@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +18,8 @@ UPSTREAM_URL = (
     "https://raw.githubusercontent.com/AaronSpieler/elmneuron/52e68a6d39523ac6613a586699b116e8e606dda3/models"
 )
 MAX_BYTES = 1 << 20  # the largest published file has 278,148
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # to connect, and without a byte
+DEADLINE_S = 120.0  # of one file, however slowly its bytes come
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -45,7 +47,8 @@ def fetch_upstream(
 
     Raises:
         ValueError: there is no such checkpoint, or what came has another checksum.
-        ConnectionError: the download failed; the message says what to put where by hand.
+        ConnectionError: the download failed, or took longer than two minutes a file; the message says what to put where
+            by hand.
     """
     if name not in CONFIG_SHA256:
         raise ValueError(f"name must be one of {', '.join(CONFIG_SHA256)}, got {name!r}")
@@ -82,12 +85,15 @@ def _cache_home() -> Path:
 
 
 def _download(address: str, file: str, progress: Progress | None) -> bytes:
+    start = time.monotonic()
     with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         content = bytearray()
-        while chunk := response.read(1 << 16):
+        while chunk := response.read1(1 << 16):  # what is there, so that the clock is looked at between
             content += chunk
+            if time.monotonic() - start > DEADLINE_S:
+                raise TimeoutError(f"only {len(content)} bytes came in {DEADLINE_S:g} s")
             if len(content) > MAX_BYTES:
                 raise ValueError(f"{address} must have at most {MAX_BYTES} bytes, got more")
             if progress is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro import pretrained
+from elm_neuro.checkpoints._load import load_weights, shown
 from elm_neuro.files import json_object, listing
 from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 from elm_neuro.nn import ELM, ELMConfig
@@ -71,7 +72,7 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
     values, state = json_object(config_file), _upstream_state(weights_file)
     times = [name for name in ("tau_s", "tau_b") if name in state]
     if len(times) != 1:
-        raise ValueError(f"{weights_file} must hold tau_s (v1) or tau_b (v2), got {times or sorted(state)}")
+        raise ValueError(f"{weights_file} must hold tau_s (v1) or tau_b (v2), got {times or shown(sorted(state))}")
     time = times[0]
     try:
         config = _upstream_config(values, time)
@@ -88,7 +89,7 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
     branches, synapses = config.branches, config.num_synapse_per_branch
     kind = pretrained.kind_of("ELM" if config.num_branch is None else "BranchELM")
     try:
-        ours = pretrained.blank(kind, config, len(state)).state_dict()
+        ours = pretrained.weights_of(pretrained.blank(kind, config, len(state)))
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     names = {name: _upstream_name(name) for name in ours if name not in ("cell.tau_s", INDEX)}
@@ -100,7 +101,7 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
         expected |= {"valid_indices_mask": integers, "input_to_synapse_indices": integers}
     pretrained.check_tensors(state, expected, str(weights_file))
     if bool(state["_proto_tau_m"].isnan().any()):
-        raise ValueError(f"{weights_file}: _proto_tau_m must hold no NaN, got {state['_proto_tau_m'].tolist()}")
+        raise ValueError(f"{weights_file}: _proto_tau_m must hold no NaN, got {shown(state['_proto_tau_m'].tolist())}")
 
     tensors = {name: state[theirs] for name, theirs in names.items()}
     tensors["cell._proto_w_s"] = state["_proto_w_s"].view(branches, synapses)
@@ -122,12 +123,9 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
-        raise ValueError(
-            f"{path} must be a whole file with a plain state dict, got one that torch.load refuses with "
-            "weights_only=True"
-        ) from error
+        state = load_weights(path)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a whole file with a plain state dict: it {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
     for name, value in list(state.items()):
@@ -140,7 +138,7 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
             and value.device.type == "cpu"
         ):
             raise ValueError(
-                f"{path} must hold a plain state dict of dense tensors, got {type(value).__name__} for {name!r}"
+                f"{path} must hold a plain state dict of dense tensors, got {type(value).__name__} for {shown(name)}"
             )
     return {name: value.detach() for name, value in state.items()}
 
@@ -155,16 +153,16 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
     low, high = take("memory_tau_min", 1.0), take("memory_tau_max", 1000.0)
     for name, bound in (("memory_tau_min", low), ("memory_tau_max", high)):
         if not isinstance(bound, int | float) or isinstance(bound, bool):
-            raise ValueError(f"{name} must be a time in ms, got {bound!r}")
+            raise ValueError(f"{name} must be a time in ms, got {shown(bound)}")
     if time == "tau_b":
         high = max(low + V2_TAU_ROOM_MS, high)
     routing = take("input_to_synapse_routing", None)
     names = {None: None, "random_routing": "random", "neuronio_routing": "neuronio"}
     if not isinstance(routing, str | None) or routing not in names:
-        raise ValueError(f"input_to_synapse_routing must be one of {list(names)}, got {routing!r}")
+        raise ValueError(f"input_to_synapse_routing must be one of {list(names)}, got {shown(routing)}")
     learn_tau_m, hidden = take("learn_memory_tau", False), take("mlp_hidden_size", None)
     if not isinstance(learn_tau_m, bool):
-        raise ValueError(f"learn_memory_tau must be true or false, got {learn_tau_m!r}")
+        raise ValueError(f"learn_memory_tau must be true or false, got {shown(learn_tau_m)}")
     synapses = take("num_synapse_per_branch", 1)
     plain = routing is None and synapses == 1 and num_branch in (None, num_input)
     take(f"{time}_value", None)  # what the state dict holds counts
@@ -188,7 +186,8 @@ def _upstream_config(values: dict[str, Any], time: str) -> ELMConfig:
     )
     if theirs:
         raise ValueError(
-            f"the config must hold arguments of upstream's {config.variant} neuron only, got also {sorted(theirs)}"
+            f"the config must hold arguments of upstream's {config.variant} neuron only, got also "
+            f"{shown(sorted(theirs))}"
         )
     if routing is None and config.branches * synapses != num_input:
         raise ValueError(

@@ -62,7 +62,7 @@ def add_parsers(commands: Any) -> None:
         type=Path,
         default=Path("reports/demo"),
         metavar="DIR",
-        help="folder of the report (default: reports/demo)",
+        help="folder of the report (default: reports/demo; where one is, reports/demo-2 and so on)",
     )
     demo.add_argument(
         "--cache-dir", metavar="DIR", help="folder where the synthetic samples are kept (default: in ~/.cache)"
@@ -77,6 +77,8 @@ def add_parsers(commands: Any) -> None:
 def demo_command(options: argparse.Namespace) -> int:
     """Train, test and write the report."""
     settings = _settings(options)
+    if not options.resume:
+        options.report = _free(options.report)
     _writable(options.report)
 
     from rich.console import Console
@@ -97,7 +99,8 @@ def demo_command(options: argparse.Namespace) -> int:
         runs = run_demo(settings, options.report, console=console, resume=options.resume)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C; Lightning makes the second of the first
         folder = options.report / "checkpoints"
-        kept = f"the last whole epochs are in {folder}: run the same command with --resume to go on from there"
+        again = f"the same command with --report {options.report} --resume"
+        kept = f"the last whole epochs are in {folder}: run {again} to go on from there"
         print(
             "\nelm-neuro: interrupted; "
             + (kept if any(folder.glob("*.ckpt")) else "no epoch was whole, nothing is kept"),
@@ -140,9 +143,14 @@ def _settings(options: argparse.Namespace) -> DemoSettings:
         options.usage_error(f"--epochs must be at least 1, got {options.epochs}")
     if min(options.seeds) < 0:
         options.usage_error(f"--seeds must not be negative, got {min(options.seeds)}")
+    from elm_neuro.datasets.shd._recordings import where_shd_is
+
     for path in (train, test):
         if path and not os.path.isfile(path):
-            raise FileNotFoundError(f"{path} must be an SHD-format HDF5 file, but there is no such file")
+            place = os.path.dirname(path) or "this folder"
+            raise FileNotFoundError(
+                f"{path} must be an SHD-format HDF5 file, but there is no such file: {where_shd_is(place)}"
+            )
 
     from elm_neuro.demo import ADDING_SETTINGS, DemoSettings
 
@@ -163,7 +171,22 @@ def _shd_files(folder: Path) -> tuple[str, str]:
         train, test = place / "shd_train.h5", place / "shd_test.h5"
         if train.is_file() and test.is_file():
             return str(train), str(test)
-    raise FileNotFoundError(f"--data-dir must hold shd_train.h5 and shd_test.h5, or SHD/ with both, got {folder}")
+    from elm_neuro.datasets.shd._recordings import where_shd_is
+
+    raise FileNotFoundError(
+        f"--data-dir must hold shd_train.h5 and shd_test.h5, or SHD/ with both, got {folder}: {where_shd_is(folder)}"
+    )
+
+
+def _free(folder: Path) -> Path:
+    """`folder`, or the first of folder-2, folder-3, ... that holds no demonstration: none is written over."""
+    place, number = folder, 1
+    while (place / "checkpoints").exists() or (place / "metrics.json").exists():
+        number += 1
+        place = folder.with_name(f"{folder.name}-{number}")
+    if place != folder:
+        print(f"elm-neuro: {folder} holds a demonstration already, this one goes to {place}", file=sys.stderr)
+    return place
 
 
 def _writable(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +57,9 @@ def add_parsers(commands: Any) -> None:
     )
     evaluate.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     evaluate.add_argument("--json", type=Path, metavar="F", help="file to write the figures to")
+    evaluate.add_argument(
+        "--figures", type=Path, metavar="DIR", help="folder to draw into: ROC, workings of the neuron, its branches"
+    )
     info = commands.add_parser(
         "info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO"
     )
@@ -130,7 +134,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from elm_neuro.training import Windows, evaluate_neuronio, evaluation_remarks, evaluation_table
+    from elm_neuro.training import (
+        Windows,
+        evaluation_remarks,
+        evaluation_table,
+        predict_protocols,
+        summarise_protocols,
+    )
     from elm_neuro.training.neuronio._tables import load_network
 
     windows = Windows(options.window, options.burn_in)
@@ -139,13 +149,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     console = Console()
     with Progress(console=console, transient=True) as progress:
         tasks = {str(file): progress.add_task(file.name[-40:], total=None) for file in files}
-        outcome = evaluate_neuronio(
+        predictions = predict_protocols(
             network,
             files,
             windows=windows,
-            num_draws=options.draws,
             progress=lambda file, done, total: progress.update(tasks[file], completed=done, total=total),
         )
+    outcome = summarise_protocols(predictions, num_draws=options.draws)
     outcome["model"] = str(options.model)
     if options.json is not None:
         from elm_neuro.files import write_whole
@@ -154,6 +164,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     console.print(evaluation_table(outcome))
     for line in evaluation_remarks(outcome):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if options.figures is not None:
+        from elm_neuro import plotting
+        from elm_neuro.training import evaluation_figures
+
+        options.figures.mkdir(parents=True, exist_ok=True)
+        figures = evaluation_figures(network, {Path(options.model).name: predictions}, files[0])
+        for name, figure in figures.items():
+            plotting.save(figure, options.figures / name)
+        without = "" if "roc" in figures else "; no ROC, which needs spikes and steps without one"
+        print(f"{', '.join(figures) or 'nothing'} (.png, .pdf) in {options.figures}{without}")
     return 0
 
 
@@ -169,10 +189,13 @@ def info_command(options: argparse.Namespace) -> int:
     """Print parameters and FLOPs."""
     from rich.console import Console
 
-    from elm_neuro.training.neuronio._tables import info_table, load_network, paper_networks
+    from elm_neuro.training.neuronio._tables import INFO_REMARK, info_table, load_network, paper_networks
 
     networks = (
         {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
     )
-    Console().print(info_table(networks))
+    console = Console(width=None if sys.stdout.isatty() else 120)  # in a pipe the table is not folded
+    console.print(info_table(networks))
+    if not options.models:
+        console.print(INFO_REMARK, highlight=False, markup=False)
     return 0

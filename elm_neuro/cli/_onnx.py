@@ -54,6 +54,9 @@ def add_parsers(commands: Any) -> None:
         "--time-first", action="store_true", help="sequences are (time, batch, input), not (batch, time, input)"
     )
     export.add_argument(
+        "--lengths", action="store_true", help="a further input: the steps of each sample, whose state stops there"
+    )
+    export.add_argument(
         "--runtime",
         action="store_true",
         help="put onnx_neuron.py beside the model: it runs it with NumPy and onnxruntime alone",
@@ -121,6 +124,7 @@ def export_command(options: argparse.Namespace) -> int:
         batch_first=not options.time_first,
         batch_size=options.batch_size,
         head=options.head,
+        lengths=options.lengths,
         source=options.checkpoint if os.path.exists(options.checkpoint) else None,
         runtime=options.runtime,
         verify=options.verify,

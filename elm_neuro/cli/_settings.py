@@ -54,18 +54,18 @@ def read_checkpoint(path: Path, name: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no file, is damaged, or holds more than weights and settings.
     """
-    import torch
+    from elm_neuro.checkpoints._load import load_weights
 
     if not path.is_file():
         raise ValueError(f"{name} must be a checkpoint on this machine, got {path}, which is no file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict):
-            raise TypeError(type(checkpoint).__name__)
-    except Exception as error:  # a damaged pickle can fail in any way; weights_only runs nothing of it
+        checkpoint = load_weights(path)
+    except ValueError as error:
         raise ValueError(
-            f"{name} must be a whole checkpoint of weights and settings, got {path}, which torch.load refuses"
+            f"{name} must be a whole checkpoint of weights and settings, got {path}, which {error}"
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{name} must be a whole checkpoint, got {path}, which holds a {type(checkpoint).__name__}")
     return checkpoint
 
 
@@ -75,6 +75,8 @@ def settings_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any] | None
     Raises:
         ValueError: they are damaged.
     """
+    from elm_neuro.checkpoints._load import shown
+
     text = checkpoint.get(KEY)
     if text is None:
         return None
@@ -83,7 +85,7 @@ def settings_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any] | None
         if not isinstance(settings["model"], dict):
             raise TypeError("no model")
     except (TypeError, ValueError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} must hold the settings of its model as JSON, got {text!r:.60}") from error
+        raise ValueError(f"{path} must hold the settings of its model as JSON, got {shown(text)}") from error
     return dict(settings)
 
 

@@ -2,20 +2,10 @@
 ``train``.
 """
 
+from elm_neuro.demo._networks import build, data_module
 from elm_neuro.demo._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
-from elm_neuro.demo._run import (
-    ADDING_SETTINGS,
-    CONTROL,
-    MIXED,
-    TUNED,
-    DemoRun,
-    DemoSettings,
-    Tuned,
-    build,
-    data_module,
-    quiet_trainer,
-    run_demo,
-)
+from elm_neuro.demo._run import DemoRun, quiet_trainer, run_demo
+from elm_neuro.demo._settings import ADDING_SETTINGS, CONTROL, MIXED, TUNED, DemoSettings, Tuned
 
 __all__ = [
     "ADDING_SETTINGS",

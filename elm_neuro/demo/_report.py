@@ -17,12 +17,13 @@ from rich.table import Table
 
 from elm_neuro import __version__, plotting
 from elm_neuro.checkpoints import save_pretrained
-from elm_neuro.demo._run import CONTROL, MIXED, DemoRun, DemoSettings, build, elm_neuron, mixed_network
+from elm_neuro.demo._networks import build, elm_neuron, mixed_network
+from elm_neuro.demo._run import DemoRun
+from elm_neuro.demo._settings import CONTROL, MIXED, DemoSettings
 from elm_neuro.files import write_whole
 from elm_neuro.training import num_parameters, seed_interval
 
 GROUPS = {"accuracy": "all speakers", "accuracy_seen": "seen speakers", "accuracy_unseen": "unseen speakers"}
-WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
 LIBRARIES = ("torch", "numpy", "lightning", "torchmetrics", "h5py", "matplotlib", "onnx", "onnxruntime")
 SHOWN = 4  # samples in the rasters
 
@@ -113,7 +114,7 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
         spikes, _ = network.hidden(frames)
         answers = network(frames).argmax(1)
         traces = neuron.traces(spikes[:1])
-    words = [str(i) for i in range(settings.num_classes)] if settings.task == "adding" else WORDS
+    words = run.data.class_names
     titles = [
         f"“{words[label]}”\nheard as “{words[answer]}”"
         for label, answer in zip(labels.tolist(), answers.tolist(), strict=True)
@@ -121,13 +122,24 @@ def write_figures(runs: Sequence[DemoRun], settings: DemoSettings, report: Path)
     untrained = elm_neuron(build(MIXED, settings, num_channels=run.data.num_channels, seed=run.seed))
     delta_t, tau_m, before = settings.tuned[MIXED].bin_ms, neuron.tau_m, untrained.tau_m
     histories = {name: [run.history for run in runs if run.name == name] for name in (MIXED, CONTROL)}
-    plotting.save(plotting.rasters(list(frames), list(spikes), delta_t=delta_t, titles=titles), report / "rasters")
-    figure = plotting.workings(spikes[0], traces, tau_m=tau_m, delta_t=delta_t, answer=int(labels[0]), names=words)
-    plotting.save(figure, report / "neuron")
-    plotting.save(plotting.timescales(before, tau_m, bounds=settings.tau_m[1]), report / "timescales")
+    figures = {
+        "rasters": plotting.rasters(list(frames), list(spikes), delta_t=delta_t, titles=titles),
+        "neuron": plotting.workings(
+            spikes[0],
+            traces,
+            tau_m=tau_m,
+            delta_t=delta_t,
+            answer=int(labels[0]),
+            names=words,
+            source="the LIF layer, which the ELM neuron reads",
+        ),
+        "timescales": plotting.timescales(before, tau_m, bounds=settings.tau_m[1]),
+        "learning_curve": plotting.learning_curves(histories, majority=runs[0].test["majority"]),
+    }
     if run.module.confusion is not None:
-        plotting.save(plotting.confusion_matrix(run.module.confusion, names=words), report / "confusion")
-    plotting.save(plotting.learning_curves(histories, majority=runs[0].test["majority"]), report / "learning_curve")
+        figures["confusion"] = plotting.confusion_matrix(run.module.confusion, names=words, title=MIXED)
+    for name, figure in figures.items():
+        plotting.save(plotting.note(figure, settings.data_name), report / name)
 
 
 def write_neuron(runs: Sequence[DemoRun], report: Path) -> Path:
@@ -180,12 +192,16 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             f"paper's. The most frequent sum alone scores {100 * metrics['majority']:.1f} %."
         )
     logits = "logits at the last step" if settings["task"] == "adding" else "logits averaged over time"
+    pictures = {
+        "rasters": "Spikes of test samples, and of the LIF layer that reads them",
+        "neuron": "One test sample on its way through the ELM neuron",
+        "timescales": "Memory time constants of the ELM neuron before and after training",
+        "confusion": f"Which class {MIXED} takes for which, in the test set",
+        "learning_curve": "Accuracy and loss over the epochs",
+    }
+    of = f"seed {settings['seeds'][0]}, {data['name']}"
+    shown = [f"![{words}]({name}.png)\n\n{words} ({of}; [PDF]({name}.pdf)).\n" for name, words in pictures.items()]
     files = [
-        "rasters (.png, .pdf): spikes of test samples and of the LIF layer that reads them",
-        "neuron: one sample on its way through the ELM neuron",
-        "timescales: its memory time constants before and after training",
-        "confusion: which class is taken for which, in the test set",
-        "learning_curve: accuracy and loss over the epochs",
         "metrics.json: every figure, the settings, the versions",
         "checkpoints/: both networks, as Lightning resumes them; elm/: the ELM neuron, for "
         "`elm_neuro.checkpoints.from_pretrained`",
@@ -222,6 +238,9 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             "validation split. "
             f"The last epoch's weights are tested. {metrics['seconds']:.0f} s in all{memory}.",
             "",
+            "## Figures",
+            "",
+            *shown,
             "## Files",
             "",
             *(f"- {line}" for line in files),

@@ -13,7 +13,7 @@ from elm_neuro.functional._elm import (
 )
 from elm_neuro.functional._neuronio import SOMA_BIAS_MV, SOMA_CAP_MV, SOMA_SCALE_MV
 from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
-from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Surrogate, bernoulli_spike
+from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, bernoulli_spike
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ELMState",
     "FastSigmoid",
     "MultiGaussian",
+    "Sigmoid",
     "Surrogate",
     "alif_step",
     "bernoulli_spike",

@@ -6,7 +6,8 @@ weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -98,20 +99,31 @@ def branch_update(b: Tensor, x: Tensor, params: ELMParameters) -> Tensor:
     return params.kappa_b * b + branch_input(x, params.w_s, params.routing)
 
 
-def memory_proposal(b: Tensor, m: Tensor, params: ELMParameters) -> Tensor:
+def memory_proposal(
+    b: Tensor, m: Tensor, params: ELMParameters, layers: Sequence[Callable[[Tensor], Tensor]] | None = None
+) -> Tensor:
     r"""Proposed memory of one time step, from the new branch traces and the old memory.
 
     .. math:: d_t = 1.7159 \tanh(\tfrac23 \text{MLP}([b_t, \kappa_m \odot m_{t-1}]))
 
     Source: equation 3 of arXiv:2306.16922 with the scaled tanh of the authors' code.
+
+    Args:
+        b: branch traces after the step, (batch, num_branch).
+        m: memory before it, (batch, num_memory).
+        params: the neuron's parameters.
+        layers: called in place of the linear maps of the MLP in `params`.
     """
+    if layers is None:
+        pairs = zip(params.mlp_weight, params.mlp_bias, strict=True)
+        layers = [partial(linear, weight=weight, bias=bias) for weight, bias in pairs]
     if params.branch_activation is not None:
         b = BRANCH_ACTIVATIONS[params.branch_activation](b)
     hidden = torch.cat([b, params.kappa_m * m], dim=-1)
     activation = ACTIVATIONS[params.activation]
-    for weight, bias in zip(params.mlp_weight[:-1], params.mlp_bias[:-1], strict=True):
-        hidden = activation(linear(hidden, weight, bias))
-    return scaled_tanh(linear(hidden, params.mlp_weight[-1], params.mlp_bias[-1]))
+    for layer in layers[:-1]:
+        hidden = activation(layer(hidden))
+    return scaled_tanh(layers[-1](hidden))
 
 
 def memory_update(m: Tensor, delta_m: Tensor, kappa_m: Tensor, gain: Tensor) -> Tensor:
@@ -142,7 +154,12 @@ def memory_update(m: Tensor, delta_m: Tensor, kappa_m: Tensor, gain: Tensor) -> 
     return kappa_m * m + gain * delta_m
 
 
-def elm_step(x: Tensor, state: ELMState, params: ELMParameters) -> tuple[Tensor, ELMState]:
+def elm_step(
+    x: Tensor,
+    state: ELMState,
+    params: ELMParameters,
+    layers: Sequence[Callable[[Tensor], Tensor]] | None = None,
+) -> tuple[Tensor, ELMState]:
     r"""One time step of the ELM neuron: branch traces, memory, output :math:`y_t = W_y m_t + b_y`.
 
     Args:
@@ -150,6 +167,7 @@ def elm_step(x: Tensor, state: ELMState, params: ELMParameters) -> tuple[Tensor,
             by all neurons.
         state: before the step.
         params: the neuron's parameters.
+        layers: called in place of the linear maps in `params`: those of the MLP and, last, the readout.
 
     Returns:
         Output (batch, output_size), and the state after the step.
@@ -157,5 +175,6 @@ def elm_step(x: Tensor, state: ELMState, params: ELMParameters) -> tuple[Tensor,
     if params.kappa_m.ndim == 2 and x.ndim == 2:
         x = x.unsqueeze(1).expand(-1, params.kappa_m.shape[0], -1)
     b = branch_update(state.b, x, params)
-    m = memory_update(state.m, memory_proposal(b, state.m, params), params.kappa_m, params.gain)
-    return linear(m, params.w_y, params.b_y), ELMState(b, m)
+    proposed = memory_proposal(b, state.m, params, None if layers is None else layers[:-1])
+    m = memory_update(state.m, proposed, params.kappa_m, params.gain)
+    return linear(m, params.w_y, params.b_y) if layers is None else layers[-1](m), ELMState(b, m)

@@ -96,12 +96,27 @@ def bernoulli_spike(logit: Tensor, generator: torch.Generator | None = None) -> 
         logit: any shape.
         generator: source of the random numbers; torch's global one by default.
 
+    Raises:
+        RuntimeError: `generator` is asked for spikes during a backward pass, which are to be those of the forward pass.
+
     >>> bernoulli_spike(torch.tensor([-100.0, 100.0]))
     tensor([0., 1.])
     """
+    if generator is not None and torch._C._current_autograd_node() is not None:
+        raise RuntimeError(
+            "a generator of its own cannot draw the same spikes again, as torch.utils.checkpoint asks in the backward "
+            "pass: draw from torch's global generator (generator=None), whose state it restores"
+        )
+    if _recorded_without_gradient():
+        return torch.bernoulli(torch.sigmoid(logit), generator=generator)
     draw = _TransformedBernoulli if transformed() else _Bernoulli
     spikes: Tensor = draw.apply(logit, generator)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
     return spikes
+
+
+def _recorded_without_gradient() -> bool:
+    """Whether ``torch.jit.trace`` records for use alone: it saves no functions with a gradient of their own."""
+    return torch._C._get_tracing_state() is not None and not torch.is_grad_enabled()
 
 
 class _SurrogateStep:
@@ -110,6 +125,8 @@ class _SurrogateStep:
     """
 
     def __call__(self, distance: Tensor) -> Tensor:
+        if _recorded_without_gradient():
+            return (distance > 0).to(distance.dtype)
         step = _TransformedStep if transformed() else _Step
         spikes: Tensor = step.apply(distance, self.slope)  # type: ignore[no-untyped-call]
         return spikes
@@ -180,7 +197,18 @@ class MultiGaussian(_SurrogateStep):
         return self.gamma * (centre - self.h * sides)
 
 
-SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian)}
+@dataclass(frozen=True)
+class Sigmoid(_SurrogateStep):
+    r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
+
+    scale: float = 25.0
+
+    def slope(self, distance: Tensor) -> Tensor:
+        sigmoid = torch.sigmoid(self.scale * distance)
+        return self.scale * (sigmoid * (1.0 - sigmoid))
+
+
+SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid)}
 
 
 def surrogate_to_dict(surrogate: Surrogate) -> dict[str, Any]:

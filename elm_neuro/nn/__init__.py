@@ -1,15 +1,21 @@
 """Shells that own parameters: cells and layers of neurons."""
 
-from elm_neuro.functional import ALIFState, ELMState
+from typing import Any
+
+import torch
+
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ALIFState, ATan, Boxcar, ELMState, FastSigmoid, MultiGaussian
 from elm_neuro.nn._alif import ALIF, LIF, ALIFCell
 from elm_neuro.nn._alif_config import ALIFConfig
 from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._config import ELMConfig, suggest
+from elm_neuro.nn._decay import parameter_groups
 from elm_neuro.nn._elm import ELM, BranchELM, ELMTraces
 from elm_neuro.nn._layer import Layer, check_layer, is_layer, output_shape
 from elm_neuro.nn._lengths import last_output
 from elm_neuro.nn._spike_output import SpikeOutput
-from elm_neuro.nn._spiking import SpikingELM, SpikingELMConfig, SpikingELMState
+from elm_neuro.nn._spiking import SpikingELM, SpikingELMConfig, SpikingELMState, restored
 
 __all__ = [
     "ALIF",
@@ -32,5 +38,11 @@ __all__ = [
     "is_layer",
     "last_output",
     "output_shape",
+    "parameter_groups",
     "suggest",
 ]
+
+# what torch.load(weights_only=True) may make: plain data, checked where it is made
+_DATA: list[Any] = [ALIFConfig, ALIFState, ELMConfig, ELMState, ELMTraces, SpikeEvents, SpikingELMConfig]
+_DATA += [SpikingELMState, ATan, Boxcar, FastSigmoid, MultiGaussian, restored]
+torch.serialization.add_safe_globals(_DATA)

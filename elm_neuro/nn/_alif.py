@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro import backends, pretrained
+from elm_neuro.backends._select import choose
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._alif_config import (
@@ -22,13 +23,16 @@ from elm_neuro.nn._alif_config import (
     LIFOptions,
 )
 from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state, may_look
+from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
 from elm_neuro.nn._lengths import step_where_valid
+from elm_neuro.nn._meaning import Meaning
+from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 
 
 @pretrained.register
-class ALIFCell(pretrained.Saved, nn.Module):
+class ALIFCell(pretrained.Saved, Meaning, nn.Module):
     r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains
     the arguments.
 
@@ -44,6 +48,7 @@ class ALIFCell(pretrained.Saved, nn.Module):
     config_type = ALIFConfig
     emits_spikes = True
     is_cell = True  # forward takes one step
+    without_decay = ("beta", "p", "b")  # parameters that weight decay would turn into others
 
     @spelled_out(ALIFCellOptions, ALIFConfig)
     def __init__(
@@ -114,17 +119,44 @@ class ALIFCell(pretrained.Saved, nn.Module):
         """Whether the fed-back spikes pass no gradient."""
         return self._config.detach_recurrent
 
+    def meaning(self) -> dict[str, Any]:
+        """What the numbers of the state dict are of."""
+        return {"delta_t": self._config.delta_t, "latency_steps": self._config.latency_steps}
+
     def effective_parameters(self) -> ALIFParameters:
-        """Decays and strength of the adaptation in their ranges. Differentiable."""
-        config = self._config
-        beta = self.beta.clamp(*BETA_RANGE)
-        b = None if self.b is None else self.b.abs().clamp(*B_RANGE)
-        p = beta if self.p is None else self.p.abs().clamp(*P_RANGE)
-        return ALIFParameters(beta, p, b, self.w_rec, self.surrogate, config.detach_reset, config.detach_recurrent)
+        """Decays and strength of the adaptation in their ranges, not narrower than float32. Differentiable. Pruning and
+        old norms of ``torch.nn.utils`` are brought up to date.
+
+        Raises:
+            RuntimeError: the cell does more than its parameters say: it is another's, or has hooks.
+        """
+        if (reason := self.reason_to_call()) is not None:
+            raise RuntimeError(f"the neurons are not their parameters alone: {reason}; call them")
+        return self.parameters_as_they_are()
+
+    def reason_to_call(self) -> str | None:
+        """Why only a call of this cell does what it is meant to do; None where its parameters say all."""
+        reason = None if is_untouched(self, ALIFCell) else reason_to_call(self, ALIFCell.forward)
+        return None if reason is None else f"cell: {reason}"
+
+    def parameters_as_they_are(self) -> ALIFParameters:
+        """:meth:`effective_parameters` after :meth:`reason_to_call`."""
+        config, b, p, w_rec = self._config, self.b, self.p, self.w_rec
+        beta = wide(self.beta).clamp(*BETA_RANGE)
+        return ALIFParameters(
+            beta,
+            beta if p is None else wide(p).abs().clamp(*P_RANGE),
+            None if b is None else wide(b).abs().clamp(*B_RANGE),
+            None if w_rec is None else wide(w_rec),
+            self.surrogate,
+            config.detach_reset,
+            config.detach_recurrent,
+        )
 
     def initial_state(self, batch: int) -> ALIFState:
-        """Zeros, in the parameters' dtype and on their device."""
-        return ALIFState(*(self.bias.new_zeros(shape) for shape in self.state_shapes(batch)))
+        """Zeros, in the parameters' dtype but not narrower than float32, on their device."""
+        like = self.bias
+        return ALIFState(*(like.new_zeros(shape, dtype=state_dtype(like)) for shape in self.state_shapes(batch)))
 
     def check_state(self, state: ALIFState, batch: int) -> ALIFState:
         """`state` where it fits this layer and a batch of `batch`.
@@ -151,11 +183,14 @@ class ALIFCell(pretrained.Saved, nn.Module):
         check_step(x, self._config.input_size, self.bias)
         batch = x.shape[0]
         before = self.initial_state(batch) if state is None else self.check_state(state, batch)
-        current = nn.functional.linear(x, self.weight, self.bias).to(self.bias.dtype)
-        spikes, after = alif_step(current, before, self.effective_parameters())
-        if lengths is None:
-            return spikes, after
-        return step_where_valid(spikes, after, before, checked_lengths(lengths, batch, 1, x.device))
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, 1, x.device)
+            x = torch.where(lengths.unsqueeze(-1) > 0, x, 0.0)
+        like = self.bias
+        current = nn.functional.linear(wide(x), wide(self.weight), wide(like)).to(state_dtype(like))
+        spikes, after = alif_step(current, before, self.parameters_as_they_are())
+        spikes = as_stored(spikes, like)
+        return (spikes, after) if lengths is None else step_where_valid(spikes, after, before, lengths)
 
     def extra_repr(self) -> str:
         config = self._config
@@ -251,18 +286,45 @@ class ALIF(pretrained.Saved, nn.Module):
         self, x: Tensor | SpikeEvents, state: ALIFState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ALIFState]:
         cell = self.cell
-        check_sequence(x, cell.input_size, cell.bias)
+        like = cell.bias
+        check_sequence(x, cell.input_size, like)
         batch, num_steps = x.shape[:2]
-        state = cell.initial_state(batch) if state is None else cell.check_state(state, batch)
+        before = None if state is None else cell.check_state(state, batch)
         if lengths is not None:
-            lengths = checked_lengths(lengths, batch, num_steps, cell.bias.device)
+            lengths = checked_lengths(lengths, batch, num_steps, like.device)
+        reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
+        if reason is not None:
+            return self._by_calls(x, before, lengths, reason)
         spikes, after = backends.alif.scan(
-            x, cell.weight, cell.bias, cell.effective_parameters(), state, lengths=lengths, backend=self.backend
+            wide(x) if isinstance(x, Tensor) else x,
+            wide(cell.weight),
+            wide(cell.bias),
+            cell.parameters_as_they_are(),
+            cell.initial_state(batch) if before is None else before,
+            lengths=lengths,
+            backend=self.backend,
         )
         # a NaN never crosses the threshold, but the membrane keeps it
         if may_look(after.v) and bool(torch.isnan(after.v.detach().sum())):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
-        return spikes, after
+        return as_stored(spikes, like), after
+
+    @backends.untraced
+    def _by_calls(
+        self, x: Tensor | SpikeEvents, before: ALIFState | None, lengths: Tensor | None, reason: str
+    ) -> tuple[Tensor, ALIFState]:
+        """The layer as the loop over its cell that it stands for."""
+        choose(
+            backends.alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
+        )
+        frames = x.to_dense(self.cell.bias.dtype) if isinstance(x, SpikeEvents) else x
+        outputs, after = [], before  # None: the cell makes its own, once its hooks have gathered what may be in shards
+        for step, x_t in enumerate(frames.unbind(1)):
+            spikes, after = self.cell(x_t, after, None if lengths is None else (step < lengths).long())
+            outputs.append(spikes)
+        if not outputs or after is None:
+            return frames.new_zeros(x.shape[0], 0, self.output_size), before or self.cell.initial_state(x.shape[0])
+        return torch.stack(outputs, dim=1), after
 
 
 @pretrained.register

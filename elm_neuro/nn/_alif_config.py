@@ -70,6 +70,11 @@ class ALIFConfig:
         """Whole steps in which a neuron takes no input after a spike."""
         return math.floor(self.latency / self.delta_t + 1e-9)
 
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        """From a pickle, which may be a stranger's: checked as when it is made."""
+        vars(self).update(values)
+        self.__post_init__()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, as JSON holds them.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,22 @@ from elm_neuro import pretrained
 from elm_neuro.backends import untraced
 from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
+from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
+from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._lengths import step_where_valid
+from elm_neuro.nn._meaning import Meaning
+from elm_neuro.nn._narrow import as_stored, state_dtype, wide
+from elm_neuro.nn._routing import Routed
+from elm_neuro.nn._saved import check_tau_s
 
 
 @pretrained.register
-class ELMCell(pretrained.Saved, nn.Module):
+class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
     r"""One time step of an ELM neuron, ``y_t, state = cell(x_t, state)``.
 
     Args:
@@ -48,6 +54,8 @@ class ELMCell(pretrained.Saved, nn.Module):
     state_type = ELMState
     config_type = ELMConfig
     is_cell = True  # forward takes one step
+    without_decay = ("_proto_w_s", "_proto_tau_m")  # parameters that weight decay would turn into others
+    may_be_infinite = ("_proto_tau_m",)  # of published neurons: a time constant at its bound
 
     @spelled_out(ELMCellOptions, ELMConfig)
     @untraced  # compiled code may make a neuron, but torch.compile cannot draw from a generator
@@ -98,8 +106,7 @@ class ELMCell(pretrained.Saved, nn.Module):
                 for _ in range(draws)
             ]
             index = torch.stack(drawn) if draws > 1 else drawn[0]
-        self.input_to_synapse_indices: Tensor | None
-        self.register_buffer("input_to_synapse_indices", index)
+        self.hold_routing(index)
         weight = torch.full(self._neurons(*shape), float(config.w_s_init))
         self._proto_w_s: Tensor
         self._hold("_proto_w_s", weight, learn=config.learn_w_s)
@@ -128,6 +135,7 @@ class ELMCell(pretrained.Saved, nn.Module):
         Raises:
             ValueError: the index is missing, is there without branches, or does not fit.
         """
+        check_tau_s(tensors.get("tau_s"), self.config.tau_s)
         config, index = self.config, tensors.get("input_to_synapse_indices")
         if (index is None) != (config.num_branch is None):
             rule = "must be there where num_branch is given and only there"
@@ -135,6 +143,30 @@ class ELMCell(pretrained.Saved, nn.Module):
         if index is not None:
             shape = (config.branches, config.num_synapse_per_branch)
             self.input_to_synapse_indices = check_routing_index(index, config.input_size, shape, config.num_neuron)
+
+    def meaning(self) -> dict[str, Any]:
+        """What the numbers of the state dict are of."""
+        config = self.config
+        return {
+            "variant": config.variant,
+            "delta_t": config.delta_t,
+            "lambda_": config.lambda_,
+            "tau_m_bounds": config.bounds,
+            "activation": config.activation,
+            "branch_activation": config.branch_activation,
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As :class:`Meaning`; a RuntimeError also for an index that points outside of the inputs."""
+        index = state_dict.get(f"{prefix}input_to_synapse_indices")
+        config, kept = self.config, self.input_to_synapse_indices
+        if isinstance(index, Tensor) and kept is not None and index.shape == kept.shape and not index.is_meta:
+            try:
+                shape = (config.branches, config.num_synapse_per_branch)
+                check_routing_index(index, config.input_size, shape, config.num_neuron)
+            except ValueError as error:
+                raise RuntimeError(f"{prefix}input_to_synapse_indices: {error}") from error
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _neurons(self, *shape: int) -> tuple[int, ...]:
         return shape if self.config.num_neuron is None else (self.config.num_neuron, *shape)
@@ -156,19 +188,64 @@ class ELMCell(pretrained.Saved, nn.Module):
         return bounded_tau(self._proto_tau_m, self.config.bounds)
 
     def effective_parameters(self) -> ELMParameters:
-        """What one step works with: weights rectified, time constants as decay factors. Differentiable."""
+        """What one step works with: weights rectified, time constants as decay factors, nothing narrower than float32.
+        Differentiable. Pruning and old norms of ``torch.nn.utils`` are brought up to date.
+
+        Raises:
+            RuntimeError: a module inside does more than its weights say: it is another's, or has hooks.
+        """
+        if (reason := self.reason_to_call()) is not None:
+            raise RuntimeError(f"the neuron is not its parameters alone: {reason}; call it")
+        return self.parameters_as_they_are()
+
+    def parameters_as_they_are(self, *, layers: bool = True) -> ELMParameters:
+        """:meth:`effective_parameters` after :meth:`reason_to_call`; without those of the linear `layers` for a step
+        that calls them.
+        """
         config = self.config
         timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
+        proto_w_s, proto_tau_m, tau_s = wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s)
+        own = [layer for _, layer in self._linear_layers()] if layers else []
+        weights = tuple(wide(tensor_of(layer, "weight")) for layer in own) or (tau_s,)
+        biases = tuple(wide(tensor_of(layer, "bias")) for layer in own) or (tau_s,)
+        computed = effective(proto_w_s, proto_tau_m, tau_s, timescales)
         return ELMParameters(
-            **effective(self._proto_w_s, self._proto_tau_m, self.tau_s, timescales)._asdict(),
-            routing=self.input_to_synapse_indices,
-            mlp_weight=tuple(layer.weight for layer in self.mlp),  # type: ignore[misc]  # ModuleList forgets its element type
-            mlp_bias=tuple(layer.bias for layer in self.mlp),  # type: ignore[misc]
-            w_y=self.w_y.weight,
-            b_y=self.w_y.bias,
+            w_s=computed.w_s,
+            kappa_m=computed.kappa_m,
+            gain=computed.gain,
+            kappa_b=computed.kappa_b,
+            routing=self.settled_routing(),
+            mlp_weight=weights[:-1],
+            mlp_bias=biases[:-1],
+            w_y=weights[-1],
+            b_y=biases[-1],
             activation=config.activation,
             branch_activation=config.branch_activation,
         )
+
+    def reason_to_call(self) -> str | None:
+        """Why only a call of this cell does what it is meant to do; None where its parameters say all."""
+        reason = None if is_untouched(self, ELMCell) else reason_to_call(self, ELMCell.forward)
+        return self._reason_to_call_inside() if reason is None else f"cell: {reason}"
+
+    def _linear_layers(self) -> list[tuple[str, Any]]:
+        """Names and modules of the MLP, and last of the readout."""
+        own = self._modules
+        inside: Any = own["mlp"]
+        return [*((f"mlp.{name}", layer) for name, layer in inside._modules.items()), ("w_y", own["w_y"])]
+
+    def _reason_to_call_inside(self) -> str | None:
+        """Why a step must call the modules inside; None where their weights say all."""
+        layer: Any
+        for name, layer in self._linear_layers():
+            if is_untouched(layer, Affine):
+                continue
+            reason = reason_to_call(layer, Affine.forward, nn.Linear.forward)
+            if reason is None and layer.bias is None:
+                reason = "it has no bias"
+            if reason is not None:
+                return f"{name}: {reason}"
+        return None
 
     @property
     def input_size(self) -> int:
@@ -190,9 +267,9 @@ class ELMCell(pretrained.Saved, nn.Module):
         return self.config.delta_t
 
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
-        """Zeros, in the parameters' dtype, on their device by default."""
+        """Zeros, in the parameters' dtype but not narrower than float32, on their device by default."""
         like = self._proto_tau_m if device is None else self._proto_tau_m.to(device)
-        return ELMState(*(like.new_zeros(shape) for shape in self.state_shapes(batch)))
+        return ELMState(*(like.new_zeros(shape, dtype=state_dtype(like)) for shape in self.state_shapes(batch)))
 
     def check_state(self, state: ELMState, batch: int) -> ELMState:
         """`state` where it fits this neuron and a batch of `batch`.
@@ -215,24 +292,35 @@ class ELMCell(pretrained.Saved, nn.Module):
     def forward(
         self, x: Tensor, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        config = self.config
-        check_step(x, config.input_size, self._proto_tau_m, num_neuron=config.num_neuron)
+        config, like = self.config, self._proto_tau_m
+        check_step(x, config.input_size, like, num_neuron=config.num_neuron)
         batch = x.shape[0]
         before = self.initial_state(batch) if state is None else self.check_state(state, batch)
-        y, after = elm_step(x, before, self.effective_parameters())
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, 1, x.device)
+            x = torch.where((lengths > 0).view(-1, *[1] * (x.ndim - 1)), x, 0.0)
+        if self._reason_to_call_inside() is None:
+            y, after = elm_step(wide(x), before, self.parameters_as_they_are())
+        else:
+            layers = [_called(layer, like) for _, layer in self._linear_layers()]
+            y, after = elm_step(wide(x), before, self.parameters_as_they_are(layers=False), layers)
+        y = as_stored(y, like)
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
-        if lengths is None:
-            return y, after
-        return step_where_valid(y, after, before, checked_lengths(lengths, batch, 1, x.device))
+        return (y, after) if lengths is None else step_where_valid(y, after, before, lengths)
 
     def extra_repr(self) -> str:
         return describe(self.config)
 
 
+def _called(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear layer by its call, in the dtype of the parameter `like`."""
+    return lambda x: wide(layer(as_stored(x, like)))
+
+
 class Affine(nn.Module):
     """Weight and bias of a linear map, with a leading neuron axis in a population; initialised as
-    :class:`torch.nn.Linear`.
+    :class:`torch.nn.Linear`. It is called only where someone hangs on it: a pass reads its weights.
     """
 
     def __init__(self, in_size: int, out_size: int, num_neuron: int | None, generator: torch.Generator | None) -> None:
@@ -243,6 +331,9 @@ class Affine(nn.Module):
             torch.empty(*neurons, out_size, in_size).uniform_(-bound, bound, generator=generator)
         )
         self.bias = nn.Parameter(torch.empty(*neurons, out_size).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, (*self.weight.shape[:-2], self.weight.shape[-1], self.weight.shape[-2])))

@@ -8,28 +8,32 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional._transforms import transformed
+from elm_neuro.nn._narrow import state_dtype
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
-def check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Refuse a tensor of another dtype or device than the parameter `like`."""
+def check_tensor(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor of another device or dtype than the parameter `like`, or than `dtype` where it is given."""
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device} like the parameters, got {tensor.device}")
-    if tensor.dtype != like.dtype and not (
+    if tensor.dtype != (dtype or like.dtype) and not (
         tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
     ):
-        raise TypeError(f"{name} must have dtype {like.dtype} like the parameters, got {tensor.dtype}")
+        rule = f"{like.dtype} like the parameters" if dtype in (None, like.dtype) else f"{dtype}"
+        raise TypeError(f"{name} must have dtype {rule}, got {tensor.dtype}")
 
 
 def may_look(tensor: Tensor) -> bool:
     """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
-    compiled code and the transforms of torch.func.
+    compiled code, tracers, the transforms of torch.func and tensors that stand for others.
     """
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
+        return False
+    return only_operators(()) is None
 
 
 def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:
@@ -86,7 +90,7 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
         ValueError: a tensor has the wrong shape or device.
     """
     if type(state) is kind:  # what comes back from a call, step after step
-        dtype, device = like.dtype, like.device
+        dtype, device = state_dtype(like), like.device
         for part, shape in zip(state, shapes, strict=True):
             if not isinstance(part, Tensor) or part.shape != shape or part.dtype is not dtype or part.device != device:
                 break
@@ -113,7 +117,7 @@ def check_part(name: str, part: Tensor, shape: tuple[int, ...], like: Tensor) ->
     """Refuse one tensor of a state that has the wrong shape, dtype or device."""
     if part.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-    check_tensor(name, part, like)
+    check_tensor(name, part, like, state_dtype(like))
 
 
 def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.device) -> Tensor:

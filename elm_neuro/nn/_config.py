@@ -195,6 +195,11 @@ class ELMConfig:
         low, high = self.tau_m_init
         return (low / 10, 10 * high) if self.learn_tau_m else (low, high)
 
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        """From a pickle, which may be a stranger's: checked as when it is made."""
+        vars(self).update(values)
+        self.__post_init__()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as JSON holds them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

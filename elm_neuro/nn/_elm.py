@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro import backends, pretrained
+from elm_neuro.backends._select import choose
 from elm_neuro.backends.elm import check_sparse_input
+from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
@@ -18,6 +20,7 @@ from elm_neuro.nn._checks import check_sequence, checked_lengths, may_look
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._narrow import as_stored, wide
 
 
 class ELMTraces(NamedTuple):
@@ -182,7 +185,7 @@ class ELM(pretrained.Saved, nn.Module):
         return self.cell.w_s
 
     def initial_state(self, batch: int) -> ELMState:
-        """Zeros, in the parameters' dtype and on their device."""
+        """Zeros, in the parameters' dtype but not narrower than float32, on their device."""
         return self.cell.initial_state(batch)
 
     def check_state(self, state: ELMState, batch: int) -> ELMState:
@@ -197,6 +200,9 @@ class ELM(pretrained.Saved, nn.Module):
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
+        if (reason := self._reason_to_call_cell()) is not None:
+            y, after = self._by_calls(x, state, lengths, reason)
+            return (y if self.config.batch_first else y.transpose(0, 1)), after
         prepared, lengths = self._prepared(x, state, lengths)
         y, after = backends.scan(
             *prepared,
@@ -206,14 +212,18 @@ class ELM(pretrained.Saved, nn.Module):
             backend=self.backend,
         )
         self._check_result(prepared, lengths, after)
-        y = self._shaped(y)
+        y = as_stored(self._shaped(y), self.cell.tau_s)
         return (y if self.config.batch_first else y.transpose(0, 1)), after
 
     def forward_spiking(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, rule: backends.SpikeRule
     ) -> tuple[Tensor, Tensor, ELMState]:
         """As the call, batch first, and the spikes of the readout before it: in one pass where the backend can."""
-        config = self.config
+        if (reason := self._reason_to_call_cell()) is not None:
+            y, after = self._by_calls(x, state, lengths, reason)
+            y = y.to(after.m.dtype)
+            return as_stored(cut_at(lengths, rule.fire(y)), self.cell.tau_s), y, after
+        config, rule = self.config, rule._replace(threshold=wide(rule.threshold))
         if config.flatten_output and config.num_neuron is not None and rule.threshold.ndim:
             rule = rule._replace(threshold=rule.threshold.expand(self.output_shape).view(config.num_neuron, -1))
         prepared, lengths = self._prepared(x, state, lengths)
@@ -226,7 +236,30 @@ class ELM(pretrained.Saved, nn.Module):
             backend=self.backend,
         )
         self._check_result(prepared, lengths, after)
-        return self._shaped(spikes), self._shaped(y), after
+        return as_stored(self._shaped(spikes), self.cell.tau_s), self._shaped(y), after
+
+    def _reason_to_call_cell(self) -> str | None:
+        """Why the cell must be called step by step; None where a pass over its parameters does what it is meant to."""
+        cell: Any = self.cell
+        return cell.reason_to_call() if isinstance(cell, ELMCell) else f"cell: {type(cell).__name__} is another's"
+
+    @backends.untraced
+    def _by_calls(
+        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, reason: str
+    ) -> tuple[Tensor, ELMState]:
+        """The neuron as the loop over its cell that it stands for, batch first."""
+        choose(backends.elm.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
+        cell, (x, before) = self.cell, self._checked(x, state)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
+        frames, outputs = x.to_dense(cell.tau_s.dtype) if isinstance(x, SpikeEvents) else x, []
+        after = before  # None: the cell makes its own, once its hooks have gathered what may be in shards
+        for step, x_t in enumerate(frames.unbind(1)):
+            y_t, after = cell(x_t, after, None if lengths is None else (step < lengths).long())
+            outputs.append(y_t)
+        if not outputs or after is None:
+            return frames.new_zeros(x.shape[0], 0, *self.output_shape), before or cell.initial_state(x.shape[0])
+        return torch.stack(outputs, dim=1), after
 
     def _prepared(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
@@ -235,7 +268,7 @@ class ELM(pretrained.Saved, nn.Module):
         x, state = self._checked(x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], self.cell.tau_s.device)
-        return (x, self.cell.effective_parameters(), state), lengths
+        return (x, self.cell.parameters_as_they_are(), state), lengths
 
     def _check_result(
         self,
@@ -295,7 +328,7 @@ class ELM(pretrained.Saved, nn.Module):
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend, self.cell._proto_tau_m, operator="elm")
+        chosen = backends.resolve(self.backend, wide(self.cell._proto_tau_m), operator="elm")
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
         return f"backend={chosen!r}{recompute}" + (
             f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""

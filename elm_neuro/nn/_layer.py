@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from elm_neuro import backends
 from elm_neuro.events import SpikeEvents
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 PARTS = ("input_size", "output_size", "delta_t", "config", "state_type", "initial_state", "check_state", "step")
+PASS = ("forward", "step")
 FORWARD = ("state", "lengths")  # keywords of forward
 
 
@@ -141,6 +142,25 @@ def forward_spiking(core: Any) -> Callable[..., tuple[Tensor, Tensor, Any]] | No
     return inside
 
 
+def step_by_call(core: Any) -> Callable[..., tuple[Tensor, Any]]:
+    """The core's step; where someone hangs a hook on its call or gives it another, a call for a sequence of one.
+
+    A subclass that has its own ``forward`` and its parent's ``step`` is called too.
+    """
+    kinds = type(core).__mro__
+    forward, step = (next((at for at, kind in enumerate(kinds) if name in vars(kind)), len(kinds)) for name in PASS)
+    plain = "forward" not in vars(core) and forward >= step and not has_hooks(core)
+    if plain or getattr(core, "is_cell", False):
+        found: Callable[..., tuple[Tensor, Any]] = core.step
+        return found
+
+    def call(x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y, after = core(x_t.unsqueeze(1), state)
+        return y.squeeze(1), after
+
+    return call
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether anyone hangs on a module's call."""
     return bool(
@@ -148,7 +168,10 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or _has_any_global_hook()
+        or torch_module._global_forward_hooks  # on every module; torch 2.6 has no function that asks for all of them
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     )
 
 
@@ -167,12 +190,12 @@ class BackendName:
         self.operator = operator
 
     def __get__(self, layer: nn.Module | None, owner: type[nn.Module] | None = None) -> str:
-        name: str = "auto" if layer is None else layer.__dict__["backend"]
+        name: str = "auto" if layer is None else layer._backend  # type: ignore[assignment]  # of __set__
         return name
 
     def __set__(self, layer: nn.Module, name: str) -> None:
         backends.resolve(name, operator=self.operator)
-        layer.__dict__["backend"] = name
+        layer.__dict__["_backend"] = name  # under "backend" the compiler of torch 2.12 and older would ask for itself
 
 
 def _missing(module: object) -> list[str]:

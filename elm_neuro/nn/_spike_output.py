@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.functional import ATan, Surrogate, bernoulli_spike
+from elm_neuro.nn._meaning import Meaning
 
 RESETS = ("none", "subtract", "zero")
 Numbers = float | tuple["Numbers", ...]
@@ -27,7 +28,7 @@ class SpikeOptions(TypedDict, total=False):
     generator: torch.Generator | None
 
 
-class SpikeOutput(nn.Module):
+class SpikeOutput(Meaning, nn.Module):
     r"""Spikes from the readout y of a neuron.
 
     .. math::
@@ -52,6 +53,8 @@ class SpikeOutput(nn.Module):
     >>> spikes.flatten(), v.flatten()
     (tensor([1., 0., 1.]), tensor([1.5000, 0.5000, 1.5000]))
     """
+
+    without_decay = ("threshold", "graded_factor")  # parameters that weight decay would turn into others
 
     def __init__(
         self,
@@ -97,6 +100,10 @@ class SpikeOutput(nn.Module):
             "stochastic": self.stochastic,
             "learn_graded_factor": isinstance(self.graded_factor, nn.Parameter),
         }
+
+    def meaning(self) -> dict[str, Any]:
+        """What the numbers of the state dict are of."""
+        return {"reset": self.reset, "stochastic": self.stochastic}
 
     def fire(self, v: Tensor) -> Tensor:
         """Spikes, 0 or 1, of readouts `v` of any shape ending in the threshold's.

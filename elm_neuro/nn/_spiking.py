@@ -19,8 +19,9 @@ from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape
+from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape, step_by_call
 from elm_neuro.nn._lengths import last_or_before, step_where_valid
+from elm_neuro.nn._narrow import as_stored
 from elm_neuro.nn._spike_output import Numbers, SpikeOptions, SpikeOutput, numbers
 
 Core = TypeVar("Core", bound=AnyLayer, default=Any)
@@ -53,11 +54,12 @@ def spiking_state(inner: Any) -> type[Any]:
     make: Any = namedtuple  # type checkers want to know the fields beforehand
     names = [f"core_{name}" if name in ("v", "s") else name for name in inner._fields]
     kind = make(f"Spiking{inner.__name__}", [*names, "v", "s"], module=inner.__module__)
-    kind.__reduce__ = lambda state: (_restored, (inner, tuple(state)))  # its class stands in no module
+    kind.__reduce__ = lambda state: (restored, (inner, tuple(state)))  # its class stands in no module
     return _SPIKING_STATES.setdefault(inner, kind)
 
 
-def _restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
+def restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
+    """A state of :func:`spiking_state` from a pickle."""
     return spiking_state(inner)(*parts)
 
 
@@ -212,9 +214,14 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One time step: x_t (batch, input_size), or what else the core takes; spikes (batch, *output_shape)."""
         y, inner, v, s = self._core_step(x_t, state)
-        v = self.output.reset_readout(y, s)
-        s = self.output.fire(v)
-        return self.output.grade(s), self.state_type(*inner, v, s)
+        output = self.output
+        if has_hooks(output) or type(output).forward is not SpikeOutput.forward:
+            spikes, v, s = (part.squeeze(1) for part in output(y.unsqueeze(1), s))
+        else:
+            v = output.reset_readout(y, s)
+            s = output.fire(v)
+            spikes = output.grade(s)
+        return as_stored(spikes, output.threshold), self.state_type(*inner, v, s)
 
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
@@ -224,7 +231,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if rule is not None and inside is not None:
             inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
             s_all, v_all, inner = inside(x, inner, lengths, rule)
-            y, spikes = v_all, self.output.grade(s_all)
+            y, spikes, s_all = v_all, self.output.grade(s_all), s_all.to(v_all.dtype)
         else:
             y, inner, v, s = self._core_sequence(x, state, lengths)
             spikes, v_all, s_all = self.output(y, s)
@@ -232,12 +239,12 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
-        return cut_at(lengths, spikes), self.state_type(*inner, v, s)
+        return cut_at(lengths, as_stored(spikes, self.output.threshold)), self.state_type(*inner, v, s)
 
     def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""
         y, inner, _, s = self._core_step(x_t, state)
-        return y, self.state_type(*inner, y, s)
+        return as_stored(y, self.output.threshold), self.state_type(*inner, y, s)
 
     def readout(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """A sequence of the core: its outputs in place of spikes; state.v holds the last one, state.s stays."""
@@ -247,7 +254,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
-        return y, self.state_type(*inner, last_or_before(y, lengths, v), s)
+        return as_stored(y, self.output.threshold), self.state_type(*inner, last_or_before(y, lengths, v), s)
 
     def _split(self, state: Any, batch: int) -> tuple[Any, Tensor, Tensor]:
         """State of the core, checked by it, and v and s."""
@@ -256,7 +263,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         inner = core.check_state(core.state_type(*state[:-2]), batch)
         like, shape = inner[0], (batch, *output_shape(core))
         for name, part in (("state.v", state[-2]), ("state.s", state[-1])):
-            if part.shape != shape or part.dtype is not like.dtype or part.device != like.device:
+            if part.shape != shape or part.dtype is not like.dtype or part.device != like.device:  # the core's state
                 check_part(name, part, shape, like)
         return inner, state[-2], state[-1]
 
@@ -268,7 +275,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
             inner, v, s = self.core.state_type(*state[:-2]), state[-2], state[-1]
         else:
             inner, v, s = self._split(state, batch)
-        y, after = self.core.step(x_t, inner)
+        y, after = step_by_call(self.core)(x_t, inner)
         return y.to(after[0].dtype), after, v, s  # autocast narrows the readout, not the state
 
     def _core_sequence(

@@ -25,6 +25,7 @@ from elm_neuro.plotting._style import (
     STYLE,
     VERMILION,
     label_panel,
+    note,
     save,
     styled,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "label_panel",
     "learning_curves",
     "network_workings",
+    "note",
     "rasters",
     "save",
     "styled",

@@ -70,12 +70,13 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
 
 
 @styled
-def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None) -> Figure:
+def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None, title: str = "") -> Figure:
     """How often each class is given each answer, as shares of the class; shares of at least a twentieth in numbers.
 
     Args:
         counts: samples by class (row) and answer (column), (num_classes, num_classes).
         names: of the classes; None numbers them.
+        title: whose answers they are.
 
     Raises:
         ValueError: `counts` is not square, or there are not as many names.
@@ -109,7 +110,7 @@ def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None) -> F
     bar.set_label("share of the class")
     bar.outline.set_visible(False)
     right = np.trace(matrix) / max(matrix.sum(), 1)
-    axis.set_title(f"{100 * right:.1f} % of {int(matrix.sum()):,} samples right")
+    axis.set_title(f"{title + chr(10) if title else ''}{100 * right:.1f} % of {int(matrix.sum()):,} samples right")
     return figure
 
 

@@ -14,7 +14,14 @@ from elm_neuro.plotting._style import BLUE, INK, Values, as_array, styled
 
 
 @styled
-def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: float, titles: Sequence[str]) -> Figure:
+def rasters(
+    inputs: Sequence[Values],
+    hidden: Sequence[Values],
+    *,
+    delta_t: float,
+    titles: Sequence[str],
+    layer: str = "the LIF layer",
+) -> Figure:
     """Spikes of several samples side by side: the input above, the spiking layer that reads it below.
 
     Args:
@@ -22,6 +29,7 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
         hidden: spikes of the layer for each sample, (time, neuron).
         delta_t: time step in ms.
         titles: one a sample.
+        layer: whose spikes those below are.
 
     Raises:
         ValueError: not one hidden raster and one title per input.
@@ -39,8 +47,8 @@ def rasters(inputs: Sequence[Values], hidden: Sequence[Values], *, delta_t: floa
         axes[0, column].set_title(title)
         axes[1, column].set_xlabel("time (ms)")
         axes[1, column].xaxis.set_major_locator(MaxNLocator(2))
-    axes[0, 0].set_ylabel("input channel")
-    axes[1, 0].set_ylabel("LIF neuron")
+    axes[0, 0].set_ylabel("channel of the input")
+    axes[1, 0].set_ylabel(f"neuron of {layer}")
     figure.align_ylabels(axes[:, 0])
     return figure
 

@@ -88,6 +88,12 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return png, pdf
 
 
+def note(figure: Figure, text: str) -> Figure:
+    """Say in small print above a figure what it is of, that its data are synthetic for instance; returns it."""
+    figure.suptitle(text, x=0.99, ha="right", fontsize=8, color=PALE)
+    return figure
+
+
 def as_array(values: Values) -> NDArray[np.float64]:
     """Numbers or a tensor on any device as an array."""
     return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)

@@ -39,7 +39,14 @@ BUSIEST = 6  # traces of synapses and branches shown
 
 @styled
 def workings(
-    x: Values, traces: ELMTraces, *, tau_m: Values, delta_t: float, answer: int, names: Sequence[str] | None = None
+    x: Values,
+    traces: ELMTraces,
+    *,
+    tau_m: Values,
+    delta_t: float,
+    answer: int,
+    names: Sequence[str] | None = None,
+    source: str = "the input",
 ) -> Figure:
     """One sample on its way through an ELM neuron: input, synapses, branches, memory coloured by its time constants,
     outputs.
@@ -51,6 +58,7 @@ def workings(
         delta_t: time step in ms.
         answer: index of the output that is right, drawn in colour.
         names: of the outputs.
+        source: whose spikes `x` are.
 
     Raises:
         ValueError: `traces` are not those of one sample.
@@ -70,7 +78,7 @@ def workings(
     axes = figure.subplots(3 + len(records), 1, sharex=True, height_ratios=[1.3, *[1.0] * len(records), 1.5, 1.2])
     letters = iter("abcde")
     draw_raster(axes[0], x, delta_t=delta_t, colour=INK)
-    label_panel(axes[0], next(letters), "input spikes", "input")
+    label_panel(axes[0], next(letters), f"spikes of {source}", "neuron" if source != "the input" else "channel")
     for axis, (record, colour, what) in zip(axes[1:], records, strict=False):
         shown = busiest(record, BUSIEST)
         axis.plot(time, record[:, shown], color=colour, linewidth=0.9, alpha=0.75)

@@ -7,7 +7,7 @@ checked before anything of that size is made.
 from elm_neuro.pretrained import _torch as _torch  # torch's plain layers make themselves known
 from elm_neuro.pretrained._folders import Saved, from_pretrained, save_pretrained
 from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register
-from elm_neuro.pretrained._tensors import blank, check_tensors, with_tensors
+from elm_neuro.pretrained._tensors import blank, check_tensors, weights_of, with_tensors
 
 __all__ = [
     "Kind",
@@ -21,5 +21,6 @@ __all__ = [
     "kinds",
     "register",
     "save_pretrained",
+    "weights_of",
     "with_tensors",
 ]

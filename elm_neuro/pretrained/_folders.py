@@ -17,7 +17,7 @@ from torch import nn
 
 from elm_neuro.files import json_object, read_file, write_whole
 from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of
-from elm_neuro.pretrained._tensors import FLOATS, checked_blank, with_tensors
+from elm_neuro.pretrained._tensors import FLOATS, checked_blank, weights_of, with_tensors
 
 FORMAT = "elm_neuro"
 FORMAT_VERSION = 1
@@ -54,7 +54,7 @@ def save_pretrained(module: nn.Module, directory: str | os.PathLike[str]) -> Non
     directory = Path(directory)
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in module.state_dict().items()
+        for name, tensor in weights_of(module).items()
     }
     kind = kind_of(description["class"])
     checked_blank(kind, kind.read(description["config"]), tensors, "module")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from elm_neuro.pretrained._kinds import Kind
 
+SETTINGS = "_extra_state"  # torch's name of them in a state dict
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -19,9 +20,11 @@ def with_tensors(kind: Kind, config: Any, tensors: dict[str, Tensor], source: st
         ValueError: the tensors are not those of the configuration; the message begins with `source`.
     """
     module = checked_blank(kind, config, tensors, source)
+    _check_finite(module, tensors, source)
     places = module.state_dict()
+    settings = {name: value for name, value in places.items() if name not in tensors}  # in the config already
     whole = {name: one if one.is_floating_point() else one.to(places[name].dtype) for name, one in tensors.items()}
-    module.load_state_dict(whole, assign=True)
+    module.load_state_dict(whole | settings, assign=True)
     return module
 
 
@@ -62,8 +65,33 @@ def checked_blank(kind: Kind, config: Any, tensors: dict[str, Tensor], source: s
                 adopt_tensors({key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
-    check_tensors(tensors, module.state_dict(), source)
+    check_tensors(tensors, weights_of(module), source)
     return module
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state dict, without the settings that its configuration has too: parts with
+    ``meaning_in_config = True`` keep them in torch's extra state.
+    """
+    own = {
+        f"{name}.{SETTINGS}" if name else SETTINGS
+        for name, part in module.named_modules()
+        if getattr(part, "meaning_in_config", False)
+    }
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in own}
+
+
+def _check_finite(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Refuse NaN and infinity, but for infinity where a part names the tensor in its `may_be_infinite`."""
+    infinite = {
+        f"{name}.{one}" if name else one
+        for name, part in module.named_modules()
+        for one in getattr(part, "may_be_infinite", ())
+    }
+    for name, tensor in tensors.items():
+        bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if bad and (name not in infinite or bool(tensor.isnan().any())):
+            raise ValueError(f"{source}: {name} must be finite, got {bad} of {tensor.numel()} that are not")
 
 
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
@@ -74,7 +102,7 @@ def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], sourc
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
         raise ValueError(
-            f"{source} must hold the tensors of its config, missing {missing or 'none'}, got also {extra or 'none'}"
+            f"{source} must hold the tensors of its config, missing {_some(missing)}, got also {_some(extra)}"
         )
     if len(types := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
         raise ValueError(f"{source} must hold one floating type, got {sorted(map(str, types))}")
@@ -86,3 +114,8 @@ def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], sourc
         if not (tensor.dtype in FLOATS if like.is_floating_point() else whole):
             rule = "floating point numbers" if like.is_floating_point() else "integers"
             raise ValueError(f"{source}: {name} must hold {rule}, got {tensor.dtype}")
+
+
+def _some(names: list[str]) -> str:
+    """Names of a stranger's file in a message: the first ten, each as far as it is a name."""
+    return str([f"{name:.60}" for name in names[:10]] + ["..."] * (len(names) > 10)) if names else "none"

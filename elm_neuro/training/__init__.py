@@ -30,10 +30,16 @@ from elm_neuro.training.networks._classifiers import (
 from elm_neuro.training.networks._stack import ResidualStack
 from elm_neuro.training.networks._tokens import NormalisedReadout, TokenClassifier, TokenLSTM, TwoTowers
 from elm_neuro.training.neuronio._data import NeuronIODataModule
-from elm_neuro.training.neuronio._evaluation import Windows
+from elm_neuro.training.neuronio._evaluation import Protocols, Windows, predict_protocols, summarise_protocols
 from elm_neuro.training.neuronio._evaluation import evaluate as evaluate_neuronio
 from elm_neuro.training.neuronio._evaluation import predict as predict_neuronio
-from elm_neuro.training.neuronio._figures import neuronio_ablation, neuronio_workings, receptive_fields, roc_curves
+from elm_neuro.training.neuronio._figures import (
+    evaluation_figures,
+    neuronio_ablation,
+    neuronio_workings,
+    receptive_fields,
+    roc_curves,
+)
 from elm_neuro.training.neuronio._metrics import Prediction
 from elm_neuro.training.neuronio._module import NeuronIOLoss, NeuronIORegression, neuronio_loss
 from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
@@ -61,6 +67,7 @@ __all__ = [
     "PathfinderDataModule",
     "Prediction",
     "PredictionWriter",
+    "Protocols",
     "RecurrentLIFClassifier",
     "ResidualStack",
     "RetrievalDataModule",
@@ -84,6 +91,7 @@ __all__ = [
     "Windows",
     "drop_input",
     "evaluate_neuronio",
+    "evaluation_figures",
     "evaluation_remarks",
     "evaluation_table",
     "flops_per_step",
@@ -93,8 +101,10 @@ __all__ = [
     "neuronio_workings",
     "num_parameters",
     "predict_neuronio",
+    "predict_protocols",
     "quiet",
     "receptive_fields",
     "roc_curves",
     "seed_interval",
+    "summarise_protocols",
 ]

@@ -26,10 +26,10 @@ class _ELM(Lowering):
 
     def lower(self, graph: Graph, module: ELM | ELMCell, x: Value) -> Value:
         cell = module if isinstance(module, ELMCell) else module.cell
-        config, p = cell.config, cell.effective_parameters()
-        graph.check(p.kappa_m)
         for name, part in (*cell.mlp.named_children(), ("w_y", cell.w_y)):
             check_plain(part, Affine, f"{name} of the neuron")
+        config, p = cell.config, cell.effective_parameters()
+        graph.check(p.kappa_m)
         neurons = () if config.num_neuron is None else (config.num_neuron,)
         x = _neurons_first(graph, x, neurons)
         b, m = graph.state("b", *neurons, config.branches), graph.state("m", *neurons, config.num_memory)

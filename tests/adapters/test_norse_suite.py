@@ -21,6 +21,8 @@ import torch
 
 norse = pytest.importorskip("norse")
 
+pytestmark = pytest.mark.slow  # test_norse.py has the protocol, norse's containers and its training loop
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = ("test_sequential.py", "test_lsnn.py", "test_lif.py", "test_lift.py", "test_training.py")
 REPORT = "ELM_NEURO_NORSE_REPORT"  # names the file that the plugin writes: {test: [outcome, calls of our classes]}

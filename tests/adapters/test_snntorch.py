@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import re
 import subprocess
@@ -573,7 +574,8 @@ def test_states_follow_dtype_and_device(make: Callable[..., Any]) -> None:
         part.device.type == "meta" for part in fresh(torch.zeros(BATCH, SIZE, device="meta"), *fresh.reset_mem())
     )
     low = make().to(torch.bfloat16)
-    assert all(part.dtype == torch.bfloat16 for part in low(spikes_in(BATCH, SIZE, dtype=torch.bfloat16)))
+    spk, *states = low(spikes_in(BATCH, SIZE, dtype=torch.bfloat16))
+    assert spk.dtype == torch.bfloat16 and all(part.dtype == torch.float32 for part in states)
 
 
 @params(OURS)
@@ -635,25 +637,45 @@ def test_reset_wants_a_module() -> None:
         faces.reset([make_elm()])
 
 
-def test_utils_reset_forgets_our_states_when_patched_and_only_then() -> None:
+def test_utils_reset_forgets_our_states_unless_told_not_to() -> None:
     net = nn.Sequential(
         nn.Sequential(make_elm(init_hidden=True)), make_alif(init_hidden=True), snn.Leaky(0.9, init_hidden=True)
     )
     other = nn.Sequential(make_elm(init_hidden=True))
-    x, original = frames(), utils.reset
-    run_hidden(net, x), run_hidden(other, x)
+    x = frames()
+    first = run_hidden(net, x)
+    run_hidden(other, x)
     utils.reset(net)
-    assert net[0][0].mem.shape == net[1].mem.shape == (BATCH, SIZE) and not net[2].mem.any()
-    with faces.patch():
-        with faces.patch():
-            utils.reset(net)
-        assert utils.reset is not original
-        assert net[0][0].mem.numel() == net[1].mem.numel() == 0
-        assert other[0].mem.shape == (BATCH, SIZE)
-    assert utils.reset is original
-    undo = faces.patch()
-    undo.close()
-    assert utils.reset is original and utils._final_layer_check.__module__ == "snntorch.utils"
+    assert net[0][0].mem.numel() == net[1].mem.numel() == 0 and not net[2].mem.any()
+    assert other[0].mem.shape == (BATCH, SIZE)
+    assert torch.equal(run_hidden(net, x), first)
+    first.sum().backward()
+    utils.reset(net)
+    run_hidden(net, x).sum().backward()  # no second time through the first graph
+
+
+def test_the_patch_of_importing_is_undone_and_made_again() -> None:
+    program = """
+import sys, torch
+from snntorch import utils
+from elm_neuro.adapters import snntorch as faces
+net = torch.nn.Sequential(faces.ELM(3, 2, num_memory=2, init_hidden=True))
+def after_reset():
+    net(torch.ones(4, 3)), utils.reset(net)
+    return net[0].mem.numel()
+sizes = [after_reset()]
+faces.unpatch()
+sizes.append(after_reset())
+with faces.patch(), faces.patch():
+    sizes.append(after_reset())
+sizes.append(after_reset())
+assert sys.modules["snntorch.backprop"].TBPTT.__module__ == "snntorch.backprop"
+print(sizes)
+"""
+    for patched, sizes in (("1", [0, 8, 0, 8]), ("0", [8, 8, 0, 8])):
+        env = os.environ | {"ELM_NEURO_PATCH_SNNTORCH": patched}
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=False)
+        assert ran.stdout.strip() == str(sizes), ran.stderr
 
 
 @pytest.mark.parametrize("last", ["ELM", "BranchELM", "population", "ALIF"])

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,3 +172,22 @@ def test_the_cache_follows_the_environment(
             fetch_upstream("num_memory_10", base_url=published[1])
             == tmp_path / "home" / ".cache" / "elm_neuro" / "upstream" / "num_memory_10"
         )
+
+
+def test_a_download_that_trickles_is_given_up(
+    published: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One byte again and again never runs into a time-out between two bytes."""
+
+    def trickle(handler: Server, source: Any, output: Any) -> None:
+        for _ in range(200):
+            output.write(b" ")
+            time.sleep(0.02)
+
+    monkeypatch.setattr(Server, "copyfile", trickle)
+    monkeypatch.setattr(_fetch, "DEADLINE_S", 0.2)
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"only \d+ bytes came in 0\.2 s"):
+        fetch_upstream("num_memory_10", cache_dir=tmp_path / "cache", base_url=published[1])
+    assert time.monotonic() - start < 2.0
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

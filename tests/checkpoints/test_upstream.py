@@ -238,9 +238,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     for kind in ("torch", "pickle"):
         if kind == "pickle":
             (folder / "neuronio_best_model_state.pt").write_bytes(pickle.dumps(upstream.state))
-        with pytest.raises(
-            ValueError, match=r"must be a whole file with a plain state dict, got one that torch.load refuses"
-        ):
+        with pytest.raises(ValueError, match=r"must be a whole file with a plain state dict: it must"):
             from_upstream(folder)
         assert not trace.exists()
     pickle.loads(pickle.dumps(Malicious(trace)))
@@ -266,7 +264,7 @@ def test_what_is_no_state_dict_is_named(tmp_path: Path, value: Any) -> None:
 def test_a_whole_pickled_neuron_is_refused(tmp_path: Path) -> None:
     upstream = Upstream()
     upstream.state = small()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"torch.load refuses"):
+    with pytest.raises(ValueError, match=r"torch.load refuses|it must hold"):
         from_upstream(upstream.write(tmp_path))
 
 

@@ -15,7 +15,8 @@ pytest.importorskip("h5py")
 from elm_neuro import ELM, __version__
 from elm_neuro.checkpoints import from_pretrained
 from elm_neuro.cli import main
-from elm_neuro.demo import _run
+from elm_neuro.demo import DemoSettings
+from elm_neuro.demo._run import History
 from elm_neuro.training.loop._quiet import without_advice
 
 FIGURES = {
@@ -32,6 +33,13 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with without_advice():
         assert main(["demo", "--smoke", "--report", str(folder / "report"), "--cache-dir", str(folder / "cache")]) == 0
     return folder / "report"
+
+
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither figures nor ONNX: `smoke` has both."""
+    monkeypatch.setattr("elm_neuro.demo.write_figures", lambda *_: None)
+    monkeypatch.setattr("elm_neuro.cli._demo._onnx", lambda *_: {"file": None, "outcome": "left out"})
 
 
 def test_the_demo_writes_every_file_of_its_report(smoke: Path) -> None:
@@ -62,6 +70,8 @@ def test_the_demos_report_says_that_its_data_are_synthetic(smoke: Path) -> None:
     assert "**The data are synthetic**" in text
     assert "not an accuracy on SHD" in text
     assert "| majority class | – | 5.0 % |" in text
+    for picture in ("rasters", "neuron", "timescales", "confusion", "learning_curve"):
+        assert f"]({picture}.png)" in text and f"]({picture}.pdf)" in text
 
 
 def test_the_demos_neuron_is_the_one_of_its_checkpoint(smoke: Path) -> None:
@@ -72,6 +82,7 @@ def test_the_demos_neuron_is_the_one_of_its_checkpoint(smoke: Path) -> None:
         torch.testing.assert_close(value, state[f"network.neuron.{name}"], rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_a_demo_on_a_file_tests_on_the_speakers_held_out_and_names_the_file(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +110,7 @@ def test_a_demo_on_a_file_tests_on_the_speakers_held_out_and_names_the_file(
     assert "LIF + ELM against LIF only: " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
     train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,9 +135,9 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
             if trainer.global_step == 4:  # in the third epoch of two batches
                 raise KeyboardInterrupt
 
-        patch.setattr(_run.Bar, "on_train_batch_end", press)
+        patch.setattr(History, "on_train_batch_end", press)
         assert main(arguments("cut")) == 130
-    assert "run the same command with --resume" in capsys.readouterr().err
+    assert f"the same command with --report {tmp_path / 'cut'} --resume" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "metrics.json").exists()
     assert main([*arguments("cut"), "--resume"]) == 0
     whole, cut = (json.loads((tmp_path / name / "metrics.json").read_text())["networks"] for name in ("whole", "cut"))
@@ -171,15 +183,39 @@ def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(
 
 
 def test_data_dir_finds_shd_where_tonic_puts_it(
-    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    names: list[str] = []
+
+    def run_demo(settings: DemoSettings, *_: Any, **__: Any) -> None:
+        names.append(settings.data_name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elm_neuro.demo.run_demo", run_demo)
     (tmp_path / "SHD").mkdir()
+    arguments = ["demo", "--smoke", "--data-dir", str(tmp_path), "--report", str(tmp_path / "report")]
+    assert main(arguments) == 1
+    assert "must hold shd_train.h5 and shd_test.h5" in (said := capsys.readouterr().err)
+    assert "zenkelab.org" in said and "10.1109/TNNLS.2020.3044364" in said
     for name in ("shd_train.h5", "shd_test.h5"):
         (tmp_path / "SHD" / name).write_bytes(train_file.read_bytes())
-    assert (
-        main(["demo", "--smoke", "--epochs", "1", "--data-dir", str(tmp_path), "--report", str(tmp_path / "report")])
-        == 0
-    )
-    assert (
-        json.loads((tmp_path / "report" / "metrics.json").read_text())["data"]["name"] == "shd_train.h5 and shd_test.h5"
-    )
+    assert main(arguments) == 130
+    assert names == ["shd_train.h5 and shd_test.h5"]
+
+
+@pytest.mark.usefixtures("nothing_drawn")
+def test_a_second_demo_leaves_the_first_one_and_says_where_it_goes(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["demo", "--smoke", "--epochs", "1", "--train-file", str(train_file), "--held-out-speakers", "2"]
+    arguments += ["--report", str(tmp_path / "report")]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    for name in ("LIF + ELM", "LIF only"):  # no terminal here: lines, as those of fit
+        assert f"{name}, seed 0: " in said.err and f"{name}, seed 0, epoch 1 of 1: train/loss" in said.err
+    assert "━" not in said.err
+    before = (tmp_path / "report" / "metrics.json").read_bytes()
+    assert main(arguments) == 0
+    assert f"this one goes to {tmp_path / 'report-2'}" in capsys.readouterr().err
+    assert (tmp_path / "report" / "metrics.json").read_bytes() == before
+    assert (tmp_path / "report-2" / "metrics.json").is_file()

@@ -174,3 +174,15 @@ def test_what_does_not_fit_ends_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("elm-neuro: error: ")
     assert message in error
+
+
+def test_lengths_are_a_further_input(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(saved), "--form", "sequence", "--lengths"]) == 0
+    from elm_neuro.export.onnx_neuron import OnnxNeuron
+
+    model = OnnxNeuron(saved / "sequence.onnx")
+    assert "lengths" in {one.name for one in model.session.get_inputs()}
+    assert main(["onnx", "bench", str(saved / "sequence.onnx"), "--repeats", "2", "--num-steps", "5"]) == 0
+    capsys.readouterr()
+    assert main(["export", str(saved), "--lengths"]) == 1
+    assert 'lengths must be False for the form "step"' in capsys.readouterr().err

@@ -6,10 +6,13 @@ A process of its own, because a reader that fails may take it down. Called by te
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import resource
 import signal
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 
 from elm_neuro import SpikeEvents
+from elm_neuro.checkpoints import from_pretrained, from_upstream
 from elm_neuro.datasets import ToRaster, open_simulations, read_shd, read_simulation_file
 from elm_neuro.datasets.neuronio._store import check_content
 
@@ -43,11 +47,26 @@ def read_event_arrays(path: Path) -> None:
     SpikeEvents.collate([whole, parts]).steps(3, 50)
 
 
+def read_checkpoint(path: Path) -> None:
+    """Of the authors' format, with the configuration beside it."""
+    from_upstream(path.parent)
+
+
+def read_saved(path: Path) -> None:
+    """Of our own, with the checksum that a stranger would have written."""
+    config = json.loads((path.parent / "config.json").read_text())
+    config["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (path.parent / "config.json").write_text(json.dumps(config))
+    from_pretrained(path.parent)
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "shd": read_shd,
     "pickle": read_simulation_file,
     "converted": read_converted,
     "events": read_event_arrays,
+    "checkpoint": read_checkpoint,
+    "saved": read_saved,
 }
 
 
@@ -81,6 +100,21 @@ def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
     return bytes(raw)
 
 
+def damaged_inside(whole: bytes, rng: np.random.Generator) -> bytes:
+    """A zip with one to three of its records damaged and the checksums right."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        records = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    names = [name for name, _ in records]
+    chosen = rng.choice(names, int(rng.integers(1, 4)))
+    if rng.random() < 0.5:  # the instructions are what believes numbers
+        chosen = [name for name in names if name.endswith("data.pkl")]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, record in records:
+            archive.writestr(name, damaged(record or b"0", rng) if name in chosen else record)
+    return content.getvalue()
+
+
 def main(form: str, *arguments: str) -> None:
     *bases, folder = map(Path, arguments)
     wholes = [base.read_bytes() for base in bases]
@@ -89,7 +123,9 @@ def main(form: str, *arguments: str) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     for index in range(NUM_FILES):
-        path.write_bytes(damaged(wholes[index % len(wholes)], np.random.default_rng((7, index))))
+        rng = np.random.default_rng((7, index))
+        damage = damaged_inside if form == "checkpoint" and index % 4 else damaged
+        path.write_bytes(damage(wholes[index % len(wholes)], rng))
         signal.alarm(SECONDS)  # ends the process, wherever it is
         try:
             READERS[form](path)

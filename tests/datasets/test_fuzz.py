@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
+from elm_neuro import ELM
 from elm_neuro.datasets import SpikeRecordings, convert_neuronio, write_shd
+from tests.checkpoints.upstream_files import Upstream
 from tests.datasets import fuzz_worker
 from tests.datasets.neuronio.neuronio_files import made, write
 
@@ -60,7 +62,28 @@ def events(folder: Path) -> list[Path]:
     return [folder / "events"]
 
 
-FILES = {"shd": shd, "pickle": pickles, "converted": converted, "events": events}
+def checkpoint(folder: Path) -> list[Path]:
+    """Of the authors' format; the damaged ones get the same configuration beside them."""
+    for place in (folder, folder / "damaged"):
+        Upstream().write(place)
+    return [folder / "neuronio_best_model_state.pt"]
+
+
+def saved(folder: Path) -> list[Path]:
+    neuron = ELM(4, 2, num_memory=3)
+    for place in (folder, folder / "damaged"):
+        neuron.save_pretrained(place)
+    return [folder / "model.safetensors"]
+
+
+FILES = {
+    "shd": shd,
+    "pickle": pickles,
+    "converted": converted,
+    "events": events,
+    "checkpoint": checkpoint,
+    "saved": saved,
+}
 
 
 @pytest.mark.parametrize("form", FILES)

@@ -11,7 +11,8 @@ pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
 from elm_neuro.demo import CONTROL, MIXED, DemoSettings, build, verdict, write_report
-from elm_neuro.demo._run import _check_settings, elm_neuron, mixed_network
+from elm_neuro.demo._networks import elm_neuron, mixed_network
+from elm_neuro.demo._settings import keep_settings
 
 
 def full_disk(handle: int) -> None:
@@ -52,7 +53,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before_and_no_other_file
 def test_settings_that_cannot_be_written_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        _check_settings(DemoSettings(), tmp_path / "settings.json", resume=False)
+        keep_settings(DemoSettings(), tmp_path / "settings.json", resume=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,12 @@ EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 HOSTS = ("snntorch", "norse", "spikingjelly", "tonic", "nir", "onnxruntime", "lightning", "h5py", "matplotlib", "rich")
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run_on_made_up_data_and_leave_files_only_where_they_are_run(example: Path, tmp_path: Path) -> None:
+# What test_shd_study.py runs by itself, with more than one setting; and what pipes to a process of its own.
+ELSEWHERE, PIPES = "shd_study", "onnx_stream"
+
+
+def import_hosts(example: Path) -> None:
+    """Skip where a library that the example is for is not there."""
     source = example.read_text(encoding="utf-8")
     for host in HOSTS:
         if re.search(rf"^\s*(import|from) {host}\b|elm_neuro\.adapters\.{host}\b", source, flags=re.MULTILINE):
@@ -24,6 +29,35 @@ def test_examples_run_on_made_up_data_and_leave_files_only_where_they_are_run(ex
     if "elm_neuro.export" in source:
         pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "example", [one for one in EXAMPLES if one.stem not in (ELSEWHERE, PIPES)], ids=lambda path: path.stem
+)
+def test_examples_run_on_made_up_data(
+    example: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import_hosts(example)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))  # digits are made once
+    monkeypatch.setattr(sys, "argv", [str(example), "--smoke"])
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    assert all(figure.stat().st_size > 10_000 for figure in tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(one, id=one.stem, marks=() if one.stem == PIPES else pytest.mark.slow) for one in EXAMPLES],
+)
+def test_examples_run_in_processes_of_their_own_and_leave_files_only_where_they_are_run(
+    example: Path, tmp_path: Path
+) -> None:
+    import_hosts(example)
     before = sorted(path.name for path in example.parent.iterdir())
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
     environment = os.environ | {

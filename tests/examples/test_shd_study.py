@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import csv
+import runpy
 import sqlite3
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+STUDY = Path(__file__).resolve().parents[2] / "examples" / "shd_study.py"
 
 
-def study(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        str(EXAMPLES / "shd_study.py"),
-        "--smoke",
-        "--cache-dir",
-        str(folder / "cache"),
-        "--out",
-        str(folder / "out"),
-    ]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True)
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The script, run here: test_examples.py runs it in a process of its own."""
+
+    def run(*arguments: str) -> Done:
+        places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [str(STUDY), "--smoke", *places, *arguments])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(STUDY), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def points(path: Path) -> list[dict[str, str]]:
@@ -34,17 +47,19 @@ def points(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
+    tmp_path: Path, study: Callable[..., Done]
+) -> None:
     pytest.importorskip("optuna")
     out = tmp_path / "out"
-    stopped = study(tmp_path, "--task", "adding", "--minutes", "0.0001")
+    stopped = study("--task", "adding", "--minutes", "0.0001")
     assert stopped.returncode == 0, stopped.stderr
     assert "the time is up" in stopped.stdout
     early = points(out / "bins.csv") if (out / "bins.csv").exists() else []
     assert len(early) < 4
     with sqlite3.connect(out / "study.db") as base:  # what Ctrl-C leaves behind
         base.execute("UPDATE trials SET state = 'FAIL' WHERE number = 0")
-    whole = study(tmp_path, "--task", "adding")
+    whole = study("--task", "adding")
     assert whole.returncode == 0, whole.stderr
     found = points(out / "bins.csv")
     assert sorted((row["model"], row["bin_ms"], row["seed"]) for row in found) == [
@@ -54,14 +69,14 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(tmp_path:
     assert "synthetic digits, which say nothing about SHD" in table
     assert "| ELM | 50 |" in table and "| majority class |" in table
     assert (out / "bins.png").exists() and (out / "bins.pdf").exists()
-    again = study(tmp_path, "--task", "adding")
+    again = study("--task", "adding")
     assert "test " not in again.stdout.split("SHD-Adding protocol")[0]  # nothing was trained
     assert points(out / "bins.csv") == found
 
 
-def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path) -> None:
+def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path, study: Callable[..., Done]) -> None:
     pytest.importorskip("optuna")
-    done = study(tmp_path, "--models", "--ablations", "timescales", "--seeds", "3")
+    done = study("--models", "--ablations", "timescales", "--seeds", "3")
     assert done.returncode == 0, done.stderr
     rows = points(tmp_path / "out" / "ablation_timescales.csv")
     assert [float(row["tau_m_high"]) for row in rows] == [10, 50, 150, 500, 1000]
@@ -69,8 +84,8 @@ def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "bins.csv").exists()
 
 
-def test_the_study_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_the_study_refuses_a_file_that_is_not_there(tmp_path: Path, study: Callable[..., Done]) -> None:
     pytest.importorskip("optuna")
-    done = study(tmp_path, "--train-file", "none.h5", "--test-file", "b.h5")
+    done = study("--train-file", "none.h5", "--test-file", "b.h5")
     assert done.returncode == 2
     assert "--train-file must be an SHD-format file, got none.h5" in done.stderr

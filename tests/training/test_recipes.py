@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from elm_neuro import training
 from elm_neuro.cli import recipes
-from elm_neuro.demo._run import MIXED, TUNED, DemoSettings, build, data_module
+from elm_neuro.demo import MIXED, TUNED, DemoSettings, build, data_module
 from elm_neuro.training import (
     NeuronIORegression,
     SHDAddingDataModule,

@@ -14,12 +14,11 @@ from torch.autograd import Function
 from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
 from elm_neuro.backends.elm import _cuda, _native
 from elm_neuro.backends.native import _effective
+from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
-from elm_neuro.functional._transforms import transformed
 
 CUDA, NATIVE = _cuda.Cuda(), _native.Native()
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Timescales(NamedTuple):
@@ -55,10 +54,11 @@ def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales:
     kernels = _kernels(proto_w_s, proto_tau_m, tau_s)
     if kernels is not None:
         if not (torch.is_grad_enabled() and (proto_w_s.requires_grad or proto_tau_m.requires_grad)):
-            return Effective._make(kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales))
+            return Effective(*kernels.forward(proto_w_s, proto_tau_m, tau_s, timescales))
         found: tuple[Tensor, ...] = _Fused.apply(proto_w_s, proto_tau_m, tau_s, timescales, kernels)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return Effective._make(found)
-    return Effective._make(_all_by_torch(proto_w_s, proto_tau_m, tau_s, timescales))
+        return Effective(*found)
+    # not by _make, which the compiler of torch 2.8 and older does not look into
+    return Effective(*_all_by_torch(proto_w_s, proto_tau_m, tau_s, timescales))
 
 
 def _all_by_torch(
@@ -84,7 +84,7 @@ class Kernels(NamedTuple):
 
 def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
     """None for what looks into functions: compilers, tracers, forward mode, transforms, tensors of other classes."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or transformed():
+    if torch.compiler.is_compiling() or only_operators(()) is not None:
         return None
     device, dtype = proto_w_s.device, proto_w_s.dtype
     kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
@@ -92,6 +92,8 @@ def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
         return None
     for tensor in (proto_w_s, *others):
         if type(tensor) not in PLAIN or tensor.device != device or tensor.dtype != dtype or not tensor.is_contiguous():
+            return None
+        if tensor.is_neg():
             return None
     backend = CUDA if kernels is GPU else NATIVE
     return kernels if backend.missing() is None and backend.refusal_of(proto_w_s) is None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from elm_neuro.backends.elm._native import Native
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.elm._torch import Torch
 from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
@@ -76,7 +78,7 @@ def scan(
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
-    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    chosen, x, params, state = _settled(backend, x, params, state)
     state = _in_dtype_of(params, state)
     if (
         torch.compiler.is_compiling()
@@ -121,7 +123,7 @@ def spiking_scan(
         after the last valid step of each sample.
     """
     check_sparse_input(sparse_input, x)
-    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    chosen, x, params, state = _settled(backend, x, params, state)
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
         state = _in_dtype_of(params, state)
         spikes, y, after = chosen.spiking_scan(
@@ -139,6 +141,32 @@ def spiking_scan(
     )
     y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
     return cut_at(lengths, rule.fire(y)), y, after
+
+
+def _settled(
+    backend: str, x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None
+) -> tuple[ELMBackend, Tensor | SpikeEvents, ELMParameters, ELMState | None]:
+    """The backend that runs these inputs, and they themselves: of views that stand for the negative of what lies in
+    memory, as ``z.conj().imag`` does, the numbers.
+    """
+    first = x.channel if isinstance(x, SpikeEvents) else x
+    tensors = (first, *(state or ()), *params[:5], *params.mlp_weight, *params.mlp_bias, params.w_y, params.b_y)
+    reason = not_numbers(tensors)
+
+    def refusal(candidate: ELMBackend) -> str | None:
+        if reason is not None and not candidate.differentiates:
+            return reason
+        return candidate.refusal(x, params)
+
+    chosen = choose(OPERATOR, backend, refusal)
+    if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
+        return chosen, x, params, state
+    settled: dict[str, Any] = {
+        name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)
+        for name, value in params._asdict().items()
+    }
+    state = None if state is None else ELMState(*map(resolved, state))
+    return chosen, resolved(x), params._replace(**settled), state
 
 
 def _in_dtype_of(params: ELMParameters, state: ELMState | None) -> ELMState | None:

@@ -63,12 +63,14 @@ class Events(NamedTuple):
             )
 
     @classmethod
-    def searched_for(cls, frames: Tensor, dtype: torch.dtype, sparse_input: str) -> Events | None:
+    def searched_for(
+        cls, frames: Tensor, dtype: torch.dtype, sparse_input: str, density: float = SPARSE_DENSITY
+    ) -> Events | None:
         """Those in dense frames, where these are sparse; `sparse_input` as in :func:`elm_neuro.backends.scan`."""
         if not searched(frames, sparse_input):
             return None
         frames = frames if frames.dtype in DTYPES else frames.to(dtype)
-        events = cls.compacted(frames, dtype)
+        events = cls.compacted(frames, dtype, density)
         return cls.compacted(frames, dtype, density=1.0) if events is None and sparse_input == "on" else events
 
     @classmethod

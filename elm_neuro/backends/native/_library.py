@@ -16,6 +16,7 @@ from torch import Tensor
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
+MAX_SETTINGS = 4  # of a surrogate
 LARGE_BYTES = 1 << 22  # buffers from this size on ask for large pages, of 2 MiB on most systems
 
 Layers = ctypes.c_void_p * MAX_LAYERS
@@ -24,10 +25,15 @@ Call: TypeAlias = Callable[
 ]  # dtype is float64, threads, pointer to a struct; 0 where it went well
 
 
-def _fields(integers: str, pointers: str, *, doubles: str = "", layers: tuple[str, ...] = ()) -> list[tuple[str, type]]:
-    """Fields in the order of the struct: integers, doubles, pointers; those of `layers` hold a pointer a layer."""
+def _fields(
+    integers: str, pointers: str, *, doubles: str = "", settings: str = "", layers: tuple[str, ...] = ()
+) -> list[tuple[str, type]]:
+    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, pointers; those of `layers` hold
+    a pointer a layer.
+    """
     kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)
     kinds |= dict.fromkeys(doubles.split(), ctypes.c_double)
+    kinds |= dict.fromkeys(settings.split(), ctypes.c_double * MAX_SETTINGS)
     kinds |= {name: Layers if name in layers else ctypes.c_void_p for name in pointers.split()}
     return list(kinds.items())
 
@@ -85,12 +91,27 @@ class EffectiveArgs(ctypes.Structure):
     )
 
 
+class AlifArgs(ctypes.Structure):
+    """``struct ElmAlif`` of native/api.h."""
+
+    _fields_ = _fields(
+        "batch num_steps num_neuron num_input latency chunk "
+        "wide dense_batch dense_time spikes_batch spikes_time grad_batch grad_time "
+        "surrogate detach_reset detach_recurrent",
+        "begin end lengths channel value table dense bias beta p b w_rec v_0 a_0 s_0 spikes v_last a_last s_last saved "
+        "grad_spikes grad_v_last grad_a_last grad_s_last grad_table grad_dense grad_v_0 grad_a_0 grad_s_0 "
+        "grad_bias grad_beta grad_p grad_b grad_w_rec",
+        settings="setting",
+    )
+
+
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "ElmScan": ScanArgs,
     "ElmFilter": FilterArgs,
     "ElmFrames": FramesArgs,
     "ElmTable": TableArgs,
     "ElmEffective": EffectiveArgs,
+    "ElmAlif": AlifArgs,
 }
 
 
@@ -157,8 +178,11 @@ def _declare(library: ctypes.CDLL) -> None:
         "table_forward",
         "table_backward",
         "compact",
+        "alif_forward",
+        "alif_backward",
     ):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
+    library.elm_alif_chunk.argtypes, library.elm_alif_chunk.restype = (), word
     library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 2, word
     library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None
     for name in ("elm_discount_f32", "elm_discount_f64"):
@@ -206,6 +230,12 @@ def tile(dtype: torch.dtype) -> int:
 def chunk(dtype: torch.dtype) -> int:
     """Steps after which a whole tile's memory is kept for the backward pass."""
     return int(library().elm_chunk(dtype == torch.float64))
+
+
+@cache
+def alif_chunk() -> int:
+    """Steps through which a neuron of a LIF layer runs at most before the next one does."""
+    return int(library().elm_alif_chunk())
 
 
 def large(like: Tensor, size: int) -> Tensor:

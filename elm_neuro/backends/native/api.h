@@ -4,7 +4,8 @@
 #include <cstdint>
 
 enum { ELM_MAX_LAYERS = 8 };
-enum { ELM_ATAN = 1, ELM_FAST_SIGMOID = 2 };  // surrogates of the spikes' derivative
+enum { ELM_ATAN = 1, ELM_FAST_SIGMOID, ELM_BOXCAR, ELM_MULTI_GAUSSIAN, ELM_SIGMOID };  // of the spikes' derivative
+enum { ELM_ALIF_CHUNK = 32 };  // steps through which a neuron of a LIF layer runs at most before the next one does
 
 // The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, the memory advances from
 // f_t + bias, and y_t reads it. v_t is the sum of the events' rows of `table`, or given in `dense`. Rows of every array
@@ -36,6 +37,25 @@ struct ElmScan {
     void *grad_bias, *grad_kappa, *grad_gain, *grad_w_m, *grad_w_y, *grad_b_y;  // grad_bias or null
     void *grad_threshold;                                                       // or null
     void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
+};
+
+// A layer of adaptive LIF neurons over a sequence (alif.h). What arrives is the sum of the events' rows of `table`, or
+// given in `dense`. Arrays over neurons are contiguous; a pointer that says "or null" is null where it is not asked for.
+struct ElmAlif {
+    int64_t batch, num_steps, num_neuron, num_input, latency, chunk;  // chunk: at most ELM_ALIF_CHUNK; latency + 1 with w_rec
+    int64_t wide, dense_batch, dense_time, spikes_batch, spikes_time, grad_batch, grad_time;  // as in ElmScan
+    int64_t surrogate, detach_reset, detach_recurrent;
+    double setting[4];                     // of the surrogate
+    const int64_t *begin, *end, *lengths;  // null without events; lengths or null
+    const void *channel, *value;           // value null where every event counts 1
+    const void *table, *dense;             // table (num_input, padded(num_neuron)), the padding 0
+    const void *bias, *beta, *p, *b, *w_rec;  // b null: no adaptation, the threshold is 1; w_rec (to, from) or null
+    const void *v_0, *a_0, *s_0;              // before the first step, or null for zeros; s_0 (batch, latency + 1, neuron)
+    void *spikes, *v_last, *a_last, *s_last;  // spikes (batch, num_steps, num_neuron); the backward pass reads them
+    void *saved;  // what the backward pass reads, or null where none will follow
+    const void *grad_spikes, *grad_v_last, *grad_a_last, *grad_s_last;  // each or null
+    void *grad_table, *grad_dense, *grad_v_0, *grad_a_0, *grad_s_0;     // each or null; grad_dense contiguous
+    void *grad_bias, *grad_beta, *grad_p, *grad_b, *grad_w_rec;         // grad_p, grad_b and grad_w_rec or null
 };
 
 // Branch traces, integrated alone where something other than the first layer reads them: f_t = kappa f_{t-1} + v_t.
@@ -88,7 +108,8 @@ struct ElmEffective {
 struct ElmShare {
     int64_t first, last, index;
     void *scratch;   // what the thread leaves for the reduction
-    int64_t status;  // 0; 1 where the events do not fit, or there was not enough memory
+    int64_t status;  // 0; 1 where the events do not fit, or there was not enough memory; 2 where a
+                     // remembered spike is neither 0 nor 1
 };
 
 struct ElmKernels {
@@ -102,4 +123,10 @@ struct ElmKernels {
     void (*compact)(const ElmFrames *, ElmShare *);
     void (*table_forward)(const ElmTable *, ElmShare *);
     void (*table_backward)(const ElmTable *, ElmShare *);
+};
+
+struct ElmAlifKernels {
+    void (*forward)(const ElmAlif *, ElmShare *);
+    void (*backward)(const ElmAlif *, ElmShare *);
+    int64_t (*reduce)(const ElmAlif *, const ElmShare *, int64_t num_share);
 };

@@ -1,4 +1,4 @@
-// The kernels of one instruction set: compiled with its flags and -DELM_ISA=<name>.
+// The ELM's kernels of one instruction set: compiled with its flags and -DELM_ISA=<name>.
 #include "frames.h"
 #include "scan.h"
 #include "table.h"

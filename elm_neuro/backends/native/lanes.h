@@ -15,6 +15,7 @@
 #include "api.h"
 
 #define ELM_INLINE static inline __attribute__((always_inline))
+#define ELM_INLINE_MEMBER inline __attribute__((always_inline))
 #define ELM_LAMBDA __attribute__((always_inline))
 
 namespace ELM_ISA {
@@ -160,6 +161,10 @@ template <class R> ELM_INLINE Vector<R> clamped(Vector<R> x, R low, R high) {  /
 
 ELM_INLINE Vector<double> tanh_of(Vector<double> x) {
     for (int j = 0; j < Lanes<double>::W; j++) x[j] = std::tanh(x[j]);
+    return x;
+}
+ELM_INLINE Vector<double> exp_of(Vector<double> x) {
+    for (int j = 0; j < Lanes<double>::W; j++) x[j] = std::exp(x[j]);
     return x;
 }
 ELM_INLINE Vector<double> sigmoid_of(Vector<double> x) {

@@ -14,9 +14,10 @@
 #include "api.h"
 #include "effective.h"
 
-#define ELM_DECLARE(isa)              \
-    namespace isa {                   \
-    extern const ElmKernels table[2]; \
+#define ELM_DECLARE(isa)                       \
+    namespace isa {                            \
+    extern const ElmKernels table[2];          \
+    extern const ElmAlifKernels alif_table[2]; \
     }
 ELM_DECLARE(baseline)
 #ifdef ELM_X86
@@ -30,6 +31,7 @@ enum { MAX_THREADS = 256 };
 
 struct Choice {
     const ElmKernels *table;
+    const ElmAlifKernels *alif_table;
     const char *name;
 };
 
@@ -41,16 +43,17 @@ Choice choose() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     const bool low = limit && !std::strcmp(limit, "baseline"), middle = limit && !std::strcmp(limit, "avx2");
-    if (avx512 && !low && !middle) return {avx512::table, "avx512"};
-    if (avx2 && !low) return {avx2::table, "avx2"};
+    if (avx512 && !low && !middle) return {avx512::table, avx512::alif_table, "avx512"};
+    if (avx2 && !low) return {avx2::table, avx2::alif_table, "avx2"};
 #endif
     (void)limit;
-    return {baseline::table, "baseline"};
+    return {baseline::table, baseline::alif_table, "baseline"};
 }
 
 const Choice chosen = choose();
 
 const ElmKernels &kernels(int64_t is_double) { return chosen.table[is_double ? 1 : 0]; }
+const ElmAlifKernels &alif_kernels(int64_t is_double) { return chosen.alif_table[is_double ? 1 : 0]; }
 
 template <class Args> struct Job {
     void (*work)(const Args *, ElmShare *);
@@ -140,6 +143,7 @@ int64_t elm_size_of(const char *name) {
     if (!std::strcmp(name, "ElmFilter")) return sizeof(ElmFilter);
     if (!std::strcmp(name, "ElmFrames")) return sizeof(ElmFrames);
     if (!std::strcmp(name, "ElmTable")) return sizeof(ElmTable);
+    if (!std::strcmp(name, "ElmAlif")) return sizeof(ElmAlif);
     if (!std::strcmp(name, "ElmEffective")) return sizeof(ElmEffective);
     return -1;
 }
@@ -170,6 +174,19 @@ int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *ar
 
 int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *args) {
     return spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
+}
+
+// 0; bit 0 where there was not enough memory, bit 1 where a remembered spike is neither 0 nor 1.
+int64_t elm_alif_forward(int64_t is_double, int64_t threads, const ElmAlif *args) {
+    return spread(alif_kernels(is_double).forward, args, args->batch, threads);
+}
+
+int64_t elm_alif_chunk() { return ELM_ALIF_CHUNK; }
+
+int64_t elm_alif_backward(int64_t is_double, int64_t threads, const ElmAlif *args) {
+    ElmShare share[MAX_THREADS];
+    const int64_t used = spread(alif_kernels(is_double).backward, args, args->batch, threads, share);
+    return alif_kernels(is_double).reduce(args, share, used);
 }
 
 // 0, or 1 where the events do not fit.

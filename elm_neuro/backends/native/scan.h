@@ -11,6 +11,7 @@
 #include "filter.h"
 #include "layout.h"
 #include "products.h"
+#include "surrogates.h"
 
 namespace ELM_ISA {
 
@@ -41,17 +42,6 @@ template <class R> ELM_INLINE void fire(R *spikes, const R *y, const R *threshol
     for (i64 j = 0; j < size; j += W) store_upto(spikes + j, load(y + j) > load(threshold + j) ? one : zero, size - j);
 }
 
-// What learning sees in place of the derivative of the step, at a distance x from the threshold.
-template <class R> ELM_INLINE Vector<R> surrogate_slope(Vector<R> x, i64 surrogate, double slope) {
-    const Vector<R> one = all<R>(R(1));
-    if (surrogate == ELM_ATAN) {  // alpha / 2 / (1 + (pi / 2 alpha x)^2)
-        const Vector<R> scaled = x * all<R>(R(1.5707963267948966 * slope));
-        return all<R>(R(0.5 * slope)) / (scaled * scaled + one);
-    }
-    const Vector<R> zero = {}, denominator = (x < zero ? -x : x) * all<R>(R(slope)) + one;  // 1 / (1 + k |x|)^2
-    return one / (denominator * denominator);
-}
-
 // Gradient of the readout for every row of a chunk: what comes for y, and what comes for the spikes times the
 // surrogate's slope; the threshold's gradient is the negative sum of the latter. Rows past a sample's end are 0.
 template <class R, int MB>
@@ -75,7 +65,7 @@ ELM_INLINE void readout_gradients(const ElmScan &a, const Shape<R> &s, const Neu
             for (i64 j = 0; j < s.o; j += W) {
                 const Vector<R> distance = load_upto(y + j, s.o - j) - load(w.threshold + j);
                 const Vector<R> g =
-                    load_upto(grad_spikes + j, s.o - j) * surrogate_slope<R>(distance, a.surrogate, a.slope);
+                    load_upto(grad_spikes + j, s.o - j) * slope_of<R>(distance, a.surrogate, &a.slope);
                 store(to + j, load(to + j) + g);
                 store(sum.threshold + j, load(sum.threshold + j) - g);
             }

@@ -14,6 +14,22 @@ from elm_neuro.datasets._items import index_of, indices_of, integers
 
 NUM_CHANNELS = 700  # Cramer et al. 2020, arXiv:1910.07407, section II: hair cells of the inner ear model
 NUM_CLASSES = 20  # 0 to 9 English, 10 to 19 German
+SHD_ADDRESS = "https://zenkelab.org/datasets"
+SHD_PAPER = (
+    "Cramer, Stradmann, Schemmel, Zenke: The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking "
+    "Neural Networks, IEEE TNNLS 33(7), 2022, doi 10.1109/TNNLS.2020.3044364"
+)
+WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
+
+
+def where_shd_is(folder: object, otherwise: str = "") -> str:
+    """The end of a message about files of SHD that are not there: address, what else may be done, and the paper.
+
+    >>> where_shd_is("data")[:63]
+    'download shd_train.h5.zip and shd_test.h5.zip from https://zenk'
+    """
+    way = f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {folder}"
+    return f"{way}{otherwise} ({SHD_PAPER})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -175,7 +175,7 @@ class InputDropout:
         if not self.scale:
             return kept
         value = torch.ones(kept.num_events, device=kept.device) if kept.value is None else kept.value
-        return replace(kept, value=value * self._weight)
+        return SpikeEvents(kept.indptr, kept.channel, value * self._weight, kept.shape)
 
     def _structured(self, events: Array) -> Array:
         kept = events[generator(self.seed).random(events.size) >= self.p]

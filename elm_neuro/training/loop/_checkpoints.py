@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from elm_neuro.checkpoints._load import load_weights
 from elm_neuro.files import whole_files
 
 
@@ -40,11 +41,16 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: there is no such file, or `path` is an address.
-            pickle.UnpicklingError: it holds more than that.
+            ValueError: it is damaged, or holds more than that.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"a checkpoint must be a file on this machine, got {os.fspath(path)}")
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        try:
+            checkpoint: dict[str, Any] = load_weights(path)
+        except ValueError as error:
+            raise ValueError(
+                f"a checkpoint must be whole, of weights and settings, got {path}, which {error}"
+            ) from error
         return checkpoint
 
 

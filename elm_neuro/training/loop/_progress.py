@@ -11,20 +11,34 @@ SHOWN = ("train/loss", "train/accuracy", "valid/loss", "valid/accuracy")
 
 
 class Size(Callback):
-    """One line on standard error: what is trained, and how many parameters it has."""
+    """One line on standard error: what is trained, and how many parameters it has.
+
+    Args:
+        title: what the network is called; its class where that is empty.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
         if trainer.is_global_zero:
             counts = [(one.numel(), one.requires_grad) for one in pl_module.parameters()]
             trained, total = sum(count for count, trains in counts if trains), sum(count for count, _ in counts)
-            network = type(getattr(pl_module, "network", pl_module)).__name__
+            network = self.title or type(getattr(pl_module, "network", pl_module)).__name__
             of = "" if trained == total else f", {trained:,} of them trained"
             print(f"{network}: {total:,} parameters{of}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people
 
 
 class EpochLines(Callback):
-    """One line an epoch on standard error: epoch, metrics, seconds, and when the rest will be done."""
+    """One line an epoch on standard error: epoch, metrics, seconds, and when the rest will be done.
+
+    Args:
+        title: said before the epoch, where several networks are trained.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -41,4 +55,5 @@ class EpochLines(Callback):
         ]
         left = "" if not total or total < 0 else f", {spent / (done - self._first) * (total - done):.0f} s left"
         of = "" if not total or total < 0 else f" of {total}"
-        print(f"epoch {done}{of}: {', '.join(metrics)}; {spent:.0f} s{left}", file=sys.stderr, flush=True)  # noqa: T201  # it is for people
+        line = f"{self.title and self.title + ', '}epoch {done}{of}: {', '.join(metrics)}; {spent:.0f} s{left}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  # it is for people

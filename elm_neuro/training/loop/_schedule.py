@@ -9,6 +9,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.optim.lr_scheduler import LRScheduler
 
+from elm_neuro.nn import parameter_groups
+
 OptimizerName: TypeAlias = Literal["adam", "adamax", "adamw"]
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -39,10 +41,11 @@ def optimizer_and_cosine(
         module: in a Trainer that is about to fit it.
         optimizer: a name in `OPTIMIZERS`.
         learning_rate: at the start.
-        weight_decay: of the optimizer.
+        weight_decay: of the optimizer; time constants, synaptic weights and thresholds have none
+            (:func:`elm_neuro.nn.parameter_groups`).
     """
     make: Any = OPTIMIZERS[optimizer]
-    chosen = make(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    chosen = make(parameter_groups(module, weight_decay), lr=learning_rate, weight_decay=weight_decay)
     return {
         "optimizer": chosen,
         "lr_scheduler": {"scheduler": CosineDecay(chosen, num_steps(module.trainer)), "interval": "step"},

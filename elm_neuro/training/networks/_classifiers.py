@@ -129,6 +129,8 @@ class LeakyReadout(nn.Module):
     torch.Size([4, 2])
     """
 
+    without_decay = ("beta",)  # a parameter that weight decay would turn into another
+
     def __init__(
         self, input_size: int, output_size: int, *, delta_t: float, tau_v: float, readout: str = "mean"
     ) -> None:

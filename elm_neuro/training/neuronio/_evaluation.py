@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,17 +113,24 @@ def _outputs(
     return np.asarray(y.float().cpu().numpy())
 
 
-def evaluate(
+class Protocols(NamedTuple):
+    """What a network predicts on some files, at the steps that count: tables and curves are both made of these."""
+
+    published: Prediction
+    raw: Prediction
+    windows: Windows
+    files: tuple[str, ...]  # their names
+
+
+def predict_protocols(
     network: nn.Module,
     files: Sequence[str | os.PathLike[str]],
     *,
     windows: Windows | None = None,
-    num_draws: int = 200,
     batch_size: int = 16,
-    seed: int = 0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The published figures of a network on NeuronIO, the honest ones beside them, and what made them.
+) -> Protocols:
+    """Predictions of a network on NeuronIO by the published protocol, and as the network says them by itself.
 
     "published": predictions in windows, the voltage aligned to the truth of each file, simulations with at most 24
     spikes, without their first 500 ms, all pooled. "raw": each simulation in one go, nothing aligned, all simulations,
@@ -134,14 +141,8 @@ def evaluate(
         network: as in :func:`predict`; it is put into evaluation mode.
         files: pickles of NeuronIO or converted files, all of one length.
         windows: of the published protocol; 500 ms with a burn-in of 150 ms by default.
-        num_draws: of the bootstrap over simulations; 0 leaves intervals out.
         batch_size: stretches of time run at once.
-        seed: of the bootstrap.
         progress: called while it runs.
-
-    Returns:
-        For "published" and "raw": "figures" by the authors' names (None where undefined, and "undefined" says why),
-        "intervals" of 95 %, "simulations" and "spikes" that counted; and "protocol".
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -174,16 +175,50 @@ def evaluate(
                 )
     finally:
         network.train(was_training)
-    outcome: dict[str, Any] = {"published": _summary(chosen(pooled(published)), num_draws, seed)}
-    outcome["raw"] = _summary(chosen(pooled(raw), max_spikes=None), num_draws, seed)
-    outcome["protocol"] = {
-        "window_ms": windows.window_ms,
-        "burn_in_ms": windows.burn_in_ms,
-        "files": [Path(file).name for file in files],
-        "bootstrap_draws": num_draws,
-        "level": 0.95,
+    names = tuple(Path(file).name for file in files)
+    return Protocols(chosen(pooled(published)), chosen(pooled(raw), max_spikes=None), windows, names)
+
+
+def summarise_protocols(predictions: Protocols, *, num_draws: int = 200, seed: int = 0) -> dict[str, Any]:
+    """The published figures of predictions, and the honest ones beside them.
+
+    Args:
+        predictions: of :func:`predict_protocols`.
+        num_draws: of the bootstrap over simulations; 0 leaves intervals out.
+        seed: of the bootstrap.
+
+    Returns:
+        For "published" and "raw": "figures" by the authors' names (None where undefined, and "undefined" says why),
+        "intervals" of 95 %, "simulations" and "spikes" that counted; and "protocol".
+    """
+    return {
+        "published": _summary(predictions.published, num_draws, seed),
+        "raw": _summary(predictions.raw, num_draws, seed),
+        "protocol": {
+            "window_ms": predictions.windows.window_ms,
+            "burn_in_ms": predictions.windows.burn_in_ms,
+            "files": list(predictions.files),
+            "bootstrap_draws": num_draws,
+            "level": 0.95,
+        },
     }
-    return outcome
+
+
+def evaluate(
+    network: nn.Module,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    windows: Windows | None = None,
+    num_draws: int = 200,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What :func:`summarise_protocols` says of what :func:`predict_protocols` predicts; their arguments, result and
+    errors.
+    """
+    predictions = predict_protocols(network, files, windows=windows, batch_size=batch_size, progress=progress)
+    return summarise_protocols(predictions, num_draws=num_draws, seed=seed)
 
 
 def read(file: str | os.PathLike[str]) -> Simulations:

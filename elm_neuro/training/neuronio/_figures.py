@@ -4,7 +4,9 @@ writes them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
-from torch import Tensor
+from sklearn.metrics import auc, roc_curve
+from torch import Tensor, nn
 
 from elm_neuro.checkpoints import neuronio_head
 from elm_neuro.datasets import Simulations
 from elm_neuro.datasets.neuronio._simulations import NUM_SEGMENTS, SOMA_CAP_MV
 from elm_neuro.datasets.neuronio._windows import gather
 from elm_neuro.nn import ELM
-from elm_neuro.plotting import BLUE, GREEN, INK, PALE, PALETTE, VERMILION, draw_memory, label_panel, styled
+from elm_neuro.plotting import BLUE, GREEN, INK, PALE, PALETTE, VERMILION, draw_memory, label_panel, note, styled
 from elm_neuro.plotting._style import as_array, span
 from elm_neuro.plotting._workings import busiest
+from elm_neuro.training.neuronio._evaluation import Protocols, read
 from elm_neuro.training.neuronio._metrics import FALSE_POSITIVES, Prediction
 
 SYNAPSES_SHOWN = 20
+FILES_NAMED = 3
 
 
 @styled
@@ -103,7 +107,7 @@ def neuronio_workings(
 @styled
 def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
     """Share of spikes predicted against the share of false alarms, whole and at its low end, where the published
-    figures look.
+    figures look; the area under each curve is the AUC of the table made of the same predictions.
 
     Args:
         predictions: of each network, by its name: what the published figures are made of, or all.
@@ -123,6 +127,7 @@ def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
                 f"{truth.size}"
             )
         fpr, tpr, _ = roc_curve(truth, prediction.probability.ravel())
+        name = f"{name}, AUC {auc(fpr, tpr):.4f}"
         for axis in (whole, low):
             axis.plot(100 * fpr, 100 * tpr, color=colour, drawstyle="default", label=name)
     whole.plot([0, 100], [0, 100], color=PALE, linewidth=0.8, linestyle=":")
@@ -136,6 +141,44 @@ def roc_curves(predictions: Mapping[str, Prediction]) -> Figure:
     whole.set(xlim=(0, 100), ylabel="true positives (% of spikes)")
     figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(predictions)))
     return figure
+
+
+def evaluation_figures(
+    network: nn.Module,
+    curves: Mapping[str, Protocols],
+    file: str | os.PathLike[str],
+    *,
+    source: str | None = None,
+) -> dict[str, Figure]:
+    """The figures of an evaluation, by the names that their files get, as far as the network has them.
+
+    "roc" is of the predictions that the published figures are made of, where there is a spike among them. Of an ELM
+    neuron "workings" is the simulation of `file` with most spikes, up to 2 s of it; of one whose branches read NeuronIO
+    "receptive_fields".
+
+    Args:
+        network: that was evaluated.
+        curves: predictions by the names of their networks.
+        file: a simulation file.
+        source: what the data are; the names of the files by default.
+    """
+    (first, *_) = curves.values()
+    more = len(first.files) - FILES_NAMED
+    source = source or ", ".join(first.files[:FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    figures: dict[str, Figure] = {}
+    if isinstance(network, ELM) and network.config.num_neuron is None:
+        simulations = read(file)
+        stop = min(2000, simulations.num_steps)
+        index = max(range(len(simulations)), key=lambda i: int(simulations.spikes(i)[:stop].sum()))
+        shown = neuronio_workings(network, simulations, index, stop=stop)
+        figures["workings"] = note(shown, f"simulation {index} of {Path(file).name}, {source}")
+        if network.config.num_branch is not None and network.config.input_size == 2 * NUM_SEGMENTS:
+            figures["receptive_fields"] = note(receptive_fields(network), f"{next(iter(curves))}; {source}")
+    if all(0 < one.published.spikes.sum() < one.published.spikes.size for one in curves.values()):
+        roc = roc_curves({name: one.published for name, one in curves.items()})
+        num = len(first.published.spikes)
+        figures["roc"] = note(roc, f"{source}: published protocol, {num} simulations without their first 500 ms")
+    return figures
 
 
 @styled

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric, ExplainedVariance, MeanSquaredError
 from torchmetrics.functional.classification import binary_auroc
@@ -14,8 +13,8 @@ from torchmetrics.functional.classification import binary_auroc
 from elm_neuro.datasets.neuronio._simulations import SOMA_SCALE_MV
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training.loop._layers import check_time_steps
-from elm_neuro.training.loop._sampling import count_epochs_rightly
-from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
+from elm_neuro.training.loop._schedule import OptimizerName
+from elm_neuro.training.loop._task import Task
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -89,7 +88,7 @@ class _Evaluation(nn.Module):
             metric.reset()
 
 
-class NeuronIORegression(LightningModule):
+class NeuronIORegression(Task):
     """Loss of :func:`neuronio_loss`, cosine decay over the whole run.
 
     Logged: train/loss, train/bce, train/mse; valid/… and test/… loss, soma_RMSE in mV and
@@ -118,12 +117,9 @@ class NeuronIORegression(LightningModule):
         weight_decay: float = 0.0,
         burn_in_ms: int = 150,
     ) -> None:
-        super().__init__()
-        check_optimizer(optimizer, learning_rate)
+        super().__init__(network, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         if burn_in_ms < 0:
             raise ValueError(f"burn_in_ms must not be negative, got {burn_in_ms}")
-        self.network = network
-        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.burn_in_ms = burn_in_ms
         self.evaluation = nn.ModuleDict({"valid": _Evaluation(), "test": _Evaluation()})
 
@@ -152,7 +148,8 @@ class NeuronIORegression(LightningModule):
             )
         return losses.loss
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def evaluate(self, batch: Batch, stage: str) -> None:
+        """Take in a batch, without dropout."""
         x, spikes, soma = batch
         y = self(x)
         loss = neuronio_loss(y, spikes, soma, burn_in=self.burn_in_ms).loss
@@ -160,38 +157,13 @@ class NeuronIORegression(LightningModule):
         skip = slice(self.burn_in_ms, None)
         self.evaluation[stage].update(y[:, skip], spikes[:, skip], soma[:, skip])  # type: ignore[operator]
 
-    def _conclude(self, stage: str) -> None:
+    def conclude(self, stage: str) -> None:
+        """Log the figures."""
         evaluation: Any = self.evaluation[stage]
         for name, value in evaluation.compute().items():
             self.log(f"{stage}/{name}", value)
         evaluation.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch."""
-        self._evaluate(batch, "valid")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
-        self._conclude("valid")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch."""
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures."""
-        self._conclude("test")
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Outputs, (batch, time, 2)."""
         return self(batch[0])  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer and its cosine decay, per step."""
-        return optimizer_and_cosine(
-            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where training was."""
-        count_epochs_rightly(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -92,6 +93,17 @@ class SHDAddingDataModule(SHDDataModule):
     def synthetic(self) -> list[SpokenDigits]:
         """The digits of the pairs, as far as they are made up."""
         return [source for source in (self.source, self.test_source) if isinstance(source, SpokenDigits)]
+
+    @property
+    def tested_on(self) -> str:
+        """What a figure says its samples are."""
+        source = self.test_source or self.source
+        return f"sums of two digits of {'synthetic speech' if isinstance(source, SpokenDigits) else Path(source).name}"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The sums, as numbers."""
+        return [str(total) for total in range(NUM_SUMS)]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the recordings that `stage` needs, once, and print the fingerprints of its lists."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
+from elm_neuro.datasets.shd._recordings import WORDS, where_shd_is
 from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
 
-SHD_ADDRESS = "https://zenkelab.org/datasets"  # of Cramer et al., 10.1109/TNNLS.2020.3044364
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -103,6 +104,16 @@ class SHDDataModule(ResumesInEpoch):
     def synthetic(self) -> list[SpokenDigits]:
         """Recordings that are made where they are not cached yet; none where all come from files."""
         return []
+
+    @property
+    def tested_on(self) -> str:
+        """What a figure says its samples are."""
+        return "synthetic spoken digits" if self.synthetic else Path(self.test_file or self.train_file).name
+
+    @property
+    def class_names(self) -> list[str]:
+        """The word of each class."""
+        return WORDS
 
     def prepare_data(self) -> None:
         """Make synthetic recordings where they are not cached yet, in one process only."""
@@ -249,8 +260,7 @@ def check_files(**files: str | os.PathLike[str] | None) -> None:
             place = os.path.dirname(file) or "this folder"
             raise FileNotFoundError(
                 f"--data.{name} must name an SHD-format HDF5 file, got {os.fspath(file)}, which does not exist: "
-                f"download shd_train.h5.zip and shd_test.h5.zip from {SHD_ADDRESS} and unpack them into {place}, or "
-                "say with --data.train_file and --data.test_file where they are"
+                + where_shd_is(place, ", or say with --data.train_file and --data.test_file where they are")
             )
 
 

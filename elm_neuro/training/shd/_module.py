@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -15,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from elm_neuro.datasets import splitmix64
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training.loop._layers import check_time_steps, spikes_recorded, spiking_layers
-from elm_neuro.training.loop._sampling import count_epochs_rightly
-from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
+from elm_neuro.training.loop._schedule import OptimizerName
+from elm_neuro.training.loop._task import Task
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
 
@@ -106,7 +105,7 @@ class Speakers(nn.Module):
             other.reset()
 
 
-class SpikeClassification(LightningModule):
+class SpikeClassification(Task):
     """Cross entropy on class logits, accuracy by speakers, cosine decay over the whole run.
 
     Logged: train/loss, train/accuracy, valid/… and test/… loss, accuracy, accuracy_seen, accuracy_unseen (speakers that
@@ -144,16 +143,13 @@ class SpikeClassification(LightningModule):
         spike_l1: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        check_optimizer(optimizer, learning_rate)
+        super().__init__(network, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
         if not 0.0 <= input_dropout < 1.0:
             raise ValueError(f"input_dropout must be in [0, 1), got {input_dropout}")
         if not (spike_l1 >= 0 and math.isfinite(spike_l1)):
             raise ValueError(f"spike_l1 must be a finite number, not negative, got {spike_l1}")
         if spike_l1 and not spiking_layers(network):
             raise ValueError(f"spike_l1 must be 0 where network has no layer that spikes, got {spike_l1}")
-        self.network = network
-        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
         self.input_dropout, self.spike_l1, self.seed = input_dropout, spike_l1, seed
         self.confusion: Tensor | None = None
         self.by_speaker: dict[int, tuple[float, int]] = {}
@@ -204,7 +200,8 @@ class SpikeClassification(LightningModule):
             loss = loss + self.spike_l1 * rate
         return loss
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def evaluate(self, batch: Batch, stage: str) -> None:
+        """Take in a batch, without dropout."""
         x, labels, speakers = batch
         logits = self(x)
         data = getattr(self.trainer, "datamodule", None)
@@ -216,7 +213,8 @@ class SpikeClassification(LightningModule):
         cast(Speakers, self.evaluation[stage]).update(logits, labels, speakers, known, familiar)
         self.log(f"{stage}/loss", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
 
-    def _conclude(self, stage: str) -> None:
+    def conclude(self, stage: str) -> None:
+        """Log the figures."""
         speakers = cast(Speakers, self.evaluation[stage])
         for name, value in speakers.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy")
@@ -224,32 +222,6 @@ class SpikeClassification(LightningModule):
             self.confusion, self.by_speaker = speakers.confusion.compute().cpu(), speakers.by_speaker()
         speakers.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch, without dropout."""
-        self._evaluate(batch, "valid")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log accuracies."""
-        self._conclude("valid")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch, without dropout."""
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log accuracies."""
-        self._conclude("test")
-
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probability of each class, (batch, num_classes)."""
         return self(batch[0]).softmax(-1)  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where training was."""
-        count_epochs_rightly(checkpoint)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer and its cosine decay, per step."""
-        return optimizer_and_cosine(
-            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
-        )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from elm_neuro import plotting
 from elm_neuro.files import write_whole
@@ -86,7 +87,7 @@ class TestReport(Callback):
 
     Args:
         folder: made where it is not there.
-        names: of the classes; None numbers them.
+        names: of the classes; those of the data by default.
 
     Raises:
         OSError: the files cannot be written.
@@ -115,4 +116,18 @@ class TestReport(Callback):
         evaluation["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         evaluation["lists"] = getattr(getattr(trainer, "datamodule", None), "fingerprints", {})
         write_whole({self.folder / "evaluation.json": json.dumps(evaluation, indent=2).encode() + b"\n"})
-        plotting.save(plotting.confusion_matrix(pl_module.confusion, names=self.names), self.folder / "confusion")
+        data = getattr(trainer, "datamodule", None)
+        names = self.names or getattr(data, "class_names", None)
+        if names is not None and len(names) != len(pl_module.confusion):  # classes of another task
+            names = None
+        figure = plotting.confusion_matrix(pl_module.confusion, names=names, title=name_of(pl_module.network))
+        if tested_on := getattr(data, "tested_on", None):
+            plotting.note(figure, tested_on)
+        plotting.save(figure, self.folder / "confusion")
+
+
+def name_of(network: nn.Module) -> str:
+    """What a figure calls a network: its class, and the neuron in it."""
+    neuron = getattr(network, "neuron", None)
+    inside = f" with {type(neuron).__name__}" if isinstance(neuron, nn.Module) else ""
+    return f"{type(network).__name__}{inside}"

@@ -88,13 +88,13 @@ def test_more_layers_than_it_has_are_refused_by_name_and_left_to_torch_otherwise
 
 
 @native
-def test_half_precision_parameters_are_refused_by_name_and_left_to_torch_otherwise() -> None:
+def test_half_precision_parameters_are_computed_with_in_float32() -> None:
     neuron = ELM(3, 1, num_memory=2).bfloat16()
-    assert "backend='torch'" in repr(neuron)
-    assert neuron(torch.rand(1, 4, 3).bfloat16())[0].dtype == torch.bfloat16
+    x = torch.rand(1, 4, 3).bfloat16()
+    assert "backend='native'" in repr(neuron)
+    y, state = neuron(x)
     neuron.backend = "native"
-    with pytest.raises(ValueError, match=r"it runs in float32 and float64, got torch\.bfloat16"):
-        neuron(torch.rand(1, 4, 3).bfloat16())
+    assert torch.equal(neuron(x)[0], y) and y.dtype == torch.bfloat16 and state.m.dtype == torch.float32
 
 
 @native

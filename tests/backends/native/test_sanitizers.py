@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shutil
@@ -20,9 +21,11 @@ from tests.backends.native_cases import (
     run_python,
 )
 
+DRIVERS = ("native_driver", "alif_driver")
 
-def driver(tmp_path: Path, compiler: str, *flags: str) -> Path:
-    """native_driver.cpp and the kernels, of every instruction set, as one program."""
+
+def drivers(tmp_path: Path, compiler: str, *flags: str) -> list[Path]:
+    """Each driver and the kernels, of every instruction set, as one program."""
     sources = Path(_library.__file__).parent
     x86 = "aarch64" not in compiler and platform.machine().lower() in ("x86_64", "amd64")
     sets = X86_SETS if x86 else {"baseline": []}
@@ -39,15 +42,17 @@ def driver(tmp_path: Path, compiler: str, *flags: str) -> Path:
         *flags,
     ]
     steps = [("library", [*(["-DELM_X86"] if x86 else []), '-DELM_SOURCES="driven"'], sources / "library.cpp")]
-    steps += [(name, [*extra, f"-DELM_ISA={name}"], sources / "kernels.cpp") for name, extra in sets.items()]
-    steps += [("driver", [], Path(__file__).with_name("native_driver.cpp"))]
+    for source in ("kernels.cpp", "alif.cpp"):
+        steps += [(f"{name}-{source}", [*extra, f"-DELM_ISA={name}"], sources / source) for name, extra in sets.items()]
+    kernels = [tmp_path / f"{name}.o" for name, _, _ in steps]
+    steps += [(name, [], Path(__file__).with_name(f"{name}.cpp")) for name in DRIVERS]
     for name, extra, source in steps:
         subprocess.run([*common, *extra, "-c", source, "-o", tmp_path / f"{name}.o"], check=True)
-    program = tmp_path / "driver"
-    subprocess.run(
-        [compiler, *flags, *(tmp_path / f"{name}.o" for name, _, _ in steps), "-o", program, "-lpthread"], check=True
-    )
-    return program
+    programs = [tmp_path / name for name in DRIVERS]
+    for program in programs:
+        linked = [compiler, *flags, program.with_suffix(".o"), *kernels, "-o", program, "-lpthread"]
+        subprocess.run(linked, check=True)
+    return programs
 
 
 def run_driver(program: Path, *before: str, isa: str = "") -> None:
@@ -62,8 +67,7 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     """Odd sizes in buffers of exactly the size promised; valgrind knows no AVX-512."""
     if shutil.which("valgrind") is None:
         pytest.skip("no valgrind")
-    program = driver(tmp_path, COMPILER or "c++")
-    for isa in ("avx2", "baseline"):
+    for program, isa in itertools.product(drivers(tmp_path, COMPILER or "c++"), ("avx2", "baseline")):
         run_driver(program, "valgrind", "-q", "--error-exitcode=9", isa=isa)
 
 
@@ -72,8 +76,7 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
 def test_clang_compiles_the_same_numbers(tmp_path: Path) -> None:
     if shutil.which("clang++") is None:
         pytest.skip("no clang++")
-    program = driver(tmp_path, "clang++")
-    for isa in ("avx512", "avx2", "baseline"):
+    for program, isa in itertools.product(drivers(tmp_path, "clang++"), ("avx512", "avx2", "baseline")):
         run_driver(program, isa=isa)
 
 
@@ -83,7 +86,8 @@ def test_arm_processors_compute_the_same_numbers(tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("no compiler and emulator for AArch64")
-    run_driver(driver(tmp_path, compiler, "-static"), emulator)
+    for program in drivers(tmp_path, compiler, "-static"):
+        run_driver(program, emulator)
 
 
 def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:

@@ -10,7 +10,16 @@ import torch
 
 from elm_neuro import ELM, BranchELM, plotting
 from elm_neuro.datasets import read_simulation_file
-from elm_neuro.training import Prediction, neuronio_ablation, neuronio_workings, receptive_fields, roc_curves
+from elm_neuro.training import (
+    Prediction,
+    evaluation_figures,
+    neuronio_ablation,
+    neuronio_workings,
+    predict_protocols,
+    receptive_fields,
+    roc_curves,
+    summarise_protocols,
+)
 from elm_neuro.training.neuronio._figures import branch_weights
 from tests.datasets.neuronio.neuronio_files import made, write
 
@@ -88,3 +97,18 @@ def test_receptive_fields_are_the_weights_of_each_input(tmp_path: Path) -> None:
     assert plotting.save(receptive_fields(own), tmp_path / "fields")[0].stat().st_size > 10_000
     with pytest.raises(ValueError, match="must have branches and 1278 inputs"):
         receptive_fields(ELM(1278, 2, 3))
+
+
+def test_the_curve_is_drawn_of_the_predictions_that_the_table_is_made_of(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"sim__{i}.p", made(2, 900, seed=i, rate=0.002)) for i in range(2)]
+    predictions = predict_protocols(neuron(), files)
+    table = summarise_protocols(predictions, num_draws=0)["published"]
+    figures = evaluation_figures(neuron(), {"a neuron": predictions}, files[0])
+    assert figures.keys() == {"workings", "receptive_fields", "roc"}
+    whole = figures["roc"].axes[0].lines[0]
+    fpr, tpr = (np.asarray(values, float) / 100 for values in (whole.get_xdata(), whole.get_ydata()))
+    assert float(np.trapezoid(tpr, fpr)) == pytest.approx(table["figures"]["AUC"], abs=1e-9)
+    assert whole.get_label() == f"a neuron, AUC {table['figures']['AUC']:.4f}"
+    assert predictions.published.spikes.shape == (4, 400)  # both files, without the first 500 ms
+    for figure in figures.values():
+        assert "sim__0.p" in figure.get_suptitle()

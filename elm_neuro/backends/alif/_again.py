@@ -1,0 +1,50 @@
+"""A pass again by the reference, for who differentiates its gradients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.alif._reference import Reference
+from elm_neuro.backends.parts._twice import with_second_derivative
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ALIFParameters, ALIFState
+
+REFERENCE = Reference()
+
+
+def twice_differentiable(
+    spikes: Tensor,
+    after: ALIFState,
+    x: Tensor | SpikeEvents,
+    weight: Tensor,
+    bias: Tensor,
+    params: ALIFParameters,
+    state: ALIFState,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ALIFState]:
+    """Spikes and state that a backend gave for these inputs, differentiable as often as the reference's."""
+    if not (torch.is_grad_enabled() and (spikes.requires_grad or after.v.requires_grad or after.a.requires_grad)):
+        return spikes, after
+    events, frames = (x, None) if isinstance(x, SpikeEvents) else (None, x)
+    plain = Plain(events, lengths, params._replace(beta=bias.new_empty(0), p=bias.new_empty(0), b=None, w_rec=None))
+    inputs = (frames, weight, bias, params.beta, params.p, params.b, params.w_rec, *state)
+    found, v, a, s = with_second_derivative((spikes, *after), plain.run, inputs)
+    return found, ALIFState(v, a, s)
+
+
+class Plain(NamedTuple):
+    """The pass by the reference; it holds none of the tensors that it is differentiated by."""
+
+    events: SpikeEvents | None
+    lengths: Tensor | None
+    settings: ALIFParameters  # without its tensors
+
+    def run(self, frames: Any, weight: Any, bias: Any, beta: Any, p: Any, b: Any, w_rec: Any, *state: Any) -> Any:
+        """Spikes and state."""
+        params = self.settings._replace(beta=beta, p=p, b=b, w_rec=w_rec)
+        x = self.events if frames is None else frames
+        spikes, after = REFERENCE.scan(x, weight, bias, params, ALIFState(*state), lengths=self.lengths)  # type: ignore[arg-type]
+        return spikes, *after

@@ -1,0 +1,137 @@
+"""Every layer, cell, population and face, beside torch's own: what the rows of the conformance suite are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elm_neuro import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, SpikingELM
+
+INPUTS, STEPS, BATCH = 6, 5, 3
+SMALL: dict[str, Any] = {"num_memory": 3, "w_s_init": 2.0}
+BRANCHES: dict[str, Any] = {"num_memory": 3, "num_branch": 2, "num_synapse_per_branch": 4, "routing": "random"}
+Make = Callable[[], nn.Module]
+
+TORCHS: dict[str, Make] = {"nn.LSTM": lambda: nn.LSTM(INPUTS, 4, batch_first=True)}
+LAYERS: dict[str, Make] = {
+    "ELM": lambda: ELM(INPUTS, 2, **SMALL),
+    "ELM v2, silu, two layers": lambda: ELM(INPUTS, 2, variant="v2", activation="silu", num_mlp_layers=2, **SMALL),
+    "BranchELM": lambda: BranchELM(INPUTS, 2, **BRANCHES),
+    "population": lambda: ELM(INPUTS, 2, num_neuron=3, **SMALL),
+    "flat population": lambda: ELM(INPUTS, 2, num_neuron=3, flatten_output=True, **SMALL),
+    "branch population": lambda: BranchELM(INPUTS, 2, num_neuron=3, **BRANCHES),
+    "LIF": lambda: LIF(INPUTS, 4, tau_v=30.0),
+    "ALIF": lambda: ALIF(INPUTS, 4, recurrent=True, latency=2.0),
+    "SpikingELM": lambda: SpikingELM(ELM(INPUTS, 2, **SMALL), threshold=0.1),
+    "SpikingELM with reset": lambda: SpikingELM(BranchELM(INPUTS, 2, **BRANCHES), threshold=0.1, reset="subtract"),
+    "spiking ALIF": lambda: SpikingELM(ALIF(INPUTS, 4, tau_v=30.0), threshold=0.5, reset="zero"),
+}
+CELLS: dict[str, Make] = {
+    "ELMCell": lambda: ELMCell(INPUTS, 2, **SMALL),
+    "population cell": lambda: ELMCell(INPUTS, 2, num_neuron=3, flatten_output=True, **SMALL),
+    "ALIFCell": lambda: ALIFCell(INPUTS, 4, recurrent=True, latency=2.0),
+    "spiking ELMCell": lambda: SpikingELM(ELMCell(INPUTS, 2, **SMALL), threshold=0.1, reset="zero"),
+}
+
+
+def _faces() -> dict[str, Make]:
+    snn = pytest.importorskip("elm_neuro.adapters.snntorch")
+    norse = pytest.importorskip("elm_neuro.adapters.norse")
+    return {
+        "snnTorch ELM": lambda: snn.ELM(INPUTS, 2, threshold=0.1, init_hidden=True, **SMALL),
+        "snnTorch BranchELM": lambda: snn.BranchELM(INPUTS, 2, threshold=0.1, **BRANCHES),
+        "snnTorch ELMSequence": lambda: snn.ELMSequence(INPUTS, 2, threshold=0.1, **SMALL),
+        "snnTorch ALIF": lambda: snn.ALIF(INPUTS, 4, recurrent=True),
+        "norse ELM": lambda: norse.ELM(INPUTS, 2, threshold=0.1, **SMALL),
+        "norse readout": lambda: norse.ELM(INPUTS, 2, spiking=False, **SMALL),
+        "norse ELMCell": lambda: norse.ELMCell(INPUTS, 2, threshold=0.1, **SMALL),
+        "norse BranchELM": lambda: norse.BranchELM(INPUTS, 2, threshold=0.1, **BRANCHES),
+        "norse ALIF": lambda: norse.ALIF(INPUTS, 4, recurrent=True),
+        "norse ALIFCell": lambda: norse.ALIFCell(INPUTS, 4),
+    }
+
+
+FACES = _faces()
+OURS = LAYERS | CELLS | FACES
+EVERY = TORCHS | OURS
+STEPPING = {*CELLS, "snnTorch ELM", "snnTorch BranchELM", "snnTorch ALIF", "norse ELMCell", "norse ALIFCell"}
+TIME_FIRST = {"snnTorch ELMSequence", "norse ELM", "norse readout", "norse BranchELM", "norse ALIF"}
+
+
+def made(name: str) -> nn.Module:
+    """That module with weights that a seed says, strong enough to spike."""
+    torch.manual_seed(0)
+    module = EVERY[name]()
+    with torch.no_grad():
+        for part in module.modules():
+            if is_ours(part, "ALIFCell", "Affine"):
+                part.get_parameter("weight").mul_(2.0)
+    return module
+
+
+def is_ours(part: nn.Module, *names: str) -> bool:
+    """Whether it is of one of these classes of ``elm_neuro.nn``, and no face of the same name."""
+    return type(part).__name__ in names and type(part).__module__.startswith("elm_neuro.nn")
+
+
+def frames(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Spikes in, (batch, time, input)."""
+    rates = torch.full((BATCH, STEPS, INPUTS), 0.8)
+    return torch.poisson(rates, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def run(name: str, module: Any, x: Tensor | None = None) -> Tensor:
+    """Output for a sequence, (batch, time, ...), its states handed on by hand where the module takes steps."""
+    x = frames(next(module.parameters()).dtype) if x is None else x
+    inner = getattr(module, "module", module)  # of a wrapper
+    if hasattr(inner, "reset_mem"):
+        inner.reset_mem()
+    if name not in STEPPING:
+        out = module(x.transpose(0, 1) if name in TIME_FIRST else x)
+        y: Tensor = out[0] if isinstance(out, tuple) else out
+        return y.transpose(0, 1) if name in TIME_FIRST else y
+    outputs, state = [], None
+    for x_t in x.unbind(1):
+        if getattr(inner, "init_hidden", False):
+            outputs.append(module(x_t))
+        elif name.startswith("snnTorch"):
+            y_t, *state = module(x_t, *(state or ()))
+            outputs.append(y_t)
+        else:
+            y_t, state = module(x_t, state)
+            outputs.append(y_t)
+    return torch.stack(outputs, 1)
+
+
+class Called:
+    """A module with other tensors in the place of its own, by ``torch.func.functional_call``."""
+
+    def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
+        self.own, self.tensors = module, tensors
+        self.init_hidden = getattr(module, "init_hidden", False)
+
+    def parameters(self) -> Iterator[Tensor]:
+        return iter(self.own.parameters())
+
+    def reset_mem(self) -> None:
+        if hasattr(self.own, "reset_mem"):
+            self.own.reset_mem()
+
+    def __call__(self, *args: Any) -> Any:
+        return torch.func.functional_call(self.own, self.tensors, args)
+
+
+def tensors_of(module: nn.Module, *, matrices: bool = False) -> Iterator[tuple[str, str]]:
+    """(path of a module inside, name of a parameter of its own) of all parameters, or of those that are matrices."""
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.ndim >= (2 if matrices else 1) and parameter.numel() > 1:
+                yield path, name
+
+
+def of_kinds(kinds: dict[str, Make]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", list(kinds))
