@@ -25,6 +25,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"],
             ["norse", "snntorch"],
         ),
+        ("lra_speed", [], ["rich"]),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
         ("alif_speed", ["--repeats", "1"], []),
         pytest.param("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"], marks=pytest.mark.slow),
@@ -53,6 +54,24 @@ def test_a_benchmark_runs_small(
         ]
     if "--out" in options:
         assert all((tmp_path / f"{name}.{kind}").stat().st_size > 5000 for kind in ("png", "pdf"))
+
+
+@pytest.mark.slow
+def test_reduced_runs_of_long_range_arena_go_from_the_generator_to_figure_and_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightning")
+    from elm_neuro.training.loop._quiet import without_advice
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["lra_reduced.py", "--smoke", "--work", str(tmp_path / "work")])
+    with without_advice():
+        runpy.run_path(str(BENCHMARKS / "lra_reduced.py"), run_name="__main__")
+    results = json.loads((tmp_path / "work" / "results.json").read_text(encoding="utf-8"))
+    assert [one["network"] for one in results] == ["ELM", "Chrono-LSTM"]
+    assert all(one["curve"] and 0 < one["by_group"] < 1 for one in results)
+    assert (tmp_path / "work" / "reduced.png").stat().st_size > 10_000
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")

@@ -45,14 +45,22 @@ NAMES = {
         " read_simulation_file sample_key simulation_files soma_target split_files split_speakers splitmix64"
         " unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
     ),
+    "elm_neuro.datasets.lra": (
+        "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
+        "content_key draw_pathfinder held_out image_split make_listops make_pathfinder pathfinder_split read_digits "
+        "read_image read_listops read_pathfinder read_retrieval read_text to_grey to_levels token_events "
+        "write_listops write_pathfinder"
+    ),
     "elm_neuro.training": (
-        "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout NeuronIODataModule"
-        " NeuronIOLoss NeuronIORegression Prediction PredictionWriter Protocols RecurrentLIFClassifier"
-        " SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier SpikeClassification SpikingNetwork"
-        " SpokenDigitsDataModule TestReport Windows drop_input evaluate_neuronio evaluation_figures"
-        " evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation neuronio_loss"
-        " neuronio_workings num_parameters predict_neuronio predict_protocols quiet receptive_fields roc_curves"
-        " seed_interval summarise_protocols"
+        "Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout"
+        " ListOpsDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression NormalisedReadout"
+        " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
+        " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
+        " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"
+        " TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule TokenLSTM TokenReport"
+        " TwoTowers Windows drop_input evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table"
+        " flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings num_parameters"
+        " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (

@@ -10,7 +10,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from elm_neuro import __version__
-from elm_neuro.cli import _demo, _neuronio, _onnx, _training
+from elm_neuro.cli import _demo, _lra, _neuronio, _onnx, _training
 from elm_neuro.cli._training import recipes
 
 __all__ = ["main", "recipes"]
@@ -24,6 +24,7 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "onnx": _onnx.onnx_command,
     "neuronio": _neuronio.neuronio_command,
     "info": _neuronio.info_command,
+    "lra": _lra.lra_command,
 }
 
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"elm-neuro {__version__}")
     commands: Any = parser.add_subparsers(dest="command", metavar="command")
-    for part in (_training, _onnx, _demo, _neuronio):
+    for part in (_training, _onnx, _demo, _neuronio, _lra):
         part.add_parsers(commands)
     return parser
 

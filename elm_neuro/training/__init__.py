@@ -7,6 +7,18 @@ except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
 from elm_neuro.training.loop._quiet import quiet
+from elm_neuro.training.lra._budget import TimeBudget
+from elm_neuro.training.lra._data import TokenDataModule
+from elm_neuro.training.lra._module import TokenClassification
+from elm_neuro.training.lra._report import TokenReport
+from elm_neuro.training.lra._tasks import (
+    ImageDataModule,
+    ListOpsDataModule,
+    PathfinderDataModule,
+    RetrievalDataModule,
+    SequentialDigitsDataModule,
+    TextDataModule,
+)
 from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
 from elm_neuro.training.networks._classifiers import (
     LeakyReadout,
@@ -15,6 +27,8 @@ from elm_neuro.training.networks._classifiers import (
     SpikingNetwork,
     num_parameters,
 )
+from elm_neuro.training.networks._stack import ResidualStack
+from elm_neuro.training.networks._tokens import NormalisedReadout, TokenClassifier, TokenLSTM, TwoTowers
 from elm_neuro.training.neuronio._data import NeuronIODataModule
 from elm_neuro.training.neuronio._evaluation import Protocols, Windows, predict_protocols, summarise_protocols
 from elm_neuro.training.neuronio._evaluation import evaluate as evaluate_neuronio
@@ -38,27 +52,42 @@ from elm_neuro.training.shd._report import Interval, TestReport, seed_interval
 
 __all__ = [
     "Binning",
+    "ImageDataModule",
     "Interval",
     "LIFNetwork",
     "LIFRegression",
     "LSTMClassifier",
     "LSTMRegression",
     "LeakyReadout",
+    "ListOpsDataModule",
     "NeuronIODataModule",
     "NeuronIOLoss",
     "NeuronIORegression",
+    "NormalisedReadout",
+    "PathfinderDataModule",
     "Prediction",
     "PredictionWriter",
     "Protocols",
     "RecurrentLIFClassifier",
+    "ResidualStack",
+    "RetrievalDataModule",
     "SHDAddingDataModule",
     "SHDDataModule",
     "SaveNeuron",
     "SequenceClassifier",
+    "SequentialDigitsDataModule",
     "SpikeClassification",
     "SpikingNetwork",
     "SpokenDigitsDataModule",
     "TestReport",
+    "TextDataModule",
+    "TimeBudget",
+    "TokenClassification",
+    "TokenClassifier",
+    "TokenDataModule",
+    "TokenLSTM",
+    "TokenReport",
+    "TwoTowers",
     "Windows",
     "drop_input",
     "evaluate_neuronio",

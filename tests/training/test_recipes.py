@@ -22,6 +22,7 @@ from elm_neuro.training import (
     SpikeClassification,
     SpikingNetwork,
     SpokenDigitsDataModule,
+    TokenClassification,
     num_parameters,
 )
 
@@ -37,6 +38,7 @@ NEURONIO = {
     "neuronio_branch_elm": 8_022, "neuronio_branch_elm_repository": 8_002, "neuronio_elm": 52_842,
     "neuronio_lstm": 266_102, "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
 }  # fmt: skip
+LRA = {path.stem for path in RECIPES.glob("lra_*.yaml")}  # tests/training/lra/test_recipes.py says which
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
 
@@ -62,7 +64,7 @@ def test_every_recipe_is_listed() -> None:
     assert (
         set(recipes())
         == {path.stem for path in RECIPES.glob("*.yaml")}
-        == {*SHD, *ADDING, *NEURONIO, "spoken_digits_mixed"}
+        == {*SHD, *ADDING, *NEURONIO, *LRA, "spoken_digits_mixed"}
     )
     assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
 
@@ -71,7 +73,8 @@ def test_every_recipe_is_listed() -> None:
 def test_every_recipe_names_its_task_and_has_all_its_arguments_checked_while_parsing(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
-    kind = NeuronIORegression if path.stem in NEURONIO else SpikeClassification
+    kind: type = NeuronIORegression if path.stem in NEURONIO else SpikeClassification
+    kind = TokenClassification if path.stem in LRA else kind
     assert settings["model"]["class_path"] == f"elm_neuro.training.{kind.__name__}"
     assert set(settings["model"]) == set(settings["data"]) == {"class_path", "init_args"}
     assert "dict_kwargs" not in text  # jsonargparse hands these on unseen

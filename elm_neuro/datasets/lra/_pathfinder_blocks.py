@@ -1,0 +1,121 @@
+"""Pathfinder made here, in the layout of the release: folders of a thousand images, on several processes, taken up
+again where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+
+from elm_neuro.datasets._counter import checked_seed
+from elm_neuro.datasets.lra._pathfinder_files import SUBSET, write_pathfinder
+from elm_neuro.datasets.lra._pathfinder_made import draw_pathfinder, pathfinder_settings
+from elm_neuro.files import json_object, write_whole
+
+BLOCK = 1000  # images of a folder
+ABOUT = "generated.json"
+Progress = Callable[[int, int], None]  # images that are there, of how many
+
+
+def make_pathfinder(
+    folder: str | os.PathLike[str],
+    num_images: int,
+    size: int = 32,
+    *,
+    seed: int = 0,
+    contour_length: int = 14,
+    num_distractors: int | None = None,
+    num_workers: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Draw images 0 to ``num_images - 1`` of the endless list of `seed` and write them as the release has them.
+
+    Image ``i`` depends on (seed, size, i) alone, whatever the number of processes; more images begin with the fewer
+    ones. Called again after it was stopped, it goes on with the folders whose metadata are not there yet.
+
+    Args:
+        folder: to write into; curv_contour_length_14 is made in it.
+        num_images: at least 1; the published set has 200,000.
+        size: 32, 64 or 128.
+        seed: in [0, 2**64).
+        contour_length: paddles of the two curves; the published set has 14, shorter ones are easier.
+        num_distractors: curves that distract; None is the published number.
+        num_workers: processes.
+        progress: called as ``progress(done, num_images)``.
+
+    Raises:
+        ValueError: an argument is out of range, or the folder holds images of another size or seed.
+        OSError: the folder cannot be written.
+    """
+    if num_images < 1 or num_workers < 1:
+        raise ValueError(f"num_images and num_workers must be at least 1, got {num_images} and {num_workers}")
+    settings = pathfinder_settings(size, contour_length=contour_length, num_distractors=num_distractors)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    kind = (size, checked_seed(seed), settings.contour_length, settings.num_distractors)
+    _claim(place, dict(zip(("size", "seed", "contour_length", "num_distractors"), kind, strict=True)))
+    blocks = [(number, min(BLOCK, num_images - number * BLOCK)) for number in range(-(-num_images // BLOCK))]
+    missing = [(number, count) for number, count in blocks if _images_in(place, number) < count]
+    done = sum(count for _, count in blocks) - sum(count for _, count in missing)
+    report = progress or (lambda *_: None)
+    report(done, num_images)
+    if num_workers == 1 or len(missing) < 2:
+        for number, count in missing:
+            _write_block(place, number, count, kind)
+            report(done := done + count, num_images)
+        return
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+    try:
+        futures = {pool.submit(_write_block, place, number, count, kind): count for number, count in missing}
+        for future in as_completed(futures):
+            future.result()
+            report(done := done + futures[future], num_images)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claim(place: Path, about: dict[str, int]) -> None:
+    """Note what the folder is to hold; refuse it where it holds something else."""
+    path = place / ABOUT
+    if path.exists():
+        if (before := json_object(path)) != about:
+            raise ValueError(f"{place} must hold images of {about}, got {before}: another folder is needed")
+    elif (place / SUBSET / "metadata").exists():
+        raise ValueError(f"{place} must be empty or hold images that were generated, got others")
+    else:
+        write_whole({path: json.dumps(about).encode()})
+
+
+def _images_in(place: Path, number: int) -> int:
+    """How many images the metadata of a block name: none where it was stopped before they were written."""
+    path = place / SUBSET / "metadata" / f"{number}.npy"
+    return len(path.read_text(encoding="ascii").splitlines()) if path.is_file() else 0
+
+
+def _write_block(place: Path, number: int, count: int, kind: tuple[int, int, int, int]) -> None:
+    shutil.rmtree(place / SUBSET / "imgs" / str(number), ignore_errors=True)  # half of it, perhaps
+    size, seed, contour_length, num_distractors = kind
+    options = {"seed": seed, "contour_length": contour_length, "num_distractors": num_distractors}
+    drawings = [draw_pathfinder(number * BLOCK + index, size, **options) for index in range(count)]
+    settings = pathfinder_settings(size, contour_length=contour_length)
+    fields = [
+        (
+            settings.continuity,
+            settings.contour_length,
+            settings.distractor_length,
+            settings.paddle_length,
+            settings.paddle_thickness,
+            drawing.margin,
+            1,
+        )
+        for drawing in drawings
+    ]
+    images = np.stack([drawing.image for drawing in drawings])
+    write_pathfinder(place, images, [drawing.label for drawing in drawings], fields, number=number)

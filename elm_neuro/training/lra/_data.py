@@ -1,0 +1,124 @@
+"""What the data modules of Long Range Arena share: padded batches, in an order that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from elm_neuro.datasets.lra import TokenDataset
+from elm_neuro.training.loop._sampling import Resumable, ResumesInEpoch, processes_and_rank
+from elm_neuro.training.lra._sampling import BucketOrder
+
+PathLike = str | os.PathLike[str]
+
+
+class TokenDataModule(ResumesInEpoch):
+    """Training, validation and test batches of token sequences: the base of those that follow.
+
+    Batches are :class:`elm_neuro.datasets.lra.TokenBatch`. The order of the training items depends on (seed, epoch)
+    alone, so that a resumed run goes on as one that was never stopped, in the middle of an epoch too; those of a batch
+    are about equally long. What was read from files is kept in a cache by their content and the settings.
+
+    Args:
+        batch_size: items of a batch in each process; the last batch may be smaller, none is dropped.
+        num_workers: processes that load.
+        seed: of the training order.
+        cache_dir: folder of the cache; None is ``elm_neuro/lra`` in ``$XDG_CACHE_HOME`` or else ``~/.cache``.
+
+    Raises:
+        ValueError: `batch_size` is not at least 1.
+    """
+
+    network_settings: ClassVar[tuple[str, ...]] = ("convention", "max_length")
+
+    def __init__(self, *, batch_size: int, num_workers: int, seed: int, cache_dir: PathLike | None) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size, self.num_workers, self.seed, self.cache_dir = batch_size, num_workers, seed, cache_dir
+        self._parts: dict[str, TokenDataset] = {}
+
+    def read(self) -> dict[str, TokenDataset]:
+        """The data sets "train", "valid" and "test"."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        """Fill the cache, in one process only."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the sequences, once, and say what they are."""
+        if self._parts:
+            return
+        self._parts = self.read()
+        if not len(self._parts["train"]):
+            raise ValueError("the data must leave items to train on, got none")
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in self._parts.items())
+        longest = max(int(part.lengths.max()) for part in self._parts.values() if len(part))
+        rank_zero_info(f"{type(self).__name__}: {sizes}; {self.num_tokens} tokens, longest {longest:,}")
+
+    def part(self, name: str) -> TokenDataset:
+        """The data set "train", "valid" or "test"."""
+        self.setup()
+        return self._parts[name]
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return self.part("train").sequences.num_tokens
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.part("train").sequences.num_classes
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the groups that accuracy is told for; of ListOps the root operators."""
+        return self.part("train").sequences.group_names
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training batches in an order drawn anew for every epoch."""
+        replicas, rank = processes_and_rank(self.trainer)
+        dataset = self.part("train")
+        sampler = BucketOrder(
+            dataset, dataset.lengths, batch_size=self.batch_size, num_replicas=replicas, rank=rank, seed=self.seed
+        )
+        sampler.resume = self.resume
+        return self._loader(dataset, sampler, Resumable)
+
+    def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
+        """Validation batches; none where nothing is held back."""
+        return self._loader(self._by_length(self.part("valid"))) if len(self.part("valid")) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches."""
+        return self._loader(self._by_length(self.part("test")))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Test batches, in the order of the data."""
+        return self._loader(self.part("test"))
+
+    @staticmethod
+    def _by_length(dataset: TokenDataset) -> TokenDataset:
+        """The same items, the longest first: less padding, and what does not fit into memory is known at once."""
+        return TokenDataset(dataset.sequences, dataset.indices[np.argsort(-dataset.lengths, kind="stable")])
+
+    def _loader(
+        self, dataset: TokenDataset, sampler: BucketOrder | None = None, kind: type[DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
+        return kind(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=TokenDataset.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
