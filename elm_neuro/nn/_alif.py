@@ -220,8 +220,8 @@ class ALIF(pretrained.Saved, nn.Module):
         surrogate: called on the distance to threshold, gives spikes of the same dtype; :class:`FastSigmoid` by default.
         detach_reset: pass no gradient through the reset.
         detach_recurrent: pass no gradient through the fed-back spikes.
-        gradient: "loop", backpropagation through the steps with the surrogate, or "blocks", that of Blocks over blocks of
-            latency + 1 steps from the first one of each call (docs/alif.md); the spikes are the same.
+        gradient: "loop", backpropagation through the steps with the surrogate, or "blocks", that of Blocks, over blocks
+            of latency + 1 steps from the first one of each call (docs/alif.md); the spikes are the same.
         generator: source of the random initial weights; torch's global one by default.
 
     Shapes:

@@ -40,7 +40,8 @@ class Torch(ALIFBackend):
         if lengths is not None:
             x = without_padding(x, lengths)
         currents = project(x, weight).to(bias.dtype) + bias  # (batch, time, output_size)
-        run = _block if params.gradient == "blocks" else _loop
+        # a block of one step is that step, its adaptation detached
+        run = _block if params.gradient == "blocks" and state.s.shape[1] > 1 else _loop
         record, start = [], 0
         for chunk in currents.split(state.s.shape[1], dim=1) if currents.shape[1] else ():
             num_steps = chunk.shape[1]
@@ -85,7 +86,7 @@ def _loop(arriving: _Arriving, state: ALIFState, params: ALIFParameters) -> tupl
         spikes = crossing(v_t, a, params)
         constant = spikes.detach()
         v_t = v_t * (1.0 - (constant if params.detach_reset else spikes))
-        a_t = a if params.b is None else params.p * a + spikes
+        a_t = a if params.b is None else params.p * a + (constant if params.gradient == "blocks" else spikes)
         if arriving.valid is not None:
             running = (step < arriving.valid).unsqueeze(-1)  # (batch, 1)
             spikes = torch.where(running, spikes, 0.0)
@@ -109,9 +110,8 @@ def _block(arriving: _Arriving, state: ALIFState, params: ALIFParameters) -> tup
     constant.
     """
     currents, blocked, valid = arriving
-    num_steps, heard = currents.shape[1], blocked.shape[1]
-    if heard:
-        currents = torch.cat([currents[:, :heard] * (1.0 - blocked), currents[:, heard:]], dim=1)
+    num_steps, masked = currents.shape[1], blocked.shape[1]
+    currents = torch.cat([currents[:, :masked] * (1.0 - blocked), currents[:, masked:]], dim=1)
     v, a = [state.v], [state.a]
     # one step after the other: rounded as the loop rounds it, so that the spikes are the same to the last one
     for current in currents.unbind(1):
