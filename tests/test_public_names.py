@@ -46,8 +46,9 @@ NAMES = {
         " unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
     ),
     "elm_neuro.training": (
-        "Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout NeuronIODataModule"
-        " NeuronIOLoss NeuronIORegression Prediction PredictionWriter Protocols RecurrentLIFClassifier"
+        "ALIFNetwork Binning Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout"
+        " NeuronIODataModule NeuronIOLoss NeuronIORegression Prediction PredictionWriter Protocols"
+        " RecurrentLIFClassifier"
         " SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier SpikeClassification SpikingNetwork"
         " SpokenDigitsDataModule TestReport Windows drop_input evaluate_neuronio evaluation_figures"
         " evaluation_remarks evaluation_table flops_per_step linear_elm neuronio_ablation neuronio_loss"

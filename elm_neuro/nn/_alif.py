@@ -196,6 +196,7 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
     def extra_repr(self) -> str:
         config = self._config
         flags = (["recurrent=True"] if config.recurrent else []) + ([] if config.adaptive else ["adaptive=False"])
+        flags += [] if config.gradient == "loop" else [f"gradient={config.gradient!r}"]
         return ", ".join([str(config.input_size), str(config.output_size), f"delta_t={config.delta_t}", *flags])
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
-from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
+from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._config import check_fields, is_number
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
@@ -132,7 +132,7 @@ class ALIFCellOptions(ALIFEquationOptions, total=False):
 class ALIFOptions(ALIFCellOptions, total=False):
     """Keywords of :class:`ALIF` beside those that it names."""
 
-    surrogate: Surrogate | None
+    surrogate: SurrogateStep | Surrogate | None  # the first for recipes, which name a class
     generator: torch.Generator | None
 
 
@@ -140,5 +140,5 @@ class LIFOptions(LIFEquationOptions, total=False):
     """Keywords of :class:`LIF` beside those that it names."""
 
     delta_t: float
-    surrogate: Surrogate | None
+    surrogate: SurrogateStep | Surrogate | None  # the first for recipes, which name a class
     generator: torch.Generator | None

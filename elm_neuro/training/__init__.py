@@ -7,6 +7,7 @@ except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
 from elm_neuro.training.loop._quiet import quiet
+from elm_neuro.training.networks._alif import ALIFNetwork
 from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
 from elm_neuro.training.networks._classifiers import (
     LeakyReadout,
@@ -37,6 +38,7 @@ from elm_neuro.training.shd._predictions import PredictionWriter
 from elm_neuro.training.shd._report import Interval, TestReport, seed_interval
 
 __all__ = [
+    "ALIFNetwork",
     "Binning",
     "Interval",
     "LIFNetwork",
