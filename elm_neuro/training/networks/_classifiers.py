@@ -111,8 +111,8 @@ class LeakyReadout(nn.Module):
 
     :math:`v_t = \beta v_{t-1} + (1 - \beta)(W s_t + bias)` and :math:`y = \frac1T \sum_t v_t` or :math:`y = v_{T-1}`.
     Blocks (Taylor, King, Harper, NeurIPS 2023) leaves out the factors :math:`1 - \beta` and :math:`1/T`, which keep the
-    logits near one: :math:`y = \sum_t v_t` is its readout, "sum". A closed form replaces the loop: step t counts, from 0,
-    :math:`(1 - \beta^{T-t}) / T`, :math:`(1 - \beta) \beta^{T-1-t}`, or :math:`(1 - \beta^{T-t}) / (1 - \beta)`.
+    logits near one: :math:`y = \sum_t v_t` is its readout, "sum". A closed form replaces the loop: from 0, step t
+    counts :math:`(1 - \beta^{T-t}) / T`, :math:`(1 - \beta) \beta^{T-1-t}`, or :math:`(1 - \beta^{T-t}) / (1 - \beta)`.
 
     Args:
         input_size: number of inputs.
