@@ -1,11 +1,14 @@
-"""Compare ELM, Branch-ELM, LSTM and LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the ablations of the
-paper's figure 5.
+"""Compare ELM, Branch-ELM, LSTM, LIF and adaptive LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the
+ablations of the paper's figure 5.
 
     python examples/shd_study.py [--smoke]
     python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding
     python examples/shd_study.py --bins 10 20 50 --updates 500 --minutes 60  # synthetic digits, what fits in an hour
+    python examples/shd_study.py --models elm alif alif_elm --pool 5 --batch-size 32  # at equal parameters
     python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
 
+alif is the network of the recipe shd_alif (Blocks) and alif_elm one recurrent layer of adaptive LIF neurons read by an
+ELM of half the memory, each as wide as the parameters of the ELM allow; they take the latency --latency.
 Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what
 is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
 several processes may share it. --updates is part of the study: another number begins another study in the same file.
@@ -18,12 +21,14 @@ accuracies say nothing about SHD. Longer than the other examples: it is a study 
 from __future__ import annotations
 
 import argparse
+import bisect
 import csv
 import itertools
 import math
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +39,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
-from elm_neuro import ELM, LIF, BranchELM, plotting
+from elm_neuro import ALIF, ELM, LIF, BranchELM, plotting
 from elm_neuro.datasets import SpokenDigits
 from elm_neuro.files import whole_files
+from elm_neuro.functional import MultiGaussian
 from elm_neuro.training import (
+    ALIFNetwork,
     Binning,
     LSTMClassifier,
     RecurrentLIFClassifier,
@@ -45,6 +52,7 @@ from elm_neuro.training import (
     SHDAddingDataModule,
     SHDDataModule,
     SpikeClassification,
+    SpikingNetwork,
     SpokenDigitsDataModule,
     num_parameters,
     quiet,
@@ -52,7 +60,13 @@ from elm_neuro.training import (
 )
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
+MODELS |= {"alif": "ALIF", "alif_elm": "ALIF + ELM"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]
+OPTIMIZED: dict[str, dict[str, Any]] = {  # the paper's, Blocks', and those of the demonstration's mixed network
+    "lif": {"optimizer": "adamax", "learning_rate": 2e-3, "spike_l1": 0.01},
+    "alif": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
+    "alif_elm": {"optimizer": "adam", "learning_rate": 3e-3, "input_dropout": 0.5},
+}
 PARTS = {
     "train": "training",
     "valid": "validation",
@@ -70,9 +84,18 @@ UNITS = {"bin_ms": "bin (ms)", "num_memory": "memory units", "tau_m_high": r"lon
 
 
 def network(
-    model: str, *, num_channels: int, num_classes: int, bin_ms: float, num_memory: int = 100, tau_m_high: float = 150.0
+    model: str,
+    *,
+    num_channels: int,
+    num_classes: int,
+    bin_ms: float,
+    num_memory: int = 100,
+    tau_m_high: float = 150.0,
+    latency: float = 10.0,
 ) -> torch.nn.Module:
-    """A network at the paper's size, as in the recipes shd_* and shd_adding_*."""
+    """A network at the paper's size, as in the recipes shd_* and shd_adding_*; those of adaptive LIF neurons at the
+    ELM's.
+    """
     elm: dict[str, Any] = {
         "num_memory": num_memory,
         "delta_t": bin_ms,
@@ -88,8 +111,32 @@ def network(
     if model == "lif":
         hidden = LIF(num_channels, 65, delta_t=bin_ms, tau_v=20.0, recurrent=True, detach_recurrent=False)
         return RecurrentLIFClassifier(hidden, output_size=num_classes)
+    if model in ("alif", "alif_elm"):
+        settings: dict[str, Any] = {"delta_t": bin_ms, "tau_v": 20.0, "tau_a": 150.0, "b_init": 1.0, "latency": latency}
+        settings |= {"recurrent": True, "surrogate": MultiGaussian()}
+        half = {**elm, "num_memory": num_memory // 2}
+
+        def sized(width: int) -> torch.nn.Module:
+            first = ALIF(num_channels, width, **settings)
+            if model == "alif":
+                return ALIFNetwork(first, ALIF(width, width, **settings), output_size=num_classes)
+            return SpikingNetwork(first, ELM(width, num_classes, **half))
+
+        return nearest(
+            num_parameters(SequenceClassifier(ELM(num_channels, num_classes, learn_w_s=False, **elm))), sized
+        )
     timescales = (2 * bin_ms, max(2000.0, 4 * bin_ms)) if model == "chrono_lstm" else None
     return LSTMClassifier(num_channels, num_classes, 250, recurrent_dropout=0.3, timescales=timescales, delta_t=bin_ms)
+
+
+def nearest(target: int, sized: Callable[[int], torch.nn.Module]) -> torch.nn.Module:
+    """The network of the width whose number of parameters first reaches `target`."""
+
+    def count(width: int) -> int:
+        with torch.random.fork_rng(devices=[]):  # what is only counted must not change the weights that are drawn
+            return num_parameters(sized(width))
+
+    return sized(1 + bisect.bisect_left(range(1, 2048), target, key=count))
 
 
 def data_module(args: argparse.Namespace, bin_ms: float) -> SHDDataModule:
@@ -120,12 +167,10 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     lightning.seed_everything(seed, verbose=False)
     data = data_module(args, bin_ms)
     classes = 19 if args.task == "adding" else 20
-    net = network(model, num_channels=data.num_channels, num_classes=classes, bin_ms=bin_ms, **changes)
-    spiking = model == "lif"
-    options: dict[str, Any] = (
-        {"learning_rate": 2e-3, "spike_l1": 0.01} if spiking else {"learning_rate": 5e-3, "input_dropout": 0.5}
-    )
-    module = SpikeClassification(net, num_classes=classes, optimizer="adamax", seed=seed, **options)
+    sizes = {"num_channels": data.num_channels, "num_classes": classes}
+    net = network(model, bin_ms=bin_ms, latency=args.latency, **sizes, **changes)
+    options = OPTIMIZED.get(model, {"optimizer": "adamax", "learning_rate": 5e-3, "input_dropout": 0.5})
+    module = SpikeClassification(net, num_classes=classes, seed=seed, **options)
     start = time.perf_counter()
     every = max(
         1, args.updates // args.epochs
@@ -175,6 +220,8 @@ def search(
         else f"synthetic digits {args.digits}"
     )
     training = f"{args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times"
+    if not {"alif", "alif_elm"}.isdisjoint(space["model"]):
+        training += f", latency {args.latency:g} ms"
     settings = f"{args.task}, {training}, {data}"
     sampler = optuna.samplers.GridSampler(space, seed=0)
     study = optuna.create_study(
@@ -323,6 +370,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further point after so long")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pool", type=int, default=1, help="neighbouring channels that become one; the paper has none")
+    parser.add_argument("--latency", type=float, default=10.0, metavar="MS", help="of adaptive LIF neurons")
     parser.add_argument("--epochs", type=int, default=10, help="how often to validate; the paper has 70")
     parser.add_argument(
         "--eval-pairs",
@@ -341,7 +389,11 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.smoke:
         args.updates, args.epochs, args.pool, args.seeds, args.bins = 4, 2, 35, args.seeds[:2], [50.0]
-        args.digits, args.eval_pairs, args.models = [120, 60], [16, 16], args.models and ["elm", "lif"]
+        args.digits, args.eval_pairs, args.models = (
+            [120, 60],
+            [16, 16],
+            ["elm", "lif"] if args.models == PAPER else args.models,
+        )
     if (
         min(args.updates, args.epochs, args.batch_size, args.pool, *args.bins, *args.digits, *args.eval_pairs) <= 0
         or args.epochs > args.updates

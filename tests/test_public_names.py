@@ -52,8 +52,8 @@ NAMES = {
         "write_listops write_pathfinder"
     ),
     "elm_neuro.training": (
-        "Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression LeakyReadout"
-        " ListOpsDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression NormalisedReadout"
+        "ALIFNetwork Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression"
+        " LeakyReadout ListOpsDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression NormalisedReadout"
         " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
         " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
         " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"

@@ -28,6 +28,7 @@ class ALIFParameters(NamedTuple):
     surrogate: Surrogate = FastSigmoid()
     detach_reset: bool = True
     detach_recurrent: bool = True
+    gradient: str = "loop"  # or "blocks", in which a spike enters the adaptation as a constant
 
 
 def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tuple[Tensor, ALIFState]:
@@ -38,7 +39,8 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
         s_t &= [v_t > 1 + b\, a_{t-1}] \qquad a_t = p\, a_{t-1} + s_t
 
     with the latency L. A spike sets v to zero, and the neuron takes no input in the L steps that follow. By default
-    neither the reset nor the fed-back spikes pass a gradient. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
+    neither the reset nor the fed-back spikes pass a gradient; with the gradient "blocks" the adaptation passes none to
+    the spikes either. Source: Taylor, King, Harper, NeurIPS 2023 (Blocks).
 
     Args:
         current: input current :math:`i_t` with the bias, (batch, output_size).
@@ -58,10 +60,23 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
     if past.shape[1] > 1:
         current = current * (1.0 - past[:, 1:].detach().amax(1))
     v = params.beta * state.v + current
-    threshold = 1.0 if params.b is None else 1.0 + params.b * state.a
+    spikes = crossing(v, state.a, params)
+    silent = 1.0 - (spikes.detach() if params.detach_reset else spikes)
+    if params.b is None:
+        a = state.a
+    else:
+        a = params.p * state.a + (spikes.detach() if params.gradient == "blocks" else spikes)
+    return spikes, ALIFState(v * silent, a, torch.cat([past[:, 1:], spikes.unsqueeze(1)], dim=1))
+
+
+def crossing(v: Tensor, a: Tensor, params: ALIFParameters) -> Tensor:
+    """1 where the membrane `v` is above the threshold of the adaptation `a` before the step, else 0.
+
+    Raises:
+        TypeError: the surrogate does not keep the dtype.
+    """
+    threshold = 1.0 if params.b is None else 1.0 + params.b * a
     spikes = params.surrogate(v - threshold)
     if spikes.dtype != v.dtype:
         raise TypeError(f"surrogate must keep the dtype {v.dtype} of the membrane, got spikes of {spikes.dtype}")
-    silent = 1.0 - (spikes.detach() if params.detach_reset else spikes)
-    a = state.a if params.b is None else params.p * state.a + spikes
-    return spikes, ALIFState(v * silent, a, torch.cat([past[:, 1:], spikes.unsqueeze(1)], dim=1))
+    return spikes

@@ -119,7 +119,7 @@ def _recorded_without_gradient() -> bool:
     return torch._C._get_tracing_state() is not None and not torch.is_grad_enabled()
 
 
-class _SurrogateStep:
+class SurrogateStep:
     """A surrogate called on the distance to threshold: 1 where it is positive, in its dtype, with the gradient of
     :meth:`slope`.
     """
@@ -136,7 +136,7 @@ class _SurrogateStep:
 
 
 @dataclass(frozen=True)
-class FastSigmoid(_SurrogateStep):
+class FastSigmoid(SurrogateStep):
     r"""Slope :math:`1 / (1 + k |x|)^2`. Source: Zenke and Ganguli 2018, arXiv:1705.11146; `scale` 10 as in Blocks.
 
     >>> FastSigmoid()(torch.tensor([-1.0, 0.0, 0.5]))
@@ -151,7 +151,7 @@ class FastSigmoid(_SurrogateStep):
 
 
 @dataclass(frozen=True)
-class ATan(_SurrogateStep):
+class ATan(SurrogateStep):
     r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al.
     2021, arXiv:2007.05785.
     """
@@ -164,7 +164,7 @@ class ATan(_SurrogateStep):
 
 
 @dataclass(frozen=True)
-class Boxcar(_SurrogateStep):
+class Boxcar(SurrogateStep):
     """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS
     2023).
     """
@@ -177,7 +177,7 @@ class Boxcar(_SurrogateStep):
 
 
 @dataclass(frozen=True)
-class MultiGaussian(_SurrogateStep):
+class MultiGaussian(SurrogateStep):
     r"""Slope of one narrow positive and two wide negative Gaussians.
 
     .. math:: \gamma\,[(1 + h)\,N(x; 0, \sigma) - h\,N(x; \sigma, s\sigma) - h\,N(x; -\sigma, s\sigma)]
@@ -198,7 +198,7 @@ class MultiGaussian(_SurrogateStep):
 
 
 @dataclass(frozen=True)
-class Sigmoid(_SurrogateStep):
+class Sigmoid(SurrogateStep):
     r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
 
     scale: float = 25.0

@@ -151,6 +151,7 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
             self.surrogate,
             config.detach_reset,
             config.detach_recurrent,
+            config.gradient,
         )
 
     def initial_state(self, batch: int) -> ALIFState:
@@ -195,6 +196,7 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
     def extra_repr(self) -> str:
         config = self._config
         flags = (["recurrent=True"] if config.recurrent else []) + ([] if config.adaptive else ["adaptive=False"])
+        flags += [] if config.gradient == "loop" else [f"gradient={config.gradient!r}"]
         return ", ".join([str(config.input_size), str(config.output_size), f"delta_t={config.delta_t}", *flags])
 
 
@@ -219,6 +221,8 @@ class ALIF(pretrained.Saved, nn.Module):
         surrogate: called on the distance to threshold, gives spikes of the same dtype; :class:`FastSigmoid` by default.
         detach_reset: pass no gradient through the reset.
         detach_recurrent: pass no gradient through the fed-back spikes.
+        gradient: "loop", backpropagation through the steps with the surrogate, or "blocks", that of Blocks, over blocks
+            of latency + 1 steps from the first one of each call (docs/alif.md); the spikes are the same.
         generator: source of the random initial weights; torch's global one by default.
 
     Shapes:
@@ -313,7 +317,14 @@ class ALIF(pretrained.Saved, nn.Module):
     def _by_calls(
         self, x: Tensor | SpikeEvents, before: ALIFState | None, lengths: Tensor | None, reason: str
     ) -> tuple[Tensor, ALIFState]:
-        """The layer as the loop over its cell that it stands for."""
+        """The layer as the loop over its cell that it stands for.
+
+        Raises:
+            ValueError: a backend is named that is no loop, or the gradient is that of blocks of several steps.
+        """
+        config = self.cell.config
+        if config.gradient == "blocks" and config.latency_steps and torch.is_grad_enabled():
+            raise ValueError(f'gradient "blocks" needs a block of steps at once, got calls of single steps: {reason}')
         choose(
             backends.alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
         )

@@ -9,12 +9,13 @@ from typing import Any, TypedDict
 import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
-from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
+from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._config import check_fields, is_number
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
 B_RANGE = (0.001, 1.0)
+GRADIENTS = ("loop", "blocks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ALIFConfig:
     surrogate: Surrogate = FastSigmoid()  # noqa: RUF009  # it is frozen
     detach_reset: bool = True
     detach_recurrent: bool = True
+    gradient: str = "loop"
 
     def __post_init__(self) -> None:
         for name in ("input_size", "output_size"):
@@ -62,6 +64,11 @@ class ALIFConfig:
             raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init}")
         if not (is_number(self.latency) and self.latency >= 0):
             raise ValueError(f"latency must be a time in ms, not negative, got {self.latency!r}")
+        if not isinstance(self.gradient, str) or self.gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
+        if self.gradient == "blocks" and not (self.detach_reset and self.detach_recurrent):
+            flags = f"detach_reset {self.detach_reset} and detach_recurrent {self.detach_recurrent}"
+            raise ValueError(f'gradient "blocks" needs detach_reset and detach_recurrent, got {flags}')
         if not callable(self.surrogate):
             raise TypeError(f"surrogate must be called on the distance to threshold, got {self.surrogate!r}")
 
@@ -107,6 +114,7 @@ class LIFEquationOptions(TypedDict, total=False):
     recurrent: bool
     detach_reset: bool
     detach_recurrent: bool
+    gradient: str
 
 
 class ALIFEquationOptions(LIFEquationOptions, total=False):
@@ -124,7 +132,7 @@ class ALIFCellOptions(ALIFEquationOptions, total=False):
 class ALIFOptions(ALIFCellOptions, total=False):
     """Keywords of :class:`ALIF` beside those that it names."""
 
-    surrogate: Surrogate | None
+    surrogate: SurrogateStep | Surrogate | None  # the first for recipes, which name a class
     generator: torch.Generator | None
 
 
@@ -132,5 +140,5 @@ class LIFOptions(LIFEquationOptions, total=False):
     """Keywords of :class:`LIF` beside those that it names."""
 
     delta_t: float
-    surrogate: Surrogate | None
+    surrogate: SurrogateStep | Surrogate | None  # the first for recipes, which name a class
     generator: torch.Generator | None

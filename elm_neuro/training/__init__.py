@@ -19,6 +19,7 @@ from elm_neuro.training.lra._tasks import (
     SequentialDigitsDataModule,
     TextDataModule,
 )
+from elm_neuro.training.networks._alif import ALIFNetwork
 from elm_neuro.training.networks._baselines import LSTMClassifier, RecurrentLIFClassifier
 from elm_neuro.training.networks._classifiers import (
     LeakyReadout,
@@ -51,6 +52,7 @@ from elm_neuro.training.shd._predictions import PredictionWriter
 from elm_neuro.training.shd._report import Interval, TestReport, seed_interval
 
 __all__ = [
+    "ALIFNetwork",
     "Binning",
     "ImageDataModule",
     "Interval",

@@ -81,6 +81,22 @@ def test_a_recipe_of_adding_trains_prints_its_lists_and_reports_each_speaker(
     assert {"train", "valid"} <= set(best["SHDAddingDataModule"])
 
 
+@pytest.mark.slow
+def test_the_recipe_of_adaptive_lif_neurons_trains_and_tests(
+    train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [f"--data.train_file={train_file}", f"--data.test_file={train_file}", "--trainer.accelerator=cpu"]
+    small = ["--data.binning.bin_ms=50", "--trainer.enable_progress_bar=false"]
+    for layer, width in (("first", "output_size"), ("second", "input_size"), ("second", "output_size")):
+        small += [f"--model.network.{layer}.{width}=8", f"--model.network.{layer}.delta_t=50"]
+    small += ["--model.network.first.gradient=blocks"]
+    assert main(["fit", "--config", "shd_alif", *files, *small, "--trainer.max_epochs=1"]) == 0
+    assert "ALIFNetwork: " in "".join(capsys.readouterr())
+    assert main(["test", "--config", "shd_alif", *files, *small, "--ckpt_path", "runs/shd_alif/best.ckpt"]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+
+
 def test_settings_that_do_not_name_their_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = tmp_path / "old.yaml"
     old.write_text("model: {num_classes: 20, network: {class_path: elm_neuro.training.LSTMClassifier}}\n")

@@ -89,3 +89,24 @@ def test_the_study_refuses_a_file_that_is_not_there(tmp_path: Path, study: Calla
     done = study("--train-file", "none.h5", "--test-file", "b.h5")
     assert done.returncode == 2
     assert "--train-file must be an SHD-format file, got none.h5" in done.stderr
+
+
+@pytest.mark.parametrize(("channels", "bin_ms"), [(140, 10.0), (700, 2.0)])
+def test_adaptive_lif_neurons_alone_and_before_an_elm_have_the_parameters_of_an_elm(
+    channels: int, bin_ms: float
+) -> None:
+    pytest.importorskip("optuna")
+    parts = runpy.run_path(str(STUDY), run_name="study")
+    sizes = {"num_channels": channels, "num_classes": 20, "bin_ms": bin_ms}
+    elm, *others = (parts["num_parameters"](parts["network"](name, **sizes)) for name in ("elm", "alif", "alif_elm"))
+    assert all(0 <= count - elm < 0.02 * elm for count in others)
+
+
+@pytest.mark.slow
+def test_adaptive_lif_neurons_are_a_study_of_their_latency(tmp_path: Path, study: Callable[..., Done]) -> None:
+    pytest.importorskip("optuna")
+    done = study("--models", "alif", "alif_elm", "--seeds", "0", "--latency", "50")
+    assert done.returncode == 0, done.stderr
+    assert [point["model"] for point in points(tmp_path / "out" / "bins.csv")] == ["alif", "alif_elm"]
+    with sqlite3.connect(tmp_path / "out" / "study.db") as base:
+        assert "latency 50 ms" in base.execute("select study_name from studies").fetchone()[0]

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from elm_neuro import training
 from elm_neuro.cli import recipes
 from elm_neuro.demo import MIXED, TUNED, DemoSettings, build, data_module
+from elm_neuro.functional import MultiGaussian
 from elm_neuro.training import (
     NeuronIORegression,
     SHDAddingDataModule,
@@ -64,9 +65,10 @@ def test_every_recipe_is_listed() -> None:
     assert (
         set(recipes())
         == {path.stem for path in RECIPES.glob("*.yaml")}
-        == {*SHD, *ADDING, *NEURONIO, *LRA, "spoken_digits_mixed"}
+        == {*SHD, *ADDING, *NEURONIO, *LRA, "shd_alif", "spoken_digits_mixed"}
     )
-    assert all(line.endswith(("arXiv:2306.16922", "`elm-neuro demo`")) for line in recipes().values())
+    ends = "arXiv:2306.16922", "Taylor, King, Harper, NeurIPS 2023", "`elm-neuro demo`"
+    assert all(line.endswith(ends) for line in recipes().values())
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -134,6 +136,20 @@ def test_lif_recipes_train_membranes_and_fed_back_spikes(load: Any, name: str) -
     cell = load(name).model.network.hidden.cell
     assert (cell.delta_t, cell.detach_recurrent, cell.adaptive) == (10.0, False, False)
     assert cell.beta.requires_grad and cell.bias.requires_grad and cell.w_rec.requires_grad
+
+
+def test_the_alif_recipe_is_the_published_network(load: Any) -> None:
+    cli = load("shd_alif")
+    network, model, data = cli.model.network, cli.model, cli.datamodule
+    wide, layer = 256 * 700 + 256 * 256, 256 + 3 * 256  # input and recurrent weights; biases, decays, strengths
+    assert num_parameters(network) == wide + layer + 2 * 256 * 256 + layer + 257 * 20 + 20 == 383_016
+    for part in (network.first, network.second):
+        config = part.config
+        assert (config.tau_v, config.tau_a, config.latency_steps, config.output_size) == (20.0, 150.0, 10, 256)
+        assert config.recurrent and config.adaptive and config.surrogate == MultiGaussian()
+    assert (model.optimizer, model.learning_rate, model.eps, data.batch_size) == ("adam", 1e-3, 1e-5, 64)
+    assert (cli.trainer.max_epochs, data.binning.bin_ms, data.binning.duration_ms) == (40, 1.0, 1200.0)
+    assert network(torch.zeros(2, 3, 700)).shape == (2, 20)
 
 
 def test_a_fifth_of_shd_validates(load: Any) -> None:

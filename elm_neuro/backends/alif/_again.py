@@ -1,4 +1,4 @@
-"""A pass again by the reference, for who differentiates its gradients."""
+"""A pass again in operations of torch, for who differentiates its gradients."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.alif._reference import Reference
+from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._twice import with_second_derivative
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
-REFERENCE = Reference()
+REFERENCE, TORCH = Reference(), Torch()
 
 
 def twice_differentiable(
@@ -25,7 +26,7 @@ def twice_differentiable(
     state: ALIFState,
     lengths: Tensor | None,
 ) -> tuple[Tensor, ALIFState]:
-    """Spikes and state that a backend gave for these inputs, differentiable as often as the reference's."""
+    """Spikes and state that a backend gave for these inputs, differentiable as often as one likes."""
     if not (torch.is_grad_enabled() and (spikes.requires_grad or after.v.requires_grad or after.a.requires_grad)):
         return spikes, after
     events, frames = (x, None) if isinstance(x, SpikeEvents) else (None, x)
@@ -36,7 +37,7 @@ def twice_differentiable(
 
 
 class Plain(NamedTuple):
-    """The pass by the reference; it holds none of the tensors that it is differentiated by."""
+    """The pass by a backend of torch's operations; it holds none of the tensors that it is differentiated by."""
 
     events: SpikeEvents | None
     lengths: Tensor | None
@@ -46,5 +47,6 @@ class Plain(NamedTuple):
         """Spikes and state."""
         params = self.settings._replace(beta=beta, p=p, b=b, w_rec=w_rec)
         x = self.events if frames is None else frames
-        spikes, after = REFERENCE.scan(x, weight, bias, params, ALIFState(*state), lengths=self.lengths)  # type: ignore[arg-type]
+        plain = TORCH if params.gradient == "blocks" else REFERENCE
+        spikes, after = plain.scan(x, weight, bias, params, ALIFState(*state), lengths=self.lengths)  # type: ignore[arg-type]
         return spikes, *after

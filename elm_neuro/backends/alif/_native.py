@@ -4,6 +4,7 @@ forward and backward; frames that are not sparse meet the weights in one product
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from elm_neuro.backends.alif._backend import ALIFBackend
@@ -42,6 +43,8 @@ class Native(ALIFBackend):
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         if x.device.type != "cpu":
             return f"it runs on the CPU, got {x.device}"
+        if params.gradient != "loop" and torch.is_grad_enabled():
+            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
         if type(params.surrogate) not in KERNEL_SURROGATES:
             known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
             return f"it knows the surrogates {known}, got {params.surrogate!r}"

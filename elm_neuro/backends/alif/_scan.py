@@ -11,13 +11,14 @@ from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
+from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
 # "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ALIFBackend, ...] = (Native(), Reference())
+ORDERED: tuple[ALIFBackend, ...] = (Native(), Torch(), Reference())
 OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
 
@@ -34,6 +35,9 @@ def scan(
 ) -> tuple[Tensor, ALIFState]:
     r"""Run a layer over all time steps: :math:`i_t = W_{in} x_t + bias`, then
     :func:`elm_neuro.functional.alif_step`.
+
+    With the gradient "blocks" of the parameters the gradient is that of Blocks, counted in blocks of latency + 1 steps
+    from the first one of `x`; the spikes are the same.
 
     Args:
         x: input, (batch, time, input_size), or events.

@@ -20,8 +20,9 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def check_optimizer(optimizer: str, learning_rate: float) -> None:
-    """Refuse an optimizer that has no entry in `OPTIMIZERS`, and a learning rate that is no finite number above 0.
+def check_optimizer(optimizer: str, learning_rate: float, eps: float = 1e-8) -> None:
+    """Refuse an optimizer that has no entry in `OPTIMIZERS`, and a learning rate or eps that is no finite number
+    above 0.
 
     Raises:
         ValueError: one of them is.
@@ -30,10 +31,12 @@ def check_optimizer(optimizer: str, learning_rate: float) -> None:
         raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, got {optimizer!r}")
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
+    if not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps must be a finite number above 0, got {eps}")
 
 
 def optimizer_and_cosine(
-    module: LightningModule, *, optimizer: str, learning_rate: float, weight_decay: float
+    module: LightningModule, *, optimizer: str, learning_rate: float, weight_decay: float, eps: float = 1e-8
 ) -> dict[str, Any]:
     """What ``configure_optimizers`` gives back: an optimizer of all parameters, and its cosine decay, per step.
 
@@ -43,9 +46,10 @@ def optimizer_and_cosine(
         learning_rate: at the start.
         weight_decay: of the optimizer; time constants, synaptic weights and thresholds have none
             (:func:`elm_neuro.nn.parameter_groups`).
+        eps: what the optimizer adds to its denominator.
     """
     make: Any = OPTIMIZERS[optimizer]
-    chosen = make(parameter_groups(module, weight_decay), lr=learning_rate, weight_decay=weight_decay)
+    chosen = make(parameter_groups(module, weight_decay), lr=learning_rate, weight_decay=weight_decay, eps=eps)
     return {
         "optimizer": chosen,
         "lr_scheduler": {"scheduler": CosineDecay(chosen, num_steps(module.trainer)), "interval": "step"},

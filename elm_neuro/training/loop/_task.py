@@ -22,18 +22,26 @@ class Task(LightningModule):
         optimizer: "adam", "adamax" or "adamw".
         learning_rate: at the start; a cosine over the run takes it to 0.
         weight_decay: of the optimizer.
+        eps: what the optimizer adds to its denominator.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
     def __init__(
-        self, network: nn.Module, *, optimizer: OptimizerName, learning_rate: float, weight_decay: float
+        self,
+        network: nn.Module,
+        *,
+        optimizer: OptimizerName,
+        learning_rate: float,
+        weight_decay: float,
+        eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        check_optimizer(optimizer, learning_rate)
+        check_optimizer(optimizer, learning_rate, eps)
         self.network = network
-        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.optimizer, self.learning_rate = optimizer, learning_rate
+        self.weight_decay, self.eps = weight_decay, eps
 
     def evaluate(self, batch: Any, stage: str) -> None:
         """Take in a batch."""
@@ -62,7 +70,11 @@ class Task(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its cosine decay, per step."""
         return optimizer_and_cosine(
-            self, optimizer=self.optimizer, learning_rate=self.learning_rate, weight_decay=self.weight_decay
+            self,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            eps=self.eps,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIF, LIF, Layer, check_layer, last_output, output_shape
 
 READOUTS = ("last", "mean")
+LEAKY_READOUTS = (*READOUTS, "sum")
 TOLERANCE = 0.02  # by how much the parameters of a control may differ from those of the network it is compared with
 
 
@@ -105,25 +106,25 @@ class SpikingNetwork(SequenceClassifier):
 
 
 class LeakyReadout(nn.Module):
-    r"""Leaky integrators without spikes whose membranes are averaged over time, or read at its end: the readout of a
-    LIF-only network.
+    r"""Leaky integrators without spikes whose membranes are averaged or summed over time, or read at its end: the
+    readout of a LIF-only network.
 
     :math:`v_t = \beta v_{t-1} + (1 - \beta)(W s_t + bias)` and :math:`y = \frac1T \sum_t v_t` or :math:`y = v_{T-1}`.
-    Blocks (Taylor, King, Harper, NeurIPS 2023) sums :math:`v_t` and leaves out the factors :math:`1 - \beta` and
-    :math:`1/T`; they keep the logits near one. A closed form replaces the loop: step t counts
-    :math:`(1 - \beta^{T-t}) / T`, or :math:`(1 - \beta) \beta^{T-1-t}`, t from 0.
+    Blocks (Taylor, King, Harper, NeurIPS 2023) leaves out the factors :math:`1 - \beta` and :math:`1/T`, which keep the
+    logits near one: :math:`y = \sum_t v_t` is its readout, "sum". A closed form replaces the loop: from 0, step t
+    counts :math:`(1 - \beta^{T-t}) / T`, :math:`(1 - \beta) \beta^{T-1-t}`, or :math:`(1 - \beta^{T-t}) / (1 - \beta)`.
 
     Args:
         input_size: number of inputs.
         output_size: number of integrators.
         delta_t: time step in ms.
         tau_v: initial time constant in ms, trained.
-        readout: "mean" or "last".
+        readout: "mean", "last" or "sum".
 
     Shapes: spikes (batch, time, input_size); returns (batch, output_size).
 
     Raises:
-        ValueError: `readout` is neither.
+        ValueError: `readout` is none of them.
 
     >>> LeakyReadout(3, 2, delta_t=10.0, tau_v=20.0)(torch.zeros(4, 5, 3)).shape
     torch.Size([4, 2])
@@ -135,20 +136,20 @@ class LeakyReadout(nn.Module):
         self, input_size: int, output_size: int, *, delta_t: float, tau_v: float, readout: str = "mean"
     ) -> None:
         super().__init__()
-        if readout not in READOUTS:
-            raise ValueError(f"readout must be one of {list(READOUTS)}, got {readout!r}")
+        if readout not in LEAKY_READOUTS:
+            raise ValueError(f"readout must be one of {list(LEAKY_READOUTS)}, got {readout!r}")
         self.readout = readout
         self.linear = nn.Linear(input_size, output_size)
         self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
 
     def forward(self, spikes: Tensor) -> Tensor:
         num_steps = spikes.shape[1]
-        left = torch.arange(num_steps, 0, -1, device=spikes.device)
+        left = torch.arange(num_steps, 0, -1, device=spikes.device)[:, None]
         beta = self.beta.clamp(0.001, 0.999)
-        mean = self.readout == "mean"
-        share = (
-            (1.0 - beta ** left[:, None]) / num_steps if mean else (1.0 - beta) * beta ** (left[:, None] - 1)
-        )  # (time, output_size)
+        if self.readout == "last":
+            share = (1.0 - beta) * beta ** (left - 1)  # (time, output_size)
+        else:
+            share = (1.0 - beta**left) / (num_steps if self.readout == "mean" else 1.0 - beta)
         logits: Tensor = (self.linear(spikes) * share).sum(1)
         return logits
 

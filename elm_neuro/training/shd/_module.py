@@ -120,6 +120,7 @@ class SpikeClassification(Task):
         learning_rate: at the start; a cosine over all optimizer steps of `max_epochs` takes it to 0, or of `max_steps`
             without a `max_epochs`.
         weight_decay: of the optimizer.
+        eps: what the optimizer adds to its denominator.
         input_dropout: probability with which an input is dropped in training, the others scaled up; never in
             evaluation.
         spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all layers that
@@ -139,11 +140,12 @@ class SpikeClassification(Task):
         optimizer: OptimizerName = "adam",
         learning_rate: float = 5e-4,
         weight_decay: float = 0.0,
+        eps: float = 1e-8,
         input_dropout: float = 0.0,
         spike_l1: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay)
+        super().__init__(network, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay, eps=eps)
         if not 0.0 <= input_dropout < 1.0:
             raise ValueError(f"input_dropout must be in [0, 1), got {input_dropout}")
         if not (spike_l1 >= 0 and math.isfinite(spike_l1)):

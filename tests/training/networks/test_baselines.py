@@ -122,5 +122,5 @@ def test_what_does_not_fit_is_refused() -> None:
         LSTMClassifier(3, 2)(torch.zeros(1, 2, 4))
     with pytest.raises(ValueError, match="hidden must be a layer with recurrent=True"):
         RecurrentLIFClassifier(LIF(3, 2), output_size=2)
-    with pytest.raises(ValueError, match=r"readout must be one of \['last', 'mean'\], got 'sum'"):
-        LeakyReadout(3, 2, delta_t=1.0, tau_v=1.0, readout="sum")
+    with pytest.raises(ValueError, match=r"readout must be one of \['last', 'mean', 'sum'\], got 'max'"):
+        LeakyReadout(3, 2, delta_t=1.0, tau_v=1.0, readout="max")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikeEvents
-from elm_neuro.training import LeakyReadout, LIFNetwork, SequenceClassifier, SpikingNetwork, num_parameters
+from elm_neuro.training import ALIFNetwork, LeakyReadout, LIFNetwork, SequenceClassifier, SpikingNetwork, num_parameters
 
 
 def frames(batch: int = 3, num_steps: int = 12, channels: int = 70) -> torch.Tensor:
@@ -33,6 +33,7 @@ def test_logits_are_the_last_output_or_the_mean_of_all(neuron: ELM) -> None:
         SequenceClassifier(ELM(70, 20, num_memory=5)),
         SpikingNetwork(ALIF(70, 16), ELM(16, 20, num_memory=5)),
         LIFNetwork(LIF(70, 16), LIF(16, 12, recurrent=True), output_size=20),
+        ALIFNetwork(ALIF(70, 16, recurrent=True), ALIF(16, 12, recurrent=True), output_size=20),
     ],
 )
 def test_events_and_frames_give_the_same_logits_and_every_parameter_learns(network: torch.nn.Module) -> None:
@@ -61,6 +62,16 @@ def test_leaky_readout_is_the_mean_of_a_leaky_integrator() -> None:
     torch.testing.assert_close(readout(spikes), total / 30, rtol=1e-6, atol=1e-8)
 
 
+def test_blocks_readout_is_the_sum_of_a_leaky_integrator_without_gain() -> None:
+    readout = LeakyReadout(6, 4, delta_t=10.0, tau_v=35.0, readout="sum").double()
+    spikes = frames(2, 30, 6).double()
+    v, total = torch.zeros(2, 4, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)
+    for s in spikes.unbind(1):
+        v = readout.beta.detach() * v + s @ readout.linear.weight.T + readout.linear.bias
+        total += v
+    torch.testing.assert_close(readout(spikes), total, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("target", [2_000, 5_876, 20_011, 42_324, 182_420])
 def test_the_control_has_the_parameters_of_the_network_it_is_compared_with(target: int) -> None:
     network = LIFNetwork.matching(target, input_size=140, output_size=20, delta_t=10.0, tau_v=20.0)
@@ -74,6 +85,10 @@ def test_num_parameters_leaves_out_what_is_not_trained() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="second must have input_size 5 to read first, got 3"):
+        ALIFNetwork(ALIF(4, 5), ALIF(3, 2), output_size=2)
+    with pytest.raises(ValueError, match=r"second must have the delta_t of first, 1.0 ms, got 2.0 ms"):
+        ALIFNetwork(ALIF(4, 5), ALIF(5, 2, delta_t=2.0), output_size=2)
     with pytest.raises(ValueError, match=r"readout must be one of \['last', 'mean'\], got 'max'"):
         SequenceClassifier(ELM(3, 2), readout="max")
     with pytest.raises(ValueError, match="neuron must be a single one"):
