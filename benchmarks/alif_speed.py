@@ -241,6 +241,7 @@ def main() -> None:
         return
     console = Console(soft_wrap=True)
     console.print(f"elm_neuro {elm_neuro.__version__}, torch {torch.__version__}, {platform.processor()}, one thread")
+    settings = {"torch": torch.__version__, "machine": platform.machine(), "repeats": options.repeats}
     results: dict[str, Any] = {}
     for name, row in rows.items():
         results[name] = measure(row, blocks, options.repeats, hosts=options.hosts, console=console)
@@ -248,7 +249,7 @@ def main() -> None:
             results[name]["MiB"] = {peer: peak(peer, name, options) for peer in results[name]["ms"]}
         show(name, results[name], console)
         if options.json:
-            options.json.write_text(json.dumps({"torch": torch.__version__, "rows": results}, indent=1))
+            options.json.write_text(json.dumps({"settings": settings, "rows": results}, indent=1))
 
 
 def show(name: str, result: dict[str, Any], console: Console) -> None:

@@ -27,7 +27,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
             ["norse", "snntorch"],
         ),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
-        ("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"]),
+        ("alif_speed", ["--repeats", "1"], []),
+        pytest.param("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"], marks=pytest.mark.slow),
     ],
 )
 def test_a_benchmark_runs_small(

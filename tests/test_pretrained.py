@@ -483,7 +483,9 @@ def test_the_backend_goes_to_every_layer_that_has_it(tmp_path: Path) -> None:
 def test_a_surrogate_of_someone_else_is_refused_and_those_of_ours_named(
     tmp_path: Path, make: Callable[[Any], nn.Module]
 ) -> None:
-    with pytest.raises(TypeError, match=r"surrogate must be one of ATan, Boxcar, .*, Sigmoid .*, got"):
+    with pytest.raises(
+        TypeError, match=r"surrogate must be one of ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid .*, got"
+    ):
         save_pretrained(make(torch.sign), tmp_path)
     assert not list(tmp_path.iterdir())
 

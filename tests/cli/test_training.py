@@ -221,7 +221,10 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
     old = torch.load("runs/shd_elm/best.ckpt", weights_only=True)
     del old[KEY]
     torch.save(old, "old.ckpt")
-    assert run("test", *SMALL, *COARSE, "--ckpt_path=old.ckpt", "--out=runs/old") == 0
+    assert run("test", *SMALL, *COARSE, "--ckpt_path=old.ckpt", "--out=runs/old") == 1
+    assert "lambda_" in capsys.readouterr().err  # the weights themselves say with what they were trained
+    matching = "--model.network.neuron.lambda_=2.5"
+    assert run("test", *SMALL, *COARSE, matching, "--ckpt_path=old.ckpt", "--out=runs/old") == 0
     assert "old.ckpt does not say how it was trained, as those of earlier versions" in capsys.readouterr().err
 
     from elm_neuro.cli._onnx import load

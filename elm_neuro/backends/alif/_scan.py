@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from elm_neuro.backends._backend import Operator
@@ -11,6 +12,7 @@ from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import Torch
+from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
@@ -54,7 +56,20 @@ def scan(
         ValueError: a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
-    chosen = choose(OPERATOR, backend, lambda candidate: candidate.refusal(x, params))
+    first = x.channel if isinstance(x, SpikeEvents) else x
+    reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
+    if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
+        reason = "torch.export sees torch's operators only"
+
+    def refusal(candidate: ALIFBackend) -> str | None:
+        if reason is not None and not candidate.differentiates:
+            return reason
+        return candidate.refusal(x, params)
+
+    chosen = choose(OPERATOR, backend, refusal)
+    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), ALIFState(*map(resolved, state))
+    beta, p, b, w_rec = (resolved(one) for one in (params.beta, params.p, params.b, params.w_rec))
+    params = params._replace(beta=beta, p=p, b=b, w_rec=w_rec)
     spikes, after = chosen.scan(x, weight, bias, params, state, lengths=lengths)
     if chosen.differentiates:
         return spikes, after

@@ -17,7 +17,7 @@ from elm_neuro.backends.elm._native import Native
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.elm._torch import Torch
 from elm_neuro.backends.parts._lengths import cut_at
-from elm_neuro.backends.parts._plain import only_operators
+from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
@@ -151,9 +151,7 @@ def _settled(
     """
     first = x.channel if isinstance(x, SpikeEvents) else x
     tensors = (first, *(state or ()), *params[:5], *params.mlp_weight, *params.mlp_bias, params.w_y, params.b_y)
-    reason = only_operators(tensors)
-    if reason is None and first.is_meta:
-        reason = "tensors on meta have no numbers"
+    reason = not_numbers(tensors)
 
     def refusal(candidate: ELMBackend) -> str | None:
         if reason is not None and not candidate.differentiates:
@@ -163,14 +161,12 @@ def _settled(
     chosen = choose(OPERATOR, backend, refusal)
     if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
         return chosen, x, params, state
-    x = x.resolve_neg() if isinstance(x, Tensor) else x
-    state = None if state is None else ELMState(*(part.resolve_neg() for part in state))
-    resolved: dict[str, Any] = {
-        name: tuple(one.resolve_neg() for one in value) if isinstance(value, tuple) else value.resolve_neg()
+    settled: dict[str, Any] = {
+        name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)
         for name, value in params._asdict().items()
-        if isinstance(value, Tensor | tuple)
     }
-    return chosen, x, params._replace(**resolved), state
+    state = None if state is None else ELMState(*map(resolved, state))
+    return chosen, resolved(x), params._replace(**settled), state
 
 
 def _in_dtype_of(params: ELMParameters, state: ELMState | None) -> ELMState | None:

@@ -86,17 +86,16 @@ ELM_INLINE void product_of(i64 num_term, Term term, i64 used, const R *a, i64 ro
                                                : MB >= 2 ? 5
                                                          : 10);
     // as many columns as there are registers for MB rows of sums, one row of `b` and a factor
-    constexpr bool HALVES = NUM_REGISTER == 32 && MB == 8;  // fewer rows are bound by loads
-    const bool half = HALVES && used % W && used % W <= W / 2;
-    const int num_vector = int(padded<R>(used) / W) - half;
+    // Fewer rows are bound by loads, and so is half a vector by itself: it comes with whole ones or as a whole one.
+    constexpr bool HALVES = NUM_REGISTER == 32 && MB == 8;
+    const int whole = int(padded<R>(used) / W);
+    const bool half = HALVES && used % W && used % W <= W / 2 && (whole - 1) % WIDE;
+    const int num_vector = whole - half;
     int v = 0;
     for (; v + WIDE <= num_vector; v += WIDE) tile<R, MB, WIDE, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
     if (HALVES && half) {
-        switch (num_vector - v) {
-            case 2: return tile<R, MB, 2, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
-            case 1: return tile<R, MB, 1, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
-            default: return tile<R, MB, 0, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
-        }
+        if (num_vector - v == 2) return tile<R, MB, 2, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
+        return tile<R, MB, 1, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
     }
     for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
     if (v < num_vector) tile<R, MB, 1, 0>(num_term, term, a, row, step, b, ldb, v, start, end);

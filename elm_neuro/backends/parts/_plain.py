@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,21 @@ def only_operators(tensors: Iterable[Tensor | None]) -> str | None:
         if type(tensor) not in PLAIN and tensor is not None and _dispatches(tensor):
             return f"it reads the memory of plain tensors, got {type(tensor).__name__}"
     return None
+
+
+def not_numbers(tensors: Sequence[Tensor | None]) -> str | None:
+    """Why no kernel may run on these tensors, the input first: :func:`only_operators`, or there is nothing in them."""
+    reason = only_operators(tensors)
+    if reason is None and tensors[0] is not None and tensors[0].is_meta:
+        return "tensors on meta have no numbers"
+    return reason
+
+
+def resolved(tensor: Any) -> Any:
+    """A view that stands for the negative of what lies in memory, as ``z.conj().imag`` does, as numbers of its own;
+    anything else as it is.
+    """
+    return tensor.resolve_neg() if isinstance(tensor, Tensor) and tensor.is_neg() else tensor
 
 
 def _dispatches(tensor: Tensor) -> bool:

@@ -212,7 +212,7 @@ def convert_and_kill(script: Path, source: Path, target: Path, delay: float, num
 @pytest.mark.parametrize(
     ("form", "num_kills"),
     [
-        ("hdf5", 2),
+        ("hdf5", 1),
         ("npy", 1),
         *(pytest.param(form, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for form in FORMATS),
     ],
