@@ -120,7 +120,7 @@ def network(
             first = ALIF(num_channels, width, **settings)
             if model == "alif":
                 return ALIFNetwork(first, ALIF(width, width, **settings), output_size=num_classes)
-            return SpikingNetwork(first, ELM(width, num_classes, **half))
+            return SpikingNetwork(first, ELM(width, num_classes, **half), readout="mean")
 
         return nearest(
             num_parameters(SequenceClassifier(ELM(num_channels, num_classes, learn_w_s=False, **elm))), sized
