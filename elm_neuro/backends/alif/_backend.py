@@ -14,6 +14,8 @@ from elm_neuro.functional import ALIFParameters, ALIFState
 class ALIFBackend(Backend):
     """One way to run a layer of LIF or adaptive LIF neurons over a sequence."""
 
+    exportable: bool = False  # torch.export traces it, and what it saves of it loads
+
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         """Why it cannot run these inputs; None where it can."""
         return self.refusal_of(params.beta)
