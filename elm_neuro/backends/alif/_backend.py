@@ -14,7 +14,8 @@ from elm_neuro.functional import ALIFParameters, ALIFState
 class ALIFBackend(Backend):
     """One way to run a layer of LIF or adaptive LIF neurons over a sequence."""
 
-    exportable: bool = False  # torch.export traces it, and what it saves of it loads
+    # one step after the other in operators that everybody takes: transforms, tracers, torch.export, wrapper tensors
+    steps_alone: bool = False
 
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         """Why it cannot run these inputs; None where it can."""

@@ -17,7 +17,7 @@ class Reference(ALIFBackend):
 
     name = "reference"
     about = "a plain loop over the equations: the oracle, any dtype, any device"
-    differentiates = exportable = True
+    differentiates = steps_alone = True
 
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         if params.gradient == "loop" or not torch.is_grad_enabled():

@@ -58,12 +58,11 @@ def scan(
     """
     first = x.channel if isinstance(x, SpikeEvents) else x
     reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
-    exporting = torch.compiler.is_compiling()  # torch.export traces even what is kept from the compiler
+    if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
+        reason = "torch.export does not trace it, or does not load what it saves of it"
 
     def refusal(candidate: ALIFBackend) -> str | None:
-        if exporting and not candidate.exportable:
-            return "torch.export does not trace it, or does not load what it saves of it"
-        if reason is not None and not candidate.differentiates:
+        if reason is not None and not candidate.steps_alone:
             return reason
         return candidate.refusal(x, params)
 
