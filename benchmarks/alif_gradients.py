@@ -79,7 +79,7 @@ def apart(loop: Tensor, blocks: Tensor) -> Pair:
 
 
 def middle(runs: list[dict[str, Any]], name: str) -> Pair:
-    return tuple(statistics.median(run[name][i] for run in runs) for i in (0, 1))  # type: ignore[return-value]
+    return tuple(statistics.median(run[name][i] for run in runs) for i in (0, 1))
 
 
 def main() -> None:

@@ -76,9 +76,9 @@ def load_blocks(checkout: Path) -> Any:
             nn.init.zeros_(weight)  # ours are copied in
 
     models = types.ModuleType("brainbox.models")
-    models.BBModel = BBModel  # type: ignore[attr-defined]
+    models.BBModel = BBModel
     package = types.ModuleType("brainbox")
-    package.models = models  # type: ignore[attr-defined]
+    package.models = models
     sys.modules |= {"brainbox": package, "brainbox.models": models}
     sys.path.insert(0, str(checkout))
     return importlib.import_module("src.snn.snn").SNN, importlib.import_module("src.snn.block.blocks").Blocks
@@ -99,7 +99,7 @@ def published(kind: Any, layer: ALIF, row: Row) -> nn.Module:
     twin: nn.Module = kind(row.num_input, row.num_neuron, 1, row.num_steps, row.latency, recurrent=True, surr_grad="mg")
     names = {"_rec_weight": "w_rec", "_rf_bias": "bias", "_beta": "beta", "_p": "p", "_b": "b"}
     with torch.no_grad():
-        twin._rf_weight.copy_(layer.cell.weight.view(row.num_neuron, 1, row.num_input, 1))  # type: ignore[operator, union-attr]
+        twin._rf_weight.copy_(layer.cell.weight.view(row.num_neuron, 1, row.num_input, 1))
         for theirs, ours in names.items():
             getattr(twin, theirs).copy_(getattr(layer.cell, ours))
     return twin
@@ -111,7 +111,7 @@ def variants(row: Row, x: Tensor, blocks: Any, *, hosts: bool) -> dict[str, tupl
     def ours(backend: str, given: Any) -> Run:
         def run() -> Tensor:
             layer.backend = backend
-            return layer(given)[0]  # type: ignore[no-any-return]
+            return layer(given)[0]
 
         return run
 

@@ -63,7 +63,7 @@ def networks_of(task: str, size: int) -> dict[str, nn.Module]:
     inputs, outputs, classes, _, tau_s, tau_m, chrono, _ = TASKS[task]
     torch.manual_seed(0)
     times = {"tau_s": tau_s, "tau_m_init": (1.0, tau_m), "tau_m_bounds": (1.0, tau_m)}
-    elm: nn.Module = TokenClassifier(ELM(inputs, outputs, size, learn_w_s=False, **times))  # type: ignore[arg-type]
+    elm: nn.Module = TokenClassifier(ELM(inputs, outputs, size, learn_w_s=False, **times))
     lstm: nn.Module = TokenLSTM(inputs, outputs, size, timescales=(1.0, chrono))
     if task == "retrieval":
         elm, lstm = TwoTowers(elm, num_classes=classes), TwoTowers(lstm, num_classes=classes)

@@ -27,7 +27,7 @@ def load_upstream(checkout: Path) -> type[torch.nn.Module]:
         )
     sys.path.insert(0, str(checkout))
     sys.modules.setdefault("seaborn", types.ModuleType("seaborn"))  # imported there for figures only
-    from src.expressive_leaky_memory_neuron import ELM as upstream  # type: ignore[import-not-found]
+    from src.expressive_leaky_memory_neuron import ELM as upstream
 
     return upstream
 
@@ -79,7 +79,7 @@ class SnnTorchLayer(torch.nn.Module):
     """
 
     def __init__(self, input_size: int, width: int) -> None:
-        import snntorch  # type: ignore[import-untyped]
+        import snntorch
 
         super().__init__()
         self.before, self.layer = torch.nn.Linear(input_size, width), snntorch.SLSTM(width, width)
@@ -95,7 +95,7 @@ class SnnTorchLayer(torch.nn.Module):
 
 def hosts(input_size: int, width: int) -> dict[str, torch.nn.Module]:
     """The same width in other libraries."""
-    import norse.torch  # type: ignore[import-untyped]
+    import norse.torch
 
     return {
         "norse LSNN": norse.torch.LSNNRecurrent(input_size, width),

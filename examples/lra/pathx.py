@@ -10,35 +10,21 @@ With checkpoints: elm-neuro fit --config lra_pathx, or lra_pathx_lstm, or lra_pa
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from lightning import Trainer, seed_everything
+from _common import run, token_network
 from torch import nn
 
-from elm_neuro import ELM
 from elm_neuro.datasets.lra import write_pathfinder
-from elm_neuro.training import (
-    PathfinderDataModule,
-    ResidualStack,
-    TokenClassification,
-    TokenClassifier,
-    TokenLSTM,
-    num_parameters,
-)
-from elm_neuro.training import quiet as quiet_notes
+from elm_neuro.training import PathfinderDataModule
 
 
 def network(kind: str, num_tokens: int, size: int) -> nn.Module:
-    """The paper's ELM neuron or Chrono-LSTM of `size` units, or a residual stack."""
-    times = {"tau_s": 150.0, "tau_m_init": (1.0, 20000.0), "tau_m_bounds": (1.0, 20000.0), "recompute_every": 128}
-    if kind == "lstm":
-        return TokenLSTM(num_tokens, 2, size, timescales=(1.0, 20000.0))
-    if kind == "stack":
-        layers = [ELM(size // 2, 2 * (size // 2), size // 3, **times) for _ in range(4)]
-        return ResidualStack(layers, num_tokens=num_tokens, num_classes=2, dropout=0.1)
-    return TokenClassifier(ELM(num_tokens, 2, size, learn_w_s=False, **times))
+    return token_network(
+        kind, num_tokens, 2, size, slowest=20000.0, slowest_lstm=20000.0, tau_s=150.0, recompute_every=128
+    )
 
 
 def made_up(folder: Path) -> Path:
@@ -49,32 +35,15 @@ def made_up(folder: Path) -> Path:
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default="pathfinder128", help="of the release, or generated")
-    parser.add_argument("--network", choices=["elm", "lstm", "stack"], default="elm")
-    parser.add_argument("--epochs", type=int, default=300, help="the paper's: 300")
-    parser.add_argument("--batch", type=int, default=768, help="the paper's: 768")
-    parser.add_argument("--smoke", action="store_true", help="made-up data and a small network, in seconds")
-    options = parser.parse_args()
-    if options.smoke:
-        options.folder, options.epochs, options.batch = made_up(Path("lra_pathx_smoke")), 1, 8
-    seed_everything(0, verbose=False)
-    data = PathfinderDataModule(options.folder, batch_size=options.batch, size=128)
-    rate = 2e-4 if options.network == "elm" else 1e-3
-    model = TokenClassification(
-        network(options.network, data.num_tokens, 8 if options.smoke else 150), num_classes=2, learning_rate=rate
-    )
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "auto"}
-    trainer = Trainer(max_epochs=options.epochs, enable_progress_bar=not options.smoke, devices=1, **quiet)
-    trainer.fit(model, datamodule=data)
-    (figures,) = trainer.test(model, datamodule=data, verbose=False)
-    print(
-        f"Pathfinder-X: test accuracy {figures['test/accuracy']:.1%} with {num_parameters(model.network):,} parameters"
-    )
-    print(f"the commonest answer: {figures['test/majority']:.1%}")
-
-
 if __name__ == "__main__":
-    with quiet_notes():
-        main()
+    run(
+        "Pathfinder-X",
+        __doc__,
+        data=partial(PathfinderDataModule, size=128),
+        made_up=made_up,
+        network=network,
+        source=("pathfinder128", "of the release, or generated"),
+        epochs=300,
+        batch=768,
+        num_classes=2,
+    )

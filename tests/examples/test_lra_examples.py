@@ -14,7 +14,7 @@ pytest.importorskip("PIL")
 
 from elm_neuro.training.loop._quiet import without_advice
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "lra").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "lra").glob("[!_]*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,7 @@ def test_examples_run_with_each_network(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(example.parent))  # as running a script does
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [example.name, "--smoke", "--network", network])
     runpy.run_path(str(example), run_name="__main__")

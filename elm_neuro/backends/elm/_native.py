@@ -15,7 +15,8 @@ from torch import Tensor
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._native_op import run_as_operator
-from elm_neuro.backends.elm._native_pass import Operands, Outputs, Plan, lies_time_first, run, tile_for
+from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, lies_time_first, tile_for
+from elm_neuro.backends.elm._native_pass import run
 from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
 from elm_neuro.backends.native import _library

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._native_pass import (
+from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
+from elm_neuro.backends.elm._native_operands import (
     FIRST_DIFFERENTIATED,
     NUM_FIXED,
     Incoming,
@@ -18,8 +19,6 @@ from elm_neuro.backends.elm._native_pass import (
     Saved,
     Wanted,
     laid_out,
-    run_backward,
-    run_forward,
     saved_size,
     tile_for,
 )
