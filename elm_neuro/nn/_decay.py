@@ -22,6 +22,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         weight_decay: of the others.
 
     Raises:
+        TypeError: `module` is none.
         ValueError: `weight_decay` is negative.
 
     >>> from elm_neuro import ELM
@@ -29,6 +30,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     >>> len(decayed["params"]), len(kept["params"]), kept["weight_decay"]
     (6, 2, 0.0)
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a module of torch, got {type(module).__name__}")
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
     parameters = list(module.parameters())

@@ -13,6 +13,7 @@ from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._plain import not_numbers, resolved
+from elm_neuro.backends.parts._shapes import check_shapes
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
@@ -53,9 +54,10 @@ def scan(
         Spikes (batch, time, output_size), and the state after the last valid step of each sample.
 
     Raises:
-        ValueError: a backend that is named cannot run these inputs.
+        ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
+    _check(x, weight, bias, params, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
     reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
     if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
@@ -74,3 +76,24 @@ def scan(
     if chosen.differentiates:
         return spikes, after
     return twice_differentiable(spikes, after, x, weight, bias, params, state, lengths)
+
+
+def _check(
+    x: Tensor | SpikeEvents,
+    weight: Tensor,
+    bias: Tensor,
+    params: ALIFParameters,
+    state: ALIFState,
+    lengths: Tensor | None,
+) -> None:
+    """Refuse tensors that do not fit one another."""
+    batch, num_neuron = x.shape[0], bias.shape[-1]
+    one = (num_neuron,)
+    check_shapes(
+        (
+            ("weight", weight, (num_neuron, x.shape[-1])), ("bias", bias, one), ("beta", params.beta, one),
+            ("p", params.p, one), ("b", params.b, one), ("w_rec", params.w_rec, (num_neuron, num_neuron)),
+            ("state.v", state.v, (batch, num_neuron)), ("state.a", state.a, (batch, num_neuron)),
+            ("state.s", state.s, (batch, max(1, state.s.shape[-2]), num_neuron)), ("lengths", lengths, (batch,)),
+        )
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from elm_neuro.backends.elm._torch import Torch
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
+from elm_neuro.backends.parts._shapes import check_shapes
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
@@ -78,6 +79,7 @@ def scan(
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
+    check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
     state = _in_dtype_of(params, state)
     if (
@@ -123,6 +125,7 @@ def spiking_scan(
         after the last valid step of each sample.
     """
     check_sparse_input(sparse_input, x)
+    check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
         state = _in_dtype_of(params, state)
@@ -141,6 +144,36 @@ def spiking_scan(
     )
     y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
     return cut_at(lengths, rule.fire(y)), y, after
+
+
+def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> None:
+    """Refuse tensors that do not fit one another.
+
+    Raises:
+        ValueError: one has another shape than the neuron's sizes say; the message names it and both shapes.
+    """
+    w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, *_ = params
+    batch, (*neurons, num_memory), num_branch = x.shape[0], kappa_m.shape, w_s.shape[-2]
+    of = tuple(neurons)
+    fits: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+        ("w_s", w_s, (*of, num_branch, w_s.shape[-1])), ("gain", gain, kappa_m.shape),
+        ("w_y", w_y, (*of, w_y.shape[-2], num_memory)), ("b_y", b_y, (*of, w_y.shape[-2])),
+        ("lengths", lengths, (batch,)),
+    ]  # fmt: skip
+    if kappa_b.ndim:
+        fits.append(("kappa_b", kappa_b, (num_branch,)))
+    if routing is not None:
+        fits.append(("routing", routing, (*of[: routing.ndim - 2], num_branch, w_s.shape[-1])))
+    elif x.shape[-1] != num_branch:
+        raise ValueError(f"x must have {num_branch} inputs, one a branch, got {x.shape[-1]}")
+    size = num_branch + num_memory
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        out = num_memory if index + 1 == len(weights) else weight.shape[-2]
+        fits += [(f"mlp_weight[{index}]", weight, (*of, out, size)), (f"mlp_bias[{index}]", bias, (*of, out))]
+        size = out
+    if state is not None:
+        fits += [("state.b", state.b, (batch, *of, num_branch)), ("state.m", state.m, (batch, *kappa_m.shape))]
+    check_shapes(fits)
 
 
 def _settled(
