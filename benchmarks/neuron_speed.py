@@ -17,6 +17,8 @@ its own, on Linux only, and reports its peak of resident memory above what it wa
 counted. A population is compared with the authors' neurons one after the other and with layers as wide as all its
 memory units. Beside the times stands the share of the floor that native reaches with events: the time of the row's
 multiply-adds, if they were independent ones in the widest registers that its kernels use, on the same core.
+
+Longer than most: rows, peers, checks and tables of one run, which --memory starts again.
 """
 
 from __future__ import annotations

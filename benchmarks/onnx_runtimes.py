@@ -7,7 +7,8 @@ Two networks: the authors' Branch-ELM 1278 -> 45 x 100 -> 20 (``--checkpoint``, 
 weights of the same size without) in float32 and float16, and a mixed one, Linear -> LIF -> spiking population -> LIF ->
 Linear, in float32. Each in the forms step, sequence and unrolled, in the export's default opset with free sizes; where
 that fails with the sizes fixed in the file, and where that fails in opset 17 too. Every case runs in a process of its
-own, so that a runtime may crash. ``--node`` is a folder with the npm packages onnxruntime-web and onnxruntime-node.
+own, so that a runtime may crash; hence one long file, which that process runs again. ``--node`` is a folder with the
+npm packages onnxruntime-web and onnxruntime-node.
 
 Milliseconds are medians of wall time for a sequence of 500 steps (100 for the mixed network) at batch 1 on one thread;
 the form "step" is called once a step. Errors are relative to the largest value of each output; one above the tolerance

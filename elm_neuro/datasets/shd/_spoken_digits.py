@@ -7,6 +7,8 @@ Vowel targets are approximate averages of male speakers. English: after Peterson
 24:175), for /e/ and /o/ Hillenbrand et al. 1995 (J. Acoust. Soc. Am. 97:3099). German: in the manner of Paetzold &
 Simpson 1997 (AIPUK 32:215) and Sendlmeier & Seebode 2006. Consonant loci, noise bands and durations: typical ones, as
 in Stevens 1998, Acoustic Phonetics.
+
+Longer than most modules: half of it is tables of phonemes and words.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 // double gradients (float).
 //
 //     native_driver [sizes]     prints "clean" and returns 0, or says what differs
+//
+// One long file, so that one compiler call on a bare machine builds it.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,7 @@
-"""Converted files hold what the pickles hold, whole or not at all, whatever happens on the way."""
+"""Converted files hold what the pickles hold, whole or not at all, whatever happens on the way.
+
+Longer than most: one kind of damage a test, on the same few files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""NeuronIO's pickles are read as what they hold, and anything else is refused before it can do harm."""
+"""NeuronIO's pickles are read as what they hold, and anything else is refused before it can do harm.
+
+Longer than most: a hostile pickle a test, each written out.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """SHD-Adding: the fixed protocol against plain Python integers, the authors' protocol against what their loader
 gave.
+
+Longer than most: both protocols are held to the same independent loop.
 """
 
 from __future__ import annotations

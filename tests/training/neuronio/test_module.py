@@ -1,4 +1,7 @@
-"""Training on NeuronIO: the loss, windows that a resumed run goes on with, networks that learn."""
+"""Training on NeuronIO: the loss, windows that a resumed run goes on with, networks that learn.
+
+Longer than most: data, loop and networks are tried on the same few pickles.
+"""
 
 from __future__ import annotations
 
