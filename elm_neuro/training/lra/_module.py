@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from elm_neuro.datasets import splitmix64
 from elm_neuro.datasets.lra import TokenBatch
 from elm_neuro.training.loop._layers import check_time_steps
 from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
+from elm_neuro.training.loop._seeds import seed_of, seeded
 from elm_neuro.training.lra._groups import AnswersByGroup, Share
 
 
@@ -35,8 +34,8 @@ class TokenClassification(LightningModule):
         weight_decay: of the optimizer.
         step_ms: time step of a token, which the neurons must have. The paper does not say; its time constants go up to
             the length of the sequences in ms.
-        seed: of dropout in the network, which depends on (seed, optimizer step, process) alone, so that resuming
-            changes nothing.
+        seed: of dropout in the network, which depends on (seed, optimizer step, batch of it, process) alone, so that
+            resuming changes nothing.
 
     Raises:
         ValueError: an argument is out of range.
@@ -76,21 +75,14 @@ class TokenClassification(LightningModule):
         logits: Tensor = self.network(tokens, lengths)
         return logits
 
-    def _dropout_seed(self) -> int:
-        counter = self.global_step * self.trainer.world_size + self.global_rank
-        return int(splitmix64(int(splitmix64(self.seed & 0xFFFFFFFFFFFFFFFF, 0)), counter))
-
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        device = batch.labels.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            seed = torch.manual_seed if device.type == "cuda" else torch.default_generator.manual_seed
-            seed(self._dropout_seed() + batch_idx)  # batches of one step where gradients are accumulated
+        with seeded(seed_of(self, self.seed, batch_idx, stream=0), batch.labels.device):
             logits = self(batch.tokens, batch.lengths)
         loss = F.cross_entropy(logits, batch.labels)
         self.train_accuracy.update(logits, batch.labels)
         size = len(batch.labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return loss
 

@@ -144,7 +144,13 @@ class NeuronIORegression(Task):
         losses = neuronio_loss(self(x), spikes, soma, burn_in=self.burn_in_ms)
         for name, value in losses._asdict().items():
             self.log(
-                f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(spikes)
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=len(spikes),
+                sync_dist=True,
             )
         return losses.loss
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from elm_neuro.datasets import splitmix64
 from elm_neuro.events import SpikeEvents
 from elm_neuro.training.loop._layers import check_time_steps, spikes_recorded, spiking_layers
 from elm_neuro.training.loop._schedule import OptimizerName
+from elm_neuro.training.loop._seeds import seed_of, seeded
 from elm_neuro.training.loop._task import Task
 
 Batch = tuple[SpikeEvents | Tensor, Tensor, Tensor]
@@ -126,7 +126,8 @@ class SpikeClassification(Task):
         spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all layers that
             spike, which is their l1 norm per neuron and step (the paper's LIF network on SHD: 0.01, over what it takes
             the norm is not stated).
-        seed: of all dropout, which depends on (seed, optimizer step, process) alone, so that resuming changes nothing.
+        seed: of all dropout, which depends on (seed, optimizer step, batch of it, process) alone, so that resuming
+            changes nothing.
 
     Raises:
         ValueError: an argument is out of range.
@@ -172,33 +173,25 @@ class SpikeClassification(Task):
         logits: Tensor = self.network(x)
         return logits
 
-    def _seed(self, stream: int) -> int:
-        """Of this step and process; mixed, because torch's CPU generators take in the low 32 bits of a seed only."""
-        counter = self.global_step * self.trainer.world_size + self.global_rank
-        return int(splitmix64(int(splitmix64(self.seed & 0xFFFFFFFFFFFFFFFF, stream)), counter))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch, inputs dropped."""
         x, labels, _ = batch
         device = labels.device
         if self.input_dropout:
-            x = drop_input(x, self.input_dropout, generator=torch.Generator(device).manual_seed(self._seed(0)))
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), spikes_recorded(self.network) as spikes:
-            # of dropout inside the network; torch.manual_seed would also seed a GPU that is not there, for which it
-            # writes out the stack
-            seed = torch.manual_seed if device.type == "cuda" else torch.default_generator.manual_seed
-            seed(self._seed(1))
+            seed = seed_of(self, self.seed, batch_idx, stream=0)
+            x = drop_input(x, self.input_dropout, generator=torch.Generator(device).manual_seed(seed))
+        with seeded(seed_of(self, self.seed, batch_idx, stream=1), device), spikes_recorded(self.network) as spikes:
             logits = self(x)
         loss = F.cross_entropy(logits, labels)
         self.train_accuracy.update(logits, labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log(
             "train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels)
         )
         if self.spike_l1:
             count = sum(layer[0, 0].numel() for layer in spikes)  # neurons
             rate = torch.stack([layer.abs().mean() * (layer[0, 0].numel() / count) for layer in spikes]).sum()
-            self.log("train/spikes", rate, on_step=False, on_epoch=True, batch_size=len(labels))
+            self.log("train/spikes", rate, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
             loss = loss + self.spike_l1 * rate
         return loss
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,11 @@ import torch
 import torch.multiprocessing as mp
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 
 from elm_neuro.nn import BranchELM
 from elm_neuro.training import NeuronIODataModule, NeuronIORegression
 from tests.datasets.neuronio.neuronio_files import made, write
+from tests.training.processes import two_processes
 
 
 def _module(folder: Path, batch_size: int) -> NeuronIODataModule:
@@ -58,23 +55,7 @@ def _fit(folder: Path, batch_size: int, **options: Any) -> tuple[NeuronIORegress
 
 def _worker(rank: int, folder: str, port: int) -> None:
     warnings.simplefilter("ignore")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-
-    class Rank(LightningEnvironment):
-        """One of two processes that the test started."""
-
-        @property
-        def creates_processes_externally(self) -> bool:
-            return True
-
-        def local_rank(self) -> int:
-            return rank
-
-    environment = Rank()
-    environment.set_global_rank(rank)
-    environment.set_world_size(2)
-    strategy = DDPStrategy(cluster_environment=environment, process_group_backend="gloo", timeout=timedelta(seconds=60))
-    model, seen = _fit(Path(folder), 2, devices=2, strategy=strategy)
+    model, seen = _fit(Path(folder), 2, devices=2, strategy=two_processes(rank, port))
     torch.save((model.state_dict(), seen), f"{folder}/{rank}.pt")
 
 
