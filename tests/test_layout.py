@@ -164,11 +164,13 @@ def test_import_brings_nothing_optional() -> None:
 
 
 @pytest.mark.slow  # a timed test: the best of five, in processor time, so that a busy machine does not fail it
-def test_import_adds_little_to_importing_torch() -> None:
+def test_import_adds_little_to_importing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # as users have it: compiled by the first import
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     code = (
         "import time, numpy, torch; start = time.process_time(); import elm_neuro; print(time.process_time() - start)"
     )
-    assert min(float(fresh_interpreter(code)) for _ in range(5)) < 0.3  # seconds
+    assert min(float(fresh_interpreter(code)) for _ in range(6)) < 0.2  # seconds
 
 
 def requirement_name(line: str) -> str:

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -21,7 +22,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-import elm_neuro.training
 from elm_neuro.cli._settings import (
     KEY,
     check_built_classes,
@@ -62,6 +62,8 @@ def one_line(message: str) -> str:
         options = list(inspect.signature(_class(kinds[-1])).parameters) if kinds else []  # type: ignore[arg-type]
         line = f"{kinds[-1]}: {unknown[0]}" if kinds else unknown[0]
         return line + did_you_mean(unknown[1], options)
+    if re.match(r"the following arguments are required: \w+\.(data|model)", message):
+        return "--config must name a recipe, or the config.yaml that lies beside a checkpoint"
     lines = [line.strip(" -") for line in message.splitlines()]
     tried = (
         "Subtypes:",
@@ -245,8 +247,11 @@ class Command(LightningCLI):
             return
         best = path.with_name("best.ckpt")
         chosen = best if best.is_file() else path
-        recipe = "".join(f" --config {_recipe_name(Path(file))}" for _, file in _configs(self.args))
-        say(f"trained: {chosen}\nnext: elm-neuro test{recipe} --ckpt_path {chosen}")
+        settings = path.with_name("config.yaml")  # a recipe says nothing of what the command line changed
+        say(
+            f"trained: {chosen}\nnext: {shlex.join(['elm-neuro', 'test', '--config', str(settings)])}"
+            f" --ckpt_path {shlex.quote(str(chosen))}"
+        )
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         plugins = config.get("plugins") or []
@@ -284,11 +289,6 @@ def latest(folder: Path | None) -> Path | None:
     checkpoints = [] if folder is None else sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     named = [path for path in checkpoints if path.name == "last.ckpt"]
     return next(reversed(named or checkpoints), None)
-
-
-def _recipe_name(path: Path) -> str:
-    """How the command calls a recipe: ours by its name."""
-    return path.stem if path.parent == Path(elm_neuro.training.__file__).parent / "recipes" else str(path)
 
 
 def _folder(config: Any) -> Path | None:

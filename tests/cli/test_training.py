@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import tempfile
 import zipfile
@@ -201,6 +202,14 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
 ) -> None:
     assert run("fit", *SMALL, *COARSE, "--model.network.neuron.lambda_=2.5") == 0
     spoken = capsys.readouterr().err
+    command = shlex.split(re.search("^next: elm-neuro (.*)$", spoken, re.MULTILINE)[1])  # type: ignore[index]
+    assert main(command) == 0  # as it stands there, whatever options the run had
+    with pytest.raises(SystemExit, match="2"):
+        main([command[0], *command[-2:]])
+    assert (
+        "error: --config must name a recipe, or the config.yaml that lies beside a checkpoint"
+        in capsys.readouterr().err
+    )
     assert "SequenceClassifier: 4,328 parameters" in spoken  # (700 + 3) * 6 + 6, 6 * 3 + 3, 3 taus, 3 * 20 + 20
     assert not re.search("litlogger|litmodels|Flops|FLOPs", spoken)
     settings = Path("runs/shd_elm/config.yaml")
@@ -354,7 +363,10 @@ def test_sigterm_leaves_a_checkpoint_of_the_batch_and_status_143(
     assert f"terminated; runs/shd_elm/last.ckpt holds what was trained up to step {step}, in" in capsys.readouterr().err
     assert run("fit", "--trainer.max_epochs=2", "--resume") == 0
     assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == 2 * STEPS
-    assert "next: elm-neuro test --config shd_elm --ckpt_path runs/shd_elm/best.ckpt\n" in capsys.readouterr().err
+    assert (
+        "next: elm-neuro test --config runs/shd_elm/config.yaml --ckpt_path runs/shd_elm/best.ckpt\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
