@@ -227,9 +227,7 @@ def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     else:
         frame = x.to(dtype).squeeze(1)
     u, w_m, b = first_step(frame, params, None if state is None else state.b)
-    y, spikes, m, _ = _run(
-        _operands(params, state, w_m, None)._replace(dense=u.unsqueeze(1)), params, run, x.shape[0], 1
-    )
+    y, spikes, m, _ = _run(_operands(params, state, w_m, None, dense=u.unsqueeze(1)), params, run, x.shape[0], 1)
     return y, spikes, ELMState(b, m)
 
 
@@ -240,12 +238,10 @@ def _hidden_first(arriving: Arriving, params: ELMParameters, state: ELMState | N
     if state is not None:
         f_0 = _torch.matvec(weight[..., : params.w_s.shape[-2]], state.b)
     # the pass itself makes the memory's part of the weight, and its table
-    operands = _operands(params, state, weight, arriving.lengths)._replace(
-        kappa_b=params.kappa_b, frames=arriving.frames, f_0=f_0, bias=params.mlp_bias[0]
-    )
-    if arriving.events is not None:
-        begin, end, channel, value, _ = arriving.events
-        operands = operands._replace(begin=begin, end=end, channel=channel, value=value)
+    operands = _operands(
+        params, state, weight, arriving.lengths, arriving.events,
+        kappa_b=params.kappa_b, frames=arriving.frames, f_0=f_0, bias=params.mlp_bias[0],
+    )  # fmt: skip
     if torch.compiler.is_compiling():
         operands, b = _traced(operands, first, arriving, run)
         y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
@@ -294,9 +290,7 @@ def _branches_first(
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     u, w_m = _after_branches(traces, params, run.lowered)
-    y, spikes, m, _ = _run(
-        _operands(params, state, w_m, lengths)._replace(dense=u), params, run, *u.shape[:2], in_one_part=True
-    )
+    y, spikes, m, _ = _run(_operands(params, state, w_m, lengths, dense=u), params, run, *u.shape[:2], in_one_part=True)
     return y, spikes, ELMState(b, m)
 
 
@@ -322,12 +316,25 @@ def _arrived_at_branches(frames: Tensor, params: ELMParameters, lowered: torch.d
     return torch.einsum("bti,nji->btnj" if x.ndim == 3 else "btni,nji->btnj", x, matrix).to(frames.dtype)
 
 
-def _operands(params: ELMParameters, state: ELMState | None, w_m: Tensor, lengths: Tensor | None) -> Operands:
-    """The operands that do not depend on how the input arrives; nothing arrives yet."""
+def _operands(
+    params: ELMParameters,
+    state: ELMState | None,
+    w_m: Tensor,
+    lengths: Tensor | None,
+    events: Events | None = None,
+    *,
+    kappa_b: Tensor | None = None,
+    frames: Tensor | None = None,
+    dense: Tensor | None = None,
+    f_0: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Operands:
+    """The operands of a pass in which this arrives; there is no table yet."""
     layers = zip(params.mlp_weight[1:], params.mlp_bias[1:], strict=True)
+    begin, end, channel, value = (None, None, None, None) if events is None else events[:4]
     return Operands(
-        begin=None, end=None, channel=None, value=None, lengths=lengths, kappa_b=None, frames=None, table=None,
-        dense=None, f_0=None, bias=None, m_0=None if state is None else state.m, kappa=params.kappa_m,
+        begin=begin, end=end, channel=channel, value=value, lengths=lengths, kappa_b=kappa_b, frames=frames,
+        table=None, dense=dense, f_0=f_0, bias=bias, m_0=None if state is None else state.m, kappa=params.kappa_m,
         gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y, threshold=None,
         layers=tuple([tensor for layer in layers for tensor in layer]),
     )  # fmt: skip

@@ -112,7 +112,10 @@ class Wanted(NamedTuple):
     @classmethod
     def among(cls, flags: tuple[bool, ...]) -> Wanted:
         """From a flag for each operand from `frames` on."""
-        return cls(*(flags[Operands._fields.index(name) - FIRST_DIFFERENTIATED] for name in cls._fields))
+        return cls(*[flags[at] for at in WANTED_AT])
+
+
+WANTED_AT = tuple(Operands._fields.index(name) - FIRST_DIFFERENTIATED for name in Wanted._fields)
 
 
 def laid_out(operands: Operands) -> Operands:

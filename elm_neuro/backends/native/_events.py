@@ -82,8 +82,8 @@ class Events(NamedTuple):
         size = math.ceil(density * x.numel())
         parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
         room = size // parts
-        begin, end = torch.empty(2, batch * num_steps, dtype=torch.int64).unbind()
-        channel, value = torch.empty(size, dtype=torch.int32), x.new_empty(size)
+        begin = torch.empty(batch * num_steps, dtype=torch.int64)
+        end, channel, value = torch.empty_like(begin), torch.empty(size, dtype=torch.int32), x.new_empty(size)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
         args.frames, args.begin, args.end = x.data_ptr(), begin.data_ptr(), end.data_ptr()
         args.channel, args.value = channel.data_ptr(), value.data_ptr()
