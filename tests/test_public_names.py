@@ -39,12 +39,12 @@ NAMES = {
         " spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
-        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding"
-        " SHDDataset Simulations SpikeRecordings SpokenDigits TimeJitter TimeWarp ToRaster UpstreamPairing"
-        " add_labels convert_neuronio fingerprint fixed_pairs make_nmnist open_simulations rank_speakers"
-        " read_manifest read_nmnist read_nmnist_file read_shd"
-        " read_simulation_file sample_key simulation_files soma_target split_files split_speakers splitmix64"
-        " unseen_speakers upstream_pairs upstream_split verify_neuronio write_nmnist_file write_shd"
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset PoolChannels"
+        " SHDAdding SHDDataset Simulations SpikeRecordings SpikeTrains SpokenDigits Sweep TimeJitter TimeWarp ToRaster"
+        " UpstreamPairing add_labels convert_neuronio cut_sweeps fingerprint fixed_pairs make_ephys make_nmnist"
+        " open_simulations rank_speakers read_manifest read_nmnist read_nmnist_file read_shd read_simulation_file"
+        " read_sweeps sample_key simulation_files soma_target split_files split_speakers splitmix64 unseen_speakers"
+        " upstream_pairs upstream_split verify_neuronio write_nmnist_file write_shd write_sweeps"
     ),
     "elm_neuro.datasets.lra": (
         "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
@@ -54,13 +54,14 @@ NAMES = {
     ),
     "elm_neuro.training": (
         "ALIFNetwork Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression"
-        " LeakyReadout ListOpsDataModule NMNISTDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression"
+        " LeakyReadout ListOpsDataModule NMNISTDataModule NeuronFit NeuronIODataModule NeuronIOLoss NeuronIORegression"
         " NormalisedReadout"
         " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
         " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
         " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"
         " TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule TokenLSTM TokenReport"
         " TwoTowers Windows drop_input evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table"
+        " explained_temporal_variance fit_neuron"
         " flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings num_parameters"
         " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
     ),

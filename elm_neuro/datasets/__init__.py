@@ -1,8 +1,11 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, N-MNIST, NeuronIO, transforms of events, synthetic spoken
-digits. Needs the extra ``data``.
+"""Spike recordings in files and made up: SHD, SHD-Adding, N-MNIST, NeuronIO, single neurons under a current, transforms
+of events, synthetic spoken digits. Needs the extra ``data``.
 """
 
 from elm_neuro.datasets._counter import splitmix64
+from elm_neuro.datasets.ephys._made import KnownNeuron, make_ephys, write_sweeps
+from elm_neuro.datasets.ephys._nwb import Sweep, read_sweeps
+from elm_neuro.datasets.ephys._trains import SpikeTrains, cut_sweeps
 from elm_neuro.datasets.neuronio._convert import convert_neuronio, read_manifest, simulation_files, verify_neuronio
 from elm_neuro.datasets.neuronio._simulations import Simulations, read_simulation_file, soma_target
 from elm_neuro.datasets.neuronio._store import open_simulations
@@ -40,21 +43,26 @@ __all__ = [
     "EventDrop",
     "FixedPairing",
     "InputDropout",
+    "KnownNeuron",
     "NeuronIODataset",
     "PoolChannels",
     "SHDAdding",
     "SHDDataset",
     "Simulations",
     "SpikeRecordings",
+    "SpikeTrains",
     "SpokenDigits",
+    "Sweep",
     "TimeJitter",
     "TimeWarp",
     "ToRaster",
     "UpstreamPairing",
     "add_labels",
     "convert_neuronio",
+    "cut_sweeps",
     "fingerprint",
     "fixed_pairs",
+    "make_ephys",
     "make_nmnist",
     "open_simulations",
     "rank_speakers",
@@ -63,6 +71,7 @@ __all__ = [
     "read_nmnist_file",
     "read_shd",
     "read_simulation_file",
+    "read_sweeps",
     "sample_key",
     "simulation_files",
     "soma_target",
@@ -75,4 +84,5 @@ __all__ = [
     "verify_neuronio",
     "write_nmnist_file",
     "write_shd",
+    "write_sweeps",
 ]

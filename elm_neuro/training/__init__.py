@@ -6,6 +6,8 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
+from elm_neuro.training.ephys._fit import NeuronFit, fit_neuron
+from elm_neuro.training.ephys._metrics import explained_temporal_variance
 from elm_neuro.training.loop._quiet import quiet
 from elm_neuro.training.lra._budget import TimeBudget
 from elm_neuro.training.lra._data import TokenDataModule
@@ -64,6 +66,7 @@ __all__ = [
     "LeakyReadout",
     "ListOpsDataModule",
     "NMNISTDataModule",
+    "NeuronFit",
     "NeuronIODataModule",
     "NeuronIOLoss",
     "NeuronIORegression",
@@ -98,6 +101,8 @@ __all__ = [
     "evaluation_figures",
     "evaluation_remarks",
     "evaluation_table",
+    "explained_temporal_variance",
+    "fit_neuron",
     "flops_per_step",
     "linear_elm",
     "neuronio_ablation",

@@ -211,7 +211,7 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
         in capsys.readouterr().err
     )
     assert "SequenceClassifier: 4,328 parameters" in spoken  # (700 + 3) * 6 + 6, 6 * 3 + 3, 3 taus, 3 * 20 + 20
-    assert not re.search("litlogger|litmodels|Flops|FLOPs", spoken)
+    assert not re.search("litlogger|litmodels|Flops|FLOPs|weights_only", spoken)
     settings = Path("runs/shd_elm/config.yaml")
     written = settings.read_bytes()
     best = "--ckpt_path=runs/shd_elm/best.ckpt"

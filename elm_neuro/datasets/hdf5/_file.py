@@ -20,6 +20,7 @@ from elm_neuro.datasets.hdf5._objects import (
     REPACK,
     Fields,
     Link,
+    SoftLink,
     Source,
     leaves,
     links,
@@ -27,6 +28,7 @@ from elm_neuro.datasets.hdf5._objects import (
     root_address,
 )
 
+MAX_HOPS = 8  # soft links on the way to one object
 SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
 DEFLATE, SHUFFLE = 1, 2
 # of IEEE floats, by size: the sign's bit; then precision, place and size of exponent and mantissa, exponent's bias
@@ -54,10 +56,15 @@ Type: TypeAlias = np.dtype[Any] | VariableLength
 
 
 class File:
-    """An HDF5 file, opened for reading; it is read where it is asked for, from `stream`, which stays open."""
+    """An HDF5 file, opened for reading; it is read where it is asked for, from `stream`, which stays open.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.source = Source(stream)
+    Args:
+        stream: the file.
+        follow: go where soft links inside the file lead, which are refused by default.
+    """
+
+    def __init__(self, stream: BinaryIO, *, follow: bool = False) -> None:
+        self.source, self._follow = Source(stream), follow
         self._root = messages(self.source, root_address(self.source))
 
     @property
@@ -65,17 +72,15 @@ class File:
         """Bytes of the file."""
         return self.source.size
 
-    def keys(self) -> list[str]:
-        """Names in the root group."""
-        return sorted(links(self.source, self._root) or {})
+    def keys(self, path: str = "") -> list[str]:
+        """Names in a group, by default the root group; none where there is no such group."""
+        header = self._find(path)
+        return sorted((links(self.source, header) or {}) if header is not None else {})
 
     def attribute(self, name: str) -> int | str | None:
         """The attribute of the root group of that name, if it is a whole number or a text."""
-        for raw in self._root[ATTRIBUTE]:
-            own, value = _attribute(self.source, Fields(raw, "an attribute"), name)
-            if own == name:
-                return value
-        return None
+        value = _attribute_of(self.source, self._root, name)
+        return None if isinstance(value, float) else value
 
     def get(self, key: str) -> Dataset | None:
         """The data set of that path, None where there is nothing.
@@ -83,18 +88,34 @@ class File:
         Raises:
             ValueError: it is stored elsewhere, or is a group.
         """
-        header = self._root
-        for part in key.split("/"):
-            inside = links(self.source, header)
-            link: Link | None = (inside or {}).get(part)
-            if link is None:
-                return None
-            if isinstance(link, str):
-                raise ValueError(f"/{key} must be stored in the file itself, got a {link}")
-            header = messages(self.source, link)
+        header = self._find(key)
+        if header is None:
+            return None
         if LAYOUT not in header:
             raise ValueError(f"/{key} must be a data set, got a Group")
         return Dataset(self.source, key, header)
+
+    def _find(self, path: str) -> dict[int, list[bytes]] | None:
+        """Header of the object of that path, None where there is none."""
+        header, here = self._root, ""
+        parts, hops = [part for part in path.split("/") if part], 0
+        while parts:
+            part = parts.pop(0)
+            link: Link | None = (links(self.source, header) or {}).get(part)
+            if link is None:
+                return None
+            if isinstance(link, str) or (isinstance(link, SoftLink) and not self._follow):
+                kind = link if isinstance(link, str) else "SoftLink"
+                raise ValueError(f"/{path} must be stored in the file itself, got a {kind}")
+            if isinstance(link, int):
+                header, here = messages(self.source, link), f"{here}/{part}"
+                continue
+            if (hops := hops + 1) > MAX_HOPS:
+                raise ValueError(f"/{path} must be reached by at most {MAX_HOPS} soft links")
+            target = link.path if link.path.startswith("/") else f"{here}/{link.path}"
+            parts = [step for step in target.split("/") if step] + parts
+            header, here = self._root, ""
+        return header
 
 
 class Dataset:
@@ -109,7 +130,7 @@ class Dataset:
             raise ValueError(f"/{key} must be stored in the file itself, got external storage")
         if not header[DATASPACE] or not header[DATATYPE]:
             raise ValueError(f"/{key} must have a shape and a type, got none")
-        self._source, self.key = source, key
+        self._source, self._header, self.key = source, header, key
         shape = _shape(Fields(header[DATASPACE][0], "a shape"))
         if shape is None:
             raise ValueError(f"/{key} must have a shape, got nothing")
@@ -147,6 +168,10 @@ class Dataset:
             if len(sizes) != len(self.shape) + 1 or min(sizes) < 1 or sizes[-1] != self.dtype.itemsize:
                 raise ValueError(f"/{key} must have chunks of its own shape and type, got {sizes}")
             self.chunk = sizes[0]
+
+    def attribute(self, name: str) -> float | int | str | None:
+        """The attribute of that name, if it is one number or a text."""
+        return _attribute_of(self._source, self._header, name)
 
     @property
     def offset(self) -> int | None:
@@ -341,8 +366,17 @@ def _filters(fields: Fields) -> list[int]:
     return codes
 
 
-def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, int | str | None]:
-    """Name of an attribute, and its value where it is the one that is wanted and a whole number or a text."""
+def _attribute_of(source: Source, header: dict[int, list[bytes]], name: str) -> float | int | str | None:
+    """The attribute of an object of that name."""
+    for raw in header[ATTRIBUTE]:
+        own, value = _attribute(source, Fields(raw, "an attribute"), name)
+        if own == name:
+            return value
+    return None
+
+
+def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, float | int | str | None]:
+    """Name of an attribute, and its value where it is the one that is wanted and one number or a text."""
     version = fields.version(1, 2, 3)
     fields.take(1)
     sizes = [fields.number(2) for _ in range(3)]
@@ -364,4 +398,6 @@ def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, int | 
     raw = fields.take(dtype.itemsize)
     if dtype.kind == "S":
         return name, raw.rstrip(b"\0").decode("utf-8", "replace")
+    if dtype.kind == "f":
+        return name, float(np.frombuffer(raw, dtype)[0])
     return name, int(np.frombuffer(raw, dtype)[0]) if dtype.kind in "iu" else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 NOWHERE = 2**64 - 1  # the address of what is not stored
 REPACK = "; h5repack writes it anew in the older format that is read here"
@@ -20,7 +20,15 @@ LAYOUT, GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x08, 0x0A,
 SHARED = 2  # flag of a message that stands elsewhere
 
 OTHER_LINKS = {1: "SoftLink", 64: "ExternalLink"}
-Link: TypeAlias = int | str  # the address of an object, or the kind of a link to elsewhere
+
+
+class SoftLink(NamedTuple):
+    """A link by path: from the root group where it begins with a slash, else from the group that it stands in."""
+
+    path: str
+
+
+Link: TypeAlias = int | str | SoftLink  # the address of an object, the kind of a link to elsewhere, or a path
 
 
 class Fields:
@@ -152,6 +160,8 @@ def _link(fields: Fields) -> tuple[str, Link]:
     kind = fields.number(1) if flags & 0x08 else 0
     fields.take(8 * bool(flags & 0x04) + bool(flags & 0x10))
     name = fields.take(fields.number(1 << (flags & 3))).decode("utf-8", "replace")
+    if kind == 1:
+        return name, SoftLink(fields.take(fields.number(2)).rstrip(b"\0").decode("utf-8", "replace"))
     return name, fields.number(8) if kind == 0 else OTHER_LINKS.get(kind, f"link of kind {kind}")
 
 
@@ -167,13 +177,20 @@ def _old_links(source: Source, table: Fields) -> dict[str, Link]:
         entries = Fields(source.read(leaf + 8, 40 * num, "a group's leaf"), "a group's leaf")
         for _ in range(num):
             place, address, cached = entries.number(8), entries.number(8), entries.number(4)
-            entries.take(20)
-            end = names.find(b"\0", place)
-            if not 0 <= place < end:
-                raise ValueError(f"names of links must lie in their heap, got one at {place}")
-            name = names[place:end].decode("utf-8", "replace")
-            found[name] = OTHER_LINKS[1] if cached == 2 else address
+            entries.take(4)
+            target = entries.number(4)
+            entries.take(12)
+            name = _text_in(names, place)
+            found[name] = SoftLink(_text_in(names, target)) if cached == 2 else address
     return found
+
+
+def _text_in(heap: bytes, place: int) -> str:
+    """Text of a local heap that begins there."""
+    end = heap.find(b"\0", place)
+    if not 0 <= place < end:
+        raise ValueError(f"names of links must lie in their heap, got one at {place}")
+    return heap[place:end].decode("utf-8", "replace")
 
 
 def leaves(source: Source, root: int, *, kind: int, key_size: int) -> Iterator[tuple[bytes, int]]:

@@ -15,10 +15,11 @@ def without_advice() -> Iterator[None]:
     """Without Lightning's advice on loader processes, which cost more here than they bring, on products of its makers,
     and what it calls that others deprecated.
     """
-    notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with warnings.catch_warnings(), ExitStack() as after:
-        notes.addFilter(_no_tip)
-        after.callback(notes.removeFilter, _no_tip)
+        for module in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+            notes = logging.getLogger(f"lightning.pytorch.{module}")
+            notes.addFilter(_says_something)
+            after.callback(notes.removeFilter, _says_something)
         warnings.filterwarnings("ignore", message=".*does not have many workers", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", message="The number of training batches", category=PossibleUserWarning)
         warnings.filterwarnings(
@@ -42,8 +43,10 @@ def without_advice() -> Iterator[None]:
         yield
 
 
-def _no_tip(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless" not in record.getMessage()
+def _says_something(record: logging.LogRecord) -> bool:
+    """Neither an advertisement nor that checkpoints may hold code: ours are read as weights and settings alone."""
+    message = record.getMessage()
+    return "Tip: For seamless" not in message and "`weights_only` was not set" not in message
 
 
 @contextmanager

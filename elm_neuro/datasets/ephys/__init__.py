@@ -1,0 +1,1 @@
+"""Recordings of single neurons that were driven by a current."""
