@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from elm_neuro import ELM, BranchELM, SpikeEvents
-from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _weights
+from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _readout, _weights
 
 
 class Row(NamedTuple):
@@ -324,7 +324,7 @@ def main() -> None:
     # forked before this process has a context on the GPU
     pool = multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1))
     properties = _driver.launcher().device(0)
-    programs = [_input.program(torch.float32), _weights.program(torch.float32)]
+    programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
         programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
