@@ -189,8 +189,10 @@ def read_file(path: Path, limit: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file; the message lists what is there.
-        ValueError: it is larger.
+        ValueError: it is larger, or no regular file.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a regular file, got {'a folder' if path.is_dir() else 'a pipe or a device'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} must hold {path.name}, got {listing(path.parent)}")
     with open_regular(path) as file:

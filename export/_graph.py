@@ -135,6 +135,10 @@ class Graph(Filters):
         if activation is None:
             return x
         if activation == "silu":
+            if self.kind == TensorProto.DOUBLE:
+                # x (1 + tanh(x / 2)) / 2: onnxruntime before 1.31 fuses Mul and Sigmoid into what has no such kernel
+                half = self.add("Mul", x, self.constant("half", torch.tensor(0.5, dtype=self.dtype)))
+                return self.add("Mul", half, self.add("Add", self.one(), self.add("Tanh", half)))
             return self.add("Mul", x, self.add("Sigmoid", x))
         operators = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
         if activation not in operators:

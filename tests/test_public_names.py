@@ -41,9 +41,10 @@ NAMES = {
     "elm_neuro.datasets": (
         "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout NeuronIODataset PoolChannels SHDAdding"
         " SHDDataset Simulations SpikeRecordings SpokenDigits TimeJitter TimeWarp ToRaster UpstreamPairing"
-        " add_labels convert_neuronio fingerprint fixed_pairs open_simulations rank_speakers read_manifest read_shd"
+        " add_labels convert_neuronio fingerprint fixed_pairs make_nmnist open_simulations rank_speakers"
+        " read_manifest read_nmnist read_nmnist_file read_shd"
         " read_simulation_file sample_key simulation_files soma_target split_files split_speakers splitmix64"
-        " unseen_speakers upstream_pairs upstream_split verify_neuronio write_shd"
+        " unseen_speakers upstream_pairs upstream_split verify_neuronio write_nmnist_file write_shd"
     ),
     "elm_neuro.datasets.lra": (
         "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
@@ -53,7 +54,8 @@ NAMES = {
     ),
     "elm_neuro.training": (
         "ALIFNetwork Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression"
-        " LeakyReadout ListOpsDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression NormalisedReadout"
+        " LeakyReadout ListOpsDataModule NMNISTDataModule NeuronIODataModule NeuronIOLoss NeuronIORegression"
+        " NormalisedReadout"
         " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
         " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
         " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"

@@ -1,5 +1,5 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, NeuronIO, transforms of events, synthetic spoken digits.
-Needs the extra ``data``.
+"""Spike recordings in files and made up: SHD, SHD-Adding, N-MNIST, NeuronIO, transforms of events, synthetic spoken
+digits. Needs the extra ``data``.
 """
 
 from elm_neuro.datasets._counter import splitmix64
@@ -7,6 +7,8 @@ from elm_neuro.datasets.neuronio._convert import convert_neuronio, read_manifest
 from elm_neuro.datasets.neuronio._simulations import Simulations, read_simulation_file, soma_target
 from elm_neuro.datasets.neuronio._store import open_simulations
 from elm_neuro.datasets.neuronio._windows import NeuronIODataset, split_files
+from elm_neuro.datasets.nmnist._files import read_nmnist, read_nmnist_file, write_nmnist_file
+from elm_neuro.datasets.nmnist._made import make_nmnist
 from elm_neuro.datasets.shd._adding import SHDAdding
 from elm_neuro.datasets.shd._binned import SHDDataset
 from elm_neuro.datasets.shd._files import read_shd, write_shd
@@ -53,9 +55,12 @@ __all__ = [
     "convert_neuronio",
     "fingerprint",
     "fixed_pairs",
+    "make_nmnist",
     "open_simulations",
     "rank_speakers",
     "read_manifest",
+    "read_nmnist",
+    "read_nmnist_file",
     "read_shd",
     "read_simulation_file",
     "sample_key",
@@ -68,5 +73,6 @@ __all__ = [
     "upstream_pairs",
     "upstream_split",
     "verify_neuronio",
+    "write_nmnist_file",
     "write_shd",
 ]

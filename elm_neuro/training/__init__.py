@@ -45,6 +45,7 @@ from elm_neuro.training.neuronio._metrics import Prediction
 from elm_neuro.training.neuronio._module import NeuronIOLoss, NeuronIORegression, neuronio_loss
 from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
 from elm_neuro.training.neuronio._tables import SaveNeuron, evaluation_remarks, evaluation_table
+from elm_neuro.training.nmnist._data import NMNISTDataModule
 from elm_neuro.training.shd._adding import SHDAddingDataModule
 from elm_neuro.training.shd._data import Binning, SHDDataModule, SpokenDigitsDataModule
 from elm_neuro.training.shd._module import SpikeClassification, drop_input
@@ -62,6 +63,7 @@ __all__ = [
     "LSTMRegression",
     "LeakyReadout",
     "ListOpsDataModule",
+    "NMNISTDataModule",
     "NeuronIODataModule",
     "NeuronIOLoss",
     "NeuronIORegression",

@@ -65,7 +65,7 @@ def test_every_recipe_is_listed() -> None:
     assert (
         set(recipes())
         == {path.stem for path in RECIPES.glob("*.yaml")}
-        == {*SHD, *ADDING, *NEURONIO, *LRA, "shd_alif", "spoken_digits_mixed"}
+        == {*SHD, *ADDING, *NEURONIO, *LRA, "shd_alif", "nmnist_alif", "spoken_digits_mixed"}
     )
     ends = "arXiv:2306.16922", "Taylor, King, Harper, NeurIPS 2023", "`elm-neuro demo`"
     assert all(line.endswith(ends) for line in recipes().values())

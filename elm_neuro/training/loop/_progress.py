@@ -53,7 +53,19 @@ class EpochLines(Callback):
         metrics = [
             f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in SHOWN if name in trainer.callback_metrics
         ]
-        left = "" if not total or total < 0 else f", {spent / (done - self._first) * (total - done):.0f} s left"
-        of = "" if not total or total < 0 else f" of {total}"
-        line = f"{self.title and self.title + ', '}epoch {done}{of}: {', '.join(metrics)}; {spent:.0f} s{left}"
+        of, left = "", _time_remaining(trainer)
+        if total and total > 0:
+            by_epochs = spent / (done - self._first) * (total - done)
+            if left is None or by_epochs <= left:
+                of, left = f" of {total}", by_epochs
+        until = "" if left is None else f", {max(left, 0.0):.0f} s left"
+        line = f"{self.title and self.title + ', '}epoch {done}{of}: {', '.join(metrics)}; {spent:.0f} s{until}"
         print(line, file=sys.stderr, flush=True)  # noqa: T201  # it is for people
+
+
+def _time_remaining(trainer: Trainer) -> float | None:
+    """Seconds until a callback ends the run by the clock, as Lightning's Timer (``--trainer.max_time``) and TimeBudget
+    do; None where none does.
+    """
+    clocks = [callback.time_remaining() for callback in trainer.callbacks if hasattr(callback, "time_remaining")]  # type: ignore[attr-defined]
+    return min((seconds for seconds in clocks if seconds is not None), default=None)

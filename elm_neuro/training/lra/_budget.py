@@ -41,6 +41,10 @@ class TimeBudget(Callback):
         """Seconds of this run, the part before it was resumed included."""
         return self.before + time.monotonic() - self._start
 
+    def time_remaining(self) -> float:
+        """Seconds until training ends."""
+        return self.seconds - self.elapsed
+
     def state_dict(self) -> dict[str, Any]:
         """The time that is spent."""
         return {"elapsed": self.elapsed}
