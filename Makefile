@@ -31,7 +31,7 @@ DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-ranges test-gpu lint format bench bench-gpu clean
+.PHONY: help demo test test-all test-ranges test-gpu sanitize-gpu lint format bench bench-gpu clean
 
 # .venv does not survive a move of the checkout: its scripts hold the old path.
 ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
@@ -77,6 +77,16 @@ test-gpu:  ## tests on an NVIDIA GPU; installs nothing: .venv where it is there,
 bench-gpu:  ## speed on an NVIDIA GPU against cuDNN and torch, in reports/gpu_speed.json too; installs nothing
 	mkdir -p reports
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu_speed.py --out reports $(ARGS)
+
+sanitize-gpu:  ## the kernels under compute-sanitizer of the CUDA toolkit: memory, races, barriers, uninitialised reads
+	@command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer (CUDA toolkit)"; exit 0; }; \
+	mkdir -p reports; \
+	for tool in memcheck racecheck synccheck initcheck; do \
+	  PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 --kernel-regex kns=elm_ \
+	    --print-limit 5 $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir=. tests/gpu/test_cuda.py -q -x --tb=short \
+	    -k "equal_the_reference or many_channels" $(ARGS) > reports/sanitize_$$tool.txt 2>&1; \
+	  status=$$?; echo "$$tool:"; tail -12 reports/sanitize_$$tool.txt; [ $$status = 0 ] || exit $$status; \
+	done
 
 clean:  ## remove .venv, builds and caches; reports stay
 	rm -rf $(VENV) .ranges build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,10 +1,11 @@
 """Speed of the neuron on a GPU beside torch's cuDNN LSTM of the same width, and where the time goes. Under four
 minutes.
 
-    PYTHONPATH=. python3 benchmarks/gpu_speed.py --out FOLDER [--rows N8 N32] [--sweep]
+    PYTHONPATH=. python3 benchmarks/gpu_speed.py --out FOLDER [--rows N8 N32] [--sweep] [--upstream CHECKOUT]
 
 Prints at most 80 lines; FOLDER/gpu_speed.json holds all numbers. Each row is measured only behind a check of its
-outputs against the float64 reference. Needs torch and numpy alone.
+outputs against the float64 reference. Needs torch and numpy alone. With a checkout of github.com/AaronSpieler/elmneuron
+the authors' neuron is timed too, where it is no population and there are at most 1024 steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from elm_neuro import ELM, BranchELM, SpikeEvents
-from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _weights
+from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _readout, _weights
 
 
 class Row(NamedTuple):
@@ -143,7 +144,24 @@ def alone(module: Any, given: Any) -> Any:
     return call
 
 
-def measure(name: str, row: Row) -> dict[str, Any]:
+def authors(upstream: Path, neuron: ELM) -> torch.nn.Module:
+    """Their neuron with the same weights, called as ours is."""
+    from peers import load_upstream, upstream_twin
+
+    twin = upstream_twin(load_upstream(upstream), neuron).cuda()
+
+    class Called(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twin = twin
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.twin(x),)
+
+    return Called()
+
+
+def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]:
     neuron, x = neuron_of(row).cuda(), frames_of(row)
     neuron.backend = "cuda"
     record: dict[str, Any] = {"error": checked(row, neuron, x)}
@@ -161,9 +179,14 @@ def measure(name: str, row: Row) -> dict[str, Any]:
             .cuda()
         )
         variants["torch"] = (plain, x)
+    if upstream is not None and 1 < row.num_steps <= 1024 and row.num_neuron is None:
+        try:
+            variants["authors"] = (authors(upstream, neuron), x)
+        except Exception as error:  # noqa: BLE001 - the row stands without them
+            say(f"{name} authors FAILED: {type(error).__name__} {str(error)[:150]}")
     big = row.batch * row.num_steps > 30000
     for variant, (module, given) in variants.items():
-        repeats = 3 if variant == "torch" or (big and variant == "lstm") else 6 if big else 20
+        repeats = 3 if variant in ("torch", "authors") or (big and variant == "lstm") else 6 if big else 20
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
@@ -176,7 +199,7 @@ def measure(name: str, row: Row) -> dict[str, Any]:
         record["graph"] = graphed(neuron, x)
     cells = [
         f"{record[v]['both']['wall']:.2f} ({record[v]['forward']['wall']:.2f})" if v in record else "-"
-        for v in ("dense", "events", "lstm", "torch")
+        for v in ("dense", "events", "lstm", "torch", "authors")
     ]
     target = "" if row.target is None else f" {row.target:g}"
     say(
@@ -318,23 +341,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--sweep", action="store_true", help="layouts of the recurrence too")
+    parser.add_argument("--upstream", type=Path, metavar="CHECKOUT", help="time the authors' neuron too")
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # the LSTM in exact float32 too
     result: dict[str, Any] = {"rows": {}}
     # forked before this process has a context on the GPU
     pool = multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1))
     properties = _driver.launcher().device(0)
-    programs = [_input.program(torch.float32), _weights.program(torch.float32)]
+    programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
         programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
     compile_all(pool, programs, properties.architecture)
     pool.terminate()
     say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {properties}")
-    say("row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | dense as a CUDA graph")
+    say("row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | authors | as a CUDA graph")
     say("     | host alone of dense | peak MB of dense, of the LSTM | error, target")
     parts: list[tuple[str, Any]] = [
-        (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name])})) for name in options.rows
+        (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name], options.upstream)}))
+        for name in options.rows
     ]
     parts += [
         (f"profile {name}", lambda name=name: result.update({f"profile {name}": profiled(name)}))

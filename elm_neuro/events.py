@@ -241,11 +241,18 @@ class SpikeEvents:
         return self.indptr.device
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool | None = None,
     ) -> SpikeEvents:
-        """The same events on `device`, their values in the floating `dtype`."""
+        """The same events on `device`, their values in the floating `dtype`; nothing waits where they go from pinned
+        memory to a GPU, unless `non_blocking` says otherwise.
+        """
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating point, got {dtype}")
+        if non_blocking is None:  # Lightning asks for it with tensors alone
+            non_blocking = device is not None and torch.device(device).type == "cuda" and self.indptr.is_pinned()
         value = None if self.value is None else self.value.to(device=device, dtype=dtype, non_blocking=non_blocking)
         indptr, channel = (
             tensor.to(device=device, non_blocking=non_blocking) for tensor in (self.indptr, self.channel)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from elm_neuro.export._model import Built, declared
 from elm_neuro.export._nodes import ExportError
+from elm_neuro.export.onnx_neuron import CUDA, SHORT, cuda_settings
 
 REFERENCE = "onnx's reference evaluator"
 
@@ -31,11 +32,13 @@ class Session:
         ExportError: onnx's full check or onnxruntime refuses it, or its inputs and outputs are not the module's.
     """
 
-    def __init__(self, model: bytes | Path, built: Built) -> None:
+    def __init__(self, model: bytes | Path, built: Built, provider: str = "cpu") -> None:
         self.built = built
         try:
             self.opset, found = _checked(model)
-            self._run, self.runtime = _runner(model, built)
+            self._run, self.runtime = _runner(model, built, provider)
+        except ExportError:
+            raise
         except Exception as error:  # onnx and onnxruntime have a dozen kinds
             raise ExportError(
                 f"the model must pass onnx's checker and load in onnxruntime, got {type(error).__name__}: {error}"
@@ -102,19 +105,27 @@ def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     return f"{words(missing)}; got {words(other)}"
 
 
-def _runner(model: bytes | Path, built: Built) -> tuple[Run, str]:
+def _runner(model: bytes | Path, built: Built, provider: str) -> tuple[Run, str]:
     names, content = built.results, model if isinstance(model, bytes) else str(model)
     on_cpu = "CPUExecutionProvider"
+    name, there = SHORT.get(provider, provider), onnxruntime.get_available_providers()
+    if name not in there:
+        raise ExportError(f"provider must be of those in this onnxruntime, {there}, got {name}")
+    settings = {CUDA: cuda_settings(device=0, tf32=False, cuda_graph=False)}
     if built.options.precision == "bfloat16":
-        gpu = "CUDAExecutionProvider"
-        if gpu not in onnxruntime.get_available_providers():  # the CPU has no kernels for it
+        if name == on_cpu and CUDA in there:  # the CPU has no kernels for it
+            name = CUDA
+        if name == on_cpu:
             loaded = onnx.load_model_from_string(content) if isinstance(content, bytes) else content
             evaluator = onnx.reference.ReferenceEvaluator(loaded)
             return lambda feed: dict(zip(names, evaluator.run(names, feed), strict=True)), REFERENCE
-        session = onnxruntime.InferenceSession(content, _quiet(), providers=[gpu, on_cpu])
-    else:
-        session = onnxruntime.InferenceSession(content, _quiet(), providers=[on_cpu])
-    return lambda feed: dict(zip(names, session.run(names, feed), strict=True)), "onnxruntime"
+    providers = [(one, settings.get(one, {})) for one in dict.fromkeys((name, on_cpu))]
+    session = onnxruntime.InferenceSession(content, _quiet(), providers=providers)
+    if session.get_providers()[0] != name:  # onnxruntime falls back to the CPU without a word
+        raise ExportError(f"provider must work here, got {name}, which onnxruntime could not start; its log says why")
+    return lambda feed: dict(
+        zip(names, session.run(names, feed), strict=True)
+    ), "onnxruntime" if name == on_cpu else f"onnxruntime ({name})"
 
 
 def _quiet() -> Any:

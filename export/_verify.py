@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
 
 @torch.no_grad()
-def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int) -> VerifyReport:
+def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int, provider: str = "cpu") -> VerifyReport:
     """Run a model beside the module it was built from.
 
     Args:
@@ -65,12 +65,13 @@ def compare(model: bytes | Path, built: Built, *, num_steps: int, seed: int) -> 
         built: what it should compute.
         num_steps: length of the longest sequence; the form "unrolled" has its own.
         seed: of the random inputs and states.
+        provider: of onnxruntime.
 
     Raises:
         ExportError: the file is not a model of this module, an output is off by more than is allowed, or too few steps
             could be compared.
     """
-    check = _Check(Session(model, built), built, num_steps, seed)
+    check = _Check(Session(model, built, provider), built, num_steps, seed)
     for case in check.cases():
         check.run(case)
     for gain in LOUDER:

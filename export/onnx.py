@@ -151,7 +151,7 @@ def _write(model: onnx.ModelProto, path: Path, built: Built, *, runtime: bool, v
 
 
 def verify(
-    path: str | os.PathLike[str], module: nn.Module, *, num_steps: int = NUM_STEPS, seed: int = 0
+    path: str | os.PathLike[str], module: nn.Module, *, num_steps: int = NUM_STEPS, seed: int = 0, provider: str = "cpu"
 ) -> VerifyReport:
     """Compare an ONNX model of :func:`to_onnx` with the module that it was made from.
 
@@ -172,6 +172,7 @@ def verify(
         module: what it was made from, with the same weights.
         num_steps: length of the longest sequence; the form "unrolled" has its own.
         seed: of the random inputs and states; torch's own random numbers are not touched.
+        provider: onnxruntime's execution provider, by its name, or "cuda" in exact float32.
 
     Raises:
         ValueError: the file is not a model of :func:`to_onnx`, or num_steps is below 1.
@@ -190,7 +191,7 @@ def verify(
         raise ValueError(f"path must be an ONNX model, got {path}: {error}") from error
     options, opset = options_of(model, path)
     with written_weights(module):
-        return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed)
+        return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed, provider=provider)
 
 
 def _check_options(options: Options, opset: int) -> None:

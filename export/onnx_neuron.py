@@ -4,26 +4,31 @@
     neuron = OnnxNeuron("neuron.onnx")
     outputs, state = neuron.run(x)                # a sequence, from zero states
     outputs, state = neuron.step(x_t, state)      # one time step (form "step")
+    bound = neuron.bound(x)                       # buffers that stay where they are, on a GPU for instance
+    outputs = bound.run()                         # what x holds now, from the states of the last call
 
 A state is a dict of arrays; None stands for zeros. It is an input and an output: one model serves any number of
-streams.
+streams. The file is longer than others of elm_neuro because it travels alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-__all__ = ["OnnxNeuron"]
+__all__ = ["BoundNeuron", "OnnxNeuron"]
 
 State = dict[str, "np.ndarray[Any, Any]"]
 FORMS = ("step", "sequence", "unrolled")
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+CUDA = "CUDAExecutionProvider"
+SHORT = {"cpu": "CPUExecutionProvider", "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
 PACKAGES = {
     "CUDAExecutionProvider": "onnxruntime-gpu",
     "TensorrtExecutionProvider": "onnxruntime-gpu",
@@ -36,14 +41,17 @@ class OnnxNeuron:
 
     Args:
         path: the model.
-        providers: onnxruntime's execution providers in order of preference, for example ``["CUDAExecutionProvider"]``;
-            the CPU by default. One that is named has to be there.
+        providers: onnxruntime's execution providers in order of preference, for example ``["CUDAExecutionProvider"]``
+            or "cuda"; the CPU by default. One that is named has to be there.
         num_threads: threads of one call; onnxruntime's choice by default.
         check: refuse inputs and states that are not finite.
+        device: number of the GPU, for the CUDA provider.
+        tf32: let the CUDA provider round products to TF32, its own default: faster, and off by 1e-3.
+        cuda_graph: let the CUDA provider record a call of :meth:`bound` once and replay it; not for "sequence".
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not such a model, or a provider is not there.
+        ValueError: the file is not such a model, a provider is not there, or an option is of another provider or form.
     """
 
     def __init__(
@@ -53,22 +61,23 @@ class OnnxNeuron:
         providers: Sequence[str] | None = None,
         num_threads: int | None = None,
         check: bool = True,
+        device: int = 0,
+        tf32: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
-        self.path, self.check = os.fspath(path), check
+        self.path, self.check, self.device, self.cuda_graph = os.fspath(path), check, device, cuda_graph
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"path must be an ONNX model, but there is no {self.path}")
-        wanted = (
-            ["CPUExecutionProvider"]
-            if providers is None
-            else [providers]
-            if isinstance(providers, str)
-            else list(providers)
-        )
+        named = ["cpu"] if providers is None else [providers] if isinstance(providers, str) else list(providers)
+        wanted = [SHORT.get(name, name) for name in named]
+        if CUDA not in wanted and (tf32 or cuda_graph or device):
+            raise ValueError(f"device, tf32 and cuda_graph are options of {CUDA}, got providers {wanted}")
         there = onnxruntime.get_available_providers()
         for name in wanted:
             if name not in there:
                 hint = f"; {name} comes with pip install {PACKAGES[name]}" if name in PACKAGES else ""
                 raise ValueError(f"providers must be of those in this onnxruntime, {there}, got {name}{hint}")
+        settings = {CUDA: cuda_settings(device=device, tf32=tf32, cuda_graph=cuda_graph)}
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if num_threads is not None:
@@ -76,7 +85,9 @@ class OnnxNeuron:
                 raise ValueError(f"num_threads must be at least 1, got {num_threads}")
             options.intra_op_num_threads = num_threads
         try:
-            self.session = onnxruntime.InferenceSession(self.path, options, providers=wanted)
+            self.session = onnxruntime.InferenceSession(
+                self.path, options, providers=[(name, settings.get(name, {})) for name in wanted]
+            )
         except Exception as error:  # onnxruntime has a dozen kinds
             raise ValueError(
                 f"path must be an ONNX model that onnxruntime can load, got {self.path}: {error}"
@@ -97,6 +108,8 @@ class OnnxNeuron:
             raise ValueError(
                 f"path must be a model of elm_neuro.export, got {self.path} without its metadata"
             ) from error
+        if cuda_graph and self.form == "sequence":
+            raise ValueError('cuda_graph needs a model of the form "step" or "unrolled", which have no loop inside')
         inputs = {value.name: value for value in self.session.get_inputs()}
         names = [value.name for value in self.session.get_outputs()]
         after = {f"{name}_next" for name in inputs}
@@ -186,6 +199,21 @@ class OnnxNeuron:
             outputs, state = self.step(x, state)
             yield outputs, state
 
+    def bound(self, x: Any, lengths: Any = None) -> BoundNeuron:
+        """The model over buffers that stay where they are: nothing is copied between calls, neither frames nor states.
+
+        Args:
+            x: the buffer of the frames, of the model's dtype and contiguous: a tensor of torch on the device of the
+                provider or on the CPU, or an array. Its shape is that of every call: (batch, input_size) for the form
+                "step", else as for :meth:`run`; an unrolled model takes its own number of steps. An array for the CUDA
+                provider is copied to the device.
+            lengths: as for :meth:`run`; the same in every call.
+
+        Raises:
+            ValueError: `x` has another shape or dtype, or does not lie in one piece.
+        """
+        return BoundNeuron(self, x, lengths)
+
     def _whole(self, time: int) -> tuple[int | str, ...]:
         """Shape of a sequence of any length."""
         if self.form == "step":
@@ -237,6 +265,10 @@ class OnnxNeuron:
         batch_axis: int,
         lengths: np.ndarray[Any, Any] | None = None,
     ) -> tuple[State, State]:
+        if self.cuda_graph:
+            raise ValueError(
+                "a neuron with cuda_graph=True runs by bound(x): a graph replays calls on the same buffers"
+            )
         fed = self._checked(state, x.shape[batch_axis])
         more = {} if lengths is None else {"lengths": lengths}
         found = dict(zip(self._names, self.session.run(self._names, {"x": x, **fed, **more}), strict=True))
@@ -262,3 +294,138 @@ class OnnxNeuron:
             f"OnnxNeuron({self.path!r}, form={self.form!r}, x {self._x}, states {states}, "
             f"outputs {self.output_names}, {self.providers[0]})"
         )
+
+
+def cuda_settings(*, device: int, tf32: bool, cuda_graph: bool) -> dict[str, str]:
+    """Options of the CUDA provider, whose own default is TF32."""
+    return {"device_id": str(device), "use_tf32": str(int(tf32)), "enable_cuda_graph": str(int(cuda_graph))}
+
+
+class BoundNeuron:
+    """A neuron over buffers of its own, made by :meth:`OnnxNeuron.bound`. It is one stream of calls: states stay
+    inside, on the device, and go on from call to call.
+
+    States have two places, which a call reads and writes by turns: none is ever copied, and the addresses of a call are
+    those of the last but one, as CUDA graphs need.
+    """
+
+    def __init__(self, neuron: OnnxNeuron, x: Any, lengths: Any = None) -> None:
+        self.neuron = neuron
+        time = 1 if neuron.batch_first else 0
+        step = neuron.form == "step"
+        shape = neuron._x if step else neuron._whole(time)
+        got, dtype = tuple(x.shape), str(x.dtype).removeprefix("torch.")
+        if len(got) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, got, strict=True)):
+            raise ValueError(f"x must have shape ({', '.join(map(str, shape))}), got {got}")
+        if dtype != np.dtype(neuron.dtype).name:
+            raise ValueError(f"x must hold {np.dtype(neuron.dtype).name} as the model does, got {dtype}")
+        if not (x.flags.c_contiguous if isinstance(x, np.ndarray) else x.is_contiguous()):
+            raise ValueError("x must be contiguous: the model reads it where it lies")
+        batch = got[0] if step else got[1 - time]
+        steps = 1 if step else got[time]
+        if 0 in got or steps != (neuron.num_steps or steps):
+            raise ValueError(f"x must have samples and {neuron.num_steps or 'at least 1'} steps, got shape {got}")
+        ends = neuron._lengths(lengths, batch, steps)
+        on_device = isinstance(x, np.ndarray) and neuron.providers[0] == CUDA
+        self.x = onnxruntime.OrtValue.ortvalue_from_numpy(x, "cuda", neuron.device) if on_device else x
+        lead = (batch,) if step else (batch, steps) if time else (steps, batch)
+        shapes = {name: (*lead, *neuron._shapes[name][len(lead) :]) for name in neuron.output_names}
+        shapes |= {name: (batch, *neuron._shapes[name][1:]) for name in neuron.readouts}
+        self.outputs = {name: self._empty(shape) for name, shape in shapes.items()}
+        self._lengths = ends  # it must live as long as it is bound
+        self._states = [
+            {name: self._empty((batch, *shape)) for name, shape in neuron.state_shapes.items()} for _ in range(2)
+        ]
+        self._bindings = [self._binding(*pair) for pair in (self._states, self._states[::-1])]
+        self._options = [_replayed() for _ in range(2)] if neuron.cuda_graph else [None, None]
+        self._turn = 0
+        self.reset()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """After the last call, by name: of the kind of `x`. It is overwritten by the call after the next."""
+        return self._states[self._turn]
+
+    def reset(self, state: dict[str, Any] | None = None) -> None:
+        """Begin a new sequence: from zeros, or from the arrays or tensors of `state`."""
+        own = self.state
+        if state is not None and set(state) != set(own):
+            raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
+        for name, buffer in own.items():
+            zeros = np.zeros(_shape(buffer), self.neuron.dtype)
+            _fill(f"state {name}", buffer, zeros if state is None else state[name])
+
+    def run(self, x: Any = None) -> dict[str, Any]:
+        """Outputs by name, of the kind of `x`, each in the same place in every call: what the next call overwrites.
+
+        Args:
+            x: copied into the buffer first; None for what it holds now.
+        """
+        if x is not None:
+            _fill("x", self.x, x)
+        if (torch := sys.modules.get("torch")) is not None and getattr(self.x, "is_cuda", False):
+            torch.cuda.current_stream(self.x.device).synchronize()  # onnxruntime has a stream of its own
+        self.neuron.session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
+        self._turn = 1 - self._turn
+        return self.outputs
+
+    def _empty(self, shape: tuple[int, ...]) -> Any:
+        """A buffer of the kind of `x`, where `x` is."""
+        if _is_ort(self.x):
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                shape, self.neuron.dtype, "cuda", self.neuron.device
+            )
+        return np.empty(shape, self.neuron.dtype) if isinstance(self.x, np.ndarray) else self.x.new_empty(shape)
+
+    def _binding(self, before: dict[str, Any], after: dict[str, Any]) -> Any:
+        binding = self.neuron.session.io_binding()
+        inputs = {"x": self.x, **before} | ({} if self._lengths is None else {"lengths": self._lengths})
+        for name, buffer in inputs.items():
+            kind = np.int64 if name == "lengths" else self.neuron.dtype
+            device, index, address = _place(buffer, self.neuron.device)
+            binding.bind_input(name, device, index, kind, _shape(buffer), address)
+        for name, buffer in {**self.outputs, **{f"{name}_next": state for name, state in after.items()}}.items():
+            device, index, address = _place(buffer, self.neuron.device)
+            binding.bind_output(name, device, index, self.neuron.dtype, _shape(buffer), address)
+        return binding
+
+
+_graphs = iter(range(1, sys.maxsize))  # numbers of recorded calls
+
+
+def _replayed() -> Any:
+    """Options of a call that is recorded under a number of its own."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(next(_graphs)))
+    return options
+
+
+def _is_ort(buffer: Any) -> bool:
+    return isinstance(buffer, onnxruntime.OrtValue)
+
+
+def _shape(buffer: Any) -> tuple[int, ...]:
+    return tuple(buffer.shape() if _is_ort(buffer) else buffer.shape)
+
+
+def _place(buffer: Any, number: int) -> tuple[str, int, int]:
+    """Device, its number and the address of a buffer; `number` is that of the values of onnxruntime."""
+    if isinstance(buffer, np.ndarray):
+        return "cpu", 0, buffer.ctypes.data
+    if _is_ort(buffer):
+        return buffer.device_name().lower(), number, buffer.data_ptr()
+    return buffer.device.type, buffer.device.index or 0, buffer.data_ptr()
+
+
+def _fill(name: str, buffer: Any, value: Any) -> None:
+    shape = np.shape(value)
+    if shape != _shape(buffer):
+        raise ValueError(f"{name} must have shape {_shape(buffer)}, got {shape}")
+    if _is_ort(buffer):
+        buffer.update_inplace(np.ascontiguousarray(value, dtype=DTYPES[buffer.data_type()]))
+    elif isinstance(buffer, np.ndarray):
+        buffer[...] = value
+    else:
+        torch = sys.modules["torch"]
+        with torch.no_grad():
+            buffer.copy_(value if isinstance(value, torch.Tensor) else torch.as_tensor(value))

@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ("name", "options", "needs"),
     [
         ("alif_gradients", ["--markdown", "table.md"], []),
+        pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
         (
             "neuron_speed",

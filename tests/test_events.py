@@ -95,6 +95,22 @@ def test_events_move_cast_and_pickle() -> None:
         events.to(dtype=torch.int64)
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_pinned_events_go_to_a_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
+    events, asked = SpikeEvents.from_frames(torch.tensor([[[0.0, 2.0]]])), []
+
+    def to(tensor: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Any:
+        asked.append(non_blocking)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    events.to("cuda:0")
+    events.to(torch.device("cuda"), non_blocking=False)
+    events.to("cpu")
+    assert asked == [pinned] * 3 + [False] * 6
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_events_pin_and_reach_the_gpu() -> None:
     events = SpikeEvents.from_frames(torch.tensor([[[0.0, 2.0]]])).pin_memory()

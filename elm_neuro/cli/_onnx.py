@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,21 @@ def add_parsers(commands: Any) -> None:
     bench.add_argument(
         "--num-steps", type=int, default=100, metavar="T", help="of a sequence; an unrolled model has its own"
     )
+    bench.add_argument(
+        "--bound", action="store_true", help="input, outputs and states stay on the provider's device between calls"
+    )
+    bench.add_argument(
+        "--cuda-graph", action="store_true", help="--provider cuda replays a recorded call; implies --bound"
+    )
     bench.add_argument("--repeats", type=int, default=50, metavar="N")
     for command in (run, bench):
         command.add_argument(
             "--provider",
-            default="CPUExecutionProvider",
-            help="onnxruntime's execution provider (default: CPUExecutionProvider)",
+            default="cpu",
+            help="onnxruntime's execution provider: cpu, cuda, tensorrt or its own name (default: cpu)",
         )
+        command.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU of --provider cuda")
+        command.add_argument("--tf32", action="store_true", help="let --provider cuda round products to TF32")
         command.add_argument("--threads", type=int, metavar="N")
 
 
@@ -228,7 +237,15 @@ def onnx_command(options: argparse.Namespace) -> int:
     from elm_neuro.files import write_whole
 
     start = time.perf_counter()
-    model = OnnxNeuron(options.model, providers=[options.provider], num_threads=options.threads)
+    recorded = options.kind == "bench" and options.cuda_graph
+    model = OnnxNeuron(
+        options.model,
+        providers=[options.provider],
+        num_threads=options.threads,
+        device=options.device,
+        tf32=options.tf32,
+        cuda_graph=recorded,
+    )
     loading = time.perf_counter() - start
     if options.kind == "run":
         try:
@@ -255,16 +272,19 @@ def onnx_command(options: argparse.Namespace) -> int:
     leading = [options.batch] if model.form == "step" else [options.batch, steps]
     leading = leading if model.batch_first else leading[::-1]
     x = (np.random.default_rng(0).random((*leading, *shape)) < 0.05).astype(model.dtype)
-    call = model.step if model.form == "step" else model.run
+    bound = options.bound or recorded
+    step = model.step if model.form == "step" else model.run
+    call = model.bound(x).run if bound else partial(step, x)
     times = []
     for _ in range(options.repeats + 3):
         start = time.perf_counter()
-        call(x, None)
+        call()
         times.append(time.perf_counter() - start)
     low, middle, high = (1e3 * float(value) for value in np.percentile(times[3:], [5, 50, 95]))
     measured = {
         "form": model.form,
         "provider": model.providers[0],
+        "bound": bound,
         "batch": options.batch,
         "num_steps": steps,
         "load_ms": round(1e3 * loading, 2),

@@ -141,7 +141,11 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
         2,
         {"step": 1, "sequence": 100, "unrolled": 4}[form],
     )
-    assert 0 < found["p5_ms"] <= found["median_ms"] <= found["p95_ms"]
+    assert 0 < found["p5_ms"] <= found["median_ms"] <= found["p95_ms"] and found["bound"] is False
+    arguments = ["onnx", "bench", str(saved / f"{form}.onnx"), "--repeats", "3", "--bound", "--provider", "cpu"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bound"] is True and found["provider"] == "CPUExecutionProvider"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,14 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
             "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0",
         ),
         (["onnx", "bench", "MODEL", "--provider", "Nothing"], "providers must be of those in this onnxruntime"),
+        (
+            ["onnx", "bench", "MODEL", "--cuda-graph"],
+            "device, tf32 and cuda_graph are options of CUDAExecutionProvider",
+        ),
+        (
+            ["onnx", "run", "MODEL", "x.npy", "--tf32"],
+            "device, tf32 and cuda_graph are options of CUDAExecutionProvider",
+        ),
     ],
 )
 def test_what_does_not_fit_ends_in_one_line(

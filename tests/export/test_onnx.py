@@ -310,3 +310,29 @@ def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=rf'elm_neuro\.export needs {missing}: pip install "elm-neuro\[onnx\]"'):
         importlib.import_module("elm_neuro.export")
+
+
+def test_verify_takes_a_provider_and_has_cuda_compute_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = importlib.import_module("elm_neuro.export._session")
+    real, asked = onnxruntime.InferenceSession, []
+
+    def on_the_cpu(content: Any, options: Any, providers: list[Any]) -> Any:
+        asked.append(providers)
+        found = real(content, options, providers=["CPUExecutionProvider"])
+        found.get_providers = lambda: [name for name, _ in providers][not works :]
+        return found
+
+    neuron, path, works = small(), tmp_path / "step.onnx", True
+    export.to_onnx(neuron, path, verify=False)
+    assert export.verify(path, neuron, provider="cpu").runtime == "onnxruntime"
+    with pytest.raises(export.ExportError, match=r"provider must be of those in this onnxruntime, .*, got Nothing"):
+        export.verify(path, neuron, provider="Nothing")
+    fake = type("Fake", (), {"SessionOptions": onnxruntime.SessionOptions, "InferenceSession": on_the_cpu})
+    fake.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(session, "onnxruntime", fake)
+    assert export.verify(path, neuron, provider="cuda").runtime == "onnxruntime (CUDAExecutionProvider)"
+    exact = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+    assert asked == [[("CUDAExecutionProvider", exact), ("CPUExecutionProvider", {})]]
+    works = False
+    with pytest.raises(export.ExportError, match="provider must work here, got CUDAExecutionProvider"):
+        export.verify(path, neuron, provider="cuda")

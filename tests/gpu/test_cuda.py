@@ -122,6 +122,31 @@ def test_a_cuda_graph_repeats_the_pass() -> None:
     assert_close(neuron.cell.w_y.weight.grad, eager)  # type: ignore[arg-type]
 
 
+def test_torch_captures_a_neuron_with_its_gradients() -> None:
+    neuron, x = small(), spikes()
+    expected = everything_on(neuron, "cuda", x.requires_grad_(), None, None)
+    neuron.zero_grad(set_to_none=True)
+
+    class Readout(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neuron = neuron
+
+        def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y, state = self.neuron(frames)
+            return y, state.b, state.m
+
+    captured: Any = torch.cuda.make_graphed_callables(Readout(), (spikes().requires_grad_(),))
+    frames = x.detach().clone().requires_grad_()
+    generator = torch.Generator().manual_seed(7)
+    results = captured(frames)
+    weights = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r) for r in results]
+    torch.stack([(r * weight).sum() for r, weight in zip(results, weights, strict=True)]).sum().backward()
+    found = [*results, *[p.grad for p in neuron.parameters()], frames.grad]
+    for result, wanted in zip(found, expected, strict=True):
+        assert_close(result.detach(), wanted)
+
+
 def test_work_goes_to_the_current_stream() -> None:
     neuron, expected = small(), small()(spikes())[0].detach()
     stream = torch.cuda.Stream()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -36,7 +37,7 @@ def _missing_parts() -> str | None:
         _compile.compiler()
         _driver.launcher()
     except (_nvrtc.CompileError, _driver.CudaError) as error:
-        return str(error)
+        return _told(str(error))
     return None
 
 
@@ -44,4 +45,10 @@ def _missing_parts() -> str | None:
 def _unknown(index: int) -> str | None:
     if _compile.knows(_driver.launcher().device(index).architecture):
         return None
-    return f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}"
+    return _told(f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}")
+
+
+def _told(reason: str) -> str:
+    """`reason`, with a line in the log: who chose "auto" would not hear of it. Callers are cached."""
+    logging.getLogger("elm_neuro").warning("neurons on the GPU run in plain torch, many times slower: %s", reason)
+    return reason

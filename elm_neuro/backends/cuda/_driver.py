@@ -21,6 +21,9 @@ MAX_GRID_Y = 65535
 DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
 
 
+_Pointers = ctypes.c_char_p * 1  # to the bytes of a kernel's one argument
+
+
 class Launcher(Protocol):
     """What runs kernels: the driver, or in tests the CPU."""
 
@@ -101,7 +104,7 @@ class Driver:
             function = self._function(index, program, kernel, shared_bytes)
         if grid[1] > MAX_GRID_Y:
             raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        pointers = _Pointers(arguments)
         status = self._launch_kernel(
             function, grid[0], grid[1], 1, threads, 1, 1, shared_bytes, _current_stream(index), pointers, None
         )

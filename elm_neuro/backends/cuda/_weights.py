@@ -24,9 +24,9 @@ BRANCHES, _BRANCHES_BYTES = structure(
     f"{_SIZES} batch num_steps total_batch total_neuron lengths routing w_s total kappa_b b_0 b"
 )
 GRADIENTS, _GRADIENTS_BYTES = structure(
-    f"{_SIZES} batch total_batch total_neuron num_part num_group num_memory num_output blocks_w_s blocks_w1 "
-    "routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
-    "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y"
+    f"{_SIZES} batch total_batch total_neuron num_part num_group num_group_y num_memory num_output blocks_w_s "
+    "blocks_w1 routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
+    "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y grad_b_y"
 )
 _EFFECTIVE = "num_w_s num_memory num_tau_s low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
 EFFECTIVE, _EFFECTIVE_BYTES = structure(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
@@ -144,10 +144,13 @@ class Gradients(NamedTuple):
     sums: Tensor  # ([num_neuron,] 3 num_memory + first): kappa's, gain's and the biases' as memory.cuh orders them
     w2: Tensor | None
     w_y: Tensor | None
+    b_y: Tensor | None  # where it comes with the products
 
 
 class Products(NamedTuple):
-    """Products over the steps of some samples each, (num_neuron * group, out, in), and sums over the steps of each."""
+    """Products over the steps of some samples each, (num_neuron * group, out, in), and sums over the steps of each;
+    that of the readout may have groups of its own, and a last column of the bias.
+    """
 
     m: Tensor
     h: Tensor | None
@@ -177,21 +180,27 @@ def gradients(
     grad_sums = kappa.new_empty(*neurons, 3 * num_memory + first)
     grad_w2 = None if products.h is None else kappa.new_empty(*neurons, num_memory, first)
     grad_w_y = None if products.y is None else kappa.new_empty(*neurons, num_output, num_memory)
+    grad_b_y, num_group_y = None, 0
+    if products.y is not None:
+        num_group_y = products.y.shape[0] // num_neuron
+        if products.y.shape[-1] > num_memory:
+            grad_b_y = kappa.new_empty(*neurons, num_output)
     blocks_w_s = blocks_w1 = 0
     if w_s is not None:
         blocks_w_s = -(-w_s.numel() * SIDE // THREADS)
         blocks_w1 = num_neuron * sizes.num_branch * -(-first // SIDE)
-    columns = sum(t.numel() // num_neuron for t in (grad_w2, grad_w_y) if t is not None)
+    columns = sum(t.numel() // num_neuron for t in (grad_w2, grad_w_y, grad_b_y) if t is not None)
     columns += 3 * num_memory + first + first * num_memory
     blocks = blocks_w_s + blocks_w1 + -(-num_neuron * columns // SIDE)
     strides = (0, 0) if total is None else (total.stride(0), total.stride(1) if total.ndim == 3 else 0)
     args = GRADIENTS(
         *sizes, batch, *strides, 0 if grad_table is None else grad_table.shape[0], products.m.shape[0] // num_neuron,
-        num_memory, num_output, blocks_w_s, blocks_w1, routing, w_s, w1, kappa, grad_table, grad_b, total,
+        num_group_y, num_memory, num_output, blocks_w_s, blocks_w1, routing, w_s, w1, kappa, grad_table, grad_b, total,
         products.sums, products.m, products.h, products.y, grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y,
+        grad_b_y,
     )  # fmt: skip
     _launch("elm_gradients", blocks, args, w1, THREADS * w1.element_size())
-    return Gradients(grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y)
+    return Gradients(grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y, grad_b_y)
 
 
 def effective_forward(

@@ -31,7 +31,7 @@ struct Branches {
 struct Gradients {
     Sizes sizes;
     i64 batch, total_batch, total_neuron;
-    i64 num_part, num_group, num_memory, num_output;  // num_part: of grad_table; num_group: of the products
+    i64 num_part, num_group, num_group_y, num_memory, num_output;  // num_part: of grad_table; num_group: of the products
     i64 blocks_w_s, blocks_w1;                        // the grid: these two, then those of the sums
     const i64 *routing;
     const Real *w_s, *w1, *kappa;
@@ -41,6 +41,7 @@ struct Gradients {
     const Real *product_m, *product_h, *product_y;  // (neuron, group, ...): of w1's memory half, the next layer, the readout; null: none
     Real *grad_w_s, *grad_w1, *grad_sums;           // grad_sums: (neuron, 3 memory + first)
     Real *grad_w2, *grad_w_y;
+    Real *grad_b_y;                                 // null: product_y has no column of the bias
 };
 
 struct Effective {
@@ -145,14 +146,15 @@ ELM_DEVICE void gradient_w1(const Gradients &a, Real *room) {
 // Sums over samples, or over the groups of a product: a block SIDE columns, its groups some of the terms each.
 ELM_DEVICE void gradient_sums(const Gradients &a, Real *room) {
     const Sizes &n = a.sizes;
-    const i64 widths[4] = {3 * a.num_memory + n.first, n.first * a.num_memory, a.product_h ? a.num_memory * n.first : 0, a.num_output * a.num_memory};
+    const i64 width_y = a.num_memory + (a.grad_b_y ? 1 : 0);
+    const i64 widths[4] = {3 * a.num_memory + n.first, n.first * a.num_memory, a.product_h ? a.num_memory * n.first : 0, a.num_output * width_y};
     const i64 width = widths[0] + widths[1] + widths[2] + widths[3];
     const i64 at = (blockIdx.x - a.blocks_w_s - a.blocks_w1) * SIDE + threadIdx.x % SIDE, neuron = at / width;
     i64 column = at % width;
     int which = 0;
     while (which < 3 && column >= widths[which]) column -= widths[which++];
     const Real *from = which == 0 ? a.sums : which == 1 ? a.product_m : which == 2 ? a.product_h : a.product_y;
-    const i64 terms = which == 0 ? a.batch : a.num_group;
+    const i64 terms = which == 0 ? a.batch : which == 3 ? a.num_group_y : a.num_group;
     const bool mine = neuron < n.num_neuron && from;
     Real sum = Real(0);
     for (i64 i = threadIdx.x / SIDE; mine && i < terms; i += GROUPS) sum += from[(neuron * terms + i) * widths[which] + column];
@@ -164,8 +166,12 @@ ELM_DEVICE void gradient_sums(const Gradients &a, Real *room) {
         a.grad_sums[neuron * widths[0] + column] = sum;
     else if (which == 1)
         a.grad_w1[(neuron * n.first + column / a.num_memory) * n.w1_row + n.w1_row - a.num_memory + column % a.num_memory] = a.kappa[neuron * a.num_memory + column % a.num_memory] * sum;
+    else if (which == 2)
+        a.grad_w2[neuron * widths[2] + column] = sum;
+    else if (column % width_y < a.num_memory)
+        a.grad_w_y[(neuron * a.num_output + column / width_y) * a.num_memory + column % width_y] = sum;
     else
-        (which == 2 ? a.grad_w2 : a.grad_w_y)[neuron * widths[which] + column] = sum;
+        a.grad_b_y[neuron * a.num_output + column / width_y] = sum;
 }
 
 ELM_KERNEL(elm_gradients, Gradients, WEIGHT_THREADS, 1) {

@@ -6,6 +6,7 @@ Non-finite numbers pass through to the output as in plain torch; nothing here wa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.autograd import Function
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
 from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
+from elm_neuro.backends.cuda._readout import MAX_OUTPUT, readout, readout_backward
 from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._lengths import cut_at
@@ -125,7 +127,7 @@ def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Output
         b = branch_traces(sizes, _there(o.w_s), o.routing, total, o.kappa_b, o.b_0, o.lengths, options.num_steps)
         f_0 = None if o.b_0 is None else matvec(o.w1[..., : sizes.num_branch], o.b_0).contiguous()
     records = run_forward(_recurrence(o, v, f_0), silu=options.silu, save=save)
-    y = cut_at(o.lengths, _readout(records.memory, o))
+    y = _readout(records.memory, o)
     arrangement = (None, None, None) if arranged is None else arranged
     saved = Saved(records.memory, records.tanhs, records.hidden, f_0, v, table, total, *arrangement)
     return Outputs(y, y.new_empty(0) if b is None else b, records.m_last), saved
@@ -138,13 +140,13 @@ def backward(
     o, (grad_y, grad_b, grad_m) = operands, grads
     _driver.launcher().enter(o.kappa.device)
     batch = saved.memory.shape[1]
-    grad_memory, grad_y = _through_readout(grad_y, o)
+    grad_memory, product_y, of_b_y = _through_readout(grad_y, saved.memory, o)
     records = Records(saved.memory, saved.memory, saved.tanhs, saved.hidden)
     grad_m = None if grad_m is None else grad_m.contiguous()
     flows = run_backward(_recurrence(o, _there(saved.v), saved.f_0), records, grad_memory, grad_m, silu=options.silu)
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
     found = gradients(
-        _sizes(o, options), o.w_s, o.routing, o.w1, o.kappa, _products(flows, saved.memory, grad_y),
+        _sizes(o, options), o.w_s, o.routing, o.w1, o.kappa, _products(flows, saved.memory, product_y),
         grad_table=None if o.w_s is None else _table_gradient(o, saved, flows.v, options),
         grad_b=grad_b, total=saved.total, batch=batch,
     )  # fmt: skip
@@ -172,7 +174,7 @@ def backward(
         found.w2,
         None if o.b2 is None else of_b2,
         found.w_y,
-        None if grad_y is None else grad_y.sum(1).view(o.b_y.shape),
+        of_b_y if found.b_y is None else found.b_y,
         grad_b_0,
         flows.m_0,
     )
@@ -221,41 +223,54 @@ def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tens
 def _readout(memory: Tensor, o: Operands) -> Tensor:
     """Output of every step, (batch, time, [num_neuron,] output_size)."""
     num_neuron, batch, num_steps, num_memory = memory.shape
+    if o.w_y.shape[-2] <= MAX_OUTPUT:
+        return readout(memory, o.w_y, o.b_y, o.lengths)
     if o.w_y.ndim == 2:
-        return torch.addmm(o.b_y, memory.view(-1, num_memory), o.w_y.mT).view(batch, num_steps, -1)
+        return cut_at(o.lengths, torch.addmm(o.b_y, memory.view(-1, num_memory), o.w_y.mT).view(batch, num_steps, -1))
     flat = torch.baddbmm(o.b_y.unsqueeze(1), memory.view(num_neuron, -1, num_memory), o.w_y.mT)
-    return flat.view(num_neuron, batch, num_steps, -1).permute(1, 2, 0, 3)
+    return cut_at(o.lengths, flat.view(num_neuron, batch, num_steps, -1).permute(1, 2, 0, 3))
 
 
-def _through_readout(grad_y: Tensor | None, o: Operands) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of memory, (num_neuron, batch, time, num_memory), and output, (num_neuron, batch * time, output)."""
+def _through_readout(
+    grad_y: Tensor | None, memory: Tensor, o: Operands
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradient of the memory, (num_neuron, batch, time, num_memory), that of the weight as products to be added up, and
+    of the bias where they do not hold it.
+    """
     if grad_y is None:
-        return None, None
+        return None, None, None
+    if o.w_y.shape[-2] <= MAX_OUTPUT:
+        return *readout_backward(grad_y, memory, o.w_y, o.lengths), None
     grad_y = cut_at(o.lengths, grad_y)
     batch, num_steps, num_output = grad_y.shape[0], grad_y.shape[1], grad_y.shape[-1]
     if o.w_y.ndim == 2:
         flat = grad_y.contiguous().view(1, -1, num_output)
-        return (flat[0] @ o.w_y).view(1, batch, num_steps, -1), flat
-    flat = grad_y.permute(2, 0, 1, 3).contiguous().view(grad_y.shape[2], -1, num_output)
-    return torch.bmm(flat, o.w_y).view(flat.shape[0], batch, num_steps, -1), flat
+        grad_memory = (flat[0] @ o.w_y).view(1, batch, num_steps, -1)
+    else:
+        flat = grad_y.permute(2, 0, 1, 3).contiguous().view(grad_y.shape[2], -1, num_output)
+        grad_memory = torch.bmm(flat, o.w_y).view(flat.shape[0], batch, num_steps, -1)
+    return grad_memory, _outer(flat, memory), flat.sum(1).view(o.b_y.shape)
 
 
-def _products(flows: Flows, memory: Tensor, grad_y: Tensor | None) -> Products:
-    """Weight gradients over some samples' steps each: one product over all would keep few multiprocessors busy."""
-    num_neuron, batch = memory.shape[:2]
+def _products(flows: Flows, memory: Tensor, of_y: Tensor | None) -> Products:
+    """Weight gradients, to be added up."""
+    of_h = None if flows.dq is None or flows.hidden is None else _outer(flows.dq, flows.hidden)
+    return Products(_outer(flows.dz, memory), of_h, of_y, flows.sums)
+
+
+def _outer(out: Tensor, inp: Tensor) -> Tensor:
+    """Product over some samples' steps each of `inp`, (num_neuron, batch, time, in), and `out`, whose axes may be
+    merged: (num_neuron * group, out, in). One product over all steps would keep few multiprocessors busy.
+    """
+    num_neuron, batch = inp.shape[:2]
+    shape = num_neuron * _groups(num_neuron, batch), -1
+    return torch.bmm(out.view(*shape, out.shape[-1]).mT, inp.view(*shape, inp.shape[-1]))
+
+
+@lru_cache(maxsize=256)
+def _groups(num_neuron: int, batch: int) -> int:
     most = MAX_GROUPS if num_neuron == 1 else max(1, min(MAX_GROUPS, ENOUGH_GROUPS // num_neuron))
-    groups = max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)
-
-    def outer(out: Tensor, inp: Tensor) -> Tensor:
-        shape = num_neuron * groups, -1
-        return torch.bmm(out.view(*shape, out.shape[-1]).mT, inp.view(*shape, inp.shape[-1]))
-
-    return Products(
-        m=outer(flows.dz, memory),
-        h=None if flows.dq is None or flows.hidden is None else outer(flows.dq, flows.hidden),
-        y=None if grad_y is None else outer(grad_y, memory),
-        sums=flows.sums,
-    )
+    return max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)
 
 
 def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> Tensor:

@@ -51,7 +51,7 @@ class FakeDriver:
         if shared_bytes > self.properties.shared_bytes:
             raise RuntimeError(f"{kernel} asks for {shared_bytes} bytes of shared memory")
         call = getattr(self._libraries[program], f"launch_{kernel}")
-        if call(*grid, threads, ctypes.c_size_t(shared_bytes), self.seed, ctypes.byref(arguments)):
+        if call(*grid, threads, ctypes.c_size_t(shared_bytes), self.seed, ctypes.c_char_p(bytes(arguments))):
             raise RuntimeError(f"{kernel}: a barrier that not all threads reach")
         self.launched.append((kernel, grid, threads))
 

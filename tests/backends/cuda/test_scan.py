@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
-from elm_neuro.backends.elm import _effective
+from elm_neuro.backends.elm import _cuda_pass, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
@@ -138,19 +138,49 @@ def test_float32_stays_within_the_table(fake_driver: FakeDriver, branched: bool)
         assert_close(result.double(), exact, dtype=torch.float32)
 
 
+@pytest.mark.parametrize("num_neuron", [None, 2])
+@pytest.mark.parametrize("most", [0, 8])
+def test_readouts_of_few_and_of_many_outputs_equal_the_reference(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, most: int, num_neuron: int | None
+) -> None:
+    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most)
+    torch.manual_seed(0)
+    neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron).double()
+    x = torch.randn(4, 37, 3, dtype=torch.float64, requires_grad=True)  # several parts of the rows
+    for lengths in (None, torch.tensor([37, 0, 5, 36])):
+        check((neuron, x, None, lengths), fake_driver, seed=3, events=False, recompute_every=None)
+    assert ("elm_readout" in [name for name, *_ in fake_driver.launched]) == (most > 0)
+
+
+def test_gradients_past_a_samples_end_may_be_anything_and_lie_anyhow(fake_driver: FakeDriver) -> None:
+    torch.manual_seed(0)
+    neuron, lengths = ELM(3, 2, num_memory=3, backend="cuda").double(), torch.tensor([9, 0, 4])
+    x, grad = torch.randn(3, 9, 3, dtype=torch.float64), torch.randn(2, 9, 3, dtype=torch.float64).permute(2, 1, 0)
+    spoiled = torch.where((torch.arange(9) < lengths[:, None])[..., None], grad, torch.nan)
+    found = []
+    for incoming in (grad.contiguous(), grad, spoiled):
+        neuron.zero_grad()
+        neuron(x, lengths=lengths)[0].backward(incoming)
+        found.append([p.grad.clone() for p in neuron.parameters()])  # type: ignore[union-attr]
+    for other in found[1:]:
+        for result, wanted in zip(other, found[0], strict=True):
+            assert_close(result, wanted)
+
+
 def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     neuron = ELM(7, 2, num_memory=3, backend="cuda")
     x = torch.ones(2, 5, 7)
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward",
-        "elm_backward", "elm_gradients", "elm_effective_backward",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gradients", "elm_effective_backward",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward",
-        "elm_backward", "elm_gather_inputs", "elm_gradients", "elm_effective_backward",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gather_inputs", "elm_gradients",
+        "elm_effective_backward",
     ]  # fmt: skip
 
 

@@ -1,0 +1,160 @@
+"""Launches through the CUDA driver, which is a stand-in here: what it is asked, and how its refusals are told."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from elm_neuro.backends.cuda import _available, _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda._arguments import structure
+from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._plans import Device
+
+FILL, SIZE = structure("first second third")
+PROGRAM = Program("weights.cuh", ())
+
+
+class Library:
+    """The calls of libcuda that a launch makes."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.launched: list[tuple[Any, ...]] = []
+        self.status: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> int:
+            self.calls.append(name)
+            if name == "cuLaunchKernel":
+                address = ctypes.cast(arguments[9], ctypes.POINTER(ctypes.c_void_p))[0]
+                self.launched.append((*arguments[1:7], arguments[7], arguments[8], ctypes.string_at(address, SIZE)))
+            return self.status.get(name, 0)
+
+        return call
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+@pytest.fixture
+def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
+    library.cuLaunchKernel = library.__getattr__("cuLaunchKernel")  # type: ignore[attr-defined]
+    library.cuLaunchKernel.argtypes = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(_driver, "machine_code", lambda program, architecture: b"code")
+    monkeypatch.setattr(_driver, "_current_device", lambda: 0)
+    monkeypatch.setattr(_driver, "_current_stream", lambda index: 77)
+    monkeypatch.setattr(_driver.Driver, "device", lambda self, index: Device(132, 232448, 90))
+    return _driver.Driver()
+
+
+def launch(driver: _driver.Driver, *, grid: tuple[int, int] = (3, 2), shared: int = 0) -> None:
+    driver.launch(PROGRAM, "elm_table", grid, 256, shared, FILL(5, None, 7), torch.device("cuda", 0))
+
+
+def test_a_launch_hands_over_grid_stream_and_packed_arguments(driver: _driver.Driver, library: Library) -> None:
+    launch(driver)
+    expected = (3, 2, 1, 256, 1, 1, 0, 77)
+    assert library.launched == [(*expected, b"".join(n.to_bytes(8, "little") for n in (5, 0, 7)))]
+
+
+def test_a_kernel_is_loaded_once_and_asks_for_much_shared_memory(driver: _driver.Driver, library: Library) -> None:
+    for _ in range(3):
+        launch(driver, shared=64 * 1024)
+    assert [library.calls.count(f"cu{name}") for name in ("ModuleLoadData", "FuncSetAttribute", "LaunchKernel")] == [
+        1,
+        1,
+        3,
+    ]
+
+
+@pytest.mark.parametrize("name", ["cuLaunchKernel", "cuModuleLoadData", "cuModuleGetFunction", "cuCtxGetCurrent"])
+def test_what_the_driver_refuses_is_told_by_the_calls_name(driver: _driver.Driver, library: Library, name: str) -> None:
+    library.status[name] = 209  # CUDA_ERROR_NO_BINARY_FOR_GPU: of a driver older than the compiler
+    with pytest.raises(_driver.CudaError, match=f"{name} failed"):
+        launch(driver)
+    library.status[name] = _driver.OUT_OF_MEMORY
+    with pytest.raises(torch.OutOfMemoryError, match=f"{name} failed: out of device memory"):
+        launch(driver)
+
+
+def test_a_grid_beyond_the_driver_is_refused(driver: _driver.Driver, library: Library) -> None:
+    with pytest.raises(_driver.CudaError, match="at most 65535 blocks in its second direction, got 65536"):
+        launch(driver, grid=(1, 65536))
+    assert not library.launched
+
+
+def test_another_device_is_made_the_current_one(
+    driver: _driver.Driver, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = [0]
+
+    class Entered:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            current.append(self.index)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(_driver, "_current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "device", Entered)
+    driver.launch(PROGRAM, "elm_table", (1, 1), 256, 0, FILL(1, 2, 3), torch.device("cuda", 1))
+    assert len(library.launched) == 1 and current == [0]
+    assert list(driver._modules) == [(1, PROGRAM)]
+
+
+@pytest.fixture
+def gpu_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    caches = _available._missing_parts, _available._unknown, _driver.launcher, _compile.compiler
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_what_is_missing_is_told_and_logged_once(
+    gpu_of_torch: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none() -> None:
+        raise _nvrtc.CompileError("NVRTC was not found")
+
+    monkeypatch.setattr(_compile, "compiler", none)
+    with caplog.at_level(logging.WARNING, logger="elm_neuro"):
+        assert [_available.missing() for _ in range(3)] == ["NVRTC was not found"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "neurons on the GPU run in plain torch, many times slower: NVRTC was not found"
+    ]
+
+
+def test_a_machine_without_a_driver_says_so(gpu_of_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(_compile, "compiler", lambda: None)
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert str(_available.missing()).startswith("no CUDA driver: ")
+
+
+def test_an_architecture_that_the_compiler_does_not_know_is_told_once(
+    gpu_of_torch: None, driver: _driver.Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_driver, "launcher", lambda: driver)
+    monkeypatch.setattr(_compile, "knows", lambda architecture: architecture != 90)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    with caplog.at_level(logging.WARNING, logger="elm_neuro"):
+        for _ in range(2):
+            assert _available.unknown(0) == "the compiler of this installation does not know GPU 0"
+    assert len(caplog.records) == 1
