@@ -63,7 +63,8 @@ NAMES = {
         " TwoTowers Windows drop_input evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table"
         " explained_temporal_variance fit_neuron"
         " flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings num_parameters"
-        " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval summarise_protocols"
+        " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval"
+        " spike_trains_beside summarise_protocols"
     ),
     "elm_neuro.export": "ExportError Graph Lowering Trace Value VerifyReport register to_onnx verify",
     "elm_neuro.adapters.tonic": (

@@ -6,6 +6,7 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
+from elm_neuro.training.ephys._figures import spike_trains_beside
 from elm_neuro.training.ephys._fit import NeuronFit, fit_neuron
 from elm_neuro.training.ephys._metrics import explained_temporal_variance
 from elm_neuro.training.loop._quiet import quiet
@@ -115,5 +116,6 @@ __all__ = [
     "receptive_fields",
     "roc_curves",
     "seed_interval",
+    "spike_trains_beside",
     "summarise_protocols",
 ]
