@@ -33,6 +33,7 @@ from elm_neuro.cli._settings import (
     read_settings,
     settings_of,
 )
+from elm_neuro.cli._stored import check_sizes
 from elm_neuro.files import write_whole
 from elm_neuro.training.loop._checkpoints import TERMINATED, KeepOnTermination, WholeCheckpoints
 from elm_neuro.training.loop._progress import Size
@@ -145,9 +146,12 @@ class Command(LightningCLI):
         place = self._parse(args)
         command = self.config.subcommand
         path = self._checkpoint(**place)
-        stored = None if path is None else settings_of(read_checkpoint(path, "--ckpt_path"), path)
+        checkpoint = {} if path is None else read_checkpoint(path, "--ckpt_path")
+        stored = None if path is None else settings_of(checkpoint, path)
         if stored is not None and path is not None:
             self._take(stored, list(args), path)
+            ours = all(name.startswith("elm_neuro.") for name in named_in(stored["model"]))
+            check_sizes(path, checkpoint, path, stored["model"], () if ours else ("the recipe's",))
         elif path is not None:
             say(
                 f"{path} does not say how it was trained, as those of earlier versions: the settings of --config are "

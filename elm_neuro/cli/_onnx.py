@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from elm_neuro.cli._settings import (
-    check_built_classes,
-    check_classes,
     check_model_is_named,
     read_checkpoint,
     read_settings,
     settings_of,
 )
+from elm_neuro.cli._stored import built, check_sizes
 
 FORMS = ("step", "sequence", "unrolled")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
@@ -201,32 +200,12 @@ def _trained(path: Path, trusted: tuple[str, ...]) -> Any:
     if not isinstance(model, dict):
         raise ValueError(f"{source} must hold the settings of elm-neuro fit, got no model in it")
     check_model_is_named(source, model)
-    module = _built(source, model, trusted)
+    check_sizes(path, checkpoint, source, model, trusted)
+    module = built(source, model, trusted)
     module.load_state_dict(checkpoint["state_dict"])
     if not isinstance(network := getattr(module, "network", None), nn.Module):
         raise ValueError(f"{source}: {model['class_path']} must have what it trains as its network, to be exported")
     return network.eval()
-
-
-def _built(source: Path, model: dict[str, Any], trusted: tuple[str, ...]) -> Any:
-    """The module that settings describe.
-
-    They may be a stranger's, so only the model is read, and only classes of ours are built, or of a package that the
-    user trusts: what else is named is refused before it is imported.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-    from lightning import LightningModule
-
-    check_classes(model, source, trusted)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 5
-    try:
-        parsed = parser.parse_object({"model": model})
-        check_built_classes(parsed.as_dict(), source, trusted)
-        return instantiate(parsed).model
-    except ArgumentError as error:
-        raise ValueError(f"{source}: {error}") from error
 
 
 def onnx_command(options: argparse.Namespace) -> int:

@@ -104,6 +104,33 @@ def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(
 
 
 @pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_memory": 10**9}, "must have shape (1000000000,), as the settings say, got (4,)"),
+        ({"input_size": 10**12}, "must have shape (1000000000000, 1), as the settings say, got (7, 1)"),
+        ({"num_memory": 5}, "must have shape (5,), as the settings say, got (4,)"),
+        ({"num_mlp_layers": 2}, "mlp.1.weight must have shape (8, 8), as the settings say, got (4, 8)"),
+    ],
+)
+def test_settings_that_ask_for_other_weights_are_refused_before_any_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sizes: dict[str, int], message: str
+) -> None:
+    pytest.importorskip("lightning")
+    from elm_neuro.cli._settings import KEY
+    from elm_neuro.training import SequenceClassifier
+
+    net = SequenceClassifier(ELM(7, 3, num_memory=4))
+    neuron = {"class_path": "elm_neuro.nn.ELM", "init_args": {"input_size": 7, "output_size": 3, "num_memory": 4}}
+    neuron["init_args"] |= sizes  # type: ignore[operator]
+    network = {"class_path": "elm_neuro.training.SequenceClassifier", "init_args": {"neuron": neuron}}
+    model = {"class_path": "elm_neuro.training.SpikeClassification", "init_args": {"network": network}}
+    weights = {f"network.{name}": value for name, value in net.state_dict().items()}
+    torch.save({"state_dict": weights, KEY: json.dumps({"model": model})}, tmp_path / "best.ckpt")
+    assert main(["export", str(tmp_path / "best.ckpt")]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ("- a list", "must hold settings by their names, got list"),
