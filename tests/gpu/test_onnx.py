@@ -13,7 +13,7 @@ from elm_neuro import BranchELM
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-    pytest.skip("no onnxruntime-gpu", allow_module_level=True)
+    pytest.skip("no GPU for this onnxruntime, which is not onnxruntime-gpu", allow_module_level=True)
 export = pytest.importorskip("elm_neuro.export")
 runtime = pytest.importorskip("elm_neuro.export.onnx_neuron")
 
