@@ -12,7 +12,7 @@ from tests.layers import LAYERS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 
 @pytest.mark.parametrize("options", [{"form": "step"}, {"form": "sequence", "input_dtype": "uint8"}])

@@ -7,6 +7,8 @@ import torch
 
 from tests.tolerances import assert_close
 
+pytest.importorskip("snntorch")
+pytest.importorskip("norse")
 kinds = pytest.importorskip("tests.nn.conformance.kinds")
 
 

@@ -11,7 +11,7 @@ from elm_neuro import ELM, LIF, BranchELM, SpikeEvents
 
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
-training = pytest.importorskip("elm_neuro.training")
+training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
 
 from lightning import Callback, Trainer  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
