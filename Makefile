@@ -72,7 +72,7 @@ bench: $(ALL_STAMP)  ## speed of the neuron against its peers on the CPU
 	$(BIN)/python benchmarks/neuron_speed.py $(if $(UPSTREAM),--upstream "$(UPSTREAM)") $(ARGS)
 
 test-gpu:  ## tests on an NVIDIA GPU; installs nothing: .venv where it is there, else python3 with torch and pytest
-	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir=. tests/gpu -q --tb=short -ra $(ARGS)
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir=. --confcutdir=tests tests/gpu tests/devices -q --tb=short -ra $(ARGS)
 
 bench-gpu:  ## speed on an NVIDIA GPU against cuDNN and torch, in reports/gpu_speed.json too; installs nothing
 	mkdir -p reports

@@ -18,7 +18,7 @@ from elm_neuro import __version__
 from elm_neuro.checkpoints import neuronio_head
 from elm_neuro.export._graph import HALF_TYPES, Graph, State
 from elm_neuro.export._lowering import Lowering, Trace, lowering_of, nearest
-from elm_neuro.export._nodes import ELEMENT_TYPES, ExportError, Value
+from elm_neuro.export._nodes import BYTE_TYPES, ELEMENT_TYPES, ExportError, Value
 from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 
 UNITS = {
@@ -48,6 +48,7 @@ class Options:
     shared_input: bool = True
     head: str | None = None
     lengths: bool = False
+    input_dtype: str | None = None  # one of BYTE_TYPES; None for the module's
 
     def to_json(self) -> str:
         return json.dumps(vars(self))
@@ -69,6 +70,12 @@ class Built:
     def sequential(self) -> bool:
         """The model takes sequences, not steps."""
         return self.options.form != "step"
+
+    @property
+    def frames_dtype(self) -> torch.dtype:
+        """What the input x holds."""
+        name = self.options.input_dtype
+        return self.dtype if name is None else getattr(torch, name)
 
     @property
     def results(self) -> list[str]:
@@ -124,13 +131,11 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
         shape = (neurons, *shape)
     time = None if options.form == "step" else "after" if options.batch_first else "first"
     x = Value("x", shape, time)
+    frames = x if options.input_dtype is None else replace(x, name=graph.add("Cast", "x", to=graph.kind))
     with torch.no_grad():
-        y = lowering.lower(graph, module, graph.cut(x, "lengths") if options.lengths else x)
-    outputs = {"y": _laid_out(graph, y, time)}
-    if options.head is not None:
-        outputs = _neuronio(graph, outputs["y"])
-    else:
-        outputs |= {name: _laid_out(graph, value, time) for name, value in graph.extras.items()}
+        y = lowering.lower(graph, module, graph.cut(frames, "lengths") if options.lengths else frames)
+    heads = {"y": y} | graph.extras if options.head is None else _neuronio(graph, y)
+    outputs = {name: _laid_out(graph, value, time) for name, value in heads.items()}
     built = Built(graph, module, options, x, outputs, graph.states, dtype)
     _name_outputs(
         graph,
@@ -190,7 +195,8 @@ def declared(built: Built) -> dict[str, tuple[int, tuple[int | str, ...]]]:
     batch: int | str = "batch" if options.batch_size is None else options.batch_size
     steps: int | str = "time" if options.num_steps is None else options.num_steps
     lead = {None: (batch,), "after": (batch, steps), "first": (steps, batch)}
-    values: dict[str, tuple[int, tuple[int | str, ...]]] = {"input x": (kind, (*lead[built.x.time], *built.x.shape))}
+    frames = kind if options.input_dtype is None else int(BYTE_TYPES[options.input_dtype])
+    values: dict[str, tuple[int, tuple[int | str, ...]]] = {"input x": (frames, (*lead[built.x.time], *built.x.shape))}
     if options.lengths:
         values["input lengths"] = TensorProto.INT64, (batch,)
     values |= {f"input {name}": (kind, (batch, *state.shape)) for name, state in built.states.items()}

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 ELEMENT_TYPES = {torch.float32: TensorProto.FLOAT, torch.float64: TensorProto.DOUBLE}
+BYTE_TYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}  # that frames may have instead
 
 
 class ExportError(ValueError):

@@ -48,7 +48,7 @@ class Session:
             raise ExportError(f"the model must have the inputs and outputs of the module, {_difference(wanted, found)}")
 
     def run(self, x: Tensor, states: dict[str, Tensor], lengths: Tensor | None = None) -> dict[str, Tensor]:
-        """Outputs by name, (batch, [time,] ...), and the next states."""
+        """Outputs by name, (batch, [time,] ...), and the next states; `x` has the dtype of the model's input."""
         fed = {name: state.cpu().numpy() for name, state in states.items()}
         if self.built.sequential:
             return self._sequence(x, fed if lengths is None else fed | {"lengths": lengths.numpy()})

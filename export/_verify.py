@@ -137,6 +137,9 @@ class _Check:
             left -= length
             x = torch.randn(case.batch, length, *built.x.shape, generator=self.generator) * case.gain
             x = (x * (torch.rand(x.shape, generator=self.generator) < case.density)).to(built.dtype)
+            if built.options.input_dtype is not None:
+                limits = torch.iinfo(built.frames_dtype)
+                x = x.round().clamp(limits.min, limits.max)
             if case.num_active is not None:
                 x[:, case.num_active :] = 0.0
             lengths = self._random_lengths(case.batch, length)
@@ -145,7 +148,8 @@ class _Check:
     def _chunk(self, x: Tensor, states: dict[str, Tensor], lengths: Tensor | None, *, count: bool) -> dict[str, Tensor]:
         """Compare one chunk, and with `count` note which layers fire; the module's states after it."""
         built, (batch, length) = self.built, x.shape[:2]
-        found = self.session.run(x if lengths is None else _spoiled(x, lengths), states, lengths)
+        given = x.to(built.frames_dtype)
+        found = self.session.run(given if lengths is None else _spoiled(given, lengths), states, lengths)
         expected = self._whole(self.module, x.to(self.device), states, lengths)
         near = self._whole(
             self.twin,
@@ -263,7 +267,8 @@ class _Check:
 def _spoiled(x: Tensor, lengths: Tensor) -> Tensor:
     """`x` with what must not matter past each sample's end."""
     past = torch.arange(x.shape[1]) >= lengths[:, None]
-    return x.masked_fill(past.view(*past.shape, *[1] * (x.ndim - 2)), torch.nan)
+    spoil = torch.nan if x.is_floating_point() else torch.iinfo(x.dtype).max
+    return x.masked_fill(past.view(*past.shape, *[1] * (x.ndim - 2)), spoil)
 
 
 def _padded(value: Tensor, length: int, fill: float = 0.0) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from elm_neuro.export._graph import FORMS, PRECISIONS
 from elm_neuro.export._lowering import written_weights
 from elm_neuro.export._model import HEADS, Built, Options, build, model_of, options_of, size_of
-from elm_neuro.export._nodes import ExportError
+from elm_neuro.export._nodes import BYTE_TYPES, ExportError
 from elm_neuro.export._session import REFERENCE
 from elm_neuro.export._verify import NUM_STEPS, VerifyReport, compare
 from elm_neuro.files import read_file, whole_files, write_whole
@@ -42,6 +42,7 @@ def to_onnx(
     shared_input: bool = True,
     head: str | None = None,
     lengths: bool = False,
+    input_dtype: str | None = None,
     source: str | os.PathLike[str] | None = None,
     runtime: bool = False,
     verify: bool = True,
@@ -82,6 +83,8 @@ def to_onnx(
         lengths: the model has a further input `lengths` (batch,), int64, for batches of sequences of different length:
             states stop where a sample ends, outputs are zero past it, a readout of the last step or of the mean takes
             each sample's own steps. Not for the form "step".
+        input_dtype: "uint8" or "int8" for frames of bytes, a quarter of what float32 moves to a device and numbers that
+            are the same: the model makes floats of them. By default x has the module's dtype.
         source: a file or folder the module was loaded from, whose SHA-256 goes into the metadata.
         runtime: write ``onnx_neuron.py`` beside the model, which runs it with NumPy and onnxruntime alone.
         verify: compare the model with the module in onnxruntime before writing.
@@ -105,7 +108,7 @@ def to_onnx(
     >>> sorted(report.errors)
     ['b_next', 'm_next', 'y']
     """
-    options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head, lengths)
+    options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head, lengths, input_dtype)
     _check_options(options, opset)
     path = Path(path)
     with written_weights(module):
@@ -201,6 +204,8 @@ def _check_options(options: Options, opset: int) -> None:
         raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {options.precision!r}")
     if options.head not in HEADS:
         raise ValueError(f"head must be None or one of {[name for name in HEADS if name]}, got {options.head!r}")
+    if options.input_dtype not in (None, *BYTE_TYPES):
+        raise ValueError(f"input_dtype must be None or one of {[*BYTE_TYPES]}, got {options.input_dtype!r}")
     newest = onnx.defs.onnx_opset_version()
     if not MIN_OPSET <= opset <= newest:
         raise ValueError(

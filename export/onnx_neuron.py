@@ -27,6 +27,8 @@ __all__ = ["BoundNeuron", "OnnxNeuron"]
 State = dict[str, "np.ndarray[Any, Any]"]
 FORMS = ("step", "sequence", "unrolled")
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+BYTES = (np.uint8, np.int8)
+FRAMES: dict[str, Any] = {**DTYPES, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
 CUDA = "CUDAExecutionProvider"
 SHORT = {"cpu": "CPUExecutionProvider", "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
 PACKAGES = {
@@ -115,11 +117,12 @@ class OnnxNeuron:
         after = {f"{name}_next" for name in inputs}
         self.takes_lengths = "lengths" in inputs
         states = [name for name in inputs if name not in ("x", "lengths")]
-        if "x" not in inputs or any(f"{name}_next" not in names for name in states) or inputs["x"].type not in DTYPES:
+        if "x" not in inputs or any(f"{name}_next" not in names for name in states) or inputs["x"].type not in FRAMES:
             raise ValueError(
                 f"path must be a model of elm_neuro.export, got inputs {[*inputs]} and outputs {names} in {self.path}"
             )
-        self.dtype = DTYPES[inputs["x"].type]
+        self.x_dtype = FRAMES[inputs["x"].type]
+        self.dtype = DTYPES[self.session.get_outputs()[0].type]  # of outputs and states
         self.state_shapes = {name: tuple(inputs[name].shape[1:]) for name in states}
         self.output_names = [name for name in names if name not in after]
         self._names, self._x = names, tuple(inputs["x"].shape)
@@ -135,7 +138,8 @@ class OnnxNeuron:
         """One time step.
 
         Args:
-            x: (batch, input_size); a batch of none gives outputs of none.
+            x: (batch, input_size); a batch of none gives outputs of none. Numbers of any dtype that are the same in
+                the model's: a model with ``input_dtype="uint8"`` takes whole numbers from 0 to 255.
             state: before the step; None for zeros. It is not changed.
 
         Returns:
@@ -147,7 +151,7 @@ class OnnxNeuron:
         """
         if self.form != "step":
             raise ValueError(f'step needs a model of the form "step", got {self.form!r}: use run')
-        x = self._array("x", x, self._x)
+        x = self._array("x", x, self._x, self.x_dtype)
         if x.shape[0] == 0:
             return {name: value[:, 0] for name, value in self._nothing(1, 0, 1).items()}, self._checked(state, 0)
         return self._call(x, state, batch_axis=0)
@@ -165,7 +169,7 @@ class OnnxNeuron:
             Outputs by name, each with the axes of `x`, and the state after the last step.
         """
         time = 1 if self.batch_first else 0
-        frames = self._array("x", x, self._whole(time))
+        frames = self._array("x", x, self._whole(time), self.x_dtype)
         batch, num_steps = frames.shape[1 - time], frames.shape[time]
         width = {"step": 1, "sequence": max(num_steps, 1), "unrolled": self.num_steps or 1}[self.form]
         if num_steps % width:
@@ -203,7 +207,7 @@ class OnnxNeuron:
         """The model over buffers that stay where they are: nothing is copied between calls, neither frames nor states.
 
         Args:
-            x: the buffer of the frames, of the model's dtype and contiguous: a tensor of torch on the device of the
+            x: the buffer of the frames, of the model's `x_dtype` and contiguous: a tensor of torch on the device of the
                 provider or on the CPU, or an array. Its shape is that of every call: (batch, input_size) for the form
                 "step", else as for :meth:`run`; an unrolled model takes its own number of steps. An array for the CUDA
                 provider is copied to the device.
@@ -274,17 +278,17 @@ class OnnxNeuron:
         found = dict(zip(self._names, self.session.run(self._names, {"x": x, **fed, **more}), strict=True))
         return {name: found[name] for name in self.output_names}, {name: found[f"{name}_next"] for name in fed}
 
-    def _array(self, name: str, value: Any, shape: Sequence[int | str]) -> np.ndarray[Any, Any]:
-        """`value` as an array of the model's dtype, where it has this shape; words stand for any size."""
+    def _array(self, name: str, value: Any, shape: Sequence[int | str], dtype: Any = None) -> np.ndarray[Any, Any]:
+        """`value` as an array of `dtype`, or the model's, where it has this shape; words stand for any size."""
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{name} must hold numbers, got {array.dtype}")
-        array = np.ascontiguousarray(array, dtype=self.dtype)
+        array = _whole_bytes(name, array, dtype) if dtype in BYTES else np.ascontiguousarray(array, dtype=self.dtype)
         if array.ndim != len(shape) or any(
             isinstance(size, int) and size != got for size, got in zip(shape, array.shape, strict=True)
         ):
             raise ValueError(f"{name} must have shape ({', '.join(map(str, shape))}), got {array.shape}")
-        if self.check and not np.isfinite(array).all():
+        if self.check and dtype not in BYTES and not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} values that are not")
         return array
 
@@ -299,6 +303,16 @@ class OnnxNeuron:
 def cuda_settings(*, device: int, tf32: bool, cuda_graph: bool) -> dict[str, str]:
     """Options of the CUDA provider, whose own default is TF32."""
     return {"device_id": str(device), "use_tf32": str(int(tf32)), "enable_cuda_graph": str(int(cuda_graph))}
+
+
+def _whole_bytes(name: str, array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
+    """`array` as bytes, which must be able to hold its numbers."""
+    with np.errstate(invalid="ignore"):
+        found = np.ascontiguousarray(array, dtype=dtype)
+    if array.dtype != found.dtype and (found != array).any():
+        limits = np.iinfo(dtype)
+        raise ValueError(f"{name} must hold whole numbers from {limits.min} to {limits.max}, got others")
+    return found
 
 
 class BoundNeuron:
@@ -317,8 +331,8 @@ class BoundNeuron:
         got, dtype = tuple(x.shape), str(x.dtype).removeprefix("torch.")
         if len(got) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, got, strict=True)):
             raise ValueError(f"x must have shape ({', '.join(map(str, shape))}), got {got}")
-        if dtype != np.dtype(neuron.dtype).name:
-            raise ValueError(f"x must hold {np.dtype(neuron.dtype).name} as the model does, got {dtype}")
+        if dtype != np.dtype(neuron.x_dtype).name:
+            raise ValueError(f"x must hold {np.dtype(neuron.x_dtype).name} as the model does, got {dtype}")
         if not (x.flags.c_contiguous if isinstance(x, np.ndarray) else x.is_contiguous()):
             raise ValueError("x must be contiguous: the model reads it where it lies")
         batch = got[0] if step else got[1 - time]
@@ -353,7 +367,7 @@ class BoundNeuron:
             raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
         for name, buffer in own.items():
             zeros = np.zeros(_shape(buffer), self.neuron.dtype)
-            _fill(f"state {name}", buffer, zeros if state is None else state[name])
+            _fill(f"state {name}", buffer, zeros if state is None else state[name], self.neuron.dtype)
 
     def run(self, x: Any = None) -> dict[str, Any]:
         """Outputs by name, of the kind of `x`, each in the same place in every call: what the next call overwrites.
@@ -362,7 +376,7 @@ class BoundNeuron:
             x: copied into the buffer first; None for what it holds now.
         """
         if x is not None:
-            _fill("x", self.x, x)
+            _fill("x", self.x, x, self.neuron.x_dtype)
         if (torch := sys.modules.get("torch")) is not None and getattr(self.x, "is_cuda", False):
             torch.cuda.current_stream(self.x.device).synchronize()  # onnxruntime has a stream of its own
         self.neuron.session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
@@ -370,18 +384,20 @@ class BoundNeuron:
         return self.outputs
 
     def _empty(self, shape: tuple[int, ...]) -> Any:
-        """A buffer of the kind of `x`, where `x` is."""
+        """A buffer for outputs or states of the kind of `x`, where `x` is."""
         if _is_ort(self.x):
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
                 shape, self.neuron.dtype, "cuda", self.neuron.device
             )
-        return np.empty(shape, self.neuron.dtype) if isinstance(self.x, np.ndarray) else self.x.new_empty(shape)
+        if isinstance(self.x, np.ndarray):
+            return np.empty(shape, self.neuron.dtype)
+        return self.x.new_empty(shape, dtype=getattr(sys.modules["torch"], np.dtype(self.neuron.dtype).name))
 
     def _binding(self, before: dict[str, Any], after: dict[str, Any]) -> Any:
         binding = self.neuron.session.io_binding()
         inputs = {"x": self.x, **before} | ({} if self._lengths is None else {"lengths": self._lengths})
         for name, buffer in inputs.items():
-            kind = np.int64 if name == "lengths" else self.neuron.dtype
+            kind = {"lengths": np.int64, "x": self.neuron.x_dtype}.get(name, self.neuron.dtype)
             device, index, address = _place(buffer, self.neuron.device)
             binding.bind_input(name, device, index, kind, _shape(buffer), address)
         for name, buffer in {**self.outputs, **{f"{name}_next": state for name, state in after.items()}}.items():
@@ -417,12 +433,16 @@ def _place(buffer: Any, number: int) -> tuple[str, int, int]:
     return buffer.device.type, buffer.device.index or 0, buffer.data_ptr()
 
 
-def _fill(name: str, buffer: Any, value: Any) -> None:
+def _fill(name: str, buffer: Any, value: Any, dtype: Any) -> None:
     shape = np.shape(value)
     if shape != _shape(buffer):
         raise ValueError(f"{name} must have shape {_shape(buffer)}, got {shape}")
+    if dtype in BYTES:  # numbers of other kinds may not fit, and looking would wait for the device
+        got = str(getattr(value, "dtype", "other numbers")).removeprefix("torch.")
+        if got not in (np.dtype(dtype).name, "bool"):
+            raise ValueError(f"{name} must hold {np.dtype(dtype).name} as the model does, got {got}")
     if _is_ort(buffer):
-        buffer.update_inplace(np.ascontiguousarray(value, dtype=DTYPES[buffer.data_type()]))
+        buffer.update_inplace(np.ascontiguousarray(value, dtype=dtype))
     elif isinstance(buffer, np.ndarray):
         buffer[...] = value
     else:

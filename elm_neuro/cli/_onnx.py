@@ -21,6 +21,7 @@ from elm_neuro.cli._stored import built, check_sizes
 
 FORMS = ("step", "sequence", "unrolled")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+INPUT_DTYPES = ("uint8", "int8")
 
 
 def add_parsers(commands: Any) -> None:
@@ -56,6 +57,7 @@ def add_parsers(commands: Any) -> None:
     export.add_argument(
         "--lengths", action="store_true", help="a further input: the steps of each sample, whose state stops there"
     )
+    export.add_argument("--input-dtype", choices=INPUT_DTYPES, help="frames of bytes, which the model makes floats of")
     export.add_argument(
         "--runtime",
         action="store_true",
@@ -133,6 +135,7 @@ def export_command(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         head=options.head,
         lengths=options.lengths,
+        input_dtype=options.input_dtype,
         source=options.checkpoint if os.path.exists(options.checkpoint) else None,
         runtime=options.runtime,
         verify=options.verify,
@@ -250,7 +253,7 @@ def onnx_command(options: argparse.Namespace) -> int:
     shape = tuple(model.session.get_inputs()[0].shape[1 if model.form == "step" else 2 :])
     leading = [options.batch] if model.form == "step" else [options.batch, steps]
     leading = leading if model.batch_first else leading[::-1]
-    x = (np.random.default_rng(0).random((*leading, *shape)) < 0.05).astype(model.dtype)
+    x = (np.random.default_rng(0).random((*leading, *shape)) < 0.05).astype(model.x_dtype)
     bound = options.bound or recorded
     step = model.step if model.form == "step" else model.run
     call = model.bound(x).run if bound else partial(step, x)

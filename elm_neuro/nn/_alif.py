@@ -22,7 +22,7 @@ from elm_neuro.nn._alif_config import (
     ALIFOptions,
     LIFOptions,
 )
-from elm_neuro.nn._checks import check_sequence, check_step, checked_lengths, checked_state, may_look
+from elm_neuro.nn._checks import as_frames, check_sequence, check_step, checked_lengths, checked_state, may_look
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
@@ -300,7 +300,7 @@ class ALIF(pretrained.Saved, nn.Module):
         if reason is not None:
             return self._by_calls(x, before, lengths, reason)
         spikes, after = backends.alif.scan(
-            wide(x) if isinstance(x, Tensor) else x,
+            x if isinstance(x, SpikeEvents) else wide(as_frames(x, like)),
             wide(cell.weight),
             wide(cell.bias),
             cell.parameters_as_they_are(),
@@ -328,7 +328,7 @@ class ALIF(pretrained.Saved, nn.Module):
         choose(
             backends.alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
         )
-        frames = x.to_dense(self.cell.bias.dtype) if isinstance(x, SpikeEvents) else x
+        frames = as_frames(x, self.cell.bias)
         outputs, after = [], before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
             spikes, after = self.cell(x_t, after, None if lengths is None else (step < lengths).long())

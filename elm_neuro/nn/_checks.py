@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn._narrow import state_dtype
@@ -62,8 +63,10 @@ def check_sequence(
 ) -> None:
     """Refuse a sequence, (batch, time, [num_neuron,] input_size) or events, that does not fit.
 
+    Frames may be bytes: the kernels of the backend `cuda` read them as they are, for others floats are made of them.
+
     Raises:
-        TypeError: `x` is neither a tensor nor events, or has another dtype than the parameter `like`.
+        TypeError: `x` is neither a tensor nor events, or has another dtype than the parameter `like`, uint8 and int8.
         ValueError: it has the wrong shape or device.
     """
     if isinstance(x, SpikeEvents):
@@ -79,7 +82,14 @@ def check_sequence(
     if len(shape) != 2 + len(ending) or shape[2:] != ending:
         order = ("batch", "time") if batch_first else ("time", "batch")
         raise ValueError(f"x must have shape ({', '.join(map(str, (*order, *ending)))}), got {tuple(shape)}")
-    check_tensor("x", x, like)
+    check_tensor("x", x, like, x.dtype if holds_bytes(x) else None)
+
+
+def as_frames(x: Tensor | SpikeEvents, like: Tensor) -> Tensor:
+    """Dense frames that torch multiplies with the parameter `like`: of events, of bytes, or `x` as it is."""
+    if isinstance(x, SpikeEvents):
+        return x.to_dense(like.dtype)
+    return x.to(like.dtype) if holds_bytes(x) else x
 
 
 def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, ...]], like: Tensor) -> State:

@@ -16,7 +16,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
-from elm_neuro.nn._checks import check_sequence, checked_lengths, may_look
+from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
@@ -252,7 +252,7 @@ class ELM(pretrained.Saved, nn.Module):
         cell, (x, before) = self.cell, self._checked(x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
-        frames, outputs = x.to_dense(cell.tau_s.dtype) if isinstance(x, SpikeEvents) else x, []
+        frames, outputs = as_frames(x, cell.tau_s), []
         after = before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
             y_t, after = cell(x_t, after, None if lengths is None else (step < lengths).long())
@@ -308,7 +308,7 @@ class ELM(pretrained.Saved, nn.Module):
         x, checked = self._checked(x, state)
         params = self.cell.effective_parameters()
         state_ = zero_state(params, x.shape[0]) if checked is None else checked
-        x = x.to_dense(state_.m.dtype) if isinstance(x, SpikeEvents) else x
+        x = as_frames(x, state_.m)
         if params.kappa_m.ndim == 2 and x.ndim == 3:
             x = x.unsqueeze(2).expand(-1, -1, params.kappa_m.shape[0], -1)
         w_s = params.w_s.flatten(-2)[..., None]  # every synapse its own branch

@@ -35,7 +35,7 @@ FLOATS = {"float", "double", "float16"}
 ALL_FLOATS = FLOATS | {"bfloat16"}
 INTEGERS = {"int32", "int64"}
 ANY = ALL_FLOATS | INTEGERS | {"bool"}
-STORED = ANY | {"int8"}
+STORED = ANY | {"int8", "uint8"}
 
 # Kernels of the CUDA provider: first and last version of the operator (None: no upper bound), element types of the
 # data. Source: github.com/microsoft/onnxruntime at 001d12d, docs/OperatorKernels.md, "Operators implemented by
@@ -108,9 +108,9 @@ TENSORRT: dict[str, set[str]] = {
         ],
         RT_NUMBERS,
     ),
+    "Cast": RT_ANY | {"uint8"},
     **dict.fromkeys(
         [
-            "Cast",
             "Concat",
             "Gather",
             "Identity",
@@ -199,6 +199,7 @@ def exported(
     precision: str = "float32",
     dtype: torch.dtype = torch.float32,
     lengths: bool = False,
+    input_dtype: str | None = None,
 ) -> list[Use]:
     torch.manual_seed(0)
     options: dict[str, Any] = {
@@ -207,6 +208,7 @@ def exported(
         "opset": opset,
         "precision": precision,
         "lengths": lengths,
+        "input_dtype": input_dtype,
     }
     to_onnx(NETWORKS[name]().eval().to(dtype), folder / "model.onnx", **options, verify=False)
     return list(uses(onnx.load(folder / "model.onnx"), opset))
@@ -254,6 +256,15 @@ def test_models_that_take_lengths_have_kernels_too(tmp_path: Path, form: str) ->
     assert {use.op for use in found if not in_cuda(use)} == set()
     assert {use.op for use in found if not use.types <= TENSORRT.get(use.op, set())} == set()
     assert {use.op for use in found if not use.constant_axes} == set()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("input_dtype", ["uint8", "int8"])
+def test_frames_of_bytes_have_kernels_too(tmp_path: Path, form: str, input_dtype: str) -> None:
+    found = [use for name in NETWORKS for use in exported(tmp_path, name, form, 18, input_dtype=input_dtype)]
+    assert {use.op for use in found if not in_cuda(use)} == set()
+    beyond = {use.types for use in found if not use.types <= TENSORRT.get(use.op, set())}
+    assert beyond == (set() if input_dtype == "uint8" else {frozenset({"int8"})})
 
 
 @pytest.mark.parametrize("form", FORMS)

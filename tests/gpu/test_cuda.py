@@ -201,6 +201,29 @@ def test_many_channels_many_events_and_weights_of_events() -> None:
         assert_close(result, wanted, scale=3.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+@pytest.mark.parametrize("num_neuron", [None, 3])
+def test_frames_of_bytes_give_what_floats_give(num_neuron: int | None, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    neuron = BranchELM(
+        1278, 2, 5, num_branch=45, num_synapse_per_branch=100, num_neuron=num_neuron, backend="cuda"
+    ).cuda()
+    limits, own = torch.iinfo(dtype), () if num_neuron is None else (num_neuron,)
+    x = torch.randint(limits.min // 16, limits.max // 16, (6, 130, *own, 1278), device="cuda")
+    x = (x * (torch.rand(x.shape, device="cuda") < 0.05)).to(dtype)
+    lengths = torch.tensor([130, 0, 1, 77, 129, 130], device="cuda")
+    expected = everything_on(neuron, "cuda", x.float(), None, lengths)
+    neuron.zero_grad()
+    found = everything_on(neuron, "cuda", x, None, lengths)
+    of_x = 3 + len(list(neuron.parameters()))  # bytes have no gradient
+    for index, (result, wanted) in enumerate(zip(found, expected, strict=True)):
+        if index != of_x:
+            assert_close(result, wanted, scale=3.0)
+    neuron.zero_grad()
+    for one, other in zip(found, everything_on(neuron, "cuda", x, None, lengths), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_grid_beyond_the_devices_is_refused() -> None:
     with pytest.raises(ValueError, match="populations of at most 65535 neurons"):
         ELM(1, 1, num_memory=1, num_neuron=70000, backend="cuda").cuda()(torch.ones(1, 1, 1, device="cuda"))

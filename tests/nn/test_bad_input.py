@@ -77,8 +77,8 @@ def test_routing_that_does_not_fit_is_named(routing: Any, message: str) -> None:
             "x must have dtype torch.float32 like the parameters, got torch.float64",
         ),
         (
-            torch.zeros(2, 4, 3, dtype=torch.uint8),
-            "x must have dtype torch.float32 like the parameters, got torch.uint8",
+            torch.zeros(2, 4, 3, dtype=torch.int32),
+            "x must have dtype torch.float32 like the parameters, got torch.int32",
         ),
         (torch.zeros(2, 4, 3, device="meta"), "x must be on cpu like the parameters, got meta"),
         ([[0.0]], "x must be a tensor or SpikeEvents, got list"),

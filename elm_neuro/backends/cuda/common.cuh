@@ -32,3 +32,12 @@ ELM_DEVICE Vector vector_of(const Real (&x)[LANES_OF_VECTOR]) {
 }
 __host__ __device__ constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
 
+// Steps that count: where a step's discount is below the square of the unit in the last place, it is left out.
+ELM_DEVICE i64 reach(Real kappa, i64 num_steps) {
+    const double below = ELM_DOUBLE ? -72.1 : -31.9;
+    if (kappa <= Real(0)) return num_steps < 1 ? num_steps : 1;
+    if (kappa >= Real(1)) return num_steps;
+    const double most = ceil(below / log((double)kappa));
+    return most < (double)num_steps ? (i64)most : num_steps;
+}
+

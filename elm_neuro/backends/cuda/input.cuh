@@ -94,14 +94,6 @@ ELM_KERNEL(elm_filter, Filter, INPUT_THREADS, 1) {
     }
 }
 
-// Steps that count: where a step's discount is below the square of the unit in the last place, it is left out.
-ELM_DEVICE i64 reach(Real kappa, i64 num_steps) {
-    const double below = ELM_DOUBLE ? -72.1 : -31.9;
-    if (kappa <= Real(0)) return num_steps < 1 ? num_steps : 1;
-    if (kappa >= Real(1)) return num_steps;
-    const double most = ceil(below / log((double)kappa));
-    return most < (double)num_steps ? (i64)most : num_steps;
-}
 ELM_DEVICE double power(double kappa, i64 exponent) {
     double result = 1.0;
     for (; exponent > 0; exponent /= 2, kappa *= kappa)

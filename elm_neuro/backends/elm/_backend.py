@@ -19,6 +19,8 @@ class ELMBackend(Backend):
     recomputes: bool = False  # takes `recompute_every`; the others are run a part of the sequence at a time
     traceable: bool = False  # torch.compile may look into its scan of frames without lengths: it loops in operators
 
+    takes_bytes: bool = False  # reads frames of uint8 and int8 as they are; for the others floats are made of them
+
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
         """Why it cannot run these inputs; None where it can."""
         return self.refusal_of(params.kappa_m)

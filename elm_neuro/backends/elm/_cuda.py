@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _available
+from elm_neuro.backends.cuda import _available, _bytes
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
 from elm_neuro.backends.elm._cuda_pass import Operands, Options, run
+from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames
 from elm_neuro.events import SpikeEvents
@@ -32,6 +33,7 @@ class Cuda(ELMBackend):
     name = "cuda"
     about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
     traceable = True
+    takes_bytes = True
 
     def missing(self) -> str | None:
         return _available.missing()
@@ -94,12 +96,13 @@ def _scan(
     events = None
     if isinstance(x, SpikeEvents):
         events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
-    else:
+    elif not holds_bytes(x):
         x = x.to(dtype)
         if lengths is not None:
             x = without_padding(x, lengths)
     num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
-    fewer_branches = params.routing is not None and events is None and num_first > num_branch
+    multiplied = events is None and not holds_bytes(x)  # by cuBLAS, whose time is that of the product's size
+    fewer_branches = params.routing is not None and multiplied and num_first > num_branch
     if _torch.may_commute(params) and not fewer_branches:
         operands = _operands(params, state, lengths)._replace(
             x=x if isinstance(x, Tensor) else None, w_s=params.w_s, w1=params.mlp_weight[0], b1=params.mlp_bias[0],
@@ -143,11 +146,14 @@ def _through_branches(
     """
     dtype, num_branch = params.kappa_m.dtype, params.w_s.shape[-2]
     if params.routing is None and isinstance(x, Tensor):
+        x = x.to(dtype)
         arrived = (x.unsqueeze(2) if params.w_s.ndim == 3 and x.ndim == 3 else x) * params.w_s.squeeze(-1)
     else:
         routing = torch.arange(x.shape[-1], device=x.device).unsqueeze(-1) if params.routing is None else params.routing
         matrix = branch_matrix(params.w_s, routing, x.shape[-1])
-        if isinstance(x, Tensor):
+        if holds_bytes(x):
+            arrived = _bytes.project(x, matrix)
+        elif isinstance(x, Tensor):
             with _lowering(x, lowered):
                 arrived = project_frames(x, matrix).to(dtype)
         else:

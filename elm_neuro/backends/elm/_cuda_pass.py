@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda import _bytes, _driver
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
 from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
 from elm_neuro.backends.cuda._readout import MAX_OUTPUT, readout, readout_backward
 from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
 from elm_neuro.backends.elm._torch import matvec
+from elm_neuro.backends.parts._bytes import BYTES
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import branch_matrix
@@ -36,7 +37,7 @@ class Operands(NamedTuple):
     value: Tensor | None
     kappa_b: Tensor  # decay of what has arrived, ()
     routing: Tensor | None  # as in ELMParameters
-    x: Tensor | None  # (batch, time, [num_neuron,] num_input); the fields from here on are differentiated
+    x: Tensor | None  # (batch, time, [num_neuron,] num_input), or bytes; the fields from here on are differentiated
     v: Tensor | None  # (batch, time, [num_neuron,] first): integrated already, with the first layer's bias
     w_s: Tensor | None  # ([num_neuron,] num_branch, num_synapse); None with `v`
     w1: Tensor  # of the first layer, ([num_neuron,] first, num_branch + num_memory); with `v` the memory's part alone
@@ -204,6 +205,11 @@ def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tens
     """What arrives at the first layer's outputs, the table that it comes by, and the input's discounted sum."""
     table = first_table(sizes, _there(o.w_s), o.routing, o.w1)
     neurons = o.kappa.shape[:-1]
+    if o.x is not None and o.x.dtype in BYTES:
+        total = _bytes.discounted_sum(o.x, o.kappa_b, o.lengths)
+        own = o.x.ndim == 4
+        v = _bytes.multiply(o.x, table.view(sizes.num_neuron, sizes.num_input, sizes.first) if own else table)
+        return v.view(*o.x.shape[:2], *neurons, sizes.first), table, total, None
     if o.x is not None:
         total = discounted_sum(o.x, o.kappa_b, o.lengths)
         x, factor = _lowered(options, o.x, table)
@@ -278,6 +284,8 @@ def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> 
     if o.x is None:
         arranged = Arranged(_there(saved.first), _there(saved.row), saved.ordered)
         return gather_inputs(dv.flatten(0, 1).flatten(1), arranged)
+    if o.x.dtype in BYTES:
+        return _bytes.multiply_inputs(o.x, dv if o.x.ndim == 4 else dv.flatten(2))
     x, flow = _lowered(options, o.x, dv)
     if x.ndim == 4:
         return torch.einsum("btni,btnf->nif", x, flow).to(dv.dtype).contiguous().unsqueeze(0)

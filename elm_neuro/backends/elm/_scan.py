@@ -16,6 +16,7 @@ from elm_neuro.backends.elm._cuda import Cuda
 from elm_neuro.backends.elm._native import Native
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.elm._torch import Torch
+from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
@@ -58,7 +59,8 @@ def scan(
     """Run the neuron over all time steps.
 
     Args:
-        x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events.
+        x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events. Frames may be of uint8
+            or int8, which `cuda` reads as they are; for the others floats are made of them.
         params: effective parameters of one step.
         state: before the first step; None for zeros.
         lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps
@@ -192,6 +194,8 @@ def _settled(
         return candidate.refusal(x, params)
 
     chosen = choose(OPERATOR, backend, refusal)
+    if holds_bytes(x) and not chosen.takes_bytes:
+        x = x.to(params.kappa_m.dtype)
     if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
         return chosen, x, params, state
     settled: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
+from elm_neuro.backends.cuda import _bytes, _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
 from elm_neuro.backends.cuda._compile import Program
 
 PROGRAM = Program("weights.cuh", (("ELM_REAL", "float"),))
@@ -136,6 +136,7 @@ def programs(architecture: int) -> dict[str, Program]:
     found = {}
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         found[f"input, {name}"] = _input.program(dtype)
+        found[f"bytes, {name}"] = _bytes.program(dtype)
         found[f"weights, {name}"] = _weights.program(dtype)
         found[f"readout, {name}"] = _readout.program(dtype)
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
@@ -165,7 +166,7 @@ def used(program: Program, architecture: int) -> dict[str, list[int]]:
     return kernels
 
 
-FEW = ("weights, float32", "readout, float32", "20 units, forward", "20 units, backward")
+FEW = ("bytes, float32", "weights, float32", "readout, float32", "20 units, forward", "20 units, backward")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_registers_and_spills_are_those_of_the_table(architecture: int, names: t
 def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: int) -> None:
     table: dict[str, Any] = json.loads(TABLE.read_text())[f"sm_{architecture}"]
     for name, kernels in table.items():
-        most = 0 if name.startswith(("8 units", "20 units", "input", "weights", "readout")) else 1024
+        most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():
