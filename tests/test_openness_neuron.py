@@ -140,7 +140,6 @@ def test_snntorch_hands_its_states_from_step_to_step(toy: ToyLayer) -> None:
 
 
 @pytest.mark.parametrize("sequence", [False, True])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_norse_takes_it_beside_its_own_neurons(toy: ToyLayer, sequence: bool) -> None:
     norse = pytest.importorskip("norse.torch")
     from elm_neuro.adapters import norse as faces
@@ -175,7 +174,6 @@ def test_norse_takes_it_beside_its_own_neurons(toy: ToyLayer, sequence: bool) ->
     assert face.dt == 0.001
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_norse_reads_its_output_as_a_current(toy: ToyLayer) -> None:
     pytest.importorskip("norse.torch")
     from elm_neuro.adapters import norse as faces

@@ -86,7 +86,6 @@ HOSTS = {"export": "onnx", "training": "lightning", "demo": "lightning", "cli": 
 
 
 @pytest.mark.parametrize("module", NAMES)
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_public_names_are_the_listed_ones_and_there(module: str) -> None:
     room = module.rpartition(".")[2]
     if ".adapters." in module or room in HOSTS:

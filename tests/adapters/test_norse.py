@@ -32,8 +32,6 @@ from tests.tolerances import assert_close
 norse = pytest.importorskip("norse.torch")
 faces = pytest.importorskip("elm_neuro.adapters.norse")
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 INPUTS = 6
 SMALL: dict[str, Any] = {"num_memory": 3, "num_neuron": 4, "threshold": 0.1}
 BRANCHES: dict[str, Any] = SMALL | {"num_branch": 3, "num_synapse_per_branch": 2, "routing": "random"}

@@ -15,7 +15,6 @@ from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
 
 # torch's own, when forward mode is first used
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 LAYERS: dict[str, Any] = {
     "elm": lambda: ELM(6, 2, num_memory=5),

@@ -119,7 +119,6 @@ def test_it_is_exported_in_the_face_for_snntorch(
     assert torch.equal(through(tmp_path / "face.onnx", x), expected.transpose(0, 1)) and expected.any()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("spiking", [True, False])
 @pytest.mark.parametrize("kind", ["Cell", "Layer"])
 @pytest.mark.parametrize("form", FORMS)
@@ -170,7 +169,6 @@ def test_a_layer_of_which_nothing_is_known_is_named(
         export.to_onnx(wrap(toy), tmp_path / "toy.onnx")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", lowering.registered())
 def test_every_name_that_is_registered_is_that_of_a_class(name: str) -> None:
     """Classes of hosts and of training are known by strings, which no tool renames."""

@@ -73,7 +73,6 @@ MODULES: dict[str, Maker] = {
     "norse face of a cell": lambda: norse_face("ELMCell", 5, 2, num_memory=4, threshold=0.02),
     "norse face of ALIF": lambda: norse_face("ALIF", 5, 3),
 }
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 def made(name: str) -> nn.Module:

@@ -66,7 +66,6 @@ def test_a_lif_is_not_asked_whether_it_adapts() -> None:
 
 
 @pytest.mark.parametrize("host", ["snntorch", "norse"])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_faces_name_the_nearest_keyword_too(host: str) -> None:
     module = faces(host)
     for make, wrong, near in (
@@ -104,7 +103,6 @@ def test_signature_and_help_show_every_keyword_with_type_and_default(kind: Any) 
 
 
 @pytest.mark.parametrize("host", ["snntorch", "norse"])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_signatures_of_faces_show_the_keywords_of_neuron_and_host(host: str) -> None:
     module = faces(host)
     shown = inspect.signature(module.ELM).parameters

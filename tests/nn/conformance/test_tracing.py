@@ -28,7 +28,7 @@ class OutputOnly(nn.Module):
         return y
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @of_kinds({"nn.LSTM": EVERY["nn.LSTM"]} | LAYERS)
 def test_what_jit_traces_is_the_layer_for_other_numbers_and_refuses_other_lengths(name: str) -> None:
     module = OutputOnly(made(name)).eval()
