@@ -110,7 +110,8 @@ class _Pass(Function):
     def forward(ctx: Any, plan: Plan, lengths: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         tensors = tuple(None if one is None else one.detach().contiguous() for one in tensors)
         current, beta, p, b, w_rec, v_0, a_0, s_0 = tensors
-        assert current is not None and beta is not None and s_0 is not None and v_0 is not None and a_0 is not None
+        if current is None or v_0 is None or a_0 is None or s_0 is None:
+            raise RuntimeError("a pass without input or state")
         batch, num_steps, num_neuron = current.shape
         # step k is left without input by the spikes s_0[k + 1:]
         blocked = s_0[:, 1:].flip(1).cummax(1).values.flip(1).contiguous() if plan.history > 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from elm_neuro import ALIF, LIF, ALIFState
 from elm_neuro.backends.cuda import _compile
+from tests.backends.alif import test_published
 from tests.backends.alif.cases import calls, everything
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.tolerances import assert_close
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls())
 def test_equals_the_reference(fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
     layer, *arguments = call
@@ -31,6 +33,8 @@ def in_several_orders(fake_driver: FakeDriver) -> list[Tensor]:
     layer = ALIF(20, 64, latency=2.0, recurrent=True, detach_recurrent=False).double()
     with torch.no_grad():
         layer.cell.weight.mul_(4)
+        assert layer.cell.w_rec is not None
+        layer.cell.w_rec.copy_(0.4 * torch.randn(64, 64))
     x = (torch.rand(2, 40, 20) < 0.3).double()
     found = []
     for seed in range(4):
@@ -62,6 +66,12 @@ def test_a_missing_barrier_is_found(fake_driver: FakeDriver, monkeypatch: pytest
         found = "NaN" in str(error)
     _alif.program.cache_clear()
     assert found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", test_published.NAMES)
+def test_the_published_loop(fake_driver: FakeDriver, shared: Path, name: str) -> None:
+    test_published.test_the_published_loop_and_blocks(name, "frames", "seq", "cuda", shared)
 
 
 def test_what_it_cannot_run_is_refused_by_name(fake_driver: FakeDriver) -> None:
