@@ -47,7 +47,7 @@ class Torch(ALIFBackend):
             num_steps = chunk.shape[1]
             valid = None if lengths is None else (lengths - start).clamp(0, num_steps)  # (batch,)
             spikes, v, a = run(_arriving(chunk, state.s, params, valid), state, params)
-            state = ALIFState(v, a, _remembered(state.s, spikes, valid))
+            state = ALIFState(v, a, remembered(state.s, spikes, valid))
             record.append(spikes)
             start += num_steps
         return (torch.cat(record, dim=1) if record else currents), state
@@ -141,7 +141,7 @@ def _after(record: list[Tensor], valid: Tensor | None) -> Tensor:
     return torch.stack(record, dim=1)[torch.arange(valid.shape[0], device=valid.device), valid]
 
 
-def _remembered(past: Tensor, spikes: Tensor, valid: Tensor | None) -> Tensor:
+def remembered(past: Tensor, spikes: Tensor, valid: Tensor | None) -> Tensor:
     """The spikes of as many last steps as `past` holds, once those of a chunk have followed."""
     both, length = torch.cat([past, spikes], dim=1), past.shape[1]
     if valid is None:

@@ -12,7 +12,16 @@ from pathlib import Path
 from elm_neuro.backends.cuda import _nvrtc
 from elm_neuro.files import write_whole
 
-SOURCES = ("common.cuh", "products.cuh", "memory.cuh", "input.cuh", "bytes.cuh", "weights.cuh", "readout.cuh")
+SOURCES = (
+    "common.cuh",
+    "products.cuh",
+    "memory.cuh",
+    "input.cuh",
+    "bytes.cuh",
+    "weights.cuh",
+    "readout.cuh",
+    "alif.cuh",
+)
 MAGIC = b"elm_neuro machine code 1\n"
 
 

@@ -91,5 +91,5 @@ def test_no_steps_give_no_spikes_and_the_state_back() -> None:
 
 
 def test_a_backend_that_it_does_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one of \['native', 'reference', 'torch'\], got 'cuda'"):
-        backends.alif.scan(*layer(), backend="cuda")
+    with pytest.raises(ValueError, match=r"one of \['cuda', 'native', 'reference', 'torch'\], got 'gpu'"):
+        backends.alif.scan(*layer(), backend="gpu")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from elm_neuro.backends.alif import _cuda as _alif_cuda
 from elm_neuro.backends.cuda import _driver, _memory
 from elm_neuro.backends.elm import _cuda
 from tests.backends.cuda.fake_driver import COMPILER, FakeDriver
@@ -19,7 +20,8 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     driver = FakeDriver()
     _memory.kernel_for.cache_clear()
     monkeypatch.setattr(_driver, "launcher", lambda: driver)
-    monkeypatch.setattr(_cuda, "DEVICE", "cpu")
-    monkeypatch.setattr(_cuda.Cuda, "missing", lambda self: None)
+    for operator in (_cuda, _alif_cuda):
+        monkeypatch.setattr(operator, "DEVICE", "cpu")
+        monkeypatch.setattr(operator.Cuda, "missing", lambda self: None)
     yield driver
     _memory.kernel_for.cache_clear()

@@ -202,6 +202,15 @@ inline unsigned __match_any_sync(unsigned, int value) {
     on_cpu::wait(on_cpu::State::AT_WARP);
     return mask;
 }
+inline unsigned __ballot_sync(unsigned, bool value) {
+    on_cpu::slot[on_cpu::running->id] = value;
+    on_cpu::wait(on_cpu::State::AT_WARP);
+    unsigned mask = 0;
+    for (unsigned lane = 0; lane < 32; lane++) mask |= unsigned(on_cpu::slot[on_cpu::running->id / 32 * 32 + lane] != 0) << lane;
+    on_cpu::wait(on_cpu::State::AT_WARP);
+    return mask;
+}
+inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int atomicAdd(int *to, int x) { return *to += x, *to - x; }
 template <class T> T __shfl_sync(unsigned, T value, int from) { return on_cpu::exchange(value, from); }

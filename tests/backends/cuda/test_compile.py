@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _bytes, _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
+from elm_neuro.backends.cuda import _alif, _bytes, _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
 from elm_neuro.backends.cuda._compile import Program
 
 PROGRAM = Program("weights.cuh", (("ELM_REAL", "float"),))
@@ -139,6 +139,8 @@ def programs(architecture: int) -> dict[str, Program]:
         found[f"bytes, {name}"] = _bytes.program(dtype)
         found[f"weights, {name}"] = _weights.program(dtype)
         found[f"readout, {name}"] = _readout.program(dtype)
+        for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
+            found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4, (0.5, 0.15, 6.0, 0.3))
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
@@ -190,6 +192,8 @@ def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: in
     table: dict[str, Any] = json.loads(TABLE.read_text())[f"sm_{architecture}"]
     for name, kernels in table.items():
         most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
+        if name.startswith("alif"):
+            most = 128 if name == "alif of 1024, float64" else 0
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():

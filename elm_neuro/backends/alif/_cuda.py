@@ -1,0 +1,164 @@
+"""The layer by CUDA kernels: the input as one product of torch's, the recurrence in one launch a direction, the
+gradient of the recurrent weights as one product over all steps after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._native_pass import KERNEL_SURROGATES
+from elm_neuro.backends.alif._reference import Reference
+from elm_neuro.backends.alif._torch import Torch, remembered
+from elm_neuro.backends.cuda import _alif, _available
+from elm_neuro.backends.parts._lengths import without_padding
+from elm_neuro.backends.parts._projection import project
+from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ALIFParameters, ALIFState
+
+DEVICE = "cuda"
+DTYPES = (torch.float32, torch.float64)
+REFERENCE, TORCH = Reference(), Torch()
+
+
+class Cuda(ALIFBackend):
+    """The kernels of :mod:`elm_neuro.backends.cuda`."""
+
+    name = "cuda"
+    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
+
+    def missing(self) -> str | None:
+        return _available.missing()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != DEVICE:
+            return f"it runs on NVIDIA GPUs, got {parameter.device}"
+        if parameter.dtype not in DTYPES:
+            return f"it runs in float32 and float64, got {parameter.dtype}"
+        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
+
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+        if x.device != params.beta.device:
+            return f"x must be on the parameters' device, {params.beta.device}, got {x.device}"
+        if params.gradient != "loop" and torch.is_grad_enabled():
+            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
+        if type(params.surrogate) not in KERNEL_SURROGATES:
+            known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
+            return f"it knows the surrogates {known}, got {params.surrogate!r}"
+        if params.beta.shape[0] > _alif.MAX_NEURON:
+            return f"it runs at most {_alif.MAX_NEURON} neurons, got {params.beta.shape[0]}"
+        return self.refusal_of(params.beta)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        weight: Tensor,
+        bias: Tensor,
+        params: ALIFParameters,
+        state: ALIFState,
+        *,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, ALIFState]:
+        """As :meth:`ALIFBackend.scan`; a latency whose spikes shared memory does not hold runs in plain torch."""
+        if x.shape[0] * x.shape[1] == 0:
+            return REFERENCE.scan(x, weight, bias, params, state, lengths=lengths)
+        plan = Plan.of(params, state.s.shape[1])
+        threads = _alif.threads_for(bias.shape[0])
+        if params.w_rec is not None and plan.shared_bytes(threads) > _alif.MAX_SHARED_BYTES:
+            return TORCH.scan(x, weight, bias, params, state, lengths=lengths)
+        if lengths is not None:
+            x, lengths = without_padding(x, lengths), lengths.contiguous()
+        current = project(x, weight).to(bias.dtype) + bias  # (batch, time, output_size)
+        past = state.s
+        p = None if params.b is None else params.p
+        operands = (lengths, current, params.beta, p, params.b, params.w_rec, state.v, state.a, past)
+        spikes, v, a = _Pass.apply(plan, *operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        last = spikes if lengths is not None else spikes[:, -past.shape[1] :]
+        return spikes, ALIFState(v, a, remembered(past, last, lengths))
+
+
+class Plan(NamedTuple):
+    """How a pass runs."""
+
+    history: int  # latency + 1
+    chunk: int  # steps between barriers
+    surrogate: int
+    settings: tuple[float, ...]
+    through_reset: bool
+    through_recurrence: bool
+
+    @classmethod
+    def of(cls, params: ALIFParameters, history: int) -> Plan:
+        surrogate: Any = params.surrogate
+        kind, settings = KERNEL_SURROGATES[type(surrogate)], astuple(surrogate)
+        chunk = min(history, _alif.MAX_CHUNK)
+        return cls(history, chunk, kind, settings, not params.detach_reset, not params.detach_recurrent)
+
+    def shared_bytes(self, threads: int) -> int:
+        """A bit for each neuron in each step that is remembered or is being run."""
+        return (self.history + self.chunk) * threads // 8
+
+
+class _Pass(Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, lengths: Tensor | None, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        tensors = tuple(None if one is None else one.detach().contiguous() for one in tensors)
+        current, beta, p, b, w_rec, v_0, a_0, s_0 = tensors
+        if current is None or v_0 is None or a_0 is None or s_0 is None:
+            raise RuntimeError("a pass without input or state")
+        batch, num_steps, num_neuron = current.shape
+        # step k is left without input by the spikes s_0[k + 1:]
+        blocked = s_0[:, 1:].flip(1).cummax(1).values.flip(1).contiguous() if plan.history > 1 else None
+        by_sender = None if w_rec is None else w_rec.t().contiguous()
+        spikes, v, a = torch.empty_like(current), torch.empty_like(v_0), torch.empty_like(a_0)
+        save = any(ctx.needs_input_grad)
+        kept = [torch.empty_like(current) for _ in range(3)] if save else [None] * 3
+        threads = _alif.threads_for(num_neuron)
+        code = _alif.program(current.dtype, threads, plan.surrogate, plan.settings)
+        args = _alif.FORWARD(
+            num_steps, num_neuron, plan.history, plan.chunk, lengths, current, beta, p, b, by_sender, v_0, a_0, s_0,
+            blocked, spikes, v, a, *kept,
+        )  # fmt: skip
+        shared_bytes = 0 if w_rec is None else plan.shared_bytes(threads)
+        _alif.launch("elm_alif", code, batch, threads, shared_bytes, args, current)
+        ctx.plan, ctx.code = plan, code
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(lengths, spikes, beta, p, b, w_rec, v_0, s_0, *kept)
+        return spikes, v, a
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        lengths, spikes, beta, p, b, w_rec, v_0, s_0, *kept = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        batch, num_steps, num_neuron = spikes.shape
+        given = [None if grad is None else grad.contiguous() for grad in grads]
+        grad_current = torch.empty_like(spikes)
+        v, a, *sums = (torch.empty_like(v_0) for _ in range(5))
+        fed_back = w_rec if plan.through_recurrence else None
+        args = _alif.BACKWARD(
+            num_steps, num_neuron, plan.history, plan.chunk, int(plan.through_reset), lengths, beta, p, b, fed_back,
+            v_0, *kept, *given, grad_current, v, a, *sums,
+        )  # fmt: skip
+        threads = _alif.threads_for(num_neuron)
+        _alif.launch("elm_alif_backward", ctx.code, batch, threads, 0, args, spikes)
+        of_beta, of_p, of_b = (part.sum(0) for part in sums)
+        of_w_rec = of_s_0 = None
+        if w_rec is not None:
+            arriving = torch.cat([s_0, spikes], 1)[:, :num_steps]
+            of_w_rec = grad_current.flatten(0, 1).t() @ arriving.flatten(0, 1)
+        if fed_back is not None:
+            first = min(plan.history, num_steps)
+            of_s_0 = torch.zeros_like(s_0)
+            of_s_0[:, :first] = grad_current[:, :first] @ fed_back
+        adaptive = b is not None
+        return (
+            None, None, grad_current, of_beta, of_p if adaptive else None, of_b if adaptive else None, of_w_rec,
+            v, a, of_s_0,
+        )  # fmt: skip

@@ -1,0 +1,55 @@
+"""A layer of adaptive LIF neurons: one launch a direction, a block a sample and a thread a neuron."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda._arguments import structure
+from elm_neuro.backends.cuda._compile import Program
+
+MAX_NEURON = 1024  # threads of a block
+MAX_SHARED_BYTES = 48 * 1024  # what every device gives: 1024 neurons over a latency of 351 steps, 256 over 1500
+MAX_CHUNK = 32  # steps between barriers
+WARP = 32
+
+FORWARD, _FORWARD_BYTES = structure(
+    "num_steps num_neuron history chunk lengths current beta p b by_sender v_0 a_0 s_0 blocked "
+    "spikes v_last a_last membrane adaptation open"
+)
+BACKWARD, _BACKWARD_BYTES = structure(
+    "num_steps num_neuron history chunk through_reset lengths beta p b w_rec v_0 membrane adaptation open "
+    "grad_spikes grad_v_last grad_a_last grad_current grad_v_0 grad_a_0 grad_beta grad_p grad_b"
+)
+
+
+def threads_for(num_neuron: int) -> int:
+    """Threads of a block: the power of two from 32 on that holds the neurons."""
+    return max(WARP, 1 << (num_neuron - 1).bit_length())
+
+
+@cache
+def program(dtype: torch.dtype, threads: int, surrogate: int, settings: tuple[float, ...]) -> Program:
+    """The source for these numbers and this surrogate, numbered as in native/api.h, with the fields of its class."""
+    double = dtype == torch.float64
+    padded = (*settings, *(1.0,) * (4 - len(settings)))
+    return Program(
+        "alif.cuh",
+        (
+            ("ELM_REAL", "double" if double else "float"),
+            ("ELM_DOUBLE", int(double)),
+            ("ELM_THREADS", threads),
+            ("ELM_SURROGATE", surrogate),
+            *((f"ELM_SETTING_{index}", f"({float(value)!r})") for index, value in enumerate(padded)),
+            ("ELM_BYTES_ALIF", _FORWARD_BYTES),
+            ("ELM_BYTES_ALIFBACKWARD", _BACKWARD_BYTES),
+        ),
+    )
+
+
+def launch(kernel: str, code: Program, batch: int, threads: int, shared_bytes: int, args: bytes, like: Tensor) -> None:
+    """A block for each of `batch` samples, on the current stream of `like`'s device."""
+    _driver.launcher().launch(code, kernel, (batch, 1), threads, shared_bytes, args, like.device)

@@ -1,0 +1,91 @@
+"""The layer's kernels, run on the CPU, against the reference: drawn layers, inputs, states and lengths, both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from elm_neuro import ALIF, LIF, ALIFState
+from elm_neuro.backends.cuda import _compile
+from tests.backends.alif import test_published
+from tests.backends.alif.cases import calls, everything
+from tests.backends.cuda.fake_driver import FakeDriver
+from tests.tolerances import assert_close
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls())
+def test_equals_the_reference(fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
+    layer, *arguments = call
+    found, wanted = (everything(layer, backend, *arguments) for backend in ("cuda", "reference"))
+    assert torch.equal(found[0], wanted[0])
+    for result, right in zip(found, wanted, strict=True):
+        assert_close(result, right, dtype=torch.float64, scale=10.0)
+
+
+def in_several_orders(fake_driver: FakeDriver) -> list[Tensor]:
+    torch.manual_seed(0)
+    layer = ALIF(20, 64, latency=2.0, recurrent=True, detach_recurrent=False).double()
+    with torch.no_grad():
+        layer.cell.weight.mul_(4)
+        assert layer.cell.w_rec is not None
+        layer.cell.w_rec.copy_(0.4 * torch.randn(64, 64))
+    x = (torch.rand(2, 40, 20) < 0.3).double()
+    found = []
+    for seed in range(4):
+        fake_driver.seed = seed
+        results = everything(layer, "cuda", x, None, None)
+        assert results[0].any()
+        found.append(torch.cat([result.flatten() for result in results]).nan_to_num(1e9))
+    return found
+
+
+def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver) -> None:
+    first, *others = in_several_orders(fake_driver)
+    assert all(torch.equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize("barrier", ["if (a.by_sender) __syncthreads();", "if (a.w_rec) __syncthreads();"])
+def test_a_missing_barrier_is_found(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, barrier: str) -> None:
+    from elm_neuro.backends.cuda import _alif
+
+    texts = dict(_compile.sources())
+    assert barrier in texts["alif.cuh"]
+    texts["alif.cuh"] = texts["alif.cuh"].replace(barrier, "")
+    monkeypatch.setattr(_compile, "sources", lambda: texts)
+    _alif.program.cache_clear()
+    try:
+        first, *others = in_several_orders(fake_driver)
+        found = not all(torch.equal(other, first) for other in others)
+    except ValueError as error:  # a row of spikes that nobody has written yet
+        found = "NaN" in str(error)
+    _alif.program.cache_clear()
+    assert found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", test_published.NAMES)
+def test_the_published_loop(fake_driver: FakeDriver, shared: Path, name: str) -> None:
+    test_published.test_the_published_loop_and_blocks(name, "frames", "seq", "cuda", shared)
+
+
+def test_what_it_cannot_run_is_refused_by_name(fake_driver: FakeDriver) -> None:
+    layer = LIF(3, 2, surrogate=lambda x: (x > 0).to(x.dtype), backend="cuda")
+    with pytest.raises(ValueError, match='"cuda" cannot run this: it knows the surrogates ATan, '):
+        layer(torch.rand(1, 4, 3))
+    with pytest.raises(ValueError, match="it runs at most 1024 neurons, got 1025"):
+        LIF(3, 1025, backend="cuda")(torch.rand(1, 4, 3))
+
+
+def test_a_latency_beyond_shared_memory_goes_torchs_way(fake_driver: FakeDriver) -> None:
+    layer = ALIF(3, 1000, latency=400.0, recurrent=True, backend="cuda")
+    x = torch.rand(1, 4, 3)
+    spikes = layer(x)[0]
+    assert not fake_driver.launched
+    layer.backend = "torch"
+    assert torch.equal(spikes, layer(x)[0])
