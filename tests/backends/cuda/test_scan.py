@@ -112,7 +112,7 @@ def test_layouts_of_any_kind_equal_the_reference(
     threads, lanes, samples = layout
 
     def chosen(shape: _plans.Shape, device: _plans.Device, *_: Any, backward: bool) -> _plans.Plan:
-        small = _plans.Device(device.multiprocessors, 4096, device.architecture)  # weights beyond shared memory too
+        small = _plans.Device(device.multiprocessors, 8192, device.architecture)  # weights beyond shared memory too
         plan = _plans.layout(shape, small, threads, samples, (lanes, min(32, 2 * lanes)), backward=backward)
         assert plan is not None
         return plan
