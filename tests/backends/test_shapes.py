@@ -75,3 +75,16 @@ def test_a_lif_layers_parameters(name: str, backend: str, as_events: bool) -> No
         setattr(layer.cell, name, torch.nn.Parameter(shorter(whole, axis)))
         with pytest.raises(ValueError, match="must have shape"):
             layer(x)
+
+
+@pytest.mark.parametrize("name", ["beta", "p", "b", "w_rec"])
+def test_parameters_of_another_dtype_are_refused_by_every_backend(name: str) -> None:
+    from elm_neuro import ALIF
+
+    layer = ALIF(3, 4, recurrent=True).double()
+    parameter = getattr(layer.cell, name)
+    parameter.data = parameter.data.float()
+    for backend in ("auto", "reference"):
+        layer.backend = backend
+        with pytest.raises((TypeError, RuntimeError), match="float"):
+            layer(torch.rand(2, 5, 3, dtype=torch.float64))

@@ -14,7 +14,7 @@ from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._plain import not_numbers, resolved
-from elm_neuro.backends.parts._shapes import check_shapes
+from elm_neuro.backends.parts._shapes import check_dtypes, check_shapes
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
@@ -90,11 +90,11 @@ def _check(
     """Refuse tensors that do not fit one another."""
     batch, num_neuron = x.shape[0], bias.shape[-1]
     one = (num_neuron,)
-    check_shapes(
-        (
-            ("weight", weight, (num_neuron, x.shape[-1])), ("bias", bias, one), ("beta", params.beta, one),
-            ("p", params.p, one), ("b", params.b, one), ("w_rec", params.w_rec, (num_neuron, num_neuron)),
-            ("state.v", state.v, (batch, num_neuron)), ("state.a", state.a, (batch, num_neuron)),
-            ("state.s", state.s, (batch, max(1, state.s.shape[-2]), num_neuron)), ("lengths", lengths, (batch,)),
-        )
+    named = (
+        ("weight", weight, (num_neuron, x.shape[-1])), ("bias", bias, one), ("beta", params.beta, one),
+        ("p", params.p, one), ("b", params.b, one), ("w_rec", params.w_rec, (num_neuron, num_neuron)),
+        ("state.v", state.v, (batch, num_neuron)), ("state.a", state.a, (batch, num_neuron)),
+        ("state.s", state.s, (batch, max(1, state.s.shape[-2]), num_neuron)), ("lengths", lengths, (batch,)),
     )  # fmt: skip
+    check_shapes(named)
+    check_dtypes(named, bias)

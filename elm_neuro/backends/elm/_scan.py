@@ -20,7 +20,7 @@ from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
-from elm_neuro.backends.parts._shapes import check_shapes
+from elm_neuro.backends.parts._shapes import check_dtypes, check_shapes
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
@@ -176,6 +176,8 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     if state is not None:
         fits += [("state.b", state.b, (batch, *of, num_branch)), ("state.m", state.m, (batch, *kappa_m.shape))]
     check_shapes(fits)
+    # a state is taken to the parameters' dtype
+    check_dtypes([fit for fit in fits if not fit[0].startswith("state")], kappa_m)
 
 
 def _settled(

@@ -49,7 +49,7 @@ def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
     found = []
     for seed in range(5):
         x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(64, dtype=torch.float64)
-        arguments = struct.pack("2q", x.data_ptr(), y.data_ptr())
+        arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
         FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments, x.device)
         found.append(y)
     return found
@@ -174,7 +174,7 @@ def test_sanitizers_find_what_is_planted(tmp_path: Path) -> None:
     if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
         pytest.skip("no compiler")
     script = f"""
-import struct, torch
+import ctypes, torch
 from elm_neuro.backends.cuda import _compile
 from elm_neuro.backends.cuda._compile import Program
 from tests.backends.cuda.fake_driver import FakeDriver
@@ -182,7 +182,7 @@ texts = {{**_compile.sources(), "sum.cuh": {HEADER + SUM.replace("BARRIER", "__s
 _compile.sources = lambda: texts
 driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 x, y = torch.ones(64), torch.ones(64)
-arguments = struct.pack("2q", x.data_ptr(), y.data_ptr())
+arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
 program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
 driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
 """
