@@ -14,7 +14,7 @@ from elm_neuro.backends.alif._native import Native
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._plain import not_numbers, resolved
-from elm_neuro.backends.parts._shapes import check_dtypes, check_shapes
+from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
@@ -94,7 +94,7 @@ def _check(
         ("weight", weight, (num_neuron, x.shape[-1])), ("bias", bias, one), ("beta", params.beta, one),
         ("p", params.p, one), ("b", params.b, one), ("w_rec", params.w_rec, (num_neuron, num_neuron)),
         ("state.v", state.v, (batch, num_neuron)), ("state.a", state.a, (batch, num_neuron)),
-        ("state.s", state.s, (batch, max(1, state.s.shape[-2]), num_neuron)), ("lengths", lengths, (batch,)),
+        ("state.s", state.s, (batch, max(1, state.s.shape[-2]), num_neuron)),
     )  # fmt: skip
-    check_shapes(named)
-    check_dtypes(named, bias)
+    check_operands(named, bias)
+    check_lengths(lengths, batch, x.shape[1], bias.device)

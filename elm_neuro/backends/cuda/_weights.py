@@ -85,13 +85,19 @@ _by_input = WeakIdKeyDictionary()  # by the routing tensor itself
 
 def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     """Synapses of each input: where they begin, (num_routing, num_input + 1), and their numbers, (num_routing, branch *
-    synapse), in order; empty slots come before. Computed once for a routing, which is a constant of its neuron.
+    synapse), in order; empty slots come before. Computed and looked at once for a routing, a constant of its neuron:
+    looking waits for the device.
+
+    Raises:
+        ValueError: a slot is routed to an input that is not there.
     """
     version, known = _by_input.get(routing, (None, None))
     found: tuple[Tensor, Tensor] | None = known if version == routing._version else None
     if found is None:
         flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
         inputs, slot = torch.sort(flat, dim=-1, stable=True)
+        if flat.numel() and int(inputs[:, -1].max()) >= num_input:
+            raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
         bounds = torch.arange(num_input + 1, device=routing.device).expand(flat.shape[0], -1).contiguous()
         found = torch.searchsorted(inputs, bounds), slot
         _by_input[routing] = (routing._version, found)

@@ -14,6 +14,8 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import padded_table
 from elm_neuro.functional import branch_input, branch_matrix
 
+OUTSIDE = 2  # status of a call, as native/library.cpp has it
+
 
 class FirstLayer(NamedTuple):
     """What the table is made of, beside the first layer's weight."""
@@ -137,5 +139,8 @@ def _arguments(weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total
 
 def _call(call: _library.Call, weight: Tensor, args: _library.TableArgs) -> None:
     """`weight`, the first layer's or the synapses', says the dtype and about how much work it is."""
-    if call(weight.dtype == torch.float64, _library.threads_for(weight.numel()), ctypes.byref(args)):
+    status = call(weight.dtype == torch.float64, _library.threads_for(weight.numel()), ctypes.byref(args))
+    if status == OUTSIDE:
+        raise ValueError(f"routing must hold inputs below {args.num_input}, -1 where a slot is empty; it was changed")
+    if status:
         raise MemoryError(f"no memory for a row of {args.hidden} hidden units")

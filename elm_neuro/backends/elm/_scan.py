@@ -20,7 +20,7 @@ from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
-from elm_neuro.backends.parts._shapes import check_dtypes, check_shapes
+from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
@@ -81,9 +81,9 @@ def scan(
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
+    state = _in_dtype_of(params, state)
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
-    state = _in_dtype_of(params, state)
     if (
         torch.compiler.is_compiling()
         and chosen.traceable
@@ -127,10 +127,10 @@ def spiking_scan(
         after the last valid step of each sample.
     """
     check_sparse_input(sparse_input, x)
+    state = _in_dtype_of(params, state)
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        state = _in_dtype_of(params, state)
         spikes, y, after = chosen.spiking_scan(
             x, params, state, rule, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
         )
@@ -160,12 +160,11 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     fits: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
         ("w_s", w_s, (*of, num_branch, w_s.shape[-1])), ("gain", gain, kappa_m.shape),
         ("w_y", w_y, (*of, w_y.shape[-2], num_memory)), ("b_y", b_y, (*of, w_y.shape[-2])),
-        ("lengths", lengths, (batch,)),
+        ("kappa_b", kappa_b, (num_branch,) if kappa_b.ndim else ()),
     ]  # fmt: skip
-    if kappa_b.ndim:
-        fits.append(("kappa_b", kappa_b, (num_branch,)))
     if routing is not None:
-        fits.append(("routing", routing, (*of[: routing.ndim - 2], num_branch, w_s.shape[-1])))
+        shape = (*of[: routing.ndim - 2], num_branch, w_s.shape[-1])
+        check_operands([("routing", routing, shape)], kappa_m, dtype=torch.int64)
     elif x.shape[-1] != num_branch:
         raise ValueError(f"x must have {num_branch} inputs, one a branch, got {x.shape[-1]}")
     size = num_branch + num_memory
@@ -175,9 +174,8 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
         size = out
     if state is not None:
         fits += [("state.b", state.b, (batch, *of, num_branch)), ("state.m", state.m, (batch, *kappa_m.shape))]
-    check_shapes(fits)
-    # a state is taken to the parameters' dtype
-    check_dtypes([fit for fit in fits if not fit[0].startswith("state")], kappa_m)
+    check_operands(fits, kappa_m)
+    check_lengths(lengths, batch, x.shape[1], kappa_m.device)
 
 
 def _settled(

@@ -168,11 +168,23 @@ int64_t elm_filter_backward(int64_t is_double, int64_t threads, const ElmFilter 
     return spread(kernels(is_double).filter_backward, args, (args->width + lanes - 1) / lanes, threads);
 }
 
+// Whether a slot is routed to an input that is not there: its row would lie outside of the table.
+static bool leads_outside(const ElmTable *args) {
+    const int64_t neurons = args->routing_neuron ? args->num_neuron : 1;
+    int64_t sign = 0;  // negative as soon as one of the differences is
+    for (int64_t k = 0; args->routing && k < neurons * args->num_branch * args->num_synapse; k++)
+        sign |= args->num_input - 1 - args->routing[k];
+    return sign < 0;
+}
+
+// 0; 1 where there was not enough memory, 2 where the routing leads outside: then nothing is written.
 int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *args) {
+    if (leads_outside(args)) return 2;
     return spread(kernels(is_double).table_forward, args, args->num_neuron, threads);
 }
 
 int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *args) {
+    if (leads_outside(args)) return 2;
     return spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
 }
 
