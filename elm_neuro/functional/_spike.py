@@ -122,7 +122,19 @@ def _recorded_without_gradient() -> bool:
 class SurrogateStep:
     """A surrogate called on the distance to threshold: 1 where it is positive, in its dtype, with the gradient of
     :meth:`slope`.
+
+    Raises:
+        ValueError: a setting is not a finite number.
+
+    >>> FastSigmoid(float("inf"))
+    Traceback (most recent call last):
+    ValueError: scale of FastSigmoid must be a finite number, got inf
     """
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} of {type(self).__name__} must be a finite number, got {value}")
 
     def __call__(self, distance: Tensor) -> Tensor:
         if _recorded_without_gradient():
@@ -189,6 +201,12 @@ class MultiGaussian(SurrogateStep):
     h: float = 0.15
     s: float = 6.0
     gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sigma", "s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} of MultiGaussian must be above 0, got {getattr(self, name)}")
 
     def slope(self, distance: Tensor) -> Tensor:
         wide = self.s * self.sigma

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from elm_neuro import ALIF, LIF, SpikeEvents
-from elm_neuro.functional import FastSigmoid
+from elm_neuro.functional import FastSigmoid, MultiGaussian
+from elm_neuro.functional._spike import SURROGATES
 from tests.tolerances import assert_close
 
 
@@ -128,3 +131,17 @@ def test_a_surrogate_that_changes_the_dtype_is_refused() -> None:
         TypeError, match=r"surrogate must keep the dtype torch.float64 of the membrane, got spikes of torch.float32"
     ):
         layer(torch.ones(1, 4, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", SURROGATES.values())
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_settings_of_a_surrogate_are_numbers(kind: type, value: float) -> None:
+    for field in fields(kind):
+        with pytest.raises(ValueError, match=f"{field.name} of {kind.__name__} must be a finite number, got {value}"):
+            kind(**{field.name: value})
+
+
+@pytest.mark.parametrize("name", ["sigma", "s"])
+def test_widths_of_gaussians_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} of MultiGaussian must be above 0, got 0.0"):
+        MultiGaussian(**{name: 0.0})

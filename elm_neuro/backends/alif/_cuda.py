@@ -4,7 +4,6 @@ gradient of the recurrent weights as one product over all steps after it.
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._native_pass import KERNEL_SURROGATES
+from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES, reason_of_kernels
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import Torch, remembered
 from elm_neuro.backends.cuda import _alif, _available
@@ -20,7 +19,7 @@ from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ALIFParameters, ALIFState
+from elm_neuro.functional import ALIFParameters, ALIFState, Surrogate
 
 DEVICE = "cuda"
 DTYPES = (torch.float32, torch.float64)
@@ -46,11 +45,8 @@ class Cuda(ALIFBackend):
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         if x.device != params.beta.device:
             return f"x must be on the parameters' device, {params.beta.device}, got {x.device}"
-        if params.gradient != "loop" and torch.is_grad_enabled():
-            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
-        if type(params.surrogate) not in KERNEL_SURROGATES:
-            known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
-            return f"it knows the surrogates {known}, got {params.surrogate!r}"
+        if (reason := reason_of_kernels(params)) is not None:
+            return reason
         if params.beta.shape[0] > _alif.MAX_NEURON:
             return f"it runs at most {_alif.MAX_NEURON} neurons, got {params.beta.shape[0]}"
         return self.refusal_of(params.beta)
@@ -88,17 +84,16 @@ class Plan(NamedTuple):
 
     history: int  # latency + 1
     chunk: int  # steps between barriers
-    surrogate: int
-    settings: tuple[float, ...]
+    surrogate: int  # its kind, as native/api.h numbers them
+    slope: Surrogate
     through_reset: bool
     through_recurrence: bool
 
     @classmethod
     def of(cls, params: ALIFParameters, history: int) -> Plan:
         surrogate: Any = params.surrogate
-        kind, settings = KERNEL_SURROGATES[type(surrogate)], astuple(surrogate)
-        chunk = min(history, _alif.MAX_CHUNK)
-        return cls(history, chunk, kind, settings, not params.detach_reset, not params.detach_recurrent)
+        kind, chunk = KERNEL_SURROGATES[type(surrogate)], min(history, _alif.MAX_CHUNK)
+        return cls(history, chunk, kind, surrogate, not params.detach_reset, not params.detach_recurrent)
 
     def shared_bytes(self, threads: int) -> int:
         """A bit for each neuron in each step that is remembered or is being run."""
@@ -114,13 +109,13 @@ class _Pass(Function):
             raise RuntimeError("a pass without input or state")
         batch, num_steps, num_neuron = current.shape
         # step k is left without input by the spikes s_0[k + 1:]
-        blocked = s_0[:, 1:].flip(1).cummax(1).values.flip(1).contiguous() if plan.history > 1 else None
+        blocked = s_0[:, 1:].flip(1).cummax(1).values.flip(1).clamp_(min=0).contiguous() if plan.history > 1 else None
         by_sender = None if w_rec is None else w_rec.t().contiguous()
         spikes, v, a = torch.empty_like(current), torch.empty_like(v_0), torch.empty_like(a_0)
         save = any(ctx.needs_input_grad)
         kept = [torch.empty_like(current) for _ in range(3)] if save else [None] * 3
         threads = _alif.threads_for(num_neuron)
-        code = _alif.program(current.dtype, threads, plan.surrogate, plan.settings)
+        code = _alif.program(current.dtype, threads, plan.surrogate)
         args = _alif.FORWARD(
             num_steps, num_neuron, plan.history, plan.chunk, lengths, current, beta, p, b, by_sender, v_0, a_0, s_0,
             blocked, spikes, v, a, *kept,
@@ -144,7 +139,7 @@ class _Pass(Function):
         fed_back = w_rec if plan.through_recurrence else None
         args = _alif.BACKWARD(
             num_steps, num_neuron, plan.history, plan.chunk, int(plan.through_reset), lengths, beta, p, b, fed_back,
-            v_0, *kept, *given, grad_current, v, a, *sums,
+            v_0, *kept, *given, grad_current, v, a, *sums, *_alif.slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
         _alif.launch("elm_alif_backward", ctx.code, batch, threads, 0, args, spikes)

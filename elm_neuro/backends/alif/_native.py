@@ -4,11 +4,11 @@ forward and backward; frames that are not sparse meet the weights in one product
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._native_pass import KERNEL_SURROGATES, Operands, Plan, run
+from elm_neuro.backends.alif._kernels import reason_of_kernels
+from elm_neuro.backends.alif._native_pass import Operands, Plan, run
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import DTYPES, Events
@@ -43,12 +43,7 @@ class Native(ALIFBackend):
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         if x.device.type != "cpu":
             return f"it runs on the CPU, got {x.device}"
-        if params.gradient != "loop" and torch.is_grad_enabled():
-            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
-        if type(params.surrogate) not in KERNEL_SURROGATES:
-            known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
-            return f"it knows the surrogates {known}, got {params.surrogate!r}"
-        return self.refusal_of(params.beta)
+        return reason_of_kernels(params) or self.refusal_of(params.beta)
 
     def scan(
         self,

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows
 from elm_neuro.backends.parts._twice import differentiable_once
-from elm_neuro.functional import ALIFParameters, ALIFState, ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid
-
-# Surrogates whose slope the kernels compute from the class's fields; native/api.h numbers them.
-KERNEL_SURROGATES: dict[type[Any], int] = {ATan: 1, FastSigmoid: 2, Boxcar: 3, MultiGaussian: 4, Sigmoid: 5}
+from elm_neuro.functional import ALIFParameters, ALIFState
 
 
 class Operands(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
+from struct import pack, unpack
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import structure
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate
 
 MAX_NEURON = 1024  # threads of a block
 MAX_SHARED_BYTES = 48 * 1024  # what every device gives: 1024 neurons over a latency of 351 steps, 256 over 1500
@@ -22,7 +25,8 @@ FORWARD, _FORWARD_BYTES = structure(
 )
 BACKWARD, _BACKWARD_BYTES = structure(
     "num_steps num_neuron history chunk through_reset lengths beta p b w_rec v_0 membrane adaptation open "
-    "grad_spikes grad_v_last grad_a_last grad_current grad_v_0 grad_a_0 grad_beta grad_p grad_b"
+    "grad_spikes grad_v_last grad_a_last grad_current grad_v_0 grad_a_0 grad_beta grad_p grad_b "
+    "scale factor side_scale side_factor mean"
 )
 
 
@@ -32,10 +36,9 @@ def threads_for(num_neuron: int) -> int:
 
 
 @cache
-def program(dtype: torch.dtype, threads: int, surrogate: int, settings: tuple[float, ...]) -> Program:
-    """The source for these numbers and this surrogate, numbered as in native/api.h, with the fields of its class."""
+def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
+    """The source for these numbers and this kind of surrogate, numbered as in native/api.h."""
     double = dtype == torch.float64
-    padded = (*settings, *(1.0,) * (4 - len(settings)))
     return Program(
         "alif.cuh",
         (
@@ -43,11 +46,30 @@ def program(dtype: torch.dtype, threads: int, surrogate: int, settings: tuple[fl
             ("ELM_DOUBLE", int(double)),
             ("ELM_THREADS", threads),
             ("ELM_SURROGATE", surrogate),
-            *((f"ELM_SETTING_{index}", f"({float(value)!r})") for index, value in enumerate(padded)),
             ("ELM_BYTES_ALIF", _FORWARD_BYTES),
             ("ELM_BYTES_ALIFBACKWARD", _BACKWARD_BYTES),
         ),
     )
+
+
+def slope_words(surrogate: Surrogate) -> tuple[int, ...]:
+    """What the kernel computes the surrogate's slope from, as the 64 bits of each number.
+
+    >>> unpack("5d", pack("5q", *slope_words(ATan(2.0))))
+    (3.141592653589793, 1.0, 0.0, 0.0, 0.0)
+    """
+    scale, factor, side_scale, side_factor, mean = 0.0, 0.0, 0.0, 0.0, 0.0
+    if isinstance(surrogate, ATan):
+        scale, factor = math.pi / 2 * surrogate.alpha, surrogate.alpha / 2
+    elif isinstance(surrogate, FastSigmoid | Sigmoid):
+        scale = surrogate.scale
+    elif isinstance(surrogate, Boxcar):
+        scale, factor = surrogate.width / 2, surrogate.height
+    elif isinstance(surrogate, MultiGaussian):
+        mean, wide, peak = surrogate.sigma, surrogate.s * surrogate.sigma, surrogate.gamma / math.sqrt(2 * math.pi)
+        scale, side_scale = 1 / mean, 1 / wide
+        factor, side_factor = (1 + surrogate.h) * peak * scale, surrogate.h * peak * side_scale
+    return unpack("5q", pack("5d", scale, factor, side_scale, side_factor, mean))
 
 
 def launch(kernel: str, code: Program, batch: int, threads: int, shared_bytes: int, args: bytes, like: Tensor) -> None:

@@ -27,36 +27,27 @@ struct AlifBackward {
     const Real *grad_spikes, *grad_v_last, *grad_a_last;
     Real *grad_current;                             // shape of current
     Real *grad_v_0, *grad_a_0, *grad_beta, *grad_p, *grad_b;  // (batch, neuron)
+    double scale, factor, side_scale, side_factor, mean;  // of the surrogate's slope
 };
 
 static_assert(sizeof(Alif) == ELM_BYTES_ALIF && sizeof(AlifBackward) == ELM_BYTES_ALIFBACKWARD, "structures of alif.cuh and _alif.py");
 
-ELM_DEVICE Real gaussian(Real x, double mean, double sigma) {
-    const Real z = (x - Real(mean)) * Real(1.0 / sigma);
-    return exp(z * z * Real(-0.5)) * Real(0.3989422804014327 / sigma);
-}
+// The surrogate's slope at a distance from the threshold, from what _alif.py makes of its settings: arguments, so that they may change from step to
+// step without another compilation.
+ELM_DEVICE Real bell(Real z) { return exp(z * z * Real(-0.5)); }
 
-// The surrogate's slope at a distance from the threshold.
-ELM_DEVICE Real slope(Real x) {
+ELM_DEVICE Real slope_at(const AlifBackward &a, Real x) {
+    const Real scale = Real(a.scale), factor = Real(a.factor), side_scale = Real(a.side_scale), side_factor = Real(a.side_factor), mean = Real(a.mean);
     const Real distance = x < Real(0) ? -x : x;
-    constexpr double first = ELM_SETTING_0, h = ELM_SETTING_1, wide = ELM_SETTING_2 * first, gamma = ELM_SETTING_3;
     switch (ELM_SURROGATE) {
-        case ATAN: {
-            const Real scaled = x * Real(1.5707963267948966 * first);
-            return Real(0.5 * first) / (scaled * scaled + Real(1));
-        }
-        case FAST_SIGMOID: {
-            const Real denominator = distance * Real(first) + Real(1);
-            return Real(1) / (denominator * denominator);
-        }
-        case BOXCAR: return distance < Real(0.5 * first) ? Real(h) : Real(0);
-        case MULTI_GAUSSIAN: {
-            const Real sides = gaussian(x, first, wide) + gaussian(x, -first, wide);
-            return gaussian(x, 0.0, first) * Real(gamma * (1.0 + h)) - sides * Real(gamma * h);
-        }
+        case ATAN: return factor / (x * scale * (x * scale) + Real(1));
+        case FAST_SIGMOID: return Real(1) / ((distance * scale + Real(1)) * (distance * scale + Real(1)));
+        case BOXCAR: return distance < scale ? factor : Real(0);
+        case MULTI_GAUSSIAN:
+            return bell(x * scale) * factor - (bell((x - mean) * side_scale) + bell((x + mean) * side_scale)) * side_factor;
         default: {
-            const Real s = Real(1) / (Real(1) + exp(-x * Real(first)));
-            return s * (Real(1) - s) * Real(first);
+            const Real y = Real(1) / (Real(1) + exp(-x * scale));
+            return y * (Real(1) - y) * scale;
         }
     }
 }
@@ -137,7 +128,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
             }
             if (adaptive) ds += da;
             if (a.through_reset) ds -= membrane * dv;
-            const Real dx = ds * slope(distance), dm = dx + (distance > Real(0) ? Real(0) : dv);
+            const Real dx = ds * slope_at(a, distance), dm = dx + (distance > Real(0) ? Real(0) : dv);
             if (adaptive) {
                 d_b -= dx * adaptation;
                 d_p += da * adaptation;

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from elm_neuro import ALIF, LIF, ALIFState
 from elm_neuro.backends.cuda import _compile
+from elm_neuro.functional import FastSigmoid
 from tests.backends.alif import test_published
 from tests.backends.alif.cases import calls, everything
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.tolerances import assert_close
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls())
 def test_equals_the_reference(fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
     layer, *arguments = call
@@ -68,7 +69,6 @@ def test_a_missing_barrier_is_found(fake_driver: FakeDriver, monkeypatch: pytest
     assert found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", test_published.NAMES)
 def test_the_published_loop(fake_driver: FakeDriver, shared: Path, name: str) -> None:
     test_published.test_the_published_loop_and_blocks(name, "frames", "seq", "cuda", shared)
@@ -89,3 +89,17 @@ def test_a_latency_beyond_shared_memory_goes_torchs_way(fake_driver: FakeDriver)
     assert not fake_driver.launched
     layer.backend = "torch"
     assert torch.equal(spikes, layer(x)[0])
+
+
+def test_settings_of_a_surrogate_are_not_compiled(fake_driver: FakeDriver) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 9, 3).double()
+    before = None
+    for scale in (5.0, 7.0, 25.0):  # as where the slope is annealed
+        layer = ALIF(3, 4, surrogate=FastSigmoid(scale)).double()
+        found, wanted = (everything(layer, backend, x, None, None) for backend in ("cuda", "reference"))
+        for result, right in zip(found, wanted, strict=True):
+            assert_close(result, right, dtype=torch.float64, scale=10.0)
+        known = len(fake_driver._libraries)
+        assert before in (None, known)
+        before = known

@@ -140,7 +140,7 @@ def programs(architecture: int) -> dict[str, Program]:
         found[f"weights, {name}"] = _weights.program(dtype)
         found[f"readout, {name}"] = _readout.program(dtype)
         for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
-            found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4, (0.5, 0.15, 6.0, 0.3))
+            found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
