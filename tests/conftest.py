@@ -9,10 +9,15 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The first example of a test pays for what is loaded and compiled once: a deadline for each measures the machine.
+hypothesis.settings.register_profile("elm_neuro", deadline=None)
+hypothesis.settings.load_profile("elm_neuro")
 
 # With ELM_NEURO_STRICT_SKIPS=1 (or CI=true) every extra is installed, and a skip whose reason begins otherwise is a
 # failure.
