@@ -1,0 +1,68 @@
+"""What mkdocs does for this site beside its plugins: our markup, generated pages, tutorials that look like pages."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generated
+import markup
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Our markup for pages and docstrings; the tutorials' kernel finds the package of this checkout."""
+    config.markdown_extensions.append("markup")
+    root = str(Path(config.config_file_path).parent)
+    os.environ["IPYTHONDIR"] = _ipython_settings()
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return config
+
+
+def _ipython_settings() -> str:
+    """A folder of settings for the kernel of the tutorials: a figure at the end of a cell is drawn, whoever made it."""
+    startup = Path(tempfile.mkdtemp(prefix="elm-neuro-docs-"), "profile_default", "startup")
+    startup.mkdir(parents=True)
+    startup.joinpath("figures.py").write_text(
+        "from IPython.core.pylabtools import select_figure_formats\n"
+        "select_figure_formats(get_ipython(), {'png'}, bbox_inches=None)\n",
+        encoding="utf-8",
+    )
+    return str(startup.parents[1])
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The pages that are read off the package."""
+    for path, text in generated.pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Tutorials in the site's own style: equations as on other pages, without the half megabyte of Jupyter's."""
+    if not page.file.src_uri.startswith("tutorials/") or not page.file.src_uri.endswith(".py"):
+        return html
+    for unwanted in (
+        r"<(style|script)\b.*?</\1>",
+        r"<clipboard-copy.*?</clipboard-copy>",
+        r'<div class="clipboard-copy-txt".*?</div>',
+        r'<div class="jp-(?:Input|Output)Prompt[^>]*>[^<]*</div>',
+    ):
+        html = re.sub(unwanted, "", html, flags=re.DOTALL)
+    html = re.sub(
+        r'<div class="highlight-ipynb hl-python"><pre>(.*?)</pre></div>',
+        r'<div class="highlight"><pre><code>\1</code></pre></div>',
+        html,
+        flags=re.DOTALL,
+    )
+    source = f"docs/{page.file.src_uri}"
+    html += f'<p class="source">This page is <code>{source}</code> with its output, run when the site was built.</p>'
+    return markup.equations_of_html(html)
