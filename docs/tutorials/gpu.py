@@ -11,10 +11,7 @@ import torch
 from elm_neuro import ELM, SpikeEvents, backends, last_output, suggest
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-print(
-    "this page was built on:",
-    torch.cuda.get_device_name() if device == "cuda" else "a CPU; what is said of GPUs was not run here",
-)
+print("built on", torch.cuda.get_device_name() if device == "cuda" else "a CPU: what is said of GPUs was not run here")
 for name, said in backends.available().items():
     print(f"{name:<10} {said}")
 

@@ -25,8 +25,8 @@ from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulatio
 from examples.neuronio import made_up_cell
 
 folder = Path(tempfile.mkdtemp())
-made_up_cell(folder / "raw" / "sim__train.p", num_simulations=4, num_steps=3000)
-made_up_cell(folder / "raw" / "sim__test.p", num_simulations=2, num_steps=3000)
+made_up_cell(folder / "raw" / "sim__train.p", num_simulations=6, num_steps=3000)
+made_up_cell(folder / "raw" / "sim__test.p", num_simulations=3, num_steps=3000, seed=1)
 
 # %% [markdown]
 # ## Convert
@@ -54,7 +54,7 @@ print(
 from elm_neuro.training import neuronio_loss
 
 torch.manual_seed(0)
-steps = 100
+steps = 300
 neuron = BranchELM(1278, 2, num_memory=20, num_branch=45, num_synapse_per_branch=100)
 windows = NeuronIODataset([files["train"]], num_windows=8 * steps)
 optimizer = torch.optim.Adam(neuron.parameters(), lr=5e-3)
@@ -119,8 +119,6 @@ receptive_fields(published)
 
 # %%
 from matplotlib.figure import Figure
-
-from elm_neuro.datasets import soma_target  # noqa: F401  # what output 1 was trained on: (voltage + 67.7 mV) / 10
 
 silence = torch.zeros(1, 200, 1278)
 figure = Figure(figsize=(7.2, 2.8), layout="constrained")

@@ -18,7 +18,7 @@ from elm_neuro import ELM, last_output, plotting, suggest
 from elm_neuro.adapters.tonic import InputDropout, PoolChannels, SHDAdding, TimeJitter, ToRaster
 from elm_neuro.datasets import SpokenDigits
 
-digits = SpokenDigits("train", num_samples=400)
+digits = SpokenDigits("train", num_samples=240)
 events_only = SHDAdding(digits, split="train", num_samples=4)
 events, total = events_only[0]
 print(events_only.classes[:3], "...", events.dtype.names, f"{len(events):,} spikes, sum {total}")
@@ -33,8 +33,8 @@ print(events_only.classes[:3], "...", events.dtype.names, f"{len(events):,} spik
 # %%
 raster = ToRaster(bin_us=20_000, duration_us=2_000_000, num_channels=140)
 transform = Compose([TimeJitter(1000.0), PoolChannels(5), raster, InputDropout(0.3)])
-train = SHDAdding(digits, split="train", num_samples=480, transform=transform)
-valid = SHDAdding(digits, split="validation", num_samples=240, transform=Compose([PoolChannels(5), raster]))
+train = SHDAdding(digits, split="train", num_samples=256, transform=transform)
+valid = SHDAdding(digits, split="validation", num_samples=120, transform=Compose([PoolChannels(5), raster]))
 print("training list  ", train.fingerprint[:16], "...")
 print("validation list", valid.fingerprint[:16], "... of speakers who are in no training pair")
 
@@ -47,7 +47,7 @@ print("validation list", valid.fingerprint[:16], "... of speakers who are in no 
 torch.manual_seed(0)
 steps, delta_t = 100, 20.0
 neuron = ELM(140, len(train.classes), num_memory=50, **suggest(delta_t, steps))
-epochs = 4
+epochs = 3
 loader = DataLoader(train, batch_size=32)
 optimizer = torch.optim.Adam(neuron.parameters(), lr=1e-2)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * len(loader))
@@ -68,7 +68,7 @@ commonest = float(totals.bincount().max() / len(totals))
 print(f"the commonest sum is right in {commonest:.1%}: that is chance here, not one in nineteen")
 
 # %% [markdown]
-# Sixty updates of 32 do not teach it to add: expect figures near chance. The paper trains 140,000 updates of 8;
+# Twenty-four updates of 32 do not teach it to add: expect figures near chance. The paper trains 140,000 updates of 8;
 # `elm-neuro fit --config shd_adding_elm` runs that recipe, an hour on one core ([measured](../reference/results.md)).
 # What can be seen at once is what the neuron has to work with: how long each unit remembers the first digit.
 

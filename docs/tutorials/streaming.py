@@ -58,9 +58,8 @@ for t in range(steps):
     outputs, state = served.step(x[:, t], state)
     voltages.append(outputs["soma_mv"])
     probabilities.append(outputs["spike_probability"])
-print(
-    f"{1e3 * (time.perf_counter() - start) / steps:.2f} ms a step of {streams} streams on the machine that built this page, one thread"
-)
+taken = 1e3 * (time.perf_counter() - start) / steps
+print(f"{taken:.2f} ms a step of {streams} streams, one thread of the machine that built this page")
 
 # %% [markdown]
 # ## The same numbers as torch
