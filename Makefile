@@ -62,7 +62,7 @@ docs: $(ALL_STAMP)  ## build the documentation into site/, tutorials run, a warn
 	$(MKDOCS) build $(ARGS)
 
 docs-serve: $(ALL_STAMP)  ## show the documentation at http://127.0.0.1:8000 and build it again as it is written
-	$(MKDOCS) serve --watch elm_neuro --watch adapters --watch export $(ARGS)
+	DOCS_CACHE=true $(MKDOCS) serve --watch elm_neuro --watch adapters --watch export $(ARGS)
 
 test-ranges:  ## both ends of all declared ranges of Python and packages, each in an environment of its own in .ranges/
 	$(or $(PYTHON),python3) tests/ranges.py --jobs $(JOBS) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A fence does not run where the line `<!-- not run: REASON -->` stands before or after it, with one of these reasons.
+# A fence does not run where the line `<!-- not run: REASON -->` stands before it, with one of these reasons.
 REASONS = (
     "installs packages",
     "needs a GPU",
@@ -24,9 +24,8 @@ REASONS = (
     "an outline",
 )
 FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<before>[^>\n]*) -->\n\n?)?"
-    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$\n?"
-    r"(?:\n?^<!-- not run: (?P<after>[^>\n]*) -->)?",
+    r"(?:^<!-- not run: (?P<reason>[^>\n]*) -->\n\n?)?"
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
     flags=re.MULTILINE | re.DOTALL,
 )
 PACKAGES = {  # what a page names, and the package that it needs
@@ -60,7 +59,7 @@ def fences(page: Path) -> list[Fence]:
     found = []
     for match in FENCE.finditer(page.read_text(encoding="utf-8")):
         code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
-        found.append(Fence(match["language"], code, match["before"] or match["after"]))
+        found.append(Fence(match["language"], code, match["reason"]))
     return found
 
 

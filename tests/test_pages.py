@@ -89,7 +89,7 @@ def test_fences_are_found_with_the_reason_beside_them(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```python\nx = 1\n```\n\n<!-- not run: takes minutes -->\n```sh\nmake demo\n```\n\n"
-        "```sh\nmake docs\n```\n<!-- not run: installs packages -->\n\n    ```yaml\n    a: 1\n    ```\n"
+        "<!-- not run: installs packages -->\n\n```sh\nmake docs\n```\n\n    ```yaml\n    a: 1\n    ```\n"
     )
     assert fences(page) == [
         Fence("python", "x = 1\n", None),

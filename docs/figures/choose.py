@@ -35,7 +35,10 @@ SWEEPS: dict[str, tuple[str, list[Any]]] = {
     "tau_s": ("tau_s (ms)", [2.0, 10.0, 20.0, 50.0, 200.0, 1000.0]),
     "lambda_": ("lambda", [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0]),
     "learning_rate": ("learning rate, Adam", [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]),
-    "branches": ("branches x synapses", [(5, 28), (5, 140), (20, 20), (20, 70), (50, 20)]),
+    "branches": (
+        "branches x synapses, initial w_s",
+        [(5, 28, 0.5), (5, 140, 0.5), (5, 140, 0.1), (20, 20, 0.5), (20, 70, 0.5), (20, 70, 0.1), (50, 20, 0.5)],
+    ),
     "threshold": ("threshold of 32 spiking ELMs", [0.0, 0.1, 0.3, 1.0, 3.0, 10.0]),
 }
 
@@ -74,7 +77,7 @@ def build(num_channels: int, setting: str, value: Any) -> tuple[nn.Module, float
     if setting == "threshold":
         return Spiking(num_channels, value, settings), learning_rate
     if setting == "branches":
-        branches = {"num_branch": value[0], "num_synapse_per_branch": value[1], "routing": "random"}
+        branches = dict(zip(("num_branch", "num_synapse_per_branch", "w_s_init"), value, strict=True), routing="random")
         return Single(BranchELM(num_channels, 20, **settings, **branches)), learning_rate
     return Single(ELM(num_channels, 20, **settings)), learning_rate
 
@@ -132,11 +135,9 @@ def draw(results: dict[str, list[list[dict[str, float]]]]) -> Figure:
 
 def label(setting: str, value: Any) -> str:
     """A value as it stands below an axis."""
-    return (
-        (" x " if setting == "branches" else "–").join(f"{v:g}" for v in value)
-        if isinstance(value, tuple)
-        else f"{value:g}"
-    )
+    if setting == "branches":
+        return "{} x {}\nw_s {}".format(*value)
+    return "–".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
 
 
 def main() -> None:
@@ -158,7 +159,7 @@ def main() -> None:
         for value in values[:1] if args.smoke else values:
             results[setting].append([run(data, setting, value, seed, epochs) for seed in seeds])
             accuracies = ", ".join(f"{one['test']:.1%}" for one in results[setting][-1])
-            print(f"{name:<30}{label(setting, value):>14}  test {accuracies}", flush=True)
+            print(f"{name:<34}{label(setting, value).replace(chr(10), ', '):>18}  test {accuracies}", flush=True)
     text = json.dumps({"base": BASE, "seeds": seeds, "results": results}, indent=1)
     write_whole({args.out.with_suffix(".json"): text.encode()})
     figure = plotting.styled(draw)(results)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import posixpath
 import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 import generated
 import markup
+
+LOG = logging.getLogger("mkdocs.hooks.elm_neuro")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -46,8 +50,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_content(html: str, page: Page, **_: Any) -> str:
-    """Tutorials in the site's own style: equations as on other pages, without the half megabyte of Jupyter's."""
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Tutorials in the site's own style: equations and links as on other pages, without Jupyter's half megabyte."""
     if not page.file.src_uri.startswith("tutorials/") or not page.file.src_uri.endswith(".py"):
         return html
     for unwanted in (
@@ -65,4 +69,17 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
     )
     source = f"docs/{page.file.src_uri}"
     html += f'<p class="source">This page is <code>{source}</code> with its output, run when the site was built.</p>'
+    html = re.sub(
+        r'href="([^":#]+)((?:#[^"]*)?)"', lambda link: f'href="{_address(link[1], page, files)}{link[2]}"', html
+    )
     return markup.equations_of_html(html)
+
+
+def _address(target: str, page: Page, files: Files) -> str:
+    """Where a link between sources leads on the site."""
+    source = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), target))
+    file = files.get_file_from_path(source)
+    if file is None:
+        LOG.warning(f"{page.file.src_uri} links to {target}, but there is no {source} among the pages")
+        return target
+    return get_relative_url(file.url, page.url)

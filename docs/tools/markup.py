@@ -28,6 +28,14 @@ DIAGRAMS = Path(__file__).resolve().parents[1] / "assets" / "diagrams"
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 HTML_MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?=\S)([^$\n<>]+?)(?<=\S)\$(?![\w$])", re.DOTALL)
 
+REPAIRS = (  # of what latex2mathml writes: a space before a function, none behind a sign
+    (r"(?<=</m[ino]>)<mi>(exp|log|tanh|min|max)</mi>", r'<mspace width="0.17em"/><mi>\1</mi>'),
+    (
+        r'(<mo stretchy="false">&#x0002[8];|<mo stretchy="false">\[)</mo><mo>&#x02212;</mo>',
+        r'\1</mo><mo form="prefix">&#x02212;</mo>',
+    ),
+)
+
 
 def mathml(source: str, *, block: bool = False) -> str:
     r"""The MathML of an equation in LaTeX.
@@ -39,6 +47,8 @@ def mathml(source: str, *, block: bool = False) -> str:
     if block and (r"\\" in source or "&" in source) and r"\begin" not in source:
         source = rf"\begin{{align*}}{source}\end{{align*}}"
     found = convert(source.replace(r"\tfrac", r"\frac"), display="block" if block else "inline")
+    for written, meant in REPAIRS:
+        found = re.sub(written, meant, found)
     return f'<div class="equation">{found}</div>' if block else found
 
 

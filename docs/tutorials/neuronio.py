@@ -41,7 +41,7 @@ files = {Path(name).stem.split("__")[-1]: folder / "converted" / name for name i
 simulations = open_simulations(files["test"])
 print(
     sorted(files),
-    f"{len(simulations)} test simulations of {simulations.num_steps} ms, {simulations.spikes(0).sum()} spikes in one",
+    f"{len(simulations)} test simulations of {simulations.num_steps} ms, {simulations.num_spikes} output spikes",
 )
 
 # %% [markdown]

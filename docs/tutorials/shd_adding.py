@@ -78,7 +78,7 @@ with torch.no_grad():
     traces = neuron.traces(frames)
 figure = plotting.workings(
     frames[0], traces, tau_m=neuron.tau_m, delta_t=delta_t, answer=int(totals[0]),
-    names=[str(k) for k in range(19)], source="two synthetic digits",
+    names=[str(k) for k in range(19)],
 )  # fmt: skip
 figure
 
