@@ -1,4 +1,4 @@
-"""The code of README.md and of the pages in docs/: what is in their fences, and what keeps a fence from running here."""
+"""The code of README.md and of the pages in docs/: what is in their fences, and what keeps one from running here."""
 
 from __future__ import annotations
 

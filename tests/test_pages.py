@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.pages import REASONS, ROOT, Fence, commands, fences, needed, pages
 
 from elm_neuro import cli
+from tests.pages import REASONS, ROOT, Fence, commands, fences, needed, pages
 
 # Pages whose code takes longer than a few seconds; `make test-all` runs them.
 SLOW = {"docs/index.md"}
@@ -26,11 +25,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", MARKED)

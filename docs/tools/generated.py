@@ -17,6 +17,8 @@ MODULES = {
     "elm_neuro.nn": "Layers that own parameters, and the protocol that they keep.",
     "elm_neuro.functional": "The equations, as pure functions of tensors.",
     "elm_neuro.backends": "Ways to run the same scan over time.",
+    "elm_neuro.backends.elm": "The operator of the ELM: its backends in order, and what one has to offer.",
+    "elm_neuro.backends.alif": "The operator of (adaptive) LIF layers.",
     "elm_neuro.pretrained": "A neuron as a folder: saving and loading, of any registered layer.",
     "elm_neuro.checkpoints": "The authors' published neurons, and folders of our own.",
     "elm_neuro.adapters.snntorch": "Faces for snnTorch: one step a call, hidden or explicit states, whole sequences.",
