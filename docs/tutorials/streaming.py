@@ -49,8 +49,8 @@ served = onnx_neuron.OnnxNeuron(folder / "neuron.onnx", num_threads=1)
 rng = np.random.default_rng(0)
 streams, steps = 4, 400
 x = np.zeros((streams, steps, 1278), np.float32)
-x[:, :, :639] = rng.random((streams, steps, 639)) < 0.006  # excitatory spikes, per millisecond
-x[:, :, 639:] = -(rng.random((streams, steps, 639)) < 0.004).astype(np.float32)  # inhibitory ones are -1
+x[:, :, :639] = rng.random((streams, steps, 639)) < 0.02  # excitatory spikes, per millisecond
+x[:, :, 639:] = -(rng.random((streams, steps, 639)) < 0.01).astype(np.float32)  # inhibitory ones are -1
 
 state, voltages, probabilities = served.initial_state(streams), [], []
 start = time.perf_counter()
@@ -88,7 +88,7 @@ figure
 # ## A service
 #
 # `examples/onnx_stream.py serve neuron.onnx` is a whole one: it reads JSON lines, keeps a state a stream, answers
-# what is wrong with an error and never ends because of a line. Here it is driven by two requests, as another process
+# what is wrong with an error and never ends because of a line. Here it is driven by three requests, as another process
 # would.
 
 # %%
