@@ -4,15 +4,15 @@
                                                  [--hosts] [--repeats 5] [--memory] [--json FILE] [--smoke]
 
 Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes. 128 inputs of
-which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of the
-spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``); ``native``
-takes frames, ``events`` the same spikes as SpikeEvents, ``native blocks`` frames, with the gradient of Blocks. With
-``--upstream``, a checkout of the Blocks repository (github.com/webstorms/Blocks at abaf846), ``published`` is its loop
-over the steps and ``blocks`` its method, with the same weights. Each row is behind a check: spikes equal to the last one
-in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step: other equations, of which only the
-speed can be compared. ``--memory`` runs each variant once more in a process of its own (Linux) and reports its peak above
-what it was before. The floor beside ``native`` is the time of the row's bytes (currents, spikes, membranes written and
-read once) at this core's bandwidth.
+which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of
+the spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``);
+``native`` takes frames, ``events`` the same spikes as SpikeEvents, ``native blocks`` frames, with the gradient of
+Blocks. With ``--upstream``, a checkout of the Blocks repository (github.com/webstorms/Blocks at abaf846),
+``published`` is its loop over the steps and ``blocks`` its method, with the same weights. Each row is behind a check:
+spikes equal to the last one in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step:
+other equations, of which only the speed can be compared. ``--memory`` runs each variant once more in a process of its
+own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the time of the row's bytes
+(currents, spikes, membranes written and read once) at this core's bandwidth.
 """
 
 from __future__ import annotations
