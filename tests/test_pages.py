@@ -112,3 +112,9 @@ def test_the_readme_is_short_and_its_opening_snippets_too() -> None:
     assert len(re.findall(r"<img|!\[", text)) == 1
     assert len(snippets) == 3
     assert all(len(snippet.strip().splitlines()) <= 15 for snippet in snippets)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_pages_outside_the_site_lead_to_files(name: str) -> None:
+    targets = re.findall(r"\]\(([^)\s#]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()] == []

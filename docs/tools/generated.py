@@ -11,27 +11,31 @@ from elm_neuro import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Every module with a list of public names; a page each.
-MODULES = {
-    "elm_neuro": "The neurons, spikes as indices, and what a notebook needs at first.",
-    "elm_neuro.nn": "Layers that own parameters, and the protocol that they keep.",
-    "elm_neuro.functional": "The equations, as pure functions of tensors.",
-    "elm_neuro.backends": "Ways to run the same scan over time.",
-    "elm_neuro.backends.elm": "The operator of the ELM: its backends in order, and what one has to offer.",
-    "elm_neuro.backends.alif": "The operator of (adaptive) LIF layers.",
-    "elm_neuro.pretrained": "A neuron as a folder: saving and loading, of any registered layer.",
-    "elm_neuro.checkpoints": "The authors' published neurons, and folders of our own.",
-    "elm_neuro.adapters.snntorch": "Faces for snnTorch: one step a call, hidden or explicit states, whole sequences.",
-    "elm_neuro.adapters.norse": "Faces for norse: cells and layers whose state goes in and out.",
-    "elm_neuro.adapters.tonic": "SHD and SHD-Adding as tonic data sets, and transforms that draw reproducibly.",
-    "elm_neuro.export": "ONNX: writing a model and verifying it; what a layer of your own has to register.",
-    "elm_neuro.datasets": "Recordings of spikes, SHD-Adding, NeuronIO, N-MNIST and the transforms on them.",
-    "elm_neuro.datasets.lra": "The six tasks of the Long Range Arena, read or made.",
-    "elm_neuro.training": "Lightning modules, data modules, networks and reports that recipes name.",
-    "elm_neuro.plotting": "Figures of spike trains, of what happens inside a neuron, and of training.",
-    "elm_neuro.demo": "The demonstration behind `make demo`.",
-    "elm_neuro.cli": "The command `elm-neuro`, to be called from Python.",
-}
+
+def modules() -> list[str]:
+    """Every public module that lists its names in ``__all__``: found on the disk, listed nowhere.
+
+    >>> modules()[:3]
+    ['elm_neuro', 'elm_neuro.adapters.norse', 'elm_neuro.adapters.snntorch']
+    """
+    found = []
+    package = ROOT / "elm_neuro"
+    folders = [package, *(folder for folder in package.rglob("*") if folder.is_dir())]
+    folders += [package / name for name in ("adapters", "export")]  # links, which rglob does not follow
+    for path in {path for folder in folders for path in folder.glob("*.py")}:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        if not any(part.startswith("_") for part in parts) and _list_of_names(source) is not None:
+            found.append(".".join(parts))
+    return sorted(found)
+
+
+def _list_of_names(source: ast.Module) -> list[str] | None:
+    for statement in source.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            return list(ast.literal_eval(statement.value))
+    return None
 
 
 def page_of(module: str) -> str:
@@ -51,17 +55,16 @@ def public_names(module: str) -> list[str]:
     """
     path = ROOT.joinpath(*module.split("."))
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
-            return list(ast.literal_eval(statement.value))
-    raise ValueError(f"{source} must have a list __all__, found none")
+    names = _list_of_names(ast.parse(source.read_text(encoding="utf-8")))
+    if names is None:
+        raise ValueError(f"{source} must have a list __all__, found none")
+    return names
 
 
 def module_page(module: str) -> str:
     """Every public name of a module, in the order of its list, documented where it is used from."""
-    names = public_names(module)
-    members = "".join(f"\n        - {name}" for name in names)
-    return f"# {module}\n\n{MODULES[module]}\n\n::: {module}\n    options:\n      members:{members}\n"
+    members = "".join(f"\n        - {name}" for name in public_names(module))
+    return f"# {module}\n\n::: {module}\n    options:\n      members:{members}\n"
 
 
 def commands_page() -> str:
@@ -118,7 +121,7 @@ def recipes_page() -> str:
 
 def pages() -> dict[str, str]:
     """All generated pages by their paths in docs/."""
-    return {page_of(module): module_page(module) for module in MODULES} | {
+    return {page_of(module): module_page(module) for module in modules()} | {
         "reference/commands.md": commands_page(),
         "reference/recipes.md": recipes_page(),
     }

@@ -23,7 +23,13 @@ LOG = logging.getLogger("mkdocs.hooks.elm_neuro")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Our markup for pages and docstrings; the tutorials' kernel finds the package of this checkout."""
+    """Our markup for pages and docstrings; the modules of the reference in its menu; the tutorials' kernel finds the
+    package of this checkout.
+    """
+    for section in config.nav:
+        if "Reference" in section:
+            entries = [{module.removeprefix("elm_neuro."): generated.page_of(module)} for module in generated.modules()]
+            section["Reference"].append({"API": entries})
     config.markdown_extensions.append("markup")
     root = str(Path(config.config_file_path).parent)
     os.environ["IPYTHONDIR"] = _ipython_settings()
