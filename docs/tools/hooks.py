@@ -42,7 +42,9 @@ def _ipython_settings() -> str:
     startup = Path(tempfile.mkdtemp(prefix="elm-neuro-docs-"), "profile_default", "startup")
     startup.mkdir(parents=True)
     startup.joinpath("figures.py").write_text(
+        "import warnings\n"
         "from IPython.core.pylabtools import select_figure_formats\n"
+        "warnings.filterwarnings('ignore', message='IProgress not found')  # of tqdm, which takes this for a notebook\n"
         "select_figure_formats(get_ipython(), {'png'}, bbox_inches=None)\n",
         encoding="utf-8",
     )

@@ -46,7 +46,9 @@ def mathml(source: str, *, block: bool = False) -> str:
     source = source.strip()
     if block and (r"\\" in source or "&" in source) and r"\begin" not in source:
         source = rf"\begin{{align*}}{source}\end{{align*}}"
-    found = convert(source.replace(r"\tfrac", r"\frac"), display="block" if block else "inline")
+    for theirs, known in (("aligned}", "align*}"), (r"\tfrac", r"\frac")):
+        source = source.replace(theirs, known)
+    found = convert(source, display="block" if block else "inline")
     for written, meant in REPAIRS:
         found = re.sub(written, meant, found)
     return f'<div class="equation">{found}</div>' if block else found
