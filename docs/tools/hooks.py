@@ -19,17 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import generated
 import markup
 
+SECTIONS = {"tutorials": "Tutorials", "how-to": "How to", "reference": "Reference", "explanation": "Explanation"}
 LOG = logging.getLogger("mkdocs.hooks.elm_neuro")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Our markup for pages and docstrings; the modules of the reference in its menu; the tutorials' kernel finds the
-    package of this checkout.
-    """
-    for section in config.nav:
-        if "Reference" in section:
-            entries = [{module.removeprefix("elm_neuro."): generated.page_of(module)} for module in generated.modules()]
-            section["Reference"].append({"API": entries})
+    """Our markup for pages and docstrings; the tutorials' kernel finds the package of this checkout."""
     config.markdown_extensions.append("markup")
     root = str(Path(config.config_file_path).parent)
     os.environ["IPYTHONDIR"] = _ipython_settings()
@@ -52,9 +47,19 @@ def _ipython_settings() -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pages that are read off the package."""
+    """The pages that are read off the package, and in the menu what it does not name: modules, and new pages at the end
+    of their section.
+    """
     for path, text in generated.pages().items():
         files.append(File.generated(config, path, content=text))
+    sections = {title: pages for entry in config.nav for title, pages in entry.items() if isinstance(pages, list)}
+    modules = {generated.page_of(module): module.removeprefix("elm_neuro.") for module in generated.modules()}
+    named = [*modules, *re.findall(r"[\w./-]+\.(?:md|py)", str(config.nav))]
+    for file in files.documentation_pages():
+        section = SECTIONS.get(file.src_uri.partition("/")[0])
+        if section and file.src_uri not in named:
+            sections[section].append(file.src_uri)
+    sections["Reference"].append({"API": [{title: page} for page, title in modules.items()]})
     return files
 
 
