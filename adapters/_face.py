@@ -49,7 +49,14 @@ def spikes_by_itself(core: AnyLayer) -> bool:
     return bool(getattr(core, "emits_spikes", False))
 
 
-def made_to_spike(core: AnyLayer, *, sequences: bool, spiking: bool, output: Mapping[str, Any]) -> AnyLayer:
+def made_to_spike(
+    core: AnyLayer,
+    *,
+    sequences: bool,
+    spiking: bool,
+    output: Mapping[str, Any],
+    renamed: Mapping[str, str] | None = None,
+) -> AnyLayer:
     """`core` where it spikes by itself, else a :class:`elm_neuro.nn.SpikingELM` around it.
 
     Args:
@@ -57,6 +64,7 @@ def made_to_spike(core: AnyLayer, *, sequences: bool, spiking: bool, output: Map
         sequences: the face takes whole sequences.
         spiking: False where the face gives the core's output as it is.
         output: keywords of :class:`elm_neuro.nn.SpikeOutput`, by the names that the host has for them.
+        renamed: our name for each that the host calls otherwise.
 
     Raises:
         TypeError: `core` lacks a part of the protocol, or keywords of spikes are given that have no use.
@@ -65,7 +73,7 @@ def made_to_spike(core: AnyLayer, *, sequences: bool, spiking: bool, output: Map
     core = checked_core(core, sequences=sequences)
     if not spikes_by_itself(core):
         no_spike_keywords(spiking, output)
-        return nn.SpikingELM(core, **output)
+        return nn.SpikingELM(core, **{(renamed or {}).get(name, name): value for name, value in output.items()})
     if output or not (spiking or hasattr(core, "readout")):
         refused = next(iter(output)) if output else "spiking=False"
         raise TypeError(f"{refused} must be left out: {type(core).__name__} spikes by itself")

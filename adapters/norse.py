@@ -75,7 +75,8 @@ __all__ = [
 ]
 
 OLDEST = "1.1"  # of norse
-check_version("norse", getattr(_norse, "__version__", OLDEST), OLDEST)  # a checkout never installed has none
+INSTALLED = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
+check_version("norse", INSTALLED, OLDEST)
 
 TIMES = (
     "tau_s",

@@ -45,10 +45,10 @@ from elm_neuro.nn._narrow import as_stored, wide
 
 OLDEST = "2.0"  # the first with functional forwards
 try:
-    installed = metadata.version("spikingjelly")
+    INSTALLED = metadata.version("spikingjelly")
 except metadata.PackageNotFoundError:
-    installed = OLDEST  # none, which the import says, or a checkout that was never installed
-check_version("spikingjelly", installed, OLDEST)  # before the import: old ones fail there with the numpy of today
+    INSTALLED = OLDEST  # none, which the import says, or a checkout that was never installed
+check_version("spikingjelly", INSTALLED, OLDEST)  # before the import: old ones fail there with the numpy of today
 try:
     from spikingjelly.activation_based import base
 except ImportError as error:
@@ -171,8 +171,7 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
         super().__init__()
         check_keywords(self, options, LayerOptions, Layer.__init__)
         mode, output = split_keywords(options, ModeOptions)
-        renamed = {RENAMED.get(name, name): value for name, value in output.items()}
-        self.core = made_to_spike(core, sequences=False, spiking=spiking, output=renamed)
+        self.core = made_to_spike(core, sequences=False, spiking=spiking, output=output, renamed=RENAMED)
         self.spiking = spiking
         names = self.core.state_type._fields
         for name in names:

@@ -34,6 +34,7 @@ NAMES = {
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
+    "elm_neuro.adapters.spikingjelly": "ALIF BranchELM ELM Layer",
     "elm_neuro.backends": (
         "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
         " spiking_scan untraced use"
