@@ -177,6 +177,8 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
         for name in names:
             self.register_memory(f"core_{name}" if hasattr(self, name) else name, 0.0)
         self._has_v = "v" in names
+        size, neuron = self.core.input_size, getattr(core.config, "num_neuron", None)
+        self._inputs = ((size,), (neuron, size))  # shapes of one sample in one step
         self.step_mode = mode.get("step_mode", "s")
         self.store_v_seq = mode.get("store_v_seq", False)
 
@@ -260,13 +262,9 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
             return int(x.shape[0])
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-        sequence = step_mode == "m"
-        size, neuron = self.core.input_size, getattr(self.core.config, "num_neuron", None)
-        shape = x.shape[sequence:]
-        if len(shape) == 2 and shape[1] == size:
-            return int(shape[0])
-        if len(shape) == 3 and neuron is not None and tuple(shape[1:]) == (neuron, size):
-            return int(shape[0])
+        sequence, size = step_mode == "m", self.core.input_size
+        if x.ndim > 1 + sequence and x.shape[1 + sequence :] in self._inputs:
+            return int(x.shape[sequence])
         layout = f"({'time, ' if sequence else ''}batch, {size})"
         other = {2: ', a step: set_step_mode(net, "s")', 3: ', a sequence: set_step_mode(net, "m")'}
         hint = other.get(x.ndim, "") if x.ndim and x.shape[-1] == size and x.ndim != 2 + sequence else ""
@@ -286,13 +284,8 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
     ) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
         """Outputs of a sequence, time first, and states after it."""
         (x,) = inputs
-        core = self.core
-        if getattr(core, "is_cell", False):
-            y, _, after = self._stepped(x, states, lengths)
-            return (y,), after
-        x = x.transpose(0, 1) if isinstance(x, Tensor) else x
-        y, after = (core if self.spiking else core.readout)(x, core.state_type(*states), lengths)
-        return (y.transpose(0, 1).contiguous(),), tuple(after)
+        y, _, after = self._sequence(x, states, lengths, with_v=False)
+        return (y,), after
 
     def single_step_forward(self, x: Tensor, *args: Any) -> Tensor:
         """One step on the states inside."""
@@ -305,52 +298,60 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
 
     def multi_step_forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Tensor:
         """A sequence on the states inside."""
-        if not self.store_v_seq:
-            y: Tensor = super().multi_step_forward(x, lengths=lengths)
-            return y
-        states = self.materialize_states((x,), tuple(self._memories.values()), "m")
-        y, self.v_seq, after = self._recorded(x, states, lengths)
+        memories, states = tuple(self._memories.values()), None  # of fresh ones the core knows that they are zeros
+        if all(not isinstance(part, Tensor) and part == 0.0 for part in memories):
+            self._batch_of(x, "m")
+        else:
+            states = self.materialize_states((x,), memories, "m")
+        y, v, after = self._sequence(x, states, lengths, with_v=self.store_v_seq)
+        if self.store_v_seq:
+            self.v_seq = v
         self._memories.update(zip(self._memories, after, strict=True))
         return y
 
-    def _recorded(
-        self, x: Tensor | SpikeEvents, states: tuple[Tensor, ...], lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Output and `v` of all steps, time first, and states after them."""
+    def _sequence(
+        self, x: Tensor | SpikeEvents, states: tuple[Tensor, ...] | None, lengths: Tensor | None, *, with_v: bool
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Output of all steps, `v` of all steps where it is asked for, and the states after them; None is the start."""
         core = self.core
-        with_readout = getattr(core, "forward_with_readout", None)
-        if not self.spiking and not getattr(core, "is_cell", False):
-            (y,), after = self.multi_step_functional_forward((x,), states, lengths)
-            return y, y.to(after[0].dtype), after
-        if with_readout is None or getattr(core, "is_cell", False) or has_hooks(core):
+        hidden = with_v and self.spiking and (not hasattr(core, "forward_with_readout") or has_hooks(core))
+        if hidden or getattr(core, "is_cell", False):
             return self._stepped(x, states, lengths)
         x = x.transpose(0, 1) if isinstance(x, Tensor) else x
-        y, v, after = with_readout(x, core.state_type(*states), lengths)
-        ends = None if lengths is None else torch.as_tensor(lengths, device=v.device)
-        return y.transpose(0, 1).contiguous(), cut_at(ends, v).transpose(0, 1), tuple(after)
+        before = None if states is None else core.state_type(*states)
+        v: Tensor | None = None
+        if with_v and self.spiking:
+            y, v, after = core.forward_with_readout(x, before, lengths)
+            ends = None if lengths is None else torch.as_tensor(lengths, device=y.device)
+            v = cut_at(ends, v).transpose(0, 1)
+        else:
+            y, after = (core if self.spiking else core.readout)(x, before, lengths)
+        y = y.transpose(0, 1).contiguous()
+        return y, y.to(after[0].dtype) if with_v and v is None else v, tuple(after)
 
     def _stepped(
-        self, x: Tensor | SpikeEvents, states: tuple[Tensor, ...], lengths: Tensor | None
+        self, x: Tensor | SpikeEvents, states: tuple[Tensor, ...] | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """:meth:`_recorded`, step by step."""
+        """:meth:`_sequence`, step by step."""
         if isinstance(x, SpikeEvents):
             x = x.to_dense(self.core.initial_state(0)[0].dtype).transpose(0, 1)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[1], len(x), x.device)
         kind = self.core.state_type
+        state: tuple[Tensor, ...] = self.core.initial_state(x.shape[1]) if states is None else states
         place = kind._fields.index("v") if self._has_v else 0
-        outputs, kept = [], []
+        outputs, seen = [], []
         for t, x_t in enumerate(x):
-            (y,), after = self.single_step_functional_forward((x_t,), states)
+            (y,), after = self.single_step_functional_forward((x_t,), state)
             if lengths is not None:
-                y, after = step_where_valid(y, kind(*after), states, lengths > t)
-            states = after
+                y, after = step_where_valid(y, kind(*after), state, lengths > t)
+            state = after
             outputs.append(y)
-            kept.append(states[place])
+            seen.append(state[place])
         if outputs:
-            return torch.stack(outputs), torch.stack(kept), states
-        y = as_stored(states[0].new_zeros(0, x.shape[1], *output_shape(self.core)), next(self.core.parameters()))
-        return y, states[place].new_zeros(0, *states[place].shape), states
+            return torch.stack(outputs), torch.stack(seen), tuple(state)
+        y = as_stored(state[0].new_zeros(0, x.shape[1], *output_shape(self.core)), next(self.core.parameters()))
+        return y, state[place].new_zeros(0, *state[place].shape), tuple(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """As torch; states go where the parameters go, in the dtype that the core keeps states in."""

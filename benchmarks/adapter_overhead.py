@@ -1,7 +1,8 @@
 """What a host's face costs on top of the neuron it wraps: interleaved in one run, same weights, behind a check of equal
 numbers.
 
-    taskset -c 1 python benchmarks/adapter_overhead.py [--host HOST] [--rows ROW ...] [--repeats 15] [--json FILE] [--smoke]
+    taskset -c 1 python benchmarks/adapter_overhead.py [--host HOST] [--rows ROW ...] [--repeats 15] [--json FILE]
+    [--smoke]
 
 Medians of processor time on one thread, forward and forward + backward. One step: a loop over single calls against the
 same loop over the bare cell, which does not fire. Sequence: one call against the forward of the ELM inside. Targets:
