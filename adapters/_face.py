@@ -13,8 +13,14 @@ from elm_neuro.nn import check_layer
 from elm_neuro.nn._layer import AnyLayer
 
 
-def check_version(host: str, installed: str, oldest: str) -> None:
+def check_version(host: str, installed: str, oldest: str, *, package: str | None = None) -> None:
     """Refuse a host that is too old.
+
+    Args:
+        host: name of the adapter and of its extra.
+        installed: the version that is there.
+        oldest: the first that will do.
+        package: whose versions these are, where its name is not that of the host.
 
     Raises:
         ImportError: `installed` is below `oldest`; the message names both.
@@ -26,7 +32,7 @@ def check_version(host: str, installed: str, oldest: str) -> None:
     numbers, needed = ([int(part) for part in re.findall(r"\d+", version)[:3]] for version in (installed, oldest))
     if numbers < needed:
         raise ImportError(
-            f"elm_neuro.adapters.{host} needs {host} {oldest} or newer, got {installed}: "
+            f"elm_neuro.adapters.{host} needs {package or host} {oldest} or newer, got {installed}: "
             f'pip install "elm-neuro[{host}]"'
         )
 
