@@ -78,21 +78,14 @@ def to_nir(
     ValueError: ELM cannot be written in NIR's own primitives, which have nothing for the functions between linear...
     """
     makers = module_map(portable=portable) | dict(modules or {})
-    for part in module.modules():
-        kind = type(part).__name__
-        if type(part) in makers:
-            continue
-        if is_layer(part):
-            raise TypeError(f"{kind} has no node: it must be known to elm_neuro.pretrained.register")
-        if is_layer(getattr(part, "core", None)):
-            raise TypeError(f"{kind} is the face of another library: write its .core")
+    _check_parts(module, makers)
     if type(module) in makers:
         node = makers[type(module)](module)
         return node if isinstance(node, nir.NIRGraph) else nir.NIRGraph.from_list(node)
     try:
         return nirtorch.torch_to_nir(module, makers, default_dict={}, stateful_modules=set(makers))
     except KeyError as error:
-        kind = getattr(error.args[0], "__name__", error)
+        kind = getattr(error.args[0], "__name__", str(error))
         raise TypeError(f"{kind} has no node: give one by modules={{{kind}: ...}}") from error
 
 
@@ -208,6 +201,19 @@ def _names() -> list[str]:
     """The names that ``nir.read`` knows."""
     names: list[str] = getattr(nir.ir, "__all_ir")  # inside a class it would be another name
     return names
+
+
+def _check_parts(module: nn.Module, makers: Mapping[Any, Callable[[Any], Any]]) -> None:
+    """Refuse a layer without a node, and the faces of other hosts, before nirtorch looks into them."""
+    kind = type(module).__name__
+    if type(module) in makers:
+        return
+    if is_layer(module):
+        raise TypeError(f"{kind} has no node: make it known to elm_neuro.pretrained.register")
+    if is_layer(getattr(module, "core", None)):
+        raise TypeError(f"{kind} is the face of another library: write its .core")
+    for part in module.children():
+        _check_parts(part, makers)
 
 
 def _made(graph: Any, makers: Mapping[Any, Callable[[Any], nn.Module]], inside: str = "") -> dict[int, nn.Module]:
