@@ -283,6 +283,16 @@ def test_its_surrogates_fit_and_fire_at_the_threshold_too(theirs: Any) -> None:
     assert not face(x).any()
 
 
+def test_the_gradient_by_default_is_that_of_its_atan() -> None:
+    distance = torch.linspace(-2.0, 2.0, 41, dtype=torch.float64)
+    gradients = []
+    for fire in (faces.ELM(INPUTS, 2).surrogate_function, surrogate.ATan()):
+        leaf = distance.clone().requires_grad_()
+        fire(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    assert_close(gradients[0], gradients[1])
+
+
 def test_events_are_the_frames_they_stand_for() -> None:
     for name in ("ELM", "LIF", "someone else's", "ELMCell"):
         one, other, x = made(name, "m"), made(name, "m"), frames()
