@@ -78,15 +78,13 @@ def to_nir(
     ValueError: ELM cannot be written in NIR's own primitives, which have nothing for the functions between linear...
     """
     makers = module_map(portable=portable) | dict(modules or {})
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be an nn.Module, got {type(module).__name__}")
     _check_parts(module, makers)
     if type(module) in makers:
         node = makers[type(module)](module)
         return node if isinstance(node, nir.NIRGraph) else nir.NIRGraph.from_list(node)
-    try:
-        return nirtorch.torch_to_nir(module, makers, default_dict={}, stateful_modules=set(makers))
-    except KeyError as error:
-        kind = getattr(error.args[0], "__name__", str(error))
-        raise TypeError(f"{kind} has no node: give one by modules={{{kind}: ...}}") from error
+    return nirtorch.torch_to_nir(module, makers, default_dict={}, stateful_modules=set(makers))
 
 
 def from_nir(
@@ -112,7 +110,7 @@ def from_nir(
     """
     makers = {**nirtorch.nir_interpreter.DEFAULT_MAP, **node_map(delta_t=delta_t), **(nodes or {})}
     if not isinstance(graph, nir.NIRGraph):
-        graph = nir.NIRGraph.from_list(graph)
+        graph = nir.NIRGraph.from_list(_checked_node(graph))
     check_names(graph)
     made = _made(graph, makers)
     ready = dict.fromkeys(makers, lambda node: made[id(node)])
@@ -131,7 +129,7 @@ def write(path: str | os.PathLike[str], module: Any, *, portable: bool = False) 
         module: as for :func:`to_nir`, or a graph.
         portable: as for :func:`to_nir`.
     """
-    graph = to_nir(module, portable=portable) if isinstance(module, nn.Module) else module
+    graph = to_nir(module, portable=portable) if isinstance(module, nn.Module) else _checked_node(module)
     image = io.BytesIO()
     nir.write(image, graph)
     write_whole({Path(path): image.getvalue()})
@@ -212,8 +210,21 @@ def _check_parts(module: nn.Module, makers: Mapping[Any, Callable[[Any], Any]]) 
         raise TypeError(f"{kind} has no node: make it known to elm_neuro.pretrained.register")
     if is_layer(getattr(module, "core", None)):
         raise TypeError(f"{kind} is the face of another library: write its .core")
+    holders = nn.Sequential | nn.ModuleList | nn.ModuleDict
+    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, holders):
+        raise _no_node(kind)  # torch.fx does not look into torch's own
     for part in module.children():
         _check_parts(part, makers)
+
+
+def _checked_node(graph: Any) -> Any:
+    if not isinstance(graph, nir.NIRNode):
+        raise TypeError(f"graph must be a NIR graph or node, got {type(graph).__name__}")
+    return graph
+
+
+def _no_node(kind: str) -> TypeError:
+    return TypeError(f"{kind} has no node: give one by modules={{{kind}: ...}}")
 
 
 def _made(graph: Any, makers: Mapping[Any, Callable[[Any], nn.Module]], inside: str = "") -> dict[int, nn.Module]:

@@ -262,9 +262,10 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
             return int(x.shape[0])
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-        sequence, size = step_mode == "m", self.core.input_size
-        if x.ndim > 1 + sequence and x.shape[1 + sequence :] in self._inputs:
-            return int(x.shape[sequence])
+        sequence, shape = step_mode == "m", x.shape
+        if len(shape) > 1 + sequence and shape[1 + sequence :] in self._inputs:
+            return shape[sequence]
+        size = self.core.input_size
         layout = f"({'time, ' if sequence else ''}batch, {size})"
         other = {2: ', a step: set_step_mode(net, "s")', 3: ', a sequence: set_step_mode(net, "m")'}
         hint = other.get(x.ndim, "") if x.ndim and x.shape[-1] == size and x.ndim != 2 + sequence else ""
@@ -290,7 +291,7 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
     def single_step_forward(self, x: Tensor, *args: Any) -> Tensor:
         """One step on the states inside."""
         y: Tensor = super().single_step_forward(x, *args)
-        if self.store_v_seq:
+        if self._store_v_seq:
             v = self.v.unsqueeze(0)
             before = self.v_seq
             self.v_seq = v if before is None or before.shape[1:] != v.shape[1:] else torch.cat([before, v])

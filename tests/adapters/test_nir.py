@@ -258,8 +258,12 @@ def test_what_primitives_cannot_say_is_refused_with_the_reason(make: Callable[[]
 
 
 def test_modules_without_a_node_are_named() -> None:
-    with pytest.raises(TypeError, match=r"^Tanh has no node: give one by modules=\{Tanh: \.\.\.\}"):
-        faces.to_nir(nn.Sequential(ELM(3, 2), nn.Tanh()))
+    for net in (nn.Tanh(), nn.Sequential(ELM(3, 2), nn.Tanh()), nn.Sequential(nn.TransformerEncoderLayer(4, 2))):
+        with pytest.raises(TypeError, match=r"^(Tanh|TransformerEncoderLayer) has no node: give one by modules=\{[TM]"):
+            faces.to_nir(net)
+    for call in (faces.to_nir, faces.from_nir, lambda value: faces.write("net.nir", value)):
+        with pytest.raises(TypeError, match=r"must be an? (nn\.Module|NIR graph or node), got int"):
+            call(3)
     graph = faces.to_nir(
         nn.Sequential(nn.Linear(3, 2), nn.ReLU()), modules={nn.ReLU: lambda _: nir.Threshold(np.ones(2))}
     )
