@@ -128,6 +128,21 @@ def test_functional_forward_is_pure_and_is_what_a_call_does(name: str, mode: str
         forward((x,), after[:-1])
 
 
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_one_state_may_be_given_and_learns_while_the_others_are_fresh(mode: str) -> None:
+    face, x = made("face BranchELM", mode), frames() if mode == "m" else frames()[0]
+    given = torch.rand(BATCH, 3, requires_grad=True)
+    face.m = given
+    (y,), after = face.functional_forward((x,), tuple(face._memories.values()))
+    assert face.m is given and face.b == 0.0
+    state = face.core.initial_state(BATCH)._replace(m=given)
+    expected, _ = face.core.step(x, state) if mode == "s" else face.core(x.transpose(0, 1), state)
+    assert torch.equal(y, expected if mode == "s" else expected.transpose(0, 1))
+    assert torch.equal(face(x), y)
+    (y.sum() + after[2].sum()).backward()
+    assert given.grad is not None and given.grad.any()
+
+
 @of_every
 def test_a_sequence_in_two_pieces_is_the_sequence(name: str) -> None:
     whole, pieces, x = made(name, "m"), made(name, "m"), frames()
