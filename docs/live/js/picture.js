@@ -1,0 +1,193 @@
+// The dendrite: branches tinted by their traces, synapses that light up as spikes arrive, the soma by its voltage.
+
+import { fitted, polyline } from "./canvas.js";
+import { drawDendrite } from "./dendrite.js";
+
+const EXTENT = 1000; // side of the square that the dendrite is drawn in
+const GLOW_MS = 70; // in which a synapse's light falls to a third
+const FIRED_MS = 220;
+const LEVELS = 4; // of brightness: synapses of one level are one path
+const STRONG_TRACE = 3; // a branch trace that is drawn in full colour
+const REST_MV = -76;
+const TOP_MV = -55; // where the training data cut spikes off
+
+export class Picture {
+  constructor(canvas, layout, theme) {
+    this.canvas = canvas;
+    this.layout = layout;
+    this.theme = theme;
+    this.dendrite = drawDendrite(layout);
+    this.glow = new Float32Array(layout.excitatory.length); // 1 when a spike arrives
+    this.fired = 0; // 1 when the neuron fires
+    this.still = document.createElement("canvas"); // what does not move
+    this.stillOf = "";
+  }
+
+  /** Light up the synapses at which the input of a step has spikes. */
+  arrive(input) {
+    for (let i = 0; i < input.length; i += 1) if (input[i] !== 0) this.glow[i] = 1;
+  }
+
+  fade(elapsed) {
+    const factor = Math.exp(-elapsed / GLOW_MS);
+    for (let i = 0; i < this.glow.length; i += 1) this.glow[i] *= factor;
+    this.fired *= Math.exp(-elapsed / FIRED_MS);
+  }
+
+  /** Inputs whose synapses lie within `radius` CSS pixels of a point of the page, nearest first. */
+  near(clientX, clientY, radius) {
+    const box = this.canvas.getBoundingClientRect();
+    const { scale, left, top } = this.#frame(box.width, box.height);
+    const x = (clientX - box.left - left) / scale;
+    const y = (clientY - box.top - top) / scale;
+    return this.dendrite.synapses
+      .map((synapse, input) => ({ input, distance: Math.hypot(synapse.x - x, synapse.y - y) * scale }))
+      .filter(({ distance }) => distance <= radius)
+      .sort((a, b) => a.distance - b.distance)
+      .map(({ input }) => input);
+  }
+
+  /** @param neuron with its traces, soma and cut branches; @param chosen {branch, synapse: an input or null} */
+  draw(neuron, chosen, calm) {
+    const { context, width, height, ratio } = fitted(this.canvas);
+    const frame = this.#frame(width, height);
+    this.#drawStill(neuron.cut, chosen.branch, width, height, ratio, frame);
+    context.clearRect(0, 0, width, height);
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(this.still, 0, 0);
+    context.restore();
+    context.save();
+    context.translate(frame.left, frame.top);
+    context.scale(frame.scale, frame.scale);
+    this.#drawTraces(context, neuron);
+    this.#drawGlow(context, frame.scale);
+    this.#drawSoma(context, neuron, calm);
+    if (chosen.synapse !== null) this.#drawRing(context, chosen.synapse, frame.scale);
+    context.restore();
+  }
+
+  #frame(width, height) {
+    const scale = Math.min(width, height) / EXTENT;
+    return { scale, left: (width - EXTENT * scale) / 2, top: (height - EXTENT * scale) / 2 };
+  }
+
+  #drawStill(cut, chosen, width, height, ratio, frame) {
+    const of = [cut.join(), chosen, width, height, ratio, this.theme.changed].join("|");
+    if (of === this.stillOf) return;
+    this.stillOf = of;
+    [this.still.width, this.still.height] = [this.canvas.width, this.canvas.height];
+    const context = this.still.getContext("2d");
+    context.setTransform(ratio * frame.scale, 0, 0, ratio * frame.scale, ratio * frame.left, ratio * frame.top);
+    context.lineCap = context.lineJoin = "round";
+    const { line, quiet, accent, paper } = this.theme.colours;
+    const { branches, trunk, soma } = this.dendrite;
+    context.strokeStyle = line;
+    stroke(context, trunk, 9);
+    for (const { stem } of branches) if (stem.length) stroke(context, stem, 5.5);
+    branches.forEach(({ line: points }, branch) => {
+      context.strokeStyle = branch === chosen ? accent : line;
+      context.setLineDash(cut[branch] ? [3, 8] : []);
+      stroke(context, points, branch === chosen ? 4.5 : 3);
+      context.setLineDash([]);
+      if (cut[branch]) {
+        context.strokeStyle = paper; // a gap where it was cut
+        stroke(context, points.slice(1, 3), 12);
+        context.strokeStyle = quiet;
+        crossAt(context, points[2]);
+      }
+    });
+    const reads = new Set(this.layout.branches[chosen]);
+    this.#drawSynapses(context, frame.scale, (input) => (reads.has(input) ? 0.85 : 0.3));
+    context.fillStyle = line;
+    context.beginPath();
+    context.arc(soma.x, soma.y, 30, 0, 2 * Math.PI);
+    context.fill();
+  }
+
+  #drawTraces(context, neuron) {
+    const { excitatory, inhibitory } = this.theme.colours;
+    context.lineCap = "round";
+    this.dendrite.branches.forEach(({ line }, branch) => {
+      const trace = neuron.branches[branch];
+      context.globalAlpha = Math.min(Math.abs(trace) / STRONG_TRACE, 1) * (neuron.cut[branch] ? 0.25 : 0.8);
+      context.strokeStyle = trace > 0 ? excitatory : inhibitory;
+      stroke(context, line, 3);
+    });
+    context.globalAlpha = 1;
+  }
+
+  #drawGlow(context, scale) {
+    for (let level = LEVELS; level > 0; level -= 1) {
+      const [low, high] = [(level - 0.5) / LEVELS, (level + 0.5) / LEVELS];
+      const size = 0.8 + level / LEVELS;
+      this.#drawSynapses(context, scale, (input) => (this.glow[input] > low && this.glow[input] <= high ? 1 : 0), size);
+    }
+  }
+
+  /** Dots of the size `size` with an opacity each; those of one colour and opacity are one path. */
+  #drawSynapses(context, scale, opacity, size = 1) {
+    const radius = size * Math.max(2, 1 / scale); // never below a pixel
+    const paths = new Map();
+    this.dendrite.synapses.forEach(({ x, y }, input) => {
+      const alpha = opacity(input);
+      if (!alpha) return;
+      const key = `${this.layout.excitatory[input]} ${alpha}`;
+      if (!paths.has(key)) paths.set(key, { excitatory: this.layout.excitatory[input], alpha, path: new Path2D() });
+      const { path } = paths.get(key);
+      path.moveTo(x + radius, y);
+      path.arc(x, y, radius, 0, 2 * Math.PI);
+    });
+    for (const { excitatory, alpha, path } of paths.values()) {
+      context.globalAlpha = alpha;
+      context.fillStyle = excitatory ? this.theme.colours.excitatory : this.theme.colours.inhibitory;
+      context.fill(path);
+    }
+    context.globalAlpha = 1;
+  }
+
+  #drawSoma(context, neuron, calm) {
+    const { x, y } = this.dendrite.soma;
+    const { accent } = this.theme.colours;
+    const level = (neuron.soma - REST_MV) / (TOP_MV - REST_MV);
+    context.fillStyle = context.strokeStyle = accent;
+    context.globalAlpha = Math.min(Math.max(level || 0, 0), 1);
+    context.beginPath();
+    context.arc(x, y, 26, 0, 2 * Math.PI);
+    context.fill();
+    if (this.fired > 0.02) {
+      context.globalAlpha = this.fired;
+      context.lineWidth = 5;
+      context.beginPath();
+      context.arc(x, y, calm ? 38 : 38 + 40 * (1 - this.fired), 0, 2 * Math.PI);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+  }
+
+  #drawRing(context, input, scale) {
+    const { x, y } = this.dendrite.synapses[input];
+    context.strokeStyle = this.theme.colours.ink;
+    context.lineWidth = 1.5 / scale;
+    context.beginPath();
+    context.arc(x, y, 7 / scale, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+function stroke(context, points, width) {
+  context.lineWidth = width;
+  context.beginPath();
+  polyline(context, points);
+  context.stroke();
+}
+
+function crossAt(context, { x, y }) {
+  context.lineWidth = 2.5;
+  context.beginPath();
+  for (const side of [-1, 1]) {
+    context.moveTo(x - 7, y - 7 * side);
+    context.lineTo(x + 7, y + 7 * side);
+  }
+  context.stroke();
+}

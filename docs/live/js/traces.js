@@ -1,0 +1,98 @@
+// Somatic voltage and spike probability of the last seconds, a value a millisecond.
+
+import { fitted } from "./canvas.js";
+
+const SHOWN_MS = 2000;
+const VOLTAGE = { low: -84, high: -54, marks: [-80, -70, -60] };
+const MARGIN = { left: 38, right: 8, top: 8, bottom: 18, between: 16 };
+const VOLTAGE_SHARE = 0.64;
+
+export class Traces {
+  constructor(canvas, theme) {
+    this.canvas = canvas;
+    this.theme = theme;
+    this.clear();
+  }
+
+  clear() {
+    this.soma = new Float32Array(SHOWN_MS).fill(Number.NaN);
+    this.probability = new Float32Array(SHOWN_MS).fill(Number.NaN);
+    this.spikes = new Uint8Array(SHOWN_MS);
+    this.time = 0; // steps so far
+  }
+
+  push(soma, probability, spike) {
+    const i = this.time % SHOWN_MS;
+    [this.soma[i], this.probability[i], this.spikes[i]] = [soma, probability, spike ? 1 : 0];
+    this.time += 1;
+  }
+
+  /** Spikes a second over what is shown. */
+  get rate() {
+    const steps = Math.min(this.time, SHOWN_MS);
+    return steps ? (1000 * this.spikes.reduce((sum, spike) => sum + spike, 0)) / steps : 0;
+  }
+
+  draw() {
+    const { context, width, height } = fitted(this.canvas);
+    const { ink, quiet, line, accent } = this.theme.colours;
+    const [left, right] = [MARGIN.left, width - MARGIN.right];
+    const inner = height - MARGIN.top - MARGIN.bottom - MARGIN.between;
+    const foot = MARGIN.top + VOLTAGE_SHARE * inner; // of the voltage
+    const [top, bottom] = [foot + MARGIN.between, height - MARGIN.bottom]; // of the probability
+    const across = (i) => left + ((right - left) * i) / (SHOWN_MS - 1);
+    const ofVoltage = scale(VOLTAGE.low, VOLTAGE.high, foot, MARGIN.top);
+    const ofProbability = scale(0, 1, bottom, top);
+    context.clearRect(0, 0, width, height);
+    context.font = "11px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    context.textAlign = "right";
+    context.lineWidth = 1;
+    for (const [marks, y] of [[VOLTAGE.marks, ofVoltage], [[0, 1], ofProbability]]) {
+      for (const mark of marks) {
+        context.strokeStyle = line;
+        stroke(context, [[left, y(mark)], [right, y(mark)]]);
+        context.fillStyle = quiet;
+        context.fillText(String(mark).replace("-", "−"), left - 6, y(mark));
+      }
+    }
+    context.textBaseline = "alphabetic";
+    context.textAlign = "left";
+    context.fillText("−2 s", left, height - 4);
+    context.textAlign = "right";
+    context.fillText("now", right, height - 4);
+    context.lineJoin = "round";
+    context.strokeStyle = ink;
+    context.lineWidth = 1.4;
+    this.#curve(context, this.soma, across, ofVoltage);
+    context.strokeStyle = accent;
+    this.#curve(context, this.probability, across, ofProbability);
+    context.lineWidth = 1.6;
+    for (let i = 0; i < SHOWN_MS; i += 1) {
+      if (this.spikes[(this.time + i) % SHOWN_MS]) stroke(context, [[across(i), MARGIN.top], [across(i), ofVoltage(-57)]]);
+    }
+  }
+
+  #curve(context, values, across, y) {
+    context.beginPath();
+    let drawing = false;
+    for (let i = 0; i < SHOWN_MS; i += 1) {
+      const value = values[(this.time + i) % SHOWN_MS]; // the oldest first
+      if (Number.isNaN(value)) continue;
+      if (drawing) context.lineTo(across(i), y(value));
+      else context.moveTo(across(i), y(value));
+      drawing = true;
+    }
+    context.stroke();
+  }
+}
+
+function scale(low, high, from, to) {
+  return (value) => from + ((to - from) * (Math.min(Math.max(value, low), high) - low)) / (high - low);
+}
+
+function stroke(context, points) {
+  context.beginPath();
+  for (const [x, y] of points) context.lineTo(x, y);
+  context.stroke();
+}
