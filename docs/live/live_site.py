@@ -77,15 +77,12 @@ def published() -> BranchELM:
 
 
 def described(neuron: BranchELM) -> dict[str, Any]:
-    """What the page draws: times in ms, and which input each branch reads with which weight."""
+    """What the page draws: times in ms, and which inputs each branch reads."""
     cell, config = neuron.cell, neuron.config
     p = cell.effective_parameters()
     if p.routing is None:
         raise ValueError("neuron must have a routing, got none")
-    branches = []
-    for inputs, weights in zip(p.routing.tolist(), p.w_s.tolist(), strict=True):
-        slots = [(i, round(weight, 4)) for i, weight in zip(inputs, weights, strict=True) if i >= 0]
-        branches.append({"inputs": [i for i, _ in slots], "weights": [weight for _, weight in slots]})
+    branches = [{"inputs": [i for i in inputs if i >= 0]} for inputs in p.routing.tolist()]
     return {
         "name": NAME,
         "source": f"https://github.com/AaronSpieler/elmneuron/tree/{COMMIT}/models/{NAME}",

@@ -1,9 +1,10 @@
 // Where the branches and their synapses are drawn, in a square of 1000. The tree is a schema of ours; the order of the
 // branches along it, and which synapse belongs to which, are the neuron's.
 
-const SOMA = { x: 500, y: 655 };
-const TRUNK_TOP = { x: 492, y: 268 };
+const SOMA = { x: 500, y: 632 };
+const TRUNK_TOP = { x: 494, y: 322 };
 const SIDE = 5.2; // of a synapse from its branch: excitatory ones on one side, inhibitory ones on the other
+const FIRST = 0.14; // where on a branch its synapses begin
 const SAMPLES = 24;
 
 /** Branches as {stem, line: points} and synapses as {x, y, branch}, by input. */
@@ -12,7 +13,7 @@ export function drawDendrite(layout) {
   const synapses = new Array(layout.excitatory.length);
   layout.own.forEach((inputs, branch) => {
     inputs.forEach((input, i) => {
-      const along = 0.1 + (0.9 * (i + 0.5)) / layout.perBranch;
+      const along = FIRST + ((1 - FIRST) * (i + 0.5)) / layout.perBranch;
       const { x, y, nx, ny } = at(lines[branch].line, along);
       const side = layout.excitatory[input] ? SIDE : -SIDE;
       synapses[input] = { x: x + side * nx, y: y + side * ny, branch };
@@ -23,33 +24,33 @@ export function drawDendrite(layout) {
 
 /** Below the soma: six stems of three. */
 function basal() {
-  return fan(SOMA, { stems: 6, from: 166, to: 14, stem: 78, length: 232, spread: 19, seed: 1 });
+  return fan(SOMA, { stems: 6, from: 172, to: 8, stem: 92, length: 250, spread: 12, bend: 16, seed: 1 });
 }
 
 /** Twelve on both sides of the trunk, from its foot upwards. */
 function oblique() {
   return Array.from({ length: 12 }, (_, i) => {
-    const share = 0.2 + (0.62 * i) / 11;
-    const from = between(SOMA, TRUNK_TOP, share);
-    const angle = (i % 2 ? -6 : 186) + 10 * wobble(i, 2);
-    return { stem: [], line: curve(from, toward(from, angle, 268 + 26 * wobble(i, 3)), 22 * wobble(i, 4)) };
+    const from = between(SOMA, TRUNK_TOP, 0.24 + (0.6 * i) / 11);
+    const left = i % 2 === 0;
+    const angle = (left ? 180 : 0) + (left ? 1 : -1) * (3 + 2.5 * wobble(i, 2));
+    return { stem: [], line: curve(from, toward(from, angle, 318 + 30 * wobble(i, 3)), left ? 13 : -13) };
   });
 }
 
 /** Above the trunk: five stems of three. */
 function tuft() {
-  return fan(TRUNK_TOP, { stems: 5, from: 208, to: 332, stem: 70, length: 186, spread: 16, seed: 5 });
+  return fan(TRUNK_TOP, { stems: 5, from: 198, to: 342, stem: 84, length: 214, spread: 13, bend: 14, seed: 5 });
 }
 
-function fan(root, { stems, from, to, stem, length, spread, seed }) {
+/** Stems around a root, each with three branches that bend away from its middle. */
+function fan(root, { stems, from, to, stem, length, spread, bend, seed }) {
+  const turn = Math.sign(to - from);
   return Array.from({ length: stems }, (_, s) => {
     const angle = from + ((to - from) * s) / (stems - 1);
     const fork = toward(root, angle, stem);
-    const turn = Math.sign(to - from);
     return [-1, 0, 1].map((side) => {
-      const i = 3 * s + side;
-      const end = toward(fork, angle + turn * side * spread, length + 22 * wobble(i, seed));
-      return { stem: [root, fork], line: curve(fork, end, 18 * wobble(i, seed + 1)) };
+      const end = toward(fork, angle + turn * side * spread, length + 24 * wobble(3 * s + side, seed));
+      return { stem: [root, fork], line: curve(fork, end, turn * side * bend + 5 * wobble(3 * s + side, seed + 1)) };
     });
   }).flat();
 }

@@ -1,6 +1,7 @@
 // What arrives at the synapses: background spikes at given rates, in a pattern, and what the visitor presses.
 
 const VOLLEY_MS = 250;
+const LARGEST_FACTOR = 3; // no pattern has a larger one: most draws are above it, and need no more
 
 // Factor on the rates at a time (ms) and a place along the dendrite (0 to 1), 1 on average.
 export const PATTERNS = {
@@ -46,10 +47,12 @@ export class Drive {
     const { excitatory, place } = this.layout;
     const { factor } = PATTERNS[this.pattern];
     if (this.pattern === "volleys" && time % VOLLEY_MS === 0) this.pressBranch(this.branch);
+    const { excitatory: high, inhibitory: low } = this.rates;
     for (let i = 0; i < input.length; i += 1) {
-      const rate = excitatory[i] ? this.rates.excitatory : this.rates.inhibitory;
-      const spikes = this.random() * 1000 < rate * factor(time, place[i]) ? 1 : 0;
-      input[i] = excitatory[i] ? spikes : -spikes;
+      const draw = 1000 * this.random();
+      const rate = excitatory[i] ? high : low;
+      const spike = draw < LARGEST_FACTOR * rate && draw < factor(time, place[i]) * rate;
+      input[i] = spike ? (excitatory[i] ? 1 : -1) : 0;
     }
     for (const [i, spikes] of this.pressed) input[i] += excitatory[i] ? spikes : -spikes;
     this.pressed.clear();

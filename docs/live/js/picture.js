@@ -4,9 +4,10 @@ import { fitted, polyline } from "./canvas.js";
 import { drawDendrite } from "./dendrite.js";
 
 const EXTENT = 1000; // side of the square that the dendrite is drawn in
-const GLOW_MS = 70; // in which a synapse's light falls to a third
+const GLOW_MS = 45; // in which a synapse's light falls to a third
 const FIRED_MS = 220;
-const LEVELS = 4; // of brightness: synapses of one level are one path
+const LEVELS = 4; // of brightness
+const DOT = 2.2; // radius of a synapse
 const STRONG_TRACE = 3; // a branch trace that is drawn in full colour
 const REST_MV = -76;
 const TOP_MV = -55; // where the training data cut spikes off
@@ -98,7 +99,7 @@ export class Picture {
       }
     });
     const reads = new Set(this.layout.branches[chosen]);
-    this.#drawSynapses(context, frame.scale, (input) => (reads.has(input) ? 0.85 : 0.3));
+    this.#drawSynapses(context, frame.scale, (input) => (reads.has(input) ? LEVELS - 1 : 1), false);
     context.fillStyle = line;
     context.beginPath();
     context.arc(soma.x, soma.y, 30, 0, 2 * Math.PI);
@@ -118,31 +119,29 @@ export class Picture {
   }
 
   #drawGlow(context, scale) {
-    for (let level = LEVELS; level > 0; level -= 1) {
-      const [low, high] = [(level - 0.5) / LEVELS, (level + 0.5) / LEVELS];
-      const size = 0.8 + level / LEVELS;
-      this.#drawSynapses(context, scale, (input) => (this.glow[input] > low && this.glow[input] <= high ? 1 : 0), size);
-    }
+    this.#drawSynapses(context, scale, (input) => Math.min(Math.round(LEVELS * this.glow[input]), LEVELS), true);
   }
 
-  /** Dots of the size `size` with an opacity each; those of one colour and opacity are one path. */
-  #drawSynapses(context, scale, opacity, size = 1) {
-    const radius = size * Math.max(2, 1 / scale); // never below a pixel
-    const paths = new Map();
-    this.dendrite.synapses.forEach(({ x, y }, input) => {
-      const alpha = opacity(input);
-      if (!alpha) return;
-      const key = `${this.layout.excitatory[input]} ${alpha}`;
-      if (!paths.has(key)) paths.set(key, { excitatory: this.layout.excitatory[input], alpha, path: new Path2D() });
-      const { path } = paths.get(key);
+  /** Dots by their level, 0 for none to LEVELS; those of one colour and level are one path. */
+  #drawSynapses(context, scale, levelOf, lit) {
+    const { excitatory } = this.layout;
+    const paths = Array.from({ length: 2 * (LEVELS + 1) }, () => null);
+    const { synapses } = this.dendrite;
+    for (let input = 0; input < synapses.length; input += 1) {
+      const level = levelOf(input);
+      if (!level) continue;
+      const { x, y } = synapses[input];
+      const radius = Math.max(DOT, 0.9 / scale) * (lit ? 0.8 + (0.9 * level) / LEVELS : 1);
+      const path = (paths[2 * level + (excitatory[input] ? 1 : 0)] ??= new Path2D());
       path.moveTo(x + radius, y);
       path.arc(x, y, radius, 0, 2 * Math.PI);
-    });
-    for (const { excitatory, alpha, path } of paths.values()) {
-      context.globalAlpha = alpha;
-      context.fillStyle = excitatory ? this.theme.colours.excitatory : this.theme.colours.inhibitory;
-      context.fill(path);
     }
+    paths.forEach((path, i) => {
+      if (!path) return;
+      context.globalAlpha = Math.floor(i / 2) / LEVELS;
+      context.fillStyle = i % 2 ? this.theme.colours.excitatory : this.theme.colours.inhibitory;
+      context.fill(path);
+    });
     context.globalAlpha = 1;
   }
 

@@ -4,8 +4,9 @@ import { fitted } from "./canvas.js";
 
 const SHOWN_MS = 2000;
 const VOLTAGE = { low: -84, high: -54, marks: [-80, -70, -60] };
+const PROBABILITY_MARKS = [0, 0.1, 0.5, 1];
 const MARGIN = { left: 38, right: 8, top: 8, bottom: 18, between: 16 };
-const VOLTAGE_SHARE = 0.64;
+const VOLTAGE_SHARE = 0.6;
 
 export class Traces {
   constructor(canvas, theme) {
@@ -42,13 +43,14 @@ export class Traces {
     const [top, bottom] = [foot + MARGIN.between, height - MARGIN.bottom]; // of the probability
     const across = (i) => left + ((right - left) * i) / (SHOWN_MS - 1);
     const ofVoltage = scale(VOLTAGE.low, VOLTAGE.high, foot, MARGIN.top);
-    const ofProbability = scale(0, 1, bottom, top);
+    const linear = scale(0, 1, bottom, top);
+    const ofProbability = (probability) => linear(Math.sqrt(probability)); // small ones are the common ones
     context.clearRect(0, 0, width, height);
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
     context.lineWidth = 1;
-    for (const [marks, y] of [[VOLTAGE.marks, ofVoltage], [[0, 1], ofProbability]]) {
+    for (const [marks, y] of [[VOLTAGE.marks, ofVoltage], [PROBABILITY_MARKS, ofProbability]]) {
       for (const mark of marks) {
         context.strokeStyle = line;
         stroke(context, [[left, y(mark)], [right, y(mark)]]);
