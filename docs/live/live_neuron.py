@@ -6,14 +6,13 @@ the neuron as it was published.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro import BranchELM, SpikeEvents
-from elm_neuro.export import ExportError, Graph, Lowering, Value, register
+from elm_neuro.export import Graph, Lowering, Value, register
 from elm_neuro.functional import branch_matrix, branch_update, decay, memory_gain, memory_proposal, memory_update
 from elm_neuro.functional._elm import TANH_SCALE, TANH_SLOPE
 
@@ -94,37 +93,36 @@ class LiveNeuron(nn.Module):
 
 
 class _Live(Lowering):
-    """One step, with decays computed in the model from what stretches them."""
+    """Any number of steps, with decays computed in the model from what stretches them."""
 
     def lower(self, graph: Graph, module: LiveNeuron, x: Value) -> Value:
-        if graph.form != "step":
-            raise ExportError(f'a live neuron must be exported with form="step", got {graph.form!r}')
         cell, config = module.core.cell, module.config
         p = cell.effective_parameters()
-        before = module.initial_state(1)._asdict()
-        state = {name: graph.state(name, *value.shape[1:]) for name, value in before.items()}
-
-        kept_b = graph.add("Sub", graph.one(), _lost(graph, "tau_s", cell.tau_s, state["stretch_b"], config.delta_t))
-        weights = branch_matrix(p.w_s, p.routing, config.input_size)
-        b = graph.add("Add", graph.add("Mul", kept_b, state["b"]), graph.linear("w_s", x.name, weights))
-
+        state = {name: graph.state(name, *value.shape[1:]) for name, value in module.initial_state(1)._asdict().items()}
+        lost_b = _lost(graph, "tau_s", cell.tau_s, state["stretch_b"], config.delta_t)
         lost_m = _lost(graph, "tau_m", cell.tau_m, state["stretch_m"], config.delta_t)
-        decayed = graph.add("Sub", state["m"], graph.add("Mul", lost_m, state["m"]))
-        read = graph.add("Mul", graph.add("Sub", graph.one(), state["cut"]), b)
-        hidden = graph.add("Concat", read, decayed, axis=1)
-        for i, (weight, bias) in enumerate(zip(p.mlp_weight, p.mlp_bias, strict=True)):
-            hidden = graph.activated(hidden, config.activation if i else None)
-            last = i == len(p.mlp_weight) - 1
-            weight, bias = (TANH_SLOPE * weight, TANH_SLOPE * bias) if last else (weight, bias)
-            hidden = graph.linear(f"mlp_{i}", hidden, weight, bias, matrix=True)
-        largest = graph.constant("largest", torch.tensor(config.lambda_ * TANH_SCALE))
-        gained = graph.add("Mul", lost_m, graph.add("Mul", largest, graph.add("Tanh", hidden)))
-        m = graph.add("Add", decayed, gained)
+        whole = graph.add("Sub", graph.one(), state["cut"])
+        gain = graph.add("Mul", lost_m, graph.constant("largest", torch.tensor(config.lambda_ * TANH_SCALE)))
 
-        for name, value in (state | {"b": b, "m": m}).items():
+        def step(u_t: str, before: dict[str, str]) -> tuple[str, dict[str, str]]:
+            b = graph.add("Add", graph.add("Sub", before["b"], graph.add("Mul", lost_b, before["b"])), u_t)
+            decayed = graph.add("Sub", before["m"], graph.add("Mul", lost_m, before["m"]))
+            hidden = graph.add("Concat", graph.add("Mul", whole, b), decayed, axis=1)
+            for i, (weight, bias) in enumerate(zip(p.mlp_weight, p.mlp_bias, strict=True)):
+                hidden = graph.activated(hidden, config.activation if i else None)
+                slope = TANH_SLOPE if i == len(p.mlp_weight) - 1 else 1.0
+                hidden = graph.linear(f"mlp_{i}", hidden, slope * weight, slope * bias, matrix=True)
+            m = graph.add("Add", decayed, graph.add("Mul", gain, graph.add("Tanh", hidden)))
+            return m, {"b": b, "m": m}
+
+        summed = graph.linear("w_s", x.name, branch_matrix(p.w_s, p.routing, config.input_size))
+        u = graph.time_first(Value(summed, (config.branches,), x.time))
+        start = {name: state[name] for name in ("b", "m")}
+        records, after = graph.loop(u.name, start, step, reads=(None, config.branches), gives=(None, config.num_memory))
+        for name, value in (state | after).items():
             graph.keep(name, value)
-        y = graph.linear("w_y", m, p.w_y, p.b_y, matrix=True)
-        return replace(x, name=y, shape=(config.output_size,))
+        y = graph.linear("w_y", records, p.w_y, p.b_y, matrix=graph.form == "step")
+        return Value(y, (config.output_size,), None if graph.form == "step" else "first")
 
 
 def _lost(graph: Graph, name: str, tau: Tensor, stretch: str, delta_t: float) -> str:
