@@ -3,6 +3,7 @@
 
 const SOMA = { x: 500, y: 632 };
 const TRUNK_TOP = { x: 494, y: 322 };
+const WIDE = 1.22; // how much more it spreads to the sides than up and down
 const SIDE = 5.2; // of a synapse from its branch: excitatory ones on one side, inhibitory ones on the other
 const FIRST = 0.14; // where on a branch its synapses begin
 const SAMPLES = 24;
@@ -82,7 +83,7 @@ function between(a, b, share) {
 
 function toward(from, degrees, length) {
   const angle = (degrees * Math.PI) / 180;
-  return { x: from.x + length * Math.cos(angle), y: from.y + length * Math.sin(angle) };
+  return { x: from.x + WIDE * length * Math.cos(angle), y: from.y + length * Math.sin(angle) };
 }
 
 /** A number in [-1, 1] that looks drawn and is always the same. */
