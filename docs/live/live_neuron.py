@@ -6,7 +6,7 @@ the neuron as it was published.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,7 @@ class LiveNeuron(nn.Module):
         \text{MLP}([(1 - \text{cut}) \odot b_t, \kappa_m' \odot m_{t-1}])
 
     Args:
-        core: a single v1 neuron with one time constant for all branches, relu, and nothing learnable in its routing:
-            what the published checkpoints are.
+        core: a single v1 neuron with routed inputs and one time constant for all branches, as all published ones are.
 
     Raises:
         ValueError: `core` is another kind of neuron.
@@ -47,9 +46,9 @@ class LiveNeuron(nn.Module):
     def __init__(self, core: BranchELM) -> None:
         super().__init__()
         config = core.config
-        plain = config.variant == "v1" and config.activation == "relu" and config.branch_activation is None
+        plain = config.variant == "v1" and config.branch_activation is None and config.routing is not None
         if not plain or config.num_neuron is not None or core.cell.tau_s.ndim or not config.batch_first:
-            raise ValueError(f"core must be a single v1 neuron with relu and one tau_s, batch first, got {config}")
+            raise ValueError(f"core must be a single v1 neuron with routing and one tau_s, batch first, got {config}")
         self.core, self.config = core, config
         self.input_size, self.output_size, self.delta_t = core.input_size, core.output_size, core.delta_t
 
@@ -98,6 +97,7 @@ class _Live(Lowering):
     def lower(self, graph: Graph, module: LiveNeuron, x: Value) -> Value:
         cell, config = module.core.cell, module.config
         p = cell.effective_parameters()
+        routing = cast(Tensor, p.routing)  # the module has one
         state = {name: graph.state(name, *value.shape[1:]) for name, value in module.initial_state(1)._asdict().items()}
         lost_b = _lost(graph, "tau_s", cell.tau_s, state["stretch_b"], config.delta_t)
         lost_m = _lost(graph, "tau_m", cell.tau_m, state["stretch_m"], config.delta_t)
@@ -115,7 +115,7 @@ class _Live(Lowering):
             m = graph.add("Add", decayed, graph.add("Mul", gain, graph.add("Tanh", hidden)))
             return m, {"b": b, "m": m}
 
-        summed = graph.linear("w_s", x.name, branch_matrix(p.w_s, p.routing, config.input_size))
+        summed = graph.linear("w_s", x.name, branch_matrix(p.w_s, routing, config.input_size))
         u = graph.time_first(Value(summed, (config.branches,), x.time))
         start = {name: state[name] for name in ("b", "m")}
         records, after = graph.loop(u.name, start, step, reads=(None, config.branches), gives=(None, config.num_memory))

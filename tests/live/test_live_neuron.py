@@ -114,8 +114,8 @@ def test_time_constants_are_those_of_the_file(live: Path) -> None:
 
 
 def test_another_kind_of_neuron_is_refused() -> None:
-    with pytest.raises(ValueError, match="core must be a single v1 neuron with relu and one tau_s"):
-        LiveNeuron(BranchELM(10, 2, num_branch=5, num_synapse_per_branch=4, activation="silu"))
+    with pytest.raises(ValueError, match="core must be a single v1 neuron with routing and one tau_s"):
+        LiveNeuron(BranchELM(10, 2, num_branch=5, num_synapse_per_branch=4, variant="v2"))
 
 
 def test_whole_sequences_are_exported_too(tmp_path: Path) -> None:
