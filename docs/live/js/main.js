@@ -115,15 +115,17 @@ async function start() {
     traces.push(neuron.soma, neuron.probability, fired);
   }
 
+  let before = performance.now();
   let drawn = -Infinity;
   async function frame(now) {
+    picture.fade(Math.max(now - before, 0)); // what arrives in this frame is seen in full
+    before = now;
     if (running) {
       await clock.run(now, step);
       const measured = clock.measure(now);
       if (measured) showSpeed(measured, NAMES[provider]);
     }
     if (!calm.matches || now - drawn >= CALM_MS) {
-      picture.fade(Math.min(now - drawn, 1000));
       picture.draw(neuron, chosen, calm.matches);
       traces.draw();
       memory.draw(neuron);

@@ -1,6 +1,6 @@
 // The memory units on an axis of their time constants: a stalk each, as high as its memory, coloured by how slow it is.
 
-import { fitted } from "./canvas.js";
+import { blank, fitted } from "./canvas.js";
 
 const AXIS = { low: 0.1, high: 2000, marks: [[0.1, "0.1"], [1, "1"], [10, "10"], [100, "100 ms"], [1000, "1 s"]] };
 const MARGIN = { left: 38, right: 14, top: 8, bottom: 20 };
@@ -19,7 +19,7 @@ export class Memory {
     const middle = (MARGIN.top + bottom) / 2;
     const half = (bottom - MARGIN.top) / 2 - DOT;
     const across = (tau) => left + ((right - left) * Math.log(tau / AXIS.low)) / Math.log(AXIS.high / AXIS.low);
-    context.clearRect(0, 0, width, height);
+    blank(context, width, height, this.theme.colours.paper);
     context.font = "11px system-ui, sans-serif";
     context.textAlign = "center";
     context.lineWidth = 1;

@@ -1,6 +1,6 @@
 // The dendrite: branches tinted by their traces, synapses that light up as spikes arrive, the soma by its voltage.
 
-import { fitted, polyline } from "./canvas.js";
+import { blank, fitted, OPAQUE, polyline } from "./canvas.js";
 import { drawDendrite } from "./dendrite.js";
 
 const EXTENT = 1000; // side of the square that the dendrite is drawn in
@@ -53,7 +53,6 @@ export class Picture {
     const { context, width, height, ratio } = fitted(this.canvas);
     const frame = this.#frame(width, height);
     this.#drawStill(neuron.cut, chosen.branch, width, height, ratio, frame);
-    context.clearRect(0, 0, width, height);
     context.save();
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.drawImage(this.still, 0, 0);
@@ -78,7 +77,8 @@ export class Picture {
     if (of === this.stillOf) return;
     this.stillOf = of;
     [this.still.width, this.still.height] = [this.canvas.width, this.canvas.height];
-    const context = this.still.getContext("2d");
+    const context = this.still.getContext("2d", OPAQUE);
+    blank(context, this.still.width, this.still.height, this.theme.colours.paper);
     context.setTransform(ratio * frame.scale, 0, 0, ratio * frame.scale, ratio * frame.left, ratio * frame.top);
     context.lineCap = context.lineJoin = "round";
     const { line, quiet, accent, paper } = this.theme.colours;

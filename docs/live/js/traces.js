@@ -1,6 +1,6 @@
 // Somatic voltage and spike probability of the last seconds, a value a millisecond.
 
-import { fitted } from "./canvas.js";
+import { blank, fitted } from "./canvas.js";
 
 const SHOWN_MS = 2000;
 const VOLTAGE = { low: -84, high: -54, marks: [-80, -70, -60] };
@@ -45,7 +45,7 @@ export class Traces {
     const ofVoltage = scale(VOLTAGE.low, VOLTAGE.high, foot, MARGIN.top);
     const linear = scale(0, 1, bottom, top);
     const ofProbability = (probability) => linear(Math.sqrt(probability)); // small ones are the common ones
-    context.clearRect(0, 0, width, height);
+    blank(context, width, height, this.theme.colours.paper);
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
