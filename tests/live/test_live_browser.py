@@ -76,16 +76,15 @@ def test_the_pages_own_neuron_is_the_papers(live: Path, page: Any, changes: dict
     outputs = np.array(came["outputs"])
     np.testing.assert_allclose(outputs[:, 0], probability, rtol=0, atol=1e-5)
     np.testing.assert_allclose(outputs[:, 1], soma, rtol=0, atol=1e-3)
-    assert came["milliseconds"] < 
+
+
 def test_it_lives_in_real_time_without_threads_and_without_a_gpu_and_says_how_fast(browser: Any, site: str) -> None:
     with living(browser, site, script="Object.defineProperty(navigator, 'gpu', {value: undefined})") as page:
         assert not page.evaluate("crossOriginIsolated")
         page.wait_for_selector("#speed-words[data-frames]")
         page.wait_for_timeout(2500)
-        words, told = (
-            page.inner_text("#speed-words"),
-            page.evaluate("({...document.getElementById('speed-words').dataset})"),
-        )
+        words = page.inner_text("#speed-words")
+        told = page.evaluate("({...document.getElementById('speed-words').dataset})")
         print(words)
         assert "WebAssembly, one thread" in words
         assert float(told["frames"]) > 2  # 60 on a machine that has nothing else to do

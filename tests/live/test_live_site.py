@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 import re
 import shutil
 from html.parser import HTMLParser
@@ -113,3 +115,26 @@ def test_a_damaged_tarball_in_the_cache_is_downloaded_again(tmp_path: Path, monk
     path.write_bytes(content[:5])
     assert live_runtime.fetch_runtime(tmp_path) == path
     assert path.read_bytes() == content
+
+
+def test_mkdocs_gets_the_page_into_its_site_and_no_warning_without_a_network(
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = importlib.util.spec_from_file_location("live_hook", live / "hook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    folders = []
+
+    def build(folder: Path) -> live_site.Built:
+        folders.append(folder)
+        return live_site.Built(folder, 0, "no network")
+
+    monkeypatch.setattr(hook, "build", build)
+    with caplog.at_level(logging.INFO):
+        hook.on_post_build({"site_dir": str(tmp_path)})
+    assert folders == [tmp_path / "live"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "live page built without its runtime: no network")
+    ]

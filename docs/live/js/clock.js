@@ -1,7 +1,8 @@
 // How many steps are due in a frame, and how fast the page is.
 
 const LONGEST_MS = 100; // of a pause that is made up for: a hidden page does not catch up
-const BUDGET_MS = 11; // of a frame of 16.7: what is left draws
+const FRAME_MS = 1000 / 60;
+const SHARE = 0.65; // of a frame's time, for steps: what is left draws
 const MEASURED_MS = 1000;
 
 export class Clock {
@@ -18,9 +19,10 @@ export class Clock {
     this.last = now;
     this.owed += passed * this.speed;
     const start = performance.now();
+    const budget = SHARE * Math.max(passed, FRAME_MS);
     let steps = 0;
     for (; this.owed >= 1; this.owed -= 1, steps += 1) {
-      if (performance.now() - start > BUDGET_MS) {
+      if (performance.now() - start > budget) {
         this.owed %= 1;
         break;
       }
