@@ -20,67 +20,72 @@ function slider(id, change) {
   };
 }
 
-/**
- * Wire the controls of the page to its parts.
- *
- * @param live {neuron(), drive, layout, description, chosen, choose, cut, joinAll, restart, run, running}
- */
+/** Wire the controls of the page to the life of the neuron. */
 export function wire(live) {
-  const { description, drive, layout } = live;
-  slider("rate-excitatory", (rate) => {
-    drive.rates.excitatory = rate;
-    return `${rate} Hz`;
+  wireBackground(live.drive);
+  wireTimeConstants(live);
+  slider("branch", (number) => {
+    if (number - 1 !== live.chosen.branch) live.choose(number - 1);
+    return `${number} of ${live.layout.branches.length}`;
   });
-  slider("rate-inhibitory", (rate) => {
-    drive.rates.inhibitory = rate;
-    return `${rate} Hz`;
-  });
-  const setSynapse = slider("tau-synapse", (power) => {
-    const tau = description.tau_s * 10 ** power;
-    live.neuron().stretchSynapse[0] = power * Math.LN10;
-    return `${tau.toPrecision(tau < 10 ? 2 : 3)} ms`;
-  });
-  const setMemory = slider("tau-memory", (power) => {
-    live.neuron().stretchMemory.fill(power * Math.LN10);
-    return `× ${(10 ** power).toPrecision(2)}`;
-  });
-  byId("tau-published").addEventListener("click", () => {
-    setSynapse(0);
-    setMemory(0);
-  });
+  byId("press-branch").addEventListener("click", () => live.pressBranch());
+  byId("cut-branch").addEventListener("change", () => live.cut());
+  byId("join-all").addEventListener("click", () => live.joinAll());
+  byId("run").addEventListener("click", () => live.run(!live.running));
+  byId("restart").addEventListener("click", () => live.restart());
+  const speed = byId("speed");
+  const setSpeed = () => {
+    live.clock.speed = Number(speed.value);
+    live.clock.restart();
+  };
+  speed.addEventListener("change", setSpeed);
+  setSpeed(); // a browser may remember what was chosen before
+}
 
+function wireBackground(drive) {
+  for (const kind of ["excitatory", "inhibitory"]) {
+    slider(`rate-${kind}`, (rate) => {
+      drive.rates[kind] = rate;
+      return `${rate} Hz`;
+    });
+  }
   const pattern = byId("pattern");
   for (const [name, { label }] of Object.entries(PATTERNS)) pattern.add(new Option(label, name));
   pattern.value = drive.pattern;
   pattern.addEventListener("change", () => {
     drive.pattern = pattern.value;
   });
+}
 
-  const setBranch = slider("branch", (number) => {
-    if (number - 1 !== live.chosen.branch) live.choose(number - 1);
-    return `${number} of ${layout.branches.length}`;
-  });
-  byId("press-branch").addEventListener("click", live.pressBranch);
-  byId("cut-branch").addEventListener("change", live.cut);
-  byId("join-all").addEventListener("click", live.joinAll);
-  byId("run").addEventListener("click", () => live.run(!live.running()));
-  byId("restart").addEventListener("click", live.restart);
-  byId("speed").addEventListener("change", (event) => {
-    live.clock.speed = Number(event.target.value);
-    live.clock.restart();
-  });
-  return { setBranch };
+/** Sliders of powers of ten by which time constants are longer than published. */
+function wireTimeConstants(live) {
+  const sliders = [
+    slider("tau-synapse", (power) => {
+      const tau = live.description.tau_s * 10 ** power;
+      live.neuron.stretchSynapse[0] = power * Math.LN10;
+      return `${tau.toPrecision(tau < 10 ? 2 : 3)} ms`;
+    }),
+    slider("tau-memory", (power) => {
+      live.neuron.stretchMemory.fill(power * Math.LN10);
+      return `× ${(10 ** power).toPrecision(2)}`;
+    }),
+  ];
+  byId("tau-published").addEventListener("click", () => sliders.forEach((set) => set(0)));
 }
 
 /** Show what is chosen, cut and running. */
-export function showState(live, { setBranch }) {
+export function showState(live) {
   const { branch } = live.chosen;
-  if (byId("branch").valueAsNumber !== branch + 1) setBranch(branch + 1);
-  const numCut = live.neuron().cut.reduce((sum, one) => sum + one, 0);
-  byId("cut-branch").checked = live.neuron().cut[branch] === 1;
+  const chosen = byId("branch");
+  if (chosen.valueAsNumber !== branch + 1) {
+    chosen.value = branch + 1;
+    chosen.dispatchEvent(new Event("input")); // writes its words
+  }
+  const numCut = live.neuron.cut.reduce((sum, one) => sum + one, 0);
+  byId("cut-branch").checked = live.neuron.cut[branch] === 1;
   byId("join-all").disabled = numCut === 0;
   byId("num-cut").textContent = numCut ? `${numCut} cut` : "none cut";
-  byId("run").textContent = live.running() ? "Pause" : "Run";
+  byId("run").textContent = live.running ? "Pause" : "Run";
 }
 
 /** Numbers of the moment; not announced, they change all the time. */
