@@ -169,10 +169,14 @@ def test_who_wants_little_motion_starts_with_a_pause(browser: Any, site: str) ->
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out_of_the_screen(browser: Any, site: str, width: int) -> None:
+def test_nothing_sticks_out_of_the_screen_or_lies_over_the_text(browser: Any, site: str, width: int) -> None:
     with living(browser, site, viewport={"width": width, "height": 844}, has_touch=width < 500) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("document.getElementById('picture').getBoundingClientRect().width") > 0.4 * width
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        parts = "['.cell', '.side', 'article'].map((part) => document.querySelector(part).getBoundingClientRect())"
+        cell, side, article = page.evaluate(parts + ".map(({top, bottom}) => [top, bottom])")
+        assert article[0] >= max(cell[1], side[1])
 
 
 def test_a_finger_presses_the_branch_under_it(browser: Any, site: str) -> None:

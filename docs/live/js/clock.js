@@ -43,7 +43,7 @@ export class Clock {
   measure(now) {
     const { since, frames, steps, busy } = this.measured;
     this.measured.frames += 1;
-    if (now - since < MEASURED_MS) return null;
+    if (now - since < MEASURED_MS || (steps === 0 && !Number.isNaN(since))) return null;
     this.measured = { since: now, frames: 1, steps: 0, busy: 0 };
     if (Number.isNaN(since)) return null;
     return { frames: (1000 * frames) / (now - since), step: busy / steps, realTime: steps / (now - since) };
