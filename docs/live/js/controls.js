@@ -98,9 +98,9 @@ export function showNumbers(neuron, rate) {
 
 export function showSpeed({ frames, step, realTime }, name) {
   const place = byId("speed-words");
+  const times = realTime < 0.1 ? realTime.toPrecision(1) : realTime.toFixed(2);
   place.textContent =
-    `${realTime < 0.1 ? realTime.toPrecision(1) : realTime.toFixed(2)} × real time · ${Math.round(frames)} frames/s · ` +
-    `${step.toFixed(3)} ms a step · ${name}, one thread`;
+    `${times} × real time · ${Math.round(frames)} frames/s · ${step.toFixed(3)} ms a step · ${name}, one thread`;
   Object.assign(place.dataset, { frames: frames.toFixed(1), step: step.toFixed(4), realTime: realTime.toFixed(3) });
 }
 

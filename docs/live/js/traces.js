@@ -36,42 +36,45 @@ export class Traces {
 
   draw() {
     const { context, width, height } = fitted(this.canvas);
-    const { ink, quiet, line, accent } = this.theme.colours;
+    const { paper, ink, accent } = this.theme.colours;
     const [left, right] = [MARGIN.left, width - MARGIN.right];
     const inner = height - MARGIN.top - MARGIN.bottom - MARGIN.between;
     const foot = MARGIN.top + VOLTAGE_SHARE * inner; // of the voltage
-    const [top, bottom] = [foot + MARGIN.between, height - MARGIN.bottom]; // of the probability
-    const across = (i) => left + ((right - left) * i) / (SHOWN_MS - 1);
     const ofVoltage = scale(VOLTAGE.low, VOLTAGE.high, foot, MARGIN.top);
-    const linear = scale(0, 1, bottom, top);
+    const linear = scale(0, 1, height - MARGIN.bottom, foot + MARGIN.between);
     const ofProbability = (probability) => linear(Math.sqrt(probability)); // small ones are the common ones
-    blank(context, width, height, this.theme.colours.paper);
+    const across = (i) => left + ((right - left) * i) / (SHOWN_MS - 1);
+    blank(context, width, height, paper);
+    this.#axis(context, VOLTAGE.marks, ofVoltage, left, right);
+    this.#axis(context, PROBABILITY_MARKS, ofProbability, left, right);
+    context.textBaseline = "alphabetic";
+    context.fillText("now", right, height - 4);
+    context.textAlign = "left";
+    context.fillText("−2 s", left, height - 4);
+    context.lineJoin = "round";
+    context.lineWidth = 1.4;
+    context.strokeStyle = ink;
+    this.#curve(context, this.soma, across, ofVoltage);
+    context.strokeStyle = accent;
+    this.#curve(context, this.probability, across, ofProbability);
+    for (let i = 0; i < SHOWN_MS; i += 1) {
+      if (!this.spikes[(this.time + i) % SHOWN_MS]) continue;
+      stroke(context, [[across(i), MARGIN.top], [across(i), ofVoltage(-57)]]);
+    }
+  }
+
+  /** Lines at some values, with the values at their left. */
+  #axis(context, marks, y, left, right) {
+    const { quiet, line } = this.theme.colours;
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
     context.lineWidth = 1;
-    for (const [marks, y] of [[VOLTAGE.marks, ofVoltage], [PROBABILITY_MARKS, ofProbability]]) {
-      for (const mark of marks) {
-        context.strokeStyle = line;
-        stroke(context, [[left, y(mark)], [right, y(mark)]]);
-        context.fillStyle = quiet;
-        context.fillText(String(mark).replace("-", "−"), left - 6, y(mark));
-      }
-    }
-    context.textBaseline = "alphabetic";
-    context.textAlign = "left";
-    context.fillText("−2 s", left, height - 4);
-    context.textAlign = "right";
-    context.fillText("now", right, height - 4);
-    context.lineJoin = "round";
-    context.strokeStyle = ink;
-    context.lineWidth = 1.4;
-    this.#curve(context, this.soma, across, ofVoltage);
-    context.strokeStyle = accent;
-    this.#curve(context, this.probability, across, ofProbability);
-    context.lineWidth = 1.6;
-    for (let i = 0; i < SHOWN_MS; i += 1) {
-      if (this.spikes[(this.time + i) % SHOWN_MS]) stroke(context, [[across(i), MARGIN.top], [across(i), ofVoltage(-57)]]);
+    context.strokeStyle = line;
+    context.fillStyle = quiet;
+    for (const mark of marks) {
+      stroke(context, [[left, y(mark)], [right, y(mark)]]);
+      context.fillText(String(mark).replace("-", "−"), left - 6, y(mark));
     }
   }
 
