@@ -24,7 +24,6 @@ export class Live {
     this.traces = new Traces(canvases.traces, theme);
     this.memory = new Memory(canvases.memory, theme, description.tau_m, description.largest_memory);
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
-    this.before = performance.now(); // of the last frame
     this.drawn = -Infinity;
   }
 
@@ -44,7 +43,7 @@ export class Live {
 
   press(input) {
     this.drive.press(input);
-    this.picture.glow[input] = 1; // at once, also while the neuron pauses
+    this.picture.glow[input] = 1; // at once; while the neuron pauses it waits there
   }
 
   pressBranch() {
@@ -89,14 +88,11 @@ export class Live {
     drive.fill(neuron.input, traces.time);
     await neuron.step();
     const fired = Math.random() < neuron.probability;
-    if (fired) picture.fired = 1;
-    picture.arrive(neuron.input);
+    picture.pass(neuron.input, fired);
     traces.push(neuron.soma, neuron.probability, fired);
   }
 
   async frame(now) {
-    this.picture.fade(Math.max(now - this.before, 0)); // before the steps: what arrives in this frame is seen in full
-    this.before = now;
     if (this.running) {
       await this.clock.run(now, () => this.step());
       const measured = this.clock.measure(now);

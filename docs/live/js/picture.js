@@ -4,8 +4,8 @@ import { blank, fitted, OPAQUE, polyline } from "./canvas.js";
 import { drawDendrite } from "./dendrite.js";
 
 const EXTENT = 1000; // side of the square that the dendrite is drawn in
-const GLOW_MS = 45; // in which a synapse's light falls to a third
-const FIRED_MS = 220;
+const GLOW_LEFT = Math.exp(-1 / 45); // of a synapse's light after a millisecond
+const FIRED_LEFT = Math.exp(-1 / 220);
 const LEVELS = 4; // of brightness
 const DOT = 2.2; // radius of a synapse
 const STRONG_TRACE = 3; // a branch trace that is drawn in full colour
@@ -24,15 +24,10 @@ export class Picture {
     this.stillOf = "";
   }
 
-  /** Light up the synapses at which the input of a step has spikes. */
-  arrive(input) {
-    for (let i = 0; i < input.length; i += 1) if (input[i] !== 0) this.glow[i] = 1;
-  }
-
-  fade(elapsed) {
-    const factor = Math.exp(-elapsed / GLOW_MS);
-    for (let i = 0; i < this.glow.length; i += 1) this.glow[i] *= factor;
-    this.fired *= Math.exp(-elapsed / FIRED_MS);
+  /** A millisecond passes: lights fade in the neuron's time, and synapses at which spikes arrive light up. */
+  pass(input, fired) {
+    for (let i = 0; i < input.length; i += 1) this.glow[i] = input[i] === 0 ? GLOW_LEFT * this.glow[i] : 1;
+    this.fired = fired ? 1 : FIRED_LEFT * this.fired;
   }
 
   /** Inputs whose synapses lie within `radius` CSS pixels of a point of the page, nearest first. */
