@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from elm_neuro.adapters._nir_node import ElmNeuroLayer, nir
-from elm_neuro.datasets.hdf5._file import File, VariableLength
+from elm_neuro.datasets.hdf5._file import File
+from elm_neuro.datasets.hdf5._types import VariableLength
 from elm_neuro.files import open_regular
 
 SMALL, GROWTH = 1 << 24, 64  # bytes that any file may unpack to, and how many times its own size

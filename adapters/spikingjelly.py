@@ -12,6 +12,8 @@ own. What differs from its neurons:
 - **Batch**: another size of batch than the states have is refused until ``functional.reset_net(net)``; spikingjelly's
   own forget without a word.
 
+Longer than most modules: one file a host, and half of it is docstrings.
+
 >>> from spikingjelly.activation_based import functional, layer, neuron
 >>> from elm_neuro.adapters.spikingjelly import ELM
 >>> net = torch.nn.Sequential(ELM(700, 1, num_memory=10, num_neuron=32), layer.Linear(32, 20), neuron.LIFNode())
