@@ -24,11 +24,12 @@ NAMES = {
         " routing_index scaled_tanh spaced_tau zero_state"
     ),
     "elm_neuro.checkpoints": (
-        "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
+        "NeuronIOPrediction PublishedNeuron UPSTREAM_URL cards_page fetch_upstream from_pretrained from_upstream"
+        " list_pretrained model_card neuronio_head push_to_hub save_pretrained"
     ),
     "elm_neuro.pretrained": (
-        "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
-        " weights_of with_tensors"
+        "Kind Saved blank check_tensors describe described from_pretrained front_matter kind_of kinds push_to_hub"
+        " register save_pretrained weights_of with_tensors"
     ),
     "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset unpatch",
     "elm_neuro.adapters.norse": (
