@@ -42,8 +42,8 @@ OURS = """## Neurons of your own
 
 No trained neuron of ours is published; what the demonstration and the recipes train is yours. `save_pretrained`
 writes a card (`README.md`) beside the weights, made from the configuration; it says that data, scores and licence are
-not known until you write them in. Once its first comment is removed, it is never written over. One command brings the folder to
-the [Hugging Face hub](https://huggingface.co), after `pip install "elm-neuro[hub]"` and `hf auth login`:
+not known until you write them in. Once its first comment is removed, it is never written over. One command brings the
+folder to the [Hugging Face hub](https://huggingface.co), after `pip install "elm-neuro[hub]"` and `hf auth login`:
 
 ```
 elm-neuro push FOLDER USER/NAME
