@@ -44,11 +44,7 @@ def time_constants_figure(part: Part, times: dict[str, Array]) -> Shown | None:
         return None
     bounds = getattr(part.config, "bounds", None)
     figure = plotting.time_constants(times, bounds=bounds if part.is_elm else None, readout=_readout_weights(part))
-    words = [
-        f"{name}: {values.size} value{'s' * (values.size > 1)} from {np.min(values):.4g} to {np.max(values):.4g} ms"
-        for name, values in times.items()
-    ]
-    caption = "; ".join(words) + "."
+    caption = "; ".join(_range(name, values) for name, values in times.items()) + "."
     if part.is_elm:
         learned = getattr(part.config, "learn_tau_m", None)
         trained = "were trained" if learned else "were not trained"
@@ -57,6 +53,17 @@ def time_constants_figure(part: Part, times: dict[str, Array]) -> Shown | None:
             "readout, at its time constant."
         )
     return Shown("time_constants", figure, "Time constants", caption)
+
+
+def _range(name: str, values: Array) -> str:
+    low, high = float(np.min(values)), float(np.max(values))
+    if values.size == 1:
+        return f"{name} is {low:.4g} ms"
+    return (
+        f"{name}: {values.size} of {low:.4g} ms"
+        if low == high
+        else f"{name}: {values.size} from {low:.4g} to {high:.4g} ms"
+    )
 
 
 def _readout_weights(part: Part) -> dict[str, Any] | None:
@@ -121,7 +128,7 @@ def responses_figure(part: Part, responses: Responses, drive: Drive) -> Shown:
         else "on that input"
     )
     caption = (
-        f"What one spike more {where}, changes against the same time without it while the neuron works: mean over "
+        f"What one more spike {where}, changes against the same time without it, while the neuron works: mean over "
         f"{len(responses.moments)} moments of {drive.what}."
     )
     if responses.watched != "readout":
@@ -186,7 +193,7 @@ def _state_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
         words, colour = STATES.get(name, (f"state {name}", GREEN))
         if name == "m" and part.is_elm:
             records.append(_memory(part, values))
-        else:
+        elif bool((values != values[0]).any()):  # what never moves is left out
             records.append(Record(_most(words, values), name, values, colour=colour))
     return records
 
@@ -213,7 +220,8 @@ def _output_records(part: Part, y: Tensor, drive: Drive) -> list[Record]:
         )  # fmt: skip
         fired = Record(
             "spikes", "probability", predicted.spike_probability[:, None], "spikes of a cell", BLUE,
-            truth=None if drive.spikes is None else drive.spikes.astype(np.float64), names=["predicted spike probability"],
+            truth=None if drive.spikes is None else drive.spikes.astype(np.float64),
+            names=["predicted spike probability"],
         )  # fmt: skip
         return [soma, fired]
     if getattr(part.core, "emits_spikes", False):

@@ -17,6 +17,7 @@ from elm_neuro.look._parts import NUM_NEURONIO_INPUTS
 RATE_HZ = 10.0  # about what NeuronIO's excitatory and inhibitory inputs have
 NUM_MADE, NUM_READ = 1000.0, 2000.0  # ms that are looked at
 FEWEST_STEPS = 100
+MOST_STEPS, MOST_NUMBERS = 20_000, 1 << 27  # that are gone through one by one; of the frames
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def poisson_drive(
     if not 0 < rate_hz * delta_t <= 1000:
         raise ValueError(f"rate must be above 0 and at most a spike a step, {1000 / delta_t:g} Hz, got {rate_hz:g} Hz")
     duration = max(NUM_MADE, FEWEST_STEPS * delta_t) if duration_ms is None else duration_ms
-    num_steps = _steps(duration, delta_t)
+    num_steps = _steps(duration, delta_t, num_channels)
     generator = torch.Generator().manual_seed(seed)
     expected = rate_hz * delta_t / 1000 * num_steps * num_channels
     total = int(torch.poisson(torch.tensor([expected], dtype=torch.float64), generator=generator))
@@ -107,9 +108,14 @@ def read_drive(
     return _sample(path, num_channels, delta_t, index, duration_ms)
 
 
-def _steps(duration_ms: float, delta_t: float) -> int:
-    if not duration_ms >= delta_t:
-        raise ValueError(f"duration must be at least a time step, {delta_t:g} ms, got {duration_ms:g} ms")
+def _steps(duration_ms: float, delta_t: float, num_channels: int) -> int:
+    """Steps of a duration."""
+    longest = min(MOST_STEPS, MOST_NUMBERS // num_channels) * delta_t
+    if not delta_t <= duration_ms <= longest:
+        raise ValueError(
+            f"duration must be at least a time step, {delta_t:g} ms, and at most {longest:g} ms with {num_channels} "
+            f"inputs, got {duration_ms:g} ms"
+        )
     return int(duration_ms / delta_t + 1e-9)
 
 
@@ -136,7 +142,7 @@ def _simulation(path: Path, num_channels: int, delta_t: float, index: int | None
             f"{num_channels} inputs and {delta_t:g} ms for {path}"
         )
     simulations = read_simulation_file(path) if path.suffix == ".p" else open_simulations(path)
-    stop = min(_steps(NUM_READ if duration_ms is None else duration_ms, delta_t), simulations.num_steps)
+    stop = min(_steps(NUM_READ if duration_ms is None else duration_ms, delta_t, num_channels), simulations.num_steps)
     chosen = index
     if chosen is None:
         chosen = max(range(len(simulations)), key=lambda i: int(simulations.spikes(i)[:stop].sum()))
@@ -166,7 +172,7 @@ def _sample(path: Path, num_channels: int, delta_t: float, index: int | None, du
     if not 0 <= chosen < len(recordings):
         raise IndexError(f"index must be in [0, {len(recordings)}), the samples in {path}, got {chosen}")
     duration = max(NUM_MADE, delta_t) if duration_ms is None else duration_ms
-    duration = _steps(duration, delta_t) * delta_t
+    duration = _steps(duration, delta_t, num_channels) * delta_t
     samples = SHDDataset(recordings, bin_ms=delta_t, duration_ms=duration, pool=pool)
     events, label, _ = samples[chosen]
     pooled = f", {pool} channels pooled to one" if pool > 1 else ""

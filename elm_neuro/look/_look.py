@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import plotting
-from elm_neuro.events import SpikeEvents
 from elm_neuro.files import write_whole
 from elm_neuro.look._figures import (
     Shown,
@@ -22,15 +22,14 @@ from elm_neuro.look._figures import (
     responses_figure,
     time_constants_figure,
 )
-from elm_neuro.look._input import RATE_HZ, Drive, poisson_drive, read_drive
+from elm_neuro.look._input import RATE_HZ, Drive
 from elm_neuro.look._numbers import branch_fields, spike_responses, time_constants
 from elm_neuro.look._page import Figured, Section, page
-from elm_neuro.look._parts import Part, parts_of
-from elm_neuro.nn import is_layer
+from elm_neuro.look._parts import Input, Part, parts_of
+from elm_neuro.look._reaching import Asked, Reaching
 
 Progress = Callable[[str, int, int], None]  # what is done now, how much is done, how much there is
 PAGE, NUMBERS = "index.html", "numbers.npz"
-REFUSALS = (ValueError, TypeError, RuntimeError, IndexError)  # of a network that reads something else
 
 
 def look(
@@ -71,17 +70,10 @@ def look(
         TypeError: there is no layer in `module`.
         FileNotFoundError: `data` does not exist.
         ValueError: `data` do not fit the module, or an argument is out of range.
-
-    >>> import tempfile
-    >>> from elm_neuro import ELM
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     look(ELM(3, 1, num_memory=2), place, duration_ms=100.0).name
-    'index.html'
     """
+    module = _copy(module)
     parts = parts_of(module, neuron=neuron)
-    module = _wide(module).eval()
-    drive = _drive(module, parts, data, index, duration_ms, rate_hz, seed)
-    inputs, note = _inputs(module, parts, drive, from_file=data is not None)
+    reaching = Reaching(module, parts, Asked(data, index, duration_ms, rate_hz, seed))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sections: list[Section] = []
@@ -90,9 +82,8 @@ def look(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of layers that spike by chance
         for place, part in enumerate(parts):
-            own = _own_drive(part, drive, inputs, duration_ms, rate_hz, seed)
             figures = []
-            for at, (what, make) in enumerate(_steps(part, *own, numbers)):
+            for at, (what, make) in enumerate(_steps(part, *reaching.of(part), numbers)):
                 if progress is not None:
                     progress(f"{part.name or type(part.layer).__name__}: {what}", 4 * place + at, total)
                 if (shown := make()) is not None:
@@ -103,7 +94,7 @@ def look(
     if progress is not None:
         progress("the page", total - 1, total)
     title = name or type(module).__name__
-    lead = f"{type(module).__name__}. Driven by {drive.what}.{note}"
+    lead = f"{type(module).__name__}. Driven by {reaching.drive.what}.{reaching.remark}"
     content = io.BytesIO()
     np.savez_compressed(content, **numbers)
     html = page(title, lead, module, sections).encode()
@@ -113,9 +104,7 @@ def look(
     return folder / PAGE
 
 
-def _steps(
-    part: Part, x: SpikeEvents | Tensor, drive: Drive, numbers: dict[str, Any]
-) -> list[tuple[str, Callable[[], Shown | None]]]:
+def _steps(part: Part, x: Input, drive: Drive, numbers: dict[str, Any]) -> list[tuple[str, Callable[[], Shown | None]]]:
     """What is done for a layer, in words, and how; `numbers` gets what is behind the figures."""
     prefix = f"{part.name}/" if part.name else ""
 
@@ -150,132 +139,8 @@ def _steps(
     ]
 
 
-def _wide(module: nn.Module) -> nn.Module:
-    """A module whose numbers are at least float32, which figures are drawn of."""
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy that is evaluated, on the CPU, of numbers that are at least float32, which figures are drawn of."""
+    module = copy.deepcopy(module).cpu().eval()
     narrow = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
     return module.float() if narrow & {torch.float16, torch.bfloat16} else module
-
-
-def _drive(
-    module: nn.Module,
-    parts: list[Part],
-    data: str | os.PathLike[str] | None,
-    index: int | None,
-    duration_ms: float | None,
-    rate_hz: float,
-    seed: int,
-) -> Drive:
-    first = _first(module, parts)
-    width = first.layer.input_size if _width(module) is None else _width(module)
-    delta_t = first.layer.delta_t
-    if data is not None:
-        return read_drive(data, width, delta_t, index=index, duration_ms=duration_ms)
-    if index is not None:
-        raise ValueError(f"index must be None where spikes are made, got {index}")
-    signed = first.num_excitatory if width == first.core.input_size else None
-    return poisson_drive(width, delta_t, num_excitatory=signed, duration_ms=duration_ms, rate_hz=rate_hz, seed=seed)
-
-
-def _first(module: nn.Module, parts: list[Part]) -> Part:
-    """The layer that reads the input of a network: the one whose width and steps a network that is none tells of."""
-    if is_layer(module) or isinstance(module, nn.Sequential):
-        return parts[0]
-    for part in parts:
-        silence = SpikeEvents(
-            torch.zeros(3, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), None, (1, 2, part.layer.input_size)
-        )
-        try:
-            if part.name in _heard(module, parts, silence):
-                return part
-        except REFUSALS:
-            continue
-    return parts[0]
-
-
-def _width(module: nn.Module) -> int | None:
-    """Inputs of a network that is a chain: of its first module that says it."""
-    if is_layer(module):
-        return int(module.input_size)
-    if not isinstance(module, nn.Sequential):
-        return None
-    for child in module:
-        if isinstance(child, nn.Linear):
-            return child.in_features
-        if isinstance(child, nn.LayerNorm):
-            return int(child.normalized_shape[-1])
-        if (inner := _width(child)) is not None:
-            return inner
-    return None
-
-
-def _inputs(
-    module: nn.Module, parts: list[Part], drive: Drive, *, from_file: bool
-) -> tuple[dict[str, SpikeEvents | Tensor], str]:
-    """What each layer reads while the module runs, by its place; and a remark where they cannot be run together."""
-    try:
-        return _heard(module, parts, drive.events), ""
-    except REFUSALS as error:
-        if from_file:
-            raise ValueError(f"data must be what the network reads, got {drive.what}: {error}") from error
-    return {}, " The network reads something else than spikes, so that each layer was driven by itself."
-
-
-@torch.no_grad()
-def _heard(module: nn.Module, parts: list[Part], events: SpikeEvents) -> dict[str, SpikeEvents | Tensor]:
-    heard: dict[str, SpikeEvents | Tensor] = {}
-    if is_layer(module):
-        return {"": events}
-    if isinstance(module, nn.Sequential):
-        _through(module, "", events, heard)
-        return heard
-    hooks = []
-    for part in parts:
-
-        def hear(_: nn.Module, arguments: Any, keywords: Any, name: str = part.name) -> None:
-            heard[name] = arguments[0] if arguments else keywords["x"]
-
-        hooks.append(part.layer.register_forward_pre_hook(hear, with_kwargs=True))
-    try:
-        module(events)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return heard
-
-
-def _through(chain: nn.Sequential, name: str, x: Any, heard: dict[str, Any]) -> Any:
-    """Run a chain of layers, which give their state too, and of plain modules."""
-    for child_name, child in chain.named_children():
-        place = f"{name}.{child_name}" if name else child_name
-        if is_layer(child):
-            heard[place] = x
-            x, _ = child(x)
-        elif isinstance(child, nn.Sequential):
-            x = _through(child, place, x, heard)
-        else:
-            dtype = next((parameter.dtype for parameter in chain.parameters()), torch.float32)
-            x = child(x.to_dense(dtype) if isinstance(x, SpikeEvents) else x)
-    return x
-
-
-def _own_drive(
-    part: Part,
-    drive: Drive,
-    inputs: dict[str, SpikeEvents | Tensor],
-    duration_ms: float | None,
-    rate_hz: float,
-    seed: int,
-) -> tuple[SpikeEvents | Tensor, Drive]:
-    """What a layer reads, and where it comes from."""
-    if part.name in inputs:
-        x = inputs[part.name]
-        return x, drive if x is drive.events else Drive(drive.events, f"what comes before it of {drive.what}")
-    own = poisson_drive(
-        part.layer.input_size,
-        part.layer.delta_t,
-        num_excitatory=part.num_excitatory,
-        duration_ms=duration_ms,
-        rate_hz=min(rate_hz, 1000 / part.layer.delta_t),
-        seed=seed,
-    )
-    return own.events, own

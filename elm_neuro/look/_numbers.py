@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 ROWS_AT_ONCE = 64  # branches or inputs that are run in one batch
 STEPS_AT_ONCE = 256  # steps whose input is brought to the branches at once
 MAX_ROWS = 320  # inputs that are tried one by one; of more, this many evenly spaced ones
-MOMENTS = 12  # at which a spike is added
+MOMENTS = {"branch": 40, "input": 8}  # at which a spike is added: inputs are many
 SHORTEST, LONGEST = 50, 400  # steps that a response is followed for
 
 
@@ -110,7 +110,7 @@ def response_steps(part: Part, num_steps: int) -> int:
 
 
 @torch.no_grad()
-def spike_responses(part: Part, x: Input, *, num_steps: int | None = None, num_moments: int = MOMENTS) -> Responses:
+def spike_responses(part: Part, x: Input, *, num_steps: int | None = None, num_moments: int | None = None) -> Responses:
     """Change of the readout after one spike more, at each branch of an ELM neuron, or at each input of another layer.
 
     The layer works on a sequence; the spike is added in one step of it, and what follows is compared with what follows
@@ -126,10 +126,10 @@ def spike_responses(part: Part, x: Input, *, num_steps: int | None = None, num_m
         part: the layer.
         x: what it works on, batch 1.
         num_steps: for how many steps it is followed; :func:`response_steps` by default.
-        num_moments: evenly spaced ones in the last three quarters of `x`.
+        num_moments: evenly spaced ones in the last three quarters of `x`; 40 for branches and 8 for inputs by default.
 
     Raises:
-        ValueError: `x` is shorter than two steps, or than the steps that are followed.
+        ValueError: `x` is shorter than two steps, or than the steps that are followed; no moment.
 
     >>> from elm_neuro import ELM
     >>> spike_responses(Part("", ELM(3, 2, num_memory=4)), torch.ones(1, 50, 3), num_steps=20).change.shape
@@ -139,8 +139,12 @@ def spike_responses(part: Part, x: Input, *, num_steps: int | None = None, num_m
     steps = response_steps(part, length) if num_steps is None else num_steps
     if length < 2 or not 1 <= steps <= length:
         raise ValueError(f"x must have at least two steps and those that are followed, {steps}, got {length}")
+    kind = "branch" if part.is_elm and part.config.num_branch is not None else "input"
+    number = MOMENTS[kind] if num_moments is None else num_moments
+    if number < 1:
+        raise ValueError(f"num_moments must be at least 1, got {number}")
     first = min(length // 4, length - steps)
-    moments = np.unique(np.linspace(first, length - steps, num_moments).astype(np.int64))
+    moments = np.unique(np.linspace(first, length - steps, number).astype(np.int64))
     respond = _branch_responses if part.is_elm else _input_responses
     return respond(part, frames(part.core, x), moments, steps)
 
@@ -153,6 +157,8 @@ def _branch_responses(part: Part, x: Tensor, moments: NDArray[np.int64], num_ste
     spikes = torch.tensor(signs)[:, None] * weights
     if part.config.num_branch is None and part.num_excitatory is not None:  # an input is of one kind
         spikes[:, part.num_excitatory :] *= -1
+    if part.num_neuron is not None and x.ndim == 3:
+        x = x.unsqueeze(2).expand(-1, -1, part.num_neuron, -1)
     arriving = torch.cat(
         [branch_input(some.flatten(0, 1), params.w_s, params.routing) for some in x.split(STEPS_AT_ONCE, 1)]
     )[None]  # (1, time, [num_neuron,] branch)
@@ -218,7 +224,8 @@ def _against_none(
         rows: which of its columns get one, one after the other.
         spike: what is added there, (row,).
     """
-    total, state, before = 0.0, None, 0
+    differences: list[Array] = []
+    state, before = None, 0
     for moment in moments.tolist():
         if moment > before:
             _, state = run(part.core, x[:, before:moment], state)
@@ -232,8 +239,8 @@ def _against_none(
             states = type(state)(*(field.expand(len(some), *field.shape[1:]).contiguous() for field in state))
             y = readout(part, part.of_neuron(call(one_more, states))).flatten(2)
             changes.append((y.double() - silent).cpu().numpy())
-        total = total + np.concatenate(changes)
-    return np.asarray(total / len(moments))
+        differences.append(np.concatenate(changes))
+    return np.asarray(np.mean(differences, 0))
 
 
 def _spaced(number: int) -> Tensor:

@@ -24,7 +24,8 @@ p { margin: .35rem 0; } .lead, figcaption { color: var(--pale); } .lead { margin
 nav { margin: 1rem 0; } nav a { margin-right: 1rem; } a { color: var(--blue); }
 figure { margin: .5rem 0 1.5rem; } figure img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; margin-top: .25rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem 1.5rem; margin: 1.25rem 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .6rem 1.25rem;
+  margin: 1.25rem 0; }
 dt { font-size: .8rem; color: var(--pale); }
 dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
@@ -142,8 +143,8 @@ def _parameters(module: nn.Module) -> str:
     headings = ("name", "shape", "numbers", "trained", "lowest", "mean", "highest")
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"""<p>{total:,} trained numbers. Values are as stored: synaptic weights before they are rectified, time constants
-behind a sigmoid.</p>
+    return f"""<p>{total:,} trained numbers. Values are as stored: synaptic weights before they are rectified,
+time constants behind a sigmoid.</p>
 <div class="table"><table><thead><tr>{head}</tr></thead>
 <tbody>{body}</tbody></table></div>"""
 

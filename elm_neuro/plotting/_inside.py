@@ -70,8 +70,7 @@ def time_constants(
     if not kinds or not any(values.size for values in kinds.values()):
         raise ValueError(f"times must hold time constants above 0 ms, got {[*times] or 'none'}")
     figure = Figure(figsize=(7.2, 3.2))
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]  # of the style
-    ranked, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0])
+    ranked, right = figure.subplots(1, 2, width_ratios=[1.15, 1.0], gridspec_kw={"wspace": 0.06})
     for (name, values), colour in zip(kinds.items(), PALETTE, strict=False):
         label = f"{_symbol(name)}, {values.size}" if values.size > 1 else f"{_symbol(name)} = {values[0]:.4g} ms"
         if values.size > 1:
@@ -94,7 +93,7 @@ def time_constants(
         ranked.hlines(inside, 0, 1, transform=ranked.get_yaxis_transform(), color=INK, linewidth=0.8, linestyle=":")
     plain_log_ticks(ranked)
     ranked.set(xlabel="units, sorted (%)", ylabel="time constant (ms)", xlim=(-4, 104))
-    ranked.legend(loc="lower right")
+    ranked.legend(**ABOVE, ncols=len(kinds), columnspacing=1.0, handletextpad=0.4)
     label_panel(ranked, "a", "time constants")
     first = as_array(next(iter(times.values()))).reshape(-1)
     if readout:
@@ -253,7 +252,7 @@ def recordings(x: Values, records: Sequence[Record], *, delta_t: float, num_exci
         num_excitatory: the first channels, drawn in red, the others in blue; None draws all alike.
     """
     spikes = as_array(x)
-    time = delta_t * (np.arange(len(spikes)) + 0.5)
+    time = np.asarray(delta_t * (np.arange(len(spikes)) + 0.5), dtype=np.float64)
     heights = [
         1.2,
         *(1.4 if one.kind == "memory" else 0.7 if one.kind == "spikes of a cell" else 1.0 for one in records),
@@ -261,11 +260,7 @@ def recordings(x: Values, records: Sequence[Record], *, delta_t: float, num_exci
     figure = Figure(figsize=(7.2, 0.7 + 1.35 * sum(heights)))
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     letters = iter("abcdefghij")
-    if num_excitatory is None:
-        draw_raster(axes[0], spikes, delta_t=delta_t, colour=INK)
-    else:
-        _draw_two_kinds(axes[0], spikes, delta_t, num_excitatory)
-    label_panel(axes[0], next(letters), "input spikes", "input")
+    _draw_input(axes[0], time, spikes, delta_t, num_excitatory, next(letters))
     for axis, record in zip(axes[1:], records, strict=True):
         _draw_record(axis, time, record, delta_t)
         label_panel(axis, next(letters), record.title, record.unit)
@@ -274,6 +269,27 @@ def recordings(x: Values, records: Sequence[Record], *, delta_t: float, num_exci
         axis.set_xlabel("")
     figure.align_ylabels(axes)
     return figure
+
+
+def _draw_input(
+    axis: Axes,
+    time: NDArray[np.float64],
+    x: NDArray[np.float64],
+    delta_t: float,
+    num_excitatory: int | None,
+    letter: str,
+) -> None:
+    """Spikes as marks; what is more often there than not, or no whole number, as lines."""
+    if np.count_nonzero(x) > x.size / 2 or (x != np.round(x)).any():
+        shown = busiest(x, MOST_LINES)
+        axis.plot(time, x[:, shown], color=INK, linewidth=0.8, alpha=0.75)
+        label_panel(axis, letter, f"input: the {len(shown)} that change most of {x.shape[1]}", "input")
+        return
+    if num_excitatory is None:
+        draw_raster(axis, x, delta_t=delta_t, colour=INK)
+    else:
+        _draw_two_kinds(axis, x, delta_t, num_excitatory)
+    label_panel(axis, letter, "input spikes", "input")
 
 
 def _draw_two_kinds(axis: Axes, spikes: NDArray[np.float64], delta_t: float, num_excitatory: int) -> None:
