@@ -221,7 +221,7 @@ def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) 
 @pytest.mark.parametrize("draw", FIGURES)
 def test_axes_name_what_they_show(draw: Callable[[], Figure]) -> None:
     labels = [label for axis in draw().axes for label in (axis.get_xlabel(), axis.get_ylabel()) if label]
-    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units"))
+    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units", "weight"))
 
 
 def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:

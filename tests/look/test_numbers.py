@@ -1,4 +1,4 @@
-"""The numbers behind the figures, against the module run once with a spike more and once without, and its parameters."""
+"""The numbers behind the figures, against the module run with a spike more and without, and its parameters."""
 
 from __future__ import annotations
 
