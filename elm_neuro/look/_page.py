@@ -20,7 +20,8 @@ body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; color: var(
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 2rem 0 .25rem; }
-p { margin: .35rem 0; } .lead, figcaption { color: var(--pale); } .lead { margin-bottom: 1.25rem; }
+p { margin: .35rem 0; }
+.lead, figcaption { color: var(--pale); overflow-wrap: anywhere; } .lead { margin-bottom: 1.25rem; }
 nav { margin: 1rem 0; } nav a { margin-right: 1rem; } a { color: var(--blue); }
 figure { margin: .5rem 0 1.5rem; } figure img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; margin-top: .25rem; }
