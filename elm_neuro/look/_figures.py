@@ -47,7 +47,7 @@ def time_constants_figure(part: Part, times: dict[str, Array]) -> Shown | None:
     caption = "; ".join(_range(name, values) for name, values in times.items()) + "."
     if part.is_elm:
         learned = getattr(part.config, "learn_tau_m", None)
-        trained = "were trained" if learned else "were not trained"
+        trained = "are among what is trained" if learned else "are not trained"
         caption += (
             f" The memory's time constants {trained}, their bounds are dotted. b: the weight of each unit in the "
             "readout, at its time constant."
@@ -173,7 +173,8 @@ def _elm_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
     synapse, branch, memory = synapse[0].flatten(1), part.of_neuron(branch)[0], part.of_neuron(memory)[0]
     if synapse.shape[1] != branch.shape[1]:
         records.append(Record(_most("synapses", synapse), "trace", synapse, colour=GREEN))
-    records.append(Record(_most("branches", branch), "trace", branch, colour=ORANGE))
+    words, colour = ("branches", ORANGE) if records else ("synapses, each its own branch", GREEN)
+    records.append(Record(_most(words, branch), "trace", branch, colour=colour))
     return [*records, _memory(part, memory)]
 
 

@@ -107,11 +107,12 @@ def _section(section: Section, several: bool) -> str:
 
 
 def _facts(part: Part) -> Iterator[tuple[str, str]]:
-    """The configuration, without what is None."""
+    """The configurations of the wrappers and of what they wrap, without what is None."""
     if part.num_neuron is not None:
         yield "looked at", f"neuron {part.neuron} of {part.num_neuron}"
-    for name, value in part.config.to_dict().items():
-        if value is None:
+    outer = {} if part.layer is part.core else part.layer.config.to_dict()
+    for name, value in [*part.config.to_dict().items(), *outer.items()]:
+        if value is None or name == "core":
             continue
         if isinstance(value, dict):
             value = value.get("class", "…")
