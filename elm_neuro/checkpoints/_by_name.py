@@ -45,10 +45,17 @@ def from_pretrained(
         ValueError: a file is damaged or does not fit the other, or `revision` is given without an id of the hub.
         ImportError: an id of the hub was given and huggingface_hub is not installed.
     """
-    path = Path(name_or_path)
-    is_published = not path.exists() and any(str(name_or_path) == one.name for one in list_pretrained())
+    path, names = Path(name_or_path), [neuron.name for neuron in list_pretrained()]
+    is_published = not path.exists() and str(name_or_path) in names
     if not is_published and not (path / CONFIG_FILE).is_file():
-        return pretrained.from_pretrained(name_or_path, device=device, dtype=dtype, backend=backend, revision=revision)
+        try:
+            return pretrained.from_pretrained(
+                name_or_path, device=device, dtype=dtype, backend=backend, revision=revision
+            )
+        except FileNotFoundError as error:
+            if path.exists() or path.name != str(name_or_path):  # it cannot have been meant as a name
+                raise
+            raise FileNotFoundError(f"{error}, and none of the published neurons {', '.join(names)}") from error
     if revision is not None:
         raise ValueError(f"revision must be None for {name_or_path}, which is not on the hub, got {revision!r}")
     check_dtype(dtype)

@@ -68,7 +68,9 @@ def test_a_name_loads_a_published_neuron(tmp_path: Path, monkeypatch: pytest.Mon
     assert from_pretrained(folder).config == neuron.config  # their folder, as it is
     with pytest.raises(ValueError, match="revision must be None for num_memory_20, which is not on the hub, got 'v1'"):
         from_pretrained("num_memory_20", revision="v1")
-    with pytest.raises(FileNotFoundError, match="'num_memory_21', which does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'num_memory_21', which does not exist, and none of .* num_memory_1, "
+    ):
         from_pretrained("num_memory_21")
     BranchELM(6, 2, 3, num_branch=3, num_synapse_per_branch=4).save_pretrained("num_memory_20")
     assert from_pretrained("num_memory_20").config.num_memory == 3  # a folder comes first
