@@ -18,7 +18,7 @@ from elm_neuro.look._parts import NUM_NEURONIO_INPUTS, Part, frames, output_name
 from elm_neuro.plotting import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILION, Record
 
 MOST_NAMED = 4  # outputs that have names in a figure
-MOST_RECORDED = 1 << 27  # numbers of a record; beyond, synapses are left out
+MOST_RECORDED = 1 << 26  # numbers of a record; beyond, synapses are left out
 MOST_PANELS = 2  # outputs whose response is shown one by one
 QUIET, FEWEST_SHOWN = 0.05, 20  # share of the largest change, and steps
 STATES = {  # parts of a state by what they are called in a figure

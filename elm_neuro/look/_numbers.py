@@ -16,8 +16,8 @@ from elm_neuro.functional import branch_input
 from elm_neuro.look._parts import Input, Part, frames, readout, run
 
 Array = NDArray[np.float64]
-ROWS_AT_ONCE = 64  # branches or inputs that are run in one batch
-STEPS_AT_ONCE = 256  # steps whose input is brought to the branches at once
+ROWS_AT_ONCE = 64  # branches or inputs that are run in one batch, fewer where that were more than
+NUMBERS_AT_ONCE = 1 << 24  # numbers
 MAX_ROWS = 320  # inputs that are tried one by one; of more, this many evenly spaced ones
 MOMENTS = {"branch": 40, "input": 8}  # at which a spike is added: inputs are many
 SHORTEST, LONGEST = 50, 400  # steps that a response is followed for
@@ -159,8 +159,9 @@ def _branch_responses(part: Part, x: Tensor, moments: NDArray[np.int64], num_ste
         spikes[:, part.num_excitatory :] *= -1
     if part.num_neuron is not None and x.ndim == 3:
         x = x.unsqueeze(2).expand(-1, -1, part.num_neuron, -1)
+    at_once = max(1, NUMBERS_AT_ONCE // params.w_s.numel())
     arriving = torch.cat(
-        [branch_input(some.flatten(0, 1), params.w_s, params.routing) for some in x.split(STEPS_AT_ONCE, 1)]
+        [branch_input(some.flatten(0, 1), params.w_s, params.routing) for some in x.split(at_once, 1)]
     )[None]  # (1, time, [num_neuron,] branch)
     changes = [
         _against_none(
@@ -233,7 +234,7 @@ def _against_none(
         plain = arriving[:, moment : moment + num_steps]
         silent = readout(part, part.of_neuron(call(plain, state))).flatten(2).double()
         changes = []
-        for some in rows.split(ROWS_AT_ONCE):
+        for some in rows.split(max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // plain.numel()))):
             one_more = plain.repeat(len(some), *[1] * (plain.ndim - 1))
             one_more[torch.arange(len(some)), 0, ..., some] += spike[some].to(plain).view(-1, *[1] * (plain.ndim - 3))
             states = type(state)(*(field.expand(len(some), *field.shape[1:]).contiguous() for field in state))

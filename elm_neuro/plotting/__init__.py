@@ -12,15 +12,9 @@ except ImportError as error:
     raise ImportError('elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"') from error
 
 from elm_neuro.plotting._curves import accuracies, confusion_matrix, draw_accuracy, learning_curves
-from elm_neuro.plotting._inside import (
-    MOST_LINES,
-    Record,
-    recordings,
-    spike_responses,
-    time_constants,
-    weight_fields,
-)
+from elm_neuro.plotting._inside import spike_responses, time_constants, weight_fields
 from elm_neuro.plotting._rasters import by_latency, draw_raster, rasters
+from elm_neuro.plotting._recordings import MOST_LINES, Record, recordings
 from elm_neuro.plotting._style import (
     BLUE,
     GREEN,
