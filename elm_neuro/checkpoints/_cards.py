@@ -21,6 +21,7 @@ PAGE_HEAD = f"""# Model cards
 
 The 15 neurons that the authors of the ELM published. One line loads one, from the cache after the first time:
 
+<!-- not run: an outline -->
 ```python
 from elm_neuro import checkpoints
 
@@ -45,7 +46,8 @@ writes a card (`README.md`) beside the weights, made from the configuration; it 
 not known until you write them in. Once its first comment is removed, it is never written over. One command brings the
 folder to the [Hugging Face hub](https://huggingface.co), after `pip install "elm-neuro[hub]"` and `hf auth login`:
 
-```
+<!-- not run: an outline -->
+```sh
 elm-neuro push FOLDER USER/NAME
 ```
 
