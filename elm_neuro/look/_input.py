@@ -96,8 +96,8 @@ def read_drive(
 
     Raises:
         FileNotFoundError: there is no such file.
-        IndexError: there is no such simulation or sample.
-        ValueError: the file is of neither format, is damaged, or has other channels or time steps than the neuron.
+        ValueError: the file is of neither format, is damaged, or has other channels or time steps than the neuron; it
+            has no such simulation or sample.
         ImportError: the extra ``data`` is not installed.
     """
     path = Path(path)
@@ -147,7 +147,7 @@ def _simulation(path: Path, num_channels: int, delta_t: float, index: int | None
     if chosen is None:
         chosen = max(range(len(simulations)), key=lambda i: int(simulations.spikes(i)[:stop].sum()))
     if not 0 <= chosen < len(simulations):
-        raise IndexError(f"index must be in [0, {len(simulations)}), the simulations in {path}, got {chosen}")
+        raise ValueError(f"index must be in [0, {len(simulations)}), the simulations in {path}, got {chosen}")
     indptr, channel = simulations.rows(chosen, 0, stop)
     if channel.size and int(channel.max()) >= NUM_NEURONIO_INPUTS:
         raise ValueError(f"{path}: channels must be below {NUM_NEURONIO_INPUTS}, got {int(channel.max())}")
@@ -170,7 +170,7 @@ def _sample(path: Path, num_channels: int, delta_t: float, index: int | None, du
         )
     chosen = 0 if index is None else index
     if not 0 <= chosen < len(recordings):
-        raise IndexError(f"index must be in [0, {len(recordings)}), the samples in {path}, got {chosen}")
+        raise ValueError(f"index must be in [0, {len(recordings)}), the samples in {path}, got {chosen}")
     duration = max(NUM_MADE, delta_t) if duration_ms is None else duration_ms
     duration = _steps(duration, delta_t, num_channels) * delta_t
     samples = SHDDataset(recordings, bin_ms=delta_t, duration_ms=duration, pool=pool)

@@ -70,12 +70,16 @@ def look(
         TypeError: there is no layer in `module`.
         FileNotFoundError: `data` does not exist.
         ValueError: `data` do not fit the module, or an argument is out of range.
+        OSError: `folder` cannot be written.
     """
     module = _copy(module)
     parts = parts_of(module, neuron=neuron)
     reaching = Reaching(module, parts, Asked(data, index, duration_ms, rate_hz, seed))
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"folder must be one that can be written, got {folder}: {error.strerror or error}") from error
     sections: list[Section] = []
     numbers: dict[str, Any] = {}
     total = 4 * len(parts) + 1

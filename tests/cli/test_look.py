@@ -65,6 +65,8 @@ def test_a_checkpoint_of_fit_is_looked_at_with_a_recording(
     page = Path("reports/look/run_best/index.html").read_text()
     assert "<h1>run, best</h1>" in page and "sample 3 of mine.h5" in page and "in bins of 50 ms, 10 channels" in page
     capsys.readouterr()
+    assert main(["look", "run/best.ckpt", "--data", str(train_file), "--index", "80"]) == 1
+    assert "index must be in [0, 80), the samples in " in capsys.readouterr().err
     assert main(["look", "run/best.ckpt", "--data", "none.h5"]) == 1
     assert "data must be a NeuronIO or SHD-format file, got none.h5, which does not exist" in capsys.readouterr().err
 
@@ -92,7 +94,8 @@ def test_a_layer_that_is_no_elm_is_looked_at_as_far_as_it_goes() -> None:
         (["neuron", "--rate", "0"], "rate must be above 0 and at most a spike a step, 1000 Hz, got 0 Hz"),
         (["neuron", "--duration", "0"], "duration must be at least a time step, 1 ms"),
         (["neuron", "--neuron", "1"], "neuron must be in [0, 1), got 1"),
-        (["neuron", "--out", "text.ckpt"], "text.ckpt"),
+        (["neuron", "--out", "text.ckpt"], "folder must be one that can be written, got text.ckpt: File exists"),
+        (["neuron", "--out", "text.ckpt/below"], "folder must be one that can be written, got text.ckpt/below: Not a"),
     ],
 )
 def test_what_cannot_be_looked_at_is_named(

@@ -163,7 +163,7 @@ def test_a_recording_in_shds_format_is_binned_and_pooled_for_the_neuron(tmp_path
     assert f"sample 1 of shd.h5, class {label}, 1000 ms in bins of 10 ms, 5 channels pooled" in drive.what
     with pytest.raises(ValueError, match=r"data in SHD's format need a neuron of 700 inputs.*, got one of 600 inputs"):
         read_drive(tmp_path / "shd.h5", 600, 10.0)
-    with pytest.raises(IndexError, match=r"index must be in \[0, 2\), the samples in .*shd\.h5, got 2"):
+    with pytest.raises(ValueError, match=r"index must be in \[0, 2\), the samples in .*shd\.h5, got 2"):
         read_drive(tmp_path / "shd.h5", 700, 10.0, index=2)
 
 
@@ -190,7 +190,7 @@ def test_a_simulation_of_neuronio_comes_with_what_the_cell_did(tmp_path: Path, c
         ValueError, match="data of NeuronIO need a neuron of 1278 inputs and steps of 1 ms, got one of 140"
     ):
         read_drive(path, 140, 1.0)
-    with pytest.raises(IndexError, match=r"index must be in \[0, 2\), the simulations in .*, got -1"):
+    with pytest.raises(ValueError, match=r"index must be in \[0, 2\), the simulations in .*, got -1"):
         read_drive(path, 1278, 1.0, index=-1)
 
 
