@@ -92,7 +92,7 @@ def test_a_layer_that_is_no_elm_is_looked_at_as_far_as_it_goes() -> None:
         (["neuron", "--index", "0"], "--index goes with --data, got 0 without it"),
         (["neuron", "--data", "x.h5", "--rate", "3"], "--rate goes without --data, whose spikes are not made"),
         (["neuron", "--rate", "0"], "rate must be above 0 and at most a spike a step, 1000 Hz, got 0 Hz"),
-        (["neuron", "--duration", "0"], "duration must be at least a time step, 1 ms"),
+        (["neuron", "--duration", "0"], "duration must be at least two time steps, 2 ms"),
         (["neuron", "--neuron", "1"], "neuron must be in [0, 1), got 1"),
         (["neuron", "--out", "text.ckpt"], "folder must be one that can be written, got text.ckpt: File exists"),
         (["neuron", "--out", "text.ckpt/below"], "folder must be one that can be written, got text.ckpt/below: Not a"),

@@ -18,10 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from elm_neuro import ELM, LIF, BranchELM, SpikingELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, SpikingELM
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, read_simulation_file, write_shd
 from elm_neuro.look import look, parts_of, read_drive, spike_responses, time_constants
 from tests.datasets.neuronio.neuronio_files import made, write
+from tests.toy_layer import ToyLayer
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,34 @@ def test_layers_of_a_chain_are_looked_at_one_by_one(tmp_path: Path) -> None:
     }
     with np.load(tmp_path / "numbers.npz") as numbers:
         assert numbers["0/weights"].shape == (5, 6) and numbers["2/tau_m"].shape == (2,)
+
+
+def dead() -> BranchELM:
+    """No synapse has a weight, no memory is read."""
+    neuron = BranchELM(6, 2, 3, num_branch=3, num_synapse_per_branch=4)
+    with torch.no_grad():
+        neuron.cell._proto_w_s.fill_(-1.0)
+        neuron.cell.w_y.weight.zero_()
+    return neuron
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        dead,
+        lambda: ELM(5, 2, 1, num_mlp_layers=0),
+        lambda: ELM(5, 3, 2, num_neuron=4),
+        lambda: BranchELM(6, 3, 2, num_branch=3, num_synapse_per_branch=4, variant="v2", shuffle_routing=True),
+        lambda: SpikingELM(ELMCell(4, 2, num_memory=3), stochastic=True),
+        lambda: ALIF(4, 3, recurrent=True, latency=2.5),
+        lambda: ToyLayer(4, 3),
+        lambda: ELM(5, 2, 2).bfloat16(),
+        lambda: ELM(5, 2, 2, batch_first=False),
+    ],
+)
+def test_every_kind_of_layer_gets_its_page(tmp_path: Path, make: Any) -> None:
+    page = Page(look(make(), tmp_path, **SHORT))
+    assert len(page.all("img")) == len(list(tmp_path.glob("*.png"))) >= 2
 
 
 def test_a_network_that_reads_no_spikes_has_its_layers_driven_by_themselves(tmp_path: Path) -> None:

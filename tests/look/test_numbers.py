@@ -196,9 +196,11 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
         poisson_drive(3, 1.0, rate_hz=rate)
 
 
-@pytest.mark.parametrize("duration", [0.5, -3.0, float("nan"), float("inf"), 1e12])
+@pytest.mark.parametrize("duration", [0.5, 1.0, -3.0, float("nan"), float("inf"), 1e12])
 def test_a_duration_that_is_none_is_refused(duration: float) -> None:
-    with pytest.raises(ValueError, match=r"duration must be at least a time step, 1 ms, and at most 20000 ms .*, got "):
+    with pytest.raises(
+        ValueError, match=r"duration must be at least two time steps, 2 ms, and at most 20000 ms .*, got "
+    ):
         poisson_drive(3, 1.0, duration_ms=duration)
 
 
