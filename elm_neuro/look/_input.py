@@ -113,8 +113,8 @@ def _steps(duration_ms: float, delta_t: float, num_channels: int) -> int:
     longest = min(MOST_STEPS, MOST_NUMBERS // num_channels) * delta_t
     if not 2 * delta_t <= duration_ms <= longest:
         raise ValueError(
-            f"duration must be at least two time steps, {2 * delta_t:g} ms, and at most {longest:g} ms with {num_channels} "
-            f"inputs, got {duration_ms:g} ms"
+            f"duration must be at least two time steps, {2 * delta_t:g} ms, and at most {longest:g} ms with "
+            f"{num_channels} inputs, got {duration_ms:g} ms"
         )
     return int(duration_ms / delta_t + 1e-9)
 
