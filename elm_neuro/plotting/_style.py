@@ -22,6 +22,7 @@ from elm_neuro.files import whole_files
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 INK, PALE = "#222222", "#8A8A8A"
+ABOVE: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}  # of a legend
 TIMESCALE_MAP = "viridis"  # rises evenly in lightness, also in grey print
 BUSIEST = 6  # traces of synapses and branches shown
 DODGE = 0.06  # inches between networks measured at the same setting
