@@ -35,6 +35,8 @@ NAMES = {
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
+    "elm_neuro.adapters.spikingjelly": "ALIF BranchELM ELM Layer",
+    "elm_neuro.adapters.nir": "ElmNeuroLayer from_nir module_map node_map read register to_nir unregister write",
     "elm_neuro.backends": (
         "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
         " spiking_scan untraced use"
