@@ -4,7 +4,6 @@ reset.
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict, Unpack
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from elm_neuro.adapters._face import state_sizes
+from elm_neuro.adapters._face import check_version, state_sizes
 from elm_neuro.functional import ATan
 from elm_neuro.nn import output_shape
 from elm_neuro.nn._checks import check_tensor
@@ -26,8 +25,7 @@ except ImportError as error:
     raise ImportError('elm_neuro.adapters.snntorch needs snntorch: pip install "elm-neuro[snntorch]"') from error
 
 OLDEST = "0.9.4"  # the oldest that the tests pass with
-if [int(part) for part in re.findall(r"\d+", snntorch.__version__)[:3]] < [int(part) for part in OLDEST.split(".")]:
-    raise ImportError(f"elm_neuro.adapters.snntorch needs snntorch {OLDEST} or newer, got {snntorch.__version__}")
+check_version("snntorch", snntorch.__version__, OLDEST)
 
 __all__ = ["DEFAULTS", "HostOptions", "Neuron", "SpikingNeuron", "same_dtype", "utils"]
 

@@ -29,7 +29,6 @@ Longer than most modules: one file a host, and half of it is docstrings.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar, Unpack
@@ -38,7 +37,14 @@ import torch
 from torch import Tensor
 
 from elm_neuro import nn
-from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords, state_sizes
+from elm_neuro.adapters._face import (
+    check_version,
+    elm_of,
+    made_to_spike,
+    no_spike_keywords,
+    split_keywords,
+    state_sizes,
+)
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import Surrogate
 from elm_neuro.nn import ALIFConfig, ALIFState, ELMConfig, SpikeOutput, SpikingELMState, output_shape
@@ -70,10 +76,7 @@ __all__ = [
 
 OLDEST = "1.1"  # of norse
 INSTALLED = getattr(_norse, "__version__", OLDEST)  # a checkout that was never installed has none
-if [int(number) for number in re.findall(r"\d+", INSTALLED)[:2]] < [int(number) for number in OLDEST.split(".")]:
-    raise ImportError(
-        f'elm_neuro.adapters.norse needs norse {OLDEST} or newer, found {INSTALLED}: pip install "elm-neuro[norse]"'
-    )
+check_version("norse", INSTALLED, OLDEST)
 
 TIMES = (
     "tau_s",
@@ -139,13 +142,7 @@ class _Face(torch.nn.Module, Generic[State]):
     def __init__(self, core: AnyLayer, *, spiking: bool = True, **output: Unpack[SpikeOptions]) -> None:
         super().__init__()
         check_keywords(self, output, SpikeOptions, _Face.__init__)
-        core = checked_core(core, sequences=bool(self.time_axes))
-        if not spikes_by_itself(core):
-            _no_spike_keywords(spiking, output)
-            core = nn.SpikingELM(core, **output)
-        elif output or not (spiking or hasattr(core, "readout")):
-            refused = next(iter(output)) if output else "spiking=False"
-            raise TypeError(f"{refused} must be left out: {type(core).__name__} spikes by itself")
+        core = made_to_spike(core, sequences=bool(self.time_axes), spiking=spiking, output=output)
         self.core = core
         self.dt, self.spiking = _scaled(core.delta_t, 0.001), spiking
         self.input_size = core.input_size
@@ -520,11 +517,6 @@ def _check_options(face: _Face[Any], options: Mapping[str, object], allowed: typ
     check_keywords(face, others, allowed, constructor)
 
 
-def _no_spike_keywords(spiking: bool, output: Mapping[str, object]) -> None:
-    if output and not spiking:
-        raise TypeError(f"spiking=False gives the readout and takes no keywords of spikes, got {sorted(output)}")
-
-
 def _spiking_elm(
     sizes: tuple[int, int],
     num_memory: int | None,
@@ -539,11 +531,9 @@ def _spiking_elm(
     output, neuron = split_keywords(options, SpikeOptions)
     if "generator" in output:  # the one of the weights
         neuron["generator"] = output.pop("generator")
-    _no_spike_keywords(spiking, output)
-    if num_memory is not None:
-        neuron["num_memory"] = num_memory
-    kind = nn.ELM if neuron.get("num_branch") is None else nn.BranchELM
-    core = kind(*sizes, flatten_output=neuron.get("num_neuron") is not None, **_milliseconds(dt, neuron))
+    no_spike_keywords(spiking, output)
+    flat = neuron.get("num_neuron") is not None
+    core = elm_of(*sizes, num_memory, flatten_output=flat, **_milliseconds(dt, neuron))
     return nn.SpikingELM(core, generator=spike_generator, **output)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro import nn as neurons
-from elm_neuro.adapters._face import checked_core, spikes_by_itself, split_keywords
+from elm_neuro.adapters._face import checked_core, elm_of, spikes_by_itself, split_keywords
 from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dtype
 from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
@@ -341,10 +341,7 @@ class ELM(Cell):
         host, neuron = split_keywords(options, HostOptions)
         if neuron.get("num_neuron") is not None:
             neuron.setdefault("flatten_output", True)
-        if num_memory is not None:
-            neuron["num_memory"] = num_memory
-        kind = neurons.ELM if neuron.get("num_branch") is None else neurons.BranchELM
-        super().__init__(kind(input_size, output_size, **neuron), **host)
+        super().__init__(elm_of(input_size, output_size, num_memory, **neuron), **host)
 
     def forward(  # type: ignore[override]  # the same call, its states by name
         self, x: Tensor, syn: Tensor | None = None, memory: Tensor | None = None, mem: Tensor | None = None

@@ -1,7 +1,7 @@
 """What a host's face costs on top of the neuron it wraps: interleaved in one run, same weights, behind a check of equal
 numbers.
 
-    taskset -c 1 python benchmarks/adapter_overhead.py [--host snntorch|norse|all] [--repeats 15] [--json FILE]
+    taskset -c 1 python benchmarks/adapter_overhead.py [--host HOST] [--rows ROW ...] [--repeats 15] [--json FILE]
     [--smoke]
 
 Medians of processor time on one thread, forward and forward + backward. One step: a loop over single calls against the
@@ -19,6 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,7 +137,25 @@ def norse_pairs(row: Row) -> Iterator[Pair]:
     )
 
 
-HOSTS = {"snntorch": snntorch_pairs, "norse": norse_pairs}
+def spikingjelly_pairs(row: Row) -> Iterator[Pair]:
+    faces = importlib.import_module("elm_neuro.adapters.spikingjelly")
+    functional = importlib.import_module("spikingjelly.activation_based.functional")
+
+    def freshly(face: Any, x: Tensor) -> Tensor:
+        functional.reset_net(face)
+        y: Tensor = face(x) if face.step_mode == "m" else torch.stack([face(x_t) for x_t in x])
+        return y
+
+    for what, target, mode in (("step", STEP_TARGET, "s"), ("sequence", SEQUENCE_TARGET, "m")):
+        make = partial(faces.ELM, row.input_size, row.output_size, row.num_memory, step_mode=mode, **row.options)
+        spiking, readout = make(), make(spiking=False)
+        readout.load_state_dict(spiking.state_dict())
+        core = spiking.core.core
+        bare = step_loop(core.cell) if mode == "s" else bare_sequence(core)
+        yield Pair(what, target, bare, partial(freshly, spiking), partial(freshly, readout), spiking)
+
+
+HOSTS = {"snntorch": snntorch_pairs, "norse": norse_pairs, "spikingjelly": spikingjelly_pairs}
 
 
 def check(pair: Pair, x: Tensor) -> None:

@@ -225,57 +225,42 @@ def search(
     if not {"alif", "alif_elm"}.isdisjoint(space["model"]):
         training += f", latency {args.latency:g} ms"
     settings = f"{args.task}, {training}, {data}"
-    sampler = optuna.samplers.GridSampler(space, seed=0)
     study = optuna.create_study(
         study_name=f"{name}: {settings}",
         storage=f"sqlite:///{args.out / 'study.db'}",
-        sampler=sampler,
         direction="maximize",
         load_if_exists=True,
     )
-
-    def objective(trial: optuna.Trial) -> float:
-        point = {axis: trial.suggest_categorical(axis, values) for axis, values in space.items()}
-        results = train(args, **point)
-        for part, value in results.items():
+    points = product(space)
+    for point in points:
+        done = rows(study, space)
+        if point in done:
+            continue
+        if time.monotonic() > deadline:
+            console.print(
+                f"{name}: the time is up with {len(done)} of {len(points)} points; the same command goes on",
+                highlight=False,
+            )
+            break
+        settings_of_point = dict(zip(space, point, strict=True))
+        results = train(args, **settings_of_point)
+        trial = study.ask()  # a point that is interrupted leaves none
+        for part, value in (settings_of_point | results).items():
             trial.set_user_attr(part, value)
-        words = ", ".join(f"{axis} {value}" for axis, value in point.items())
+        study.tell(trial, results["test"])
+        words = ", ".join(f"{axis} {value}" for axis, value in settings_of_point.items())
         console.print(
             f"{words}: test {results['test']:.1%}, validation {results['valid']:.1%}, {results['seconds']:.0f} s",
             highlight=False,
         )
-        return results["test"]
-
-    again(study)
-    total = math.prod(map(len, space.values()))
-    while len(rows(study, space)) < total:
-        if time.monotonic() > deadline:
-            console.print(
-                f"{name}: the time is up with {len(rows(study, space))} of {total} points; the same command goes on",
-                highlight=False,
-            )
-            break
-        study.optimize(objective, n_trials=1)
     return study
-
-
-def again(study: optuna.Study) -> None:
-    """Put points that failed, for example by Ctrl-C, back into the queue: Optuna's GridSampler takes them for
-    visited.
-    """
-    state = optuna.trial.TrialState
-    trials = study.get_trials(deepcopy=False)
-    waits = {trial.system_attrs.get("grid_id") for trial in trials if trial.state in (state.COMPLETE, state.WAITING)}
-    for trial in trials:
-        if trial.state == state.FAIL and trial.system_attrs.get("grid_id") not in waits:
-            study.add_trial(optuna.trial.create_trial(state=state.WAITING, system_attrs=trial.system_attrs))
-            waits.add(trial.system_attrs.get("grid_id"))
 
 
 def rows(study: optuna.Study, space: dict[str, list[Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """What is done of a grid: each point, (value of each axis), with its figures."""
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    results = {tuple(trial.params[axis] for axis in space): {**trial.user_attrs, **trial.params} for trial in done}
+    runs = [trial.params | trial.user_attrs for trial in done]
+    results = {tuple(run[axis] for axis in space): run for run in runs if run.keys() >= space.keys()}
     return {point: results[point] for point in product(space) if point in results}
 
 

@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.parametrize(
     ("name", "options", "needs"),
     [
+        ("adapter_overhead", ["--repeats", "1"], ["norse", "snntorch", "spikingjelly"]),
         ("alif_gradients", ["--markdown", "table.md"], []),
         pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),

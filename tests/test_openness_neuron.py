@@ -248,7 +248,7 @@ PARTS = ["input_size", "output_size", "delta_t", "config", "state_type", "initia
 
 
 def faces_and_shells() -> dict[str, Callable[[Any], Any]]:
-    from elm_neuro.adapters import norse, snntorch
+    from elm_neuro.adapters import norse, snntorch, spikingjelly
 
     return {
         "SpikingELM": SpikingELM,
@@ -256,13 +256,17 @@ def faces_and_shells() -> dict[str, Callable[[Any], Any]]:
         "snntorch.Layer": snntorch.Layer,
         "norse.Cell": norse.Cell,
         "norse.Layer": norse.Layer,
+        "spikingjelly.Layer": spikingjelly.Layer,
     }
 
 
-@pytest.mark.parametrize("name", ["SpikingELM", "snntorch.Cell", "snntorch.Layer", "norse.Cell", "norse.Layer"])
+@pytest.mark.parametrize(
+    "name", ["SpikingELM", "snntorch.Cell", "snntorch.Layer", "norse.Cell", "norse.Layer", "spikingjelly.Layer"]
+)
 def test_a_layer_that_lacks_a_part_is_refused_with_its_name_everywhere(toy: ToyLayer, name: str) -> None:
     pytest.importorskip("snntorch")
     pytest.importorskip("norse")
+    pytest.importorskip("spikingjelly")
     wrap = faces_and_shells()[name]
     for part in PARTS:
         lacking = _without(toy, part)

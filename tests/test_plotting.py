@@ -105,7 +105,71 @@ def network_workings() -> Figure:
     )
 
 
+@functools.cache
+def time_constants() -> Figure:
+    readout = {"voltage (mV)": torch.linspace(-1, 2, 12), "logit of a spike": torch.linspace(1, 0, 12)}
+    return plotting.time_constants({"tau_m": TAUS, "tau_s": [5.0]}, bounds=(3.0, 1000.0), readout=readout)
+
+
+@functools.cache
+def time_constants_of_decays() -> Figure:
+    return plotting.time_constants({"tau_v": [10.0] * 8, "tau_a": [100.0] * 8})
+
+
+@functools.cache
+def weight_fields() -> Figure:
+    field = torch.eye(5).repeat_interleave(20, 1) * torch.linspace(0.2, 1, 100)
+    return plotting.weight_fields({"excitatory synapses": field, "inhibitory synapses": field.flip(0)})
+
+
+@functools.cache
+def weights_of_one_row() -> Figure:
+    return plotting.weight_fields({"weight of each input": torch.linspace(0.2, 1, 40)[None]})
+
+
+def response() -> torch.Tensor:
+    return torch.linspace(-1, 1, 9)[:, None] * torch.exp(-torch.arange(30) / 10.0)
+
+
+@functools.cache
+def spike_responses() -> Figure:
+    panels = {
+        f"{what}, {kind} spike|{unit}": response()
+        for what, unit in (("somatic voltage", "change (mV)"), ("logit of a spike", "change of the logit"))
+        for kind in ("excitatory", "inhibitory")
+    }
+    return plotting.spike_responses(panels, delta_t=1.0, rows=range(9))
+
+
+@functools.cache
+def one_response() -> Figure:
+    panels = {"20 outputs|root mean square change": response().abs()}
+    return plotting.spike_responses(panels, delta_t=10.0, rows=range(9), kind="input", signed=False)
+
+
+@functools.cache
+def recordings() -> Figure:
+    time, Record = torch.arange(40.0), plotting.Record
+    records = [
+        Record("branches: the 6 that change most of 9", "trace", torch.rand(40, 9), colour=plotting.ORANGE),
+        Record("memory: 12 units", "memory", torch.rand(40, 12), "memory", tau=TAUS),
+        Record("soma", "voltage (mV)", -70 + time[:, None] / 4, truth=-70 + time / 5, names=["predicted voltage"]),
+        Record(
+            "spikes", "probability", time[:, None] / 40, "spikes of a cell", truth=time % 9 == 0, names=["predicted"]
+        ),
+        Record("output spikes: 9", "neuron", spikes(channels=9), "raster"),
+    ]
+    return plotting.recordings(spikes(), records, delta_t=10.0, num_excitatory=8)
+
+
 FIGURES = [
+    time_constants,
+    time_constants_of_decays,
+    weight_fields,
+    weights_of_one_row,
+    spike_responses,
+    one_response,
+    recordings,
     rasters,
     network_workings,
     workings,
@@ -157,7 +221,7 @@ def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) 
 @pytest.mark.parametrize("draw", FIGURES)
 def test_axes_name_what_they_show(draw: Callable[[], Figure]) -> None:
     labels = [label for axis in draw().axes for label in (axis.get_xlabel(), axis.get_ylabel()) if label]
-    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units"))
+    assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units", "weight"))
 
 
 def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:
@@ -219,6 +283,12 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.accuracies({"test": {}}, xlabel="bin (ms)")
     with pytest.raises(ValueError, match="layers must hold the input at least, got none"):
         plotting.network_workings({}, spikes(), answer=0, name="a", delta_t=1.0, accuracy={}, majority=0.1)
+    with pytest.raises(ValueError, match="times must hold time constants above 0 ms, got none"):
+        plotting.time_constants({})
+    with pytest.raises(ValueError, match="fields must hold at least one panel, got none"):
+        plotting.weight_fields({})
+    with pytest.raises(ValueError, match="panels must hold at least one picture, got none"):
+        plotting.spike_responses({}, delta_t=1.0, rows=[])
     with pytest.raises(OSError, match="there is no folder /nonexistent"):
         plotting.save(timescales(), "/nonexistent/figure")
 
@@ -248,6 +318,17 @@ def test_a_layers_neurons_are_drawn_in_the_order_of_their_activity_and_the_input
     np.testing.assert_allclose(raster_of_input, torch.stack((10.0 * (step + 0.5), channel), 1))
     middle = [float(np.mean(raster_of_layer[raster_of_layer[:, 1] == neuron, 0])) for neuron in range(9)]
     assert middle == sorted(middle)
+
+
+def test_pictures_of_responses_and_weights_hold_their_numbers() -> None:
+    images = [axis.images[0].get_array() for axis in spike_responses().axes if axis.images]
+    np.testing.assert_allclose(images[0], response())
+    assert images[0].shape == (9, 30)
+    picture = weight_fields().axes[0].images[0].get_array()
+    assert picture.mask.sum() == 400  # what is not read is left white
+    wide = np.zeros((2, 5000))
+    wide[1, 4321] = -3.0
+    assert plotting.weight_fields({"weights": wide}, signed=True).axes[0].images[0].get_array().min() == -3.0
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,19 @@ NAMES = {
         " routing_index scaled_tanh spaced_tau zero_state"
     ),
     "elm_neuro.checkpoints": (
-        "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
+        "NeuronIOPrediction PublishedNeuron UPSTREAM_URL cards_page fetch_upstream from_pretrained from_upstream"
+        " list_pretrained model_card neuronio_head push_to_hub save_pretrained"
     ),
     "elm_neuro.pretrained": (
-        "Kind Saved blank check_tensors describe described from_pretrained kind_of kinds register save_pretrained"
-        " weights_of with_tensors"
+        "Kind Saved blank check_tensors describe described from_pretrained front_matter kind_of kinds push_to_hub"
+        " register save_pretrained weights_of with_tensors"
     ),
     "elm_neuro.adapters.snntorch": "ALIF BranchELM Cell ELM ELMSequence Layer patch reset unpatch",
     "elm_neuro.adapters.norse": (
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
+    "elm_neuro.adapters.spikingjelly": "ALIF BranchELM ELM Layer",
+    "elm_neuro.adapters.nir": "ElmNeuroLayer from_nir module_map node_map read register to_nir unregister write",
     "elm_neuro.backends": (
         "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
         " spiking_scan untraced use"
@@ -72,9 +75,13 @@ NAMES = {
         " TimeWarp ToRaster UpstreamPairing"
     ),
     "elm_neuro.plotting": (
-        "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix"
-        " draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings note"
-        " rasters save styled timescales workings"
+        "BLUE GREEN INK MOST_LINES ORANGE PALE PALETTE PURPLE Record SKY STYLE VERMILION accuracies by_latency"
+        " confusion_matrix draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves"
+        " network_workings note rasters recordings save spike_responses styled time_constants timescales weight_fields"
+        " workings"
+    ),
+    "elm_neuro.look": (
+        "Drive Part Responses branch_fields look parts_of poisson_drive read_drive spike_responses time_constants"
     ),
     "elm_neuro.demo": (
         "ADDING_SETTINGS CONTROL DemoRun DemoSettings MIXED TUNED Tuned build data_module metrics_of quiet_trainer"
@@ -82,7 +89,14 @@ NAMES = {
     ),
     "elm_neuro.cli": "main recipes",
 }
-HOSTS = {"export": "onnx", "training": "lightning", "demo": "lightning", "cli": "lightning", "plotting": "matplotlib"}
+HOSTS = {
+    "export": "onnx",
+    "training": "lightning",
+    "demo": "lightning",
+    "cli": "lightning",
+    "plotting": "matplotlib",
+    "look": "matplotlib",
+}
 
 
 @pytest.mark.parametrize("module", NAMES)

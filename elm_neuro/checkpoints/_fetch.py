@@ -11,12 +11,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from elm_neuro.checkpoints._published import list_pretrained
 from elm_neuro.checkpoints._upstream import CONFIG_FILE, WEIGHTS_FILE
 from elm_neuro.files import write_whole
 
-UPSTREAM_URL = (
-    "https://raw.githubusercontent.com/AaronSpieler/elmneuron/52e68a6d39523ac6613a586699b116e8e606dda3/models"
-)
+CONFIG_SHA256 = {neuron.name: neuron.config_sha256 for neuron in list_pretrained()}
+WEIGHTS_SHA256 = {neuron.name: neuron.weights_sha256 for neuron in list_pretrained()}
+UPSTREAM_URL = list_pretrained()[0].files_url.rpartition("/")[0]  # of the folder models in the authors' repository
 MAX_BYTES = 1 << 20  # the largest published file has 278,148
 TIMEOUT_S = 30.0  # to connect, and without a byte
 DEADLINE_S = 120.0  # of one file, however slowly its bytes come
@@ -34,7 +35,8 @@ def fetch_upstream(
     """Download one of the authors' 15 published checkpoints, or find it in the cache.
 
     Args:
-        name: "num_memory_1", 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 75 or 100, or "best_elm_neuron".
+        name: "num_memory_1", 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 75 or 100, or "best_elm_neuron":
+            :func:`elm_neuro.checkpoints.list_pretrained` says more of each.
         cache_dir: where the folder `name` is kept; ``$XDG_CACHE_HOME/elm_neuro/upstream`` or
             ``~/.cache/elm_neuro/upstream`` by default.
         base_url: address of the folder ``models``, https (or http on this machine); the authors' repository at 52e68a6
@@ -101,40 +103,3 @@ def _download(address: str, file: str, progress: Progress | None) -> bytes:
     if total is not None and len(content) < total:
         raise ConnectionError(f"the connection closed after {len(content)} of {total} bytes")
     return bytes(content)
-
-
-# sha256 of the files in the authors' repository at 52e68a6
-CONFIG_SHA256 = {
-    "num_memory_1": "23598daf7655e12fb1b60bfc29aa06d846aabc86a1f58a8dfe12d8d190d16903",
-    "num_memory_2": "4a9212ba2f743d4a1e1188427fb64d292f456744a4a285f0e2ecc366902701d6",
-    "num_memory_3": "1df2af706f78e3bac61cfa837a08290197deb1b91c0c1f98590e4afde15dca2a",
-    "num_memory_5": "7d24ed4e11771b90b870db1bb7a643b8358ec275eaf4afb3c97069d55cd6b197",
-    "num_memory_7": "e048954ec3c93b55bb7ec30899dfdb8ab6f59099c59e7443f4ef3d3347e546b3",
-    "num_memory_10": "d67fe3bea4da8fca2fb0814861080a2af55f29620cb710362d9a4cccf7942fb9",
-    "num_memory_15": "2536c6e31b13c5b485219bd3ef861d4b223d52d21a04bc609c3e7b9ca2be5388",
-    "num_memory_20": "c12c1310ba5c77ce77918f345fcdf39c79aec1f537a748616ec8fd6a5f8446d3",
-    "num_memory_25": "224fdd886d8b0ff00a5d8492a165b49b327f97be908014a0845a4486bceedfe2",
-    "num_memory_30": "3849a2ce87cc6ab0bf79ca7f322c51778e0eff25684acb0ee8c6679c0550253b",
-    "num_memory_40": "eb0ac4e9b357c6db93372c1e116d63579a444d2e969daf21f272181eecff14c6",
-    "num_memory_50": "947c521c42668a1377533a0a2e3f87c12d8c22b07c90bee8632b8204bf3adc82",
-    "num_memory_75": "9559a7c6f15786ae6f7f6120e64b8b7b3870a5413f912c50416c5f961e8347e6",
-    "num_memory_100": "9da30138a9c0cc755fc26a7b59718a1f92a8b6c2b80fce031a4ff762215eaa6c",
-    "best_elm_neuron": "3c54bb31199cdd4c814ffc2965827c2c7cc62802aa1330ae32806e9b5377b51a",
-}
-WEIGHTS_SHA256 = {
-    "num_memory_1": "2fde82f06143fee92dc1e76d20a16aa69cfb0f3fed3876f6e321e643a6846a7e",
-    "num_memory_2": "f484d08371267a8713d2d94e638e3e83e57c2ff37805ef2b48b0bc84efbd34bd",
-    "num_memory_3": "af629ea0bc064c90082bac2f7c6fe441e736eee150a909f0b8b7e37435ffe2e4",
-    "num_memory_5": "db39914f78fd96d5c67c0d3d1d1db12ab7d9fedc263d0ea06ace67b20216f8fb",
-    "num_memory_7": "a77898efabc57ad3f75064c86ecc448b2992f6dd1befb37d2a53217753f60cea",
-    "num_memory_10": "31fe64fc597d990d549f4f60b1eb2da410cfd85449774f8b34982a4dad87d1e8",
-    "num_memory_15": "c97111e4ab732adccdd01982db5b6ddf6f3273ad7f84739ff7edc24399259832",
-    "num_memory_20": "d5860dd60cb6799797818dad20b63873fb51a40c362767d73ba9bd47b5ae28f5",
-    "num_memory_25": "51fcb04f20302d96e657bab45572ac4f2e866df87634e16cdf0816338814166c",
-    "num_memory_30": "90e81b6a970f536d18f99abfeec8baa7b46a007b0ce06e70c118c38622937491",
-    "num_memory_40": "25a34b7863c4738b4e3437f9828e52d29ba965c564c6feb06c777813d9487e4b",
-    "num_memory_50": "30ef79c024a7ddeebc2ae1635a85ee547b04285a0d03524c5fca411505545f2c",
-    "num_memory_75": "ea17dc3ecbe248fef79a2bfe7e014ecd5fec29bbaa8ead2d809fb95db40019aa",
-    "num_memory_100": "444dd697c7f0f9ea13dd82bcd46f56b757d2ef4dfdc367e1d63520ea625303f7",
-    "best_elm_neuron": "ee1252616cd2ad7dd60786e304a56e6d9d13b4f85ce9974fbef909efa9f43812",
-}

@@ -1,4 +1,6 @@
-"""The command elm-neuro: training by recipes, the demonstration, NeuronIO and ONNX, a file each."""
+"""The command elm-neuro: training by recipes, looking at neurons, the demonstration, data, models and ONNX, a file
+each.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from elm_neuro import __version__
-from elm_neuro.cli import _demo, _lra, _neuronio, _onnx, _training
+from elm_neuro.cli import _demo, _look, _lra, _models, _neuronio, _onnx, _training
 from elm_neuro.cli._training import recipes
 
 __all__ = ["main", "recipes"]
@@ -25,6 +27,9 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "neuronio": _neuronio.neuronio_command,
     "info": _neuronio.info_command,
     "lra": _lra.lra_command,
+    "look": _look.look_command,
+    "models": _models.models_command,
+    "push": _models.push_command,
 }
 
 
@@ -65,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"elm-neuro {__version__}")
     commands: Any = parser.add_subparsers(dest="command", metavar="command")
-    for part in (_training, _onnx, _demo, _neuronio, _lra):
+    for part in (_training, _onnx, _look, _demo, _neuronio, _lra, _models):
         part.add_parsers(commands)
     return parser
 

@@ -39,7 +39,7 @@ def add_parsers(commands: Any) -> None:
     verify.add_argument("destination", metavar="DST")
     evaluate = actions.add_parser("eval", help="the published figures of a neuron, and the honest ones beside them")
     evaluate.add_argument(
-        "--model", required=True, metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint"
+        "--model", required=True, metavar="DIR", help="folder of save_pretrained or of the authors, or a published name"
     )
     evaluate.add_argument(
         "--data", required=True, nargs="+", metavar="F", help="simulation files or converted ones, or folders of them"
@@ -63,7 +63,9 @@ def add_parsers(commands: Any) -> None:
     info = commands.add_parser(
         "info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO"
     )
-    info.add_argument("models", nargs="*", metavar="DIR", help="folder of save_pretrained or of an upstream checkpoint")
+    info.add_argument(
+        "models", nargs="*", metavar="DIR", help="folder of save_pretrained or of the authors, or a published name"
+    )
 
 
 def neuronio_command(options: argparse.Namespace) -> int:
@@ -134,6 +136,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from elm_neuro.checkpoints import from_pretrained
     from elm_neuro.training import (
         Windows,
         evaluation_remarks,
@@ -141,10 +144,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         predict_protocols,
         summarise_protocols,
     )
-    from elm_neuro.training.neuronio._tables import load_network
 
     windows = Windows(options.window, options.burn_in)
-    network = load_network(options.model).to(options.device)
+    network = from_pretrained(options.model).to(options.device)
     files = [file for path in options.data for file in _neuronio_files(Path(path))]
     console = Console()
     with Progress(console=console, transient=True) as progress:
@@ -189,10 +191,11 @@ def info_command(options: argparse.Namespace) -> int:
     """Print parameters and FLOPs."""
     from rich.console import Console
 
-    from elm_neuro.training.neuronio._tables import INFO_REMARK, info_table, load_network, paper_networks
+    from elm_neuro.checkpoints import from_pretrained
+    from elm_neuro.training.neuronio._tables import INFO_REMARK, info_table, paper_networks
 
     networks = (
-        {str(model): (load_network(model), None) for model in options.models} if options.models else paper_networks()
+        {str(model): (from_pretrained(model), None) for model in options.models} if options.models else paper_networks()
     )
     console = Console(width=None if sys.stdout.isatty() else 120)  # in a pipe the table is not folded
     console.print(info_table(networks))

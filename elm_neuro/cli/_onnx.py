@@ -11,13 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from elm_neuro.cli._settings import (
-    check_model_is_named,
-    read_checkpoint,
-    read_settings,
-    settings_of,
-)
-from elm_neuro.cli._stored import built, check_sizes
+from elm_neuro.cli._stored import load
 
 FORMS = ("step", "sequence", "unrolled")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
@@ -166,49 +160,6 @@ def export_command(options: argparse.Namespace) -> int:
     if report.silent:
         console.print(f"never fired, so that nothing behind them was seen: {', '.join(report.silent)}", highlight=False)
     return 0
-
-
-def load(checkpoint: str, trusted: tuple[str, ...] = ()) -> tuple[Any, Path]:
-    """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it."""
-    path = Path(checkpoint)
-    if path.is_file():
-        return _trained(path, trusted), path.parent
-    if (path / "model_config.json").is_file():
-        from elm_neuro.checkpoints import from_upstream
-
-        return from_upstream(path).eval(), path
-    from elm_neuro.checkpoints import from_pretrained
-
-    return from_pretrained(checkpoint).eval(), path if path.is_dir() else Path()
-
-
-def _trained(path: Path, trusted: tuple[str, ...]) -> Any:
-    """The network of a checkpoint of ``elm-neuro fit``, built by the settings in it; of an earlier version, by the
-    config.yaml beside it.
-    """
-    from torch import nn
-
-    checkpoint = read_checkpoint(path, "checkpoint")
-    if "state_dict" not in checkpoint:
-        raise ValueError(f"checkpoint must be of elm-neuro fit, got {path}, which has no state_dict")
-    source, settings = path, settings_of(checkpoint, path)
-    if settings is None:
-        source = path.with_name("config.yaml")
-        if not source.is_file():
-            raise FileNotFoundError(
-                f"a checkpoint of elm-neuro fit needs its settings beside it, but there is no {source}"
-            )
-        settings = read_settings(source)
-    model = settings.get("model")
-    if not isinstance(model, dict):
-        raise ValueError(f"{source} must hold the settings of elm-neuro fit, got no model in it")
-    check_model_is_named(source, model)
-    check_sizes(path, checkpoint, source, model, trusted)
-    module = built(source, model, trusted)
-    module.load_state_dict(checkpoint["state_dict"])
-    if not isinstance(network := getattr(module, "network", None), nn.Module):
-        raise ValueError(f"{source}: {model['class_path']} must have what it trains as its network, to be exported")
-    return network.eval()
 
 
 def onnx_command(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The module that stored settings describe, built without trust in whoever stored them."""
+"""The module of a checkpoint of any kind, built without trust in whoever stored it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from elm_neuro.cli._settings import check_built_classes, check_classes
+from elm_neuro.cli._settings import (
+    check_built_classes,
+    check_classes,
+    check_model_is_named,
+    read_checkpoint,
+    read_settings,
+    settings_of,
+)
 
 
 def built(source: Path, model: dict[str, Any], trusted: Collection[str]) -> Any:
@@ -65,3 +72,44 @@ def check_sizes(
         if not isinstance(found, torch.Tensor) or found.shape != tensor.shape:
             got = tuple(found.shape) if isinstance(found, torch.Tensor) else "nothing"
             raise ValueError(f"{path}: {name} must have shape {tuple(tensor.shape)}, as the settings say, got {got}")
+
+
+def load(checkpoint: str, trusted: tuple[str, ...] = ()) -> tuple[Any, Path]:
+    """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it."""
+    path = Path(checkpoint)
+    if path.is_file():
+        return _trained(path, trusted), path.parent
+    from elm_neuro.checkpoints import from_pretrained
+
+    return from_pretrained(checkpoint).eval(), path if path.is_dir() else Path()
+
+
+def _trained(path: Path, trusted: tuple[str, ...]) -> Any:
+    """The network of a checkpoint of ``elm-neuro fit``, built by the settings in it; of an earlier version, by the
+    config.yaml beside it.
+    """
+    from torch import nn
+
+    checkpoint = read_checkpoint(path, "checkpoint")
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"checkpoint must be of elm-neuro fit, got {path}, which has no state_dict")
+    source, settings = path, settings_of(checkpoint, path)
+    if settings is None:
+        source = path.with_name("config.yaml")
+        if not source.is_file():
+            raise FileNotFoundError(
+                f"a checkpoint of elm-neuro fit needs its settings beside it, but there is no {source}"
+            )
+        settings = read_settings(source)
+    model = settings.get("model")
+    if not isinstance(model, dict):
+        raise ValueError(f"{source} must hold the settings of elm-neuro fit, got no model in it")
+    check_model_is_named(source, model)
+    check_sizes(path, checkpoint, source, model, trusted)
+    module = built(source, model, trusted)
+    module.load_state_dict(checkpoint["state_dict"])
+    if not isinstance(network := getattr(module, "network", None), nn.Module):
+        raise ValueError(
+            f"{source}: {model['class_path']} must have what it trains as its network, to be exported or looked at"
+        )
+    return network.eval()

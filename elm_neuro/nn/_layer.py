@@ -14,7 +14,6 @@ from elm_neuro.events import SpikeEvents
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 PARTS = ("input_size", "output_size", "delta_t", "config", "state_type", "initial_state", "check_state", "step")
-PASS = ("forward", "step")
 FORWARD = ("state", "lengths")  # keywords of forward
 
 
@@ -147,9 +146,7 @@ def step_by_call(core: Any) -> Callable[..., tuple[Tensor, Any]]:
 
     A subclass that has its own ``forward`` and its parent's ``step`` is called too.
     """
-    kinds = type(core).__mro__
-    forward, step = (next((at for at, kind in enumerate(kinds) if name in vars(kind)), len(kinds)) for name in PASS)
-    plain = "forward" not in vars(core) and forward >= step and not has_hooks(core)
+    plain = _steps_itself(type(core)) and "forward" not in vars(core) and not has_hooks(core)
     if plain or getattr(core, "is_cell", False):
         found: Callable[..., tuple[Tensor, Any]] = core.step
         return found
@@ -159,6 +156,16 @@ def step_by_call(core: Any) -> Callable[..., tuple[Tensor, Any]]:
         return y.squeeze(1), after
 
     return call
+
+
+def _steps_itself(kind: type[Any]) -> bool:
+    """Whether the class that has the ``forward`` of `kind` has its ``step`` too, or one that derives from it has."""
+    for one in kind.__mro__:
+        if "step" in vars(one):
+            return True
+        if "forward" in vars(one):
+            return False
+    return True
 
 
 def has_hooks(module: nn.Module) -> bool:

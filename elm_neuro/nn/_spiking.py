@@ -226,6 +226,15 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
+        spikes, _, after = self.forward_with_readout(x, state, lengths)
+        return spikes, after
+
+    def forward_with_readout(
+        self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """A sequence as the call takes it: spikes, the readout after reset at every step, which is not cut at
+        `lengths`, and the state; not of a cell.
+        """
         rule = self.output.rule if type(self.output) is SpikeOutput and not has_hooks(self.output) else None
         inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
         if rule is not None and inside is not None:
@@ -239,7 +248,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if v is None or s is None:
             v = s = y.new_zeros(y.shape[0], *y.shape[2:])
         v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
-        return cut_at(lengths, as_stored(spikes, self.output.threshold)), self.state_type(*inner, v, s)
+        return cut_at(lengths, as_stored(spikes, self.output.threshold)), v_all, self.state_type(*inner, v, s)
 
     def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""

@@ -12,7 +12,9 @@ except ImportError as error:
     raise ImportError('elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"') from error
 
 from elm_neuro.plotting._curves import accuracies, confusion_matrix, draw_accuracy, learning_curves
+from elm_neuro.plotting._inside import spike_responses, time_constants, weight_fields
 from elm_neuro.plotting._rasters import by_latency, draw_raster, rasters
+from elm_neuro.plotting._recordings import MOST_LINES, Record, recordings
 from elm_neuro.plotting._style import (
     BLUE,
     GREEN,
@@ -35,6 +37,7 @@ __all__ = [
     "BLUE",
     "GREEN",
     "INK",
+    "MOST_LINES",
     "ORANGE",
     "PALE",
     "PALETTE",
@@ -42,6 +45,7 @@ __all__ = [
     "SKY",
     "STYLE",
     "VERMILION",
+    "Record",
     "accuracies",
     "by_latency",
     "confusion_matrix",
@@ -54,8 +58,12 @@ __all__ = [
     "network_workings",
     "note",
     "rasters",
+    "recordings",
     "save",
+    "spike_responses",
     "styled",
+    "time_constants",
     "timescales",
+    "weight_fields",
     "workings",
 ]

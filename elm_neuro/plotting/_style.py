@@ -28,6 +28,7 @@ SKY = "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 INK = "#222222"  # of text and input
 PALE = "#8A8A8A"  # of what is not the point
+ABOVE: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}  # of a legend
 TIMESCALE_MAP = "viridis"  # rises evenly in lightness, also in grey print
 BUSIEST = 6  # traces of synapses and branches shown
 DODGE = 0.06  # inches between networks measured at the same setting

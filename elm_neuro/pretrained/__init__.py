@@ -5,7 +5,9 @@ checked before anything of that size is made.
 """
 
 from elm_neuro.pretrained import _torch as _torch  # torch's plain layers make themselves known
+from elm_neuro.pretrained._card import front_matter
 from elm_neuro.pretrained._folders import Saved, from_pretrained, save_pretrained
+from elm_neuro.pretrained._hub import push_to_hub
 from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register
 from elm_neuro.pretrained._tensors import blank, check_tensors, weights_of, with_tensors
 
@@ -17,8 +19,10 @@ __all__ = [
     "describe",
     "described",
     "from_pretrained",
+    "front_matter",
     "kind_of",
     "kinds",
+    "push_to_hub",
     "register",
     "save_pretrained",
     "weights_of",

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from elm_neuro.files import json_object, read_file, write_whole
+from elm_neuro.pretrained._card import CARD_FILE, card_to_write
 from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of
-from elm_neuro.pretrained._tensors import FLOATS, checked_blank, weights_of, with_tensors
+from elm_neuro.pretrained._tensors import check_dtype, checked_blank, weights_of, with_tensors
 
 FORMAT = "elm_neuro"
 FORMAT_VERSION = 1
@@ -28,13 +29,14 @@ WEIGHTS_FILE = "model.safetensors"
 def save_pretrained(module: nn.Module, directory: str | os.PathLike[str]) -> None:
     """Write a module as ``model.safetensors`` and ``config.json``; :func:`from_pretrained` reads it back bit by bit.
 
-    The config holds the checksum of the weights and is put in place last, so that a folder whose writing was cut off is
+    A model card, ``README.md``, is written beside them from the configuration; one of your own is left alone. The
+    config holds the checksum of the weights and is put in place last, so that a folder whose writing was cut off is
     not taken for a whole one. A save that fails leaves what was there before.
 
     Args:
         module: an :class:`elm_neuro.ELM` or another layer of :mod:`elm_neuro`, an ``nn.Sequential`` of them and of
             plain layers of torch, or what else :func:`register` made known; of any dtype, on any device.
-        directory: folder to write into; made where it is missing, its two files replaced where they exist.
+        directory: folder to write into; made where it is missing, its files replaced where they exist.
 
     Raises:
         TypeError: `module` is something else, or something in it cannot be saved.
@@ -70,9 +72,13 @@ def save_pretrained(module: nn.Module, directory: str | os.PathLike[str]) -> Non
         raise NotADirectoryError(f"directory must be a folder, got the file {directory}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(
-            {directory / WEIGHTS_FILE: weights, directory / CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
-        )
+        card = card_to_write(directory, module, description, tensors)
+        files = {} if card is None else {directory / CARD_FILE: card}
+        files |= {
+            directory / WEIGHTS_FILE: weights,
+            directory / CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
+        }
+        write_whole(files)
     except OSError as error:
         raise OSError(
             error.errno, f"directory must be a folder that can be written, got {directory}: {error.strerror or error}"
@@ -105,8 +111,7 @@ def from_pretrained(
             the message names those that are.
         ImportError: an id of the hub was given and huggingface_hub is not installed.
     """
-    if dtype is not None and dtype not in FLOATS:
-        raise ValueError(f"dtype must be one of {[str(one) for one in FLOATS]}, got {dtype}")
+    check_dtype(dtype)
     directory = _folder(directory_or_hub_id, revision)
     config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     values, weights = json_object(config_file), read_file(weights_file)

@@ -13,6 +13,16 @@ SETTINGS = "_extra_state"  # torch's name of them in a state dict
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Refuse to convert a module to what is no floating type.
+
+    Raises:
+        ValueError: it is none; None leaves the module as it is.
+    """
+    if dtype is not None and dtype not in FLOATS:
+        raise ValueError(f"dtype must be one of {[str(one) for one in FLOATS]}, got {dtype}")
+
+
 def with_tensors(kind: Kind, config: Any, tensors: dict[str, Tensor], source: str) -> Any:
     """A module of that configuration that holds these tensors themselves; torch's random numbers stay as they were.
 

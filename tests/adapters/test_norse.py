@@ -668,7 +668,7 @@ def test_a_missing_norse_is_named_with_the_way_to_get_it(tmp_path: Path) -> None
 def test_an_old_norse_is_named_with_both_versions(tmp_path: Path) -> None:
     line = import_with("__version__ = '0.0.6'", tmp_path)
     assert (
-        line == f"ImportError: elm_neuro.adapters.norse needs norse {faces.OLDEST} or newer, found 0.0.6: "
+        line == f"ImportError: elm_neuro.adapters.norse needs norse {faces.OLDEST} or newer, got 0.0.6: "
         'pip install "elm-neuro[norse]"'
     )
 

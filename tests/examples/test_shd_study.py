@@ -52,11 +52,11 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
 ) -> None:
     pytest.importorskip("optuna")
     out = tmp_path / "out"
-    stopped = study("--task", "adding", "--minutes", "0.0001")
+    stopped = study("--task", "adding", "--minutes", "0.0001", "--models", "elm")  # a grid may grow
     assert stopped.returncode == 0, stopped.stderr
     assert "the time is up" in stopped.stdout
     early = points(out / "bins.csv") if (out / "bins.csv").exists() else []
-    assert len(early) < 4
+    assert len(early) < 2
     with sqlite3.connect(out / "study.db") as base:  # what Ctrl-C leaves behind
         base.execute("UPDATE trials SET state = 'FAIL' WHERE number = 0")
     whole = study("--task", "adding")

@@ -65,15 +65,16 @@ def test_a_lif_is_not_asked_whether_it_adapts() -> None:
         LIF(4, 2, adaptive=True)
 
 
-@pytest.mark.parametrize("host", ["snntorch", "norse"])
+@pytest.mark.parametrize("host", ["snntorch", "norse", "spikingjelly"])
 def test_faces_name_the_nearest_keyword_too(host: str) -> None:
     module = faces(host)
+    threshold = "v_threshold" if host == "spikingjelly" else "threshold"
     for make, wrong, near in (
         (lambda **k: module.ELM(4, 2, **k), "num_memry", "num_memory"),
         (lambda **k: module.BranchELM(4, 2, **SMALL, **k), "tau_z", "tau_s"),
         (lambda **k: module.ALIF(4, 2, **k), "tau_vv", "tau_v"),
-        (lambda **k: module.Cell(ELM(4, 2), **k), "treshold", "threshold"),
-        (lambda **k: module.Layer(ELM(4, 2), **k), "treshold", "threshold"),
+        (lambda **k: getattr(module, "Cell", module.Layer)(ELM(4, 2), **k), "treshold", threshold),
+        (lambda **k: module.Layer(ELM(4, 2), **k), "treshold", threshold),
     ):
         with pytest.raises(TypeError, match=rf"^\w+ has no keyword {wrong}: did you mean {near}\?$"):
             make(**{wrong: 1})  # type: ignore[no-untyped-call]
@@ -102,16 +103,17 @@ def test_signature_and_help_show_every_keyword_with_type_and_default(kind: Any) 
         assert f"{name}:" in text, name
 
 
-@pytest.mark.parametrize("host", ["snntorch", "norse"])
+@pytest.mark.parametrize("host", ["snntorch", "norse", "spikingjelly"])
 def test_signatures_of_faces_show_the_keywords_of_neuron_and_host(host: str) -> None:
     module = faces(host)
     shown = inspect.signature(module.ELM).parameters
-    for name in ("num_memory", "tau_m_init", "num_branch", "backend", "threshold", "generator"):
+    threshold = "v_threshold" if host == "spikingjelly" else "threshold"
+    for name in ("num_memory", "tau_m_init", "num_branch", "backend", threshold, "generator"):
         assert shown[name].annotation is not inspect.Parameter.empty
     assert shown["tau_s"].default == (0.005 if host == "norse" else 5.0)
     assert inspect.signature(module.ALIF).parameters["tau_v"].default == (0.01 if host == "norse" else 10.0)
     assert inspect.signature(module.BranchELM).parameters["num_branch"].default is inspect.Parameter.empty
-    for face in (module.ELM, module.BranchELM, module.ALIF, module.Cell, module.Layer):
+    for face in (module.ELM, module.BranchELM, module.ALIF, getattr(module, "Cell", module.Layer), module.Layer):
         assert all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(face).parameters.values())
 
 

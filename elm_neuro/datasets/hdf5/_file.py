@@ -39,10 +39,11 @@ class File:
     Args:
         stream: the file.
         follow: go where soft links inside the file lead, which are refused by default.
+        small: bytes that a data set or chunk may have, however small the file is; others have no more than the file.
     """
 
-    def __init__(self, stream: BinaryIO, *, follow: bool = False) -> None:
-        self.source, self._follow = Source(stream), follow
+    def __init__(self, stream: BinaryIO, *, follow: bool = False, small: int = SMALL) -> None:
+        self.source, self._follow, self._small = Source(stream), follow, small
         self._root = messages(self.source, root_address(self.source))
 
     @property
@@ -54,6 +55,11 @@ class File:
         """Names in a group, by default the root group; none where there is no such group."""
         header = self._find(path)
         return sorted((links(self.source, header) or {}) if header is not None else {})
+
+    def is_group(self, path: str) -> bool:
+        """Whether there is a group of that path."""
+        header = self._find(path)
+        return header is not None and links(self.source, header) is not None
 
     def attribute(self, name: str) -> int | str | None:
         """The attribute of the root group of that name, if it is a whole number or a text."""
@@ -71,7 +77,7 @@ class File:
             return None
         if LAYOUT not in header:
             raise ValueError(f"/{key} must be a data set, got a Group")
-        return Dataset(self.source, key, header)
+        return Dataset(self.source, key, header, self._small)
 
     def _find(self, path: str) -> dict[int, list[bytes]] | None:
         """Header of the object of that path, None where there is none."""
@@ -103,12 +109,13 @@ class Dataset:
         ValueError: it is stored in another file, is virtual, or its header is damaged.
     """
 
-    def __init__(self, source: Source, key: str, header: dict[int, list[bytes]]) -> None:
+    def __init__(self, source: Source, key: str, header: dict[int, list[bytes]], small: int = SMALL) -> None:
         if header[EXTERNAL_FILES]:
             raise ValueError(f"/{key} must be stored in the file itself, got external storage")
         if not header[DATASPACE] or not header[DATATYPE]:
             raise ValueError(f"/{key} must have a shape and a type, got none")
         self._source, self._header, self.key = source, header, key
+        self._most = max(source.size, small)
         shape = shape_of(Fields(header[DATASPACE][0], "a shape"))
         if shape is None:
             raise ValueError(f"/{key} must have a shape, got nothing")
@@ -117,6 +124,7 @@ class Dataset:
         self._filters = filters_of(Fields(header[FILTERS][0], "filters")) if header[FILTERS] else []
         layout = Fields(header[LAYOUT][0], f"the storage of /{key}")
         self.chunk: int | None = None  # rows of a chunk
+        self._chunk_shape: tuple[int, ...] = ()
         self._compact: bytes | None = None
         self._address = NOWHERE  # of the content, or of the index of chunks
         self._stored = 0
@@ -145,7 +153,7 @@ class Dataset:
         if kind == 2:
             if len(sizes) != len(self.shape) + 1 or min(sizes) < 1 or sizes[-1] != self.dtype.itemsize:
                 raise ValueError(f"/{key} must have chunks of its own shape and type, got {sizes}")
-            self.chunk = sizes[0]
+            self.chunk, self._chunk_shape = sizes[0], tuple(sizes[:-1])
 
     def attribute(self, name: str) -> float | int | str | None:
         """The attribute of that name, if it is one number or a text."""
@@ -161,8 +169,8 @@ class Dataset:
         """Numbers of a data set, in its shape.
 
         Raises:
-            ValueError: they have more bytes than the file and 1 MiB, are cut short, or are stored in a way that is not
-                read.
+            ValueError: they have more bytes than the file and what is small, are cut short, or are stored in a way
+                that is not read.
         """
         if isinstance(self.dtype, VariableLength):
             raise ValueError(f"/{self.key} must hold plain numbers, got rows of variable length")
@@ -195,41 +203,48 @@ class Dataset:
             end += len(raw)
         return np.frombuffer(flat, self.dtype.base), lengths
 
-    def _content(self) -> bytes | bytearray:
+    @property
+    def num_bytes(self) -> int:
+        """What its numbers take in memory, or the references to its rows."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def _content(self) -> bytes | bytearray | NDArray[np.uint8]:
         """All elements as they lie in memory; what was never written is zero."""
-        size = math.prod(self.shape) * self.dtype.itemsize
-        if size > max(self._source.size, SMALL):
+        size = self.num_bytes
+        if size > self._most:
             raise ValueError(f"/{self.key} must have no more bytes than the file, {self._source.size}, got {size}")
         if self._compact is not None:
             if len(self._compact) < size:
                 raise ValueError(f"/{self.key} must have {size} bytes, got {len(self._compact)}")
             return self._compact[:size]
         if self.chunk is not None:
-            return self._chunks(size)
+            return self._chunks()
         if self._address == NOWHERE or size == 0:
             return bytes(size)
         if self._filters or self._stored < size:
             raise ValueError(f"/{self.key} must have {size} bytes in one piece, got {self._stored}")
         return self._source.read(self._address, size, f"/{self.key}")
 
-    def _chunks(self, size: int) -> bytearray:
-        if len(self.shape) != 1 or self.chunk is None:
-            raise ValueError(f"/{self.key} must have one dimension where it is stored in chunks, got {self.shape}")
-        content, length = bytearray(size), self.chunk * self.dtype.itemsize
-        if length > max(self._source.size, SMALL):
+    def _chunks(self) -> NDArray[np.uint8]:
+        """The elements of all chunks, each as bytes in a last dimension."""
+        chunk, itemsize = self._chunk_shape, self.dtype.itemsize
+        content, length = np.zeros((*self.shape, itemsize), np.uint8), math.prod(chunk) * itemsize
+        if length > self._most:
             raise ValueError(f"/{self.key} must have chunks smaller than the file, got {length} bytes")
         seen = set()
-        for key, address in leaves(self._source, self._address, kind=1, key_size=24):
+        for key, address in leaves(self._source, self._address, kind=1, key_size=8 * (2 + len(chunk))):
             fields = Fields(key, "a chunk")
-            stored, mask, first = fields.number(4), fields.number(4), fields.number(8)
-            start = first * self.dtype.itemsize
-            if first % self.chunk or first in seen:
+            stored, mask = fields.number(4), fields.number(4)
+            first = tuple(fields.number(8) for _ in chunk)
+            if first in seen or any(at % size for at, size in zip(first, chunk, strict=True)):
                 raise ValueError(f"/{self.key} must have each chunk once, got one that begins at {first}")
-            if start >= size:
+            if any(at >= size for at, size in zip(first, self.shape, strict=True)):
                 continue
             seen.add(first)
             raw = self._plain(self._source.read(address, stored, f"a chunk of /{self.key}"), mask, length)
-            content[start : start + length] = raw[: size - start]
+            place = content[tuple(slice(at, at + size) for at, size in zip(first, chunk, strict=True))]
+            block = np.frombuffer(raw, np.uint8).reshape(*chunk, itemsize)
+            place[...] = block[tuple(slice(size) for size in place.shape)]
         return content
 
     def _plain(self, raw: bytes, mask: int, length: int) -> bytes:

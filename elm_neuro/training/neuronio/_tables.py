@@ -1,4 +1,4 @@
-"""What `elm-neuro neuronio eval` and `elm-neuro info` say: tables, and networks by the folders they are in."""
+"""What `elm-neuro neuronio eval` and `elm-neuro info` say: tables, and the networks of the paper."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 from torch import nn
 
-from elm_neuro.checkpoints import from_pretrained, from_upstream, save_pretrained
-from elm_neuro.checkpoints._upstream import CONFIG_FILE
+from elm_neuro.checkpoints import save_pretrained
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS
 from elm_neuro.nn import ELM, BranchELM
 from elm_neuro.pretrained import describe
@@ -78,18 +77,6 @@ INFO_REMARK = (
     "of an LSTM, where the equations written out have 17 m + 27,002, 17 m + 5,114 and 30: a routed synapse costs 6 "
     "here, another one 4; what a synapse costs there is not stated."
 )
-
-
-def load_network(directory: str | os.PathLike[str]) -> nn.Module:
-    """The neuron in a folder: the authors' checkpoint, or what `save_pretrained` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no neuron in it.
-        ValueError: it is damaged.
-    """
-    folder = Path(directory)
-    network: nn.Module = from_upstream(folder) if (folder / CONFIG_FILE).is_file() else from_pretrained(folder)
-    return network
 
 
 def evaluation_table(outcome: Mapping[str, Any]) -> Table:

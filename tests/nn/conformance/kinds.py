@@ -17,6 +17,7 @@ TORCHS: dict[str, Make] = {"nn.LSTM": lambda: nn.LSTM(INPUTS, 4, batch_first=Tru
 def _faces() -> dict[str, Make]:
     snn = pytest.importorskip("elm_neuro.adapters.snntorch")
     norse = pytest.importorskip("elm_neuro.adapters.norse")
+    jelly = pytest.importorskip("elm_neuro.adapters.spikingjelly")
     return {
         "snnTorch ELM": lambda: snn.ELM(INPUTS, 2, threshold=0.1, init_hidden=True, **SMALL),
         "snnTorch BranchELM": lambda: snn.BranchELM(INPUTS, 2, threshold=0.1, **BRANCHES),
@@ -28,14 +29,25 @@ def _faces() -> dict[str, Make]:
         "norse BranchELM": lambda: norse.BranchELM(INPUTS, 2, threshold=0.1, **BRANCHES),
         "norse ALIF": lambda: norse.ALIF(INPUTS, 4, recurrent=True),
         "norse ALIFCell": lambda: norse.ALIFCell(INPUTS, 4),
+        "spikingjelly step": lambda: jelly.ELM(INPUTS, 2, v_threshold=0.1, reset="subtract", **SMALL),
+        "spikingjelly ELM": lambda: jelly.ELM(INPUTS, 2, v_threshold=0.1, step_mode="m", **SMALL),
+        "spikingjelly readout": lambda: jelly.ELM(INPUTS, 2, spiking=False, step_mode="m", **SMALL),
+        "spikingjelly BranchELM": lambda: jelly.BranchELM(INPUTS, 2, v_threshold=0.1, step_mode="m", **BRANCHES),
+        "spikingjelly ALIF": lambda: jelly.ALIF(INPUTS, 4, recurrent=True, step_mode="m"),
     }
 
 
 FACES = _faces()
 OURS = LAYERS | CELLS | FACES
 EVERY = TORCHS | OURS
-STEPPING = {*CELLS, "snnTorch ELM", "snnTorch BranchELM", "snnTorch ALIF", "norse ELMCell", "norse ALIFCell"}
-TIME_FIRST = {"snnTorch ELMSequence", "norse ELM", "norse readout", "norse BranchELM", "norse ALIF"}
+STEPPING = {
+    *CELLS, "snnTorch ELM", "snnTorch BranchELM", "snnTorch ALIF", "norse ELMCell", "norse ALIFCell",
+    "spikingjelly step",
+}  # fmt: skip
+TIME_FIRST = {
+    "snnTorch ELMSequence", "norse ELM", "norse readout", "norse BranchELM", "norse ALIF",
+    "spikingjelly ELM", "spikingjelly readout", "spikingjelly BranchELM", "spikingjelly ALIF",
+}  # fmt: skip
 
 
 def made(name: str) -> nn.Module:
@@ -64,15 +76,14 @@ def run(name: str, module: Any, x: Tensor | None = None) -> Tensor:
     """Output for a sequence, (batch, time, ...), its states handed on by hand where the module takes steps."""
     x = frames(next(module.parameters()).dtype) if x is None else x
     inner = getattr(module, "module", module)  # of a wrapper
-    if hasattr(inner, "reset_mem"):
-        inner.reset_mem()
+    forget(inner)
     if name not in STEPPING:
         out = module(x.transpose(0, 1) if name in TIME_FIRST else x)
         y: Tensor = out[0] if isinstance(out, tuple) else out
         return y.transpose(0, 1) if name in TIME_FIRST else y
     outputs, state = [], None
     for x_t in x.unbind(1):
-        if getattr(inner, "init_hidden", False):
+        if getattr(inner, "init_hidden", False) or name.startswith("spikingjelly"):
             outputs.append(module(x_t))
         elif name.startswith("snnTorch"):
             y_t, *state = module(x_t, *(state or ()))
@@ -81,6 +92,13 @@ def run(name: str, module: Any, x: Tensor | None = None) -> Tensor:
             y_t, state = module(x_t, state)
             outputs.append(y_t)
     return torch.stack(outputs, 1)
+
+
+def forget(module: Any) -> None:
+    """Reset the states that a host's face keeps."""
+    for name in ("reset_mem", "reset"):
+        if callable(reset := getattr(module, name, None)):
+            reset()
 
 
 class Called:
@@ -93,9 +111,8 @@ class Called:
     def parameters(self) -> Iterator[Tensor]:
         return iter(self.own.parameters())
 
-    def reset_mem(self) -> None:
-        if hasattr(self.own, "reset_mem"):
-            self.own.reset_mem()
+    def reset(self) -> None:
+        forget(self.own)
 
     def __call__(self, *args: Any) -> Any:
         return torch.func.functional_call(self.own, self.tensors, args)

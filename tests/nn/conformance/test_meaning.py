@@ -142,7 +142,7 @@ def test_a_part_of_a_state_dict_without_a_neuron_says_nothing() -> None:
 @of_kinds(OURS)
 def test_states_load_as_weights_only(name: str) -> None:
     module: Any = made(name)
-    if name.startswith("snnTorch"):
+    if name.startswith(("snnTorch", "spikingjelly")):
         return
     state = (module(frames()[:, 0]) if getattr(module, "is_cell", False) or "Cell" in name else module(frames()))[1]
     file = io.BytesIO()

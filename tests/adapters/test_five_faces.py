@@ -1,5 +1,5 @@
-"""One spiking network with the same weights, plain, in snnTorch's face and in norse's: the same spikes and
-gradients.
+"""One spiking network with the same weights, plain, in the faces of snnTorch, norse and spikingjelly, and through NIR:
+the same spikes and gradients.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from tests.tolerances import assert_close
 
 pytest.importorskip("snntorch")
 pytest.importorskip("norse")
+pytest.importorskip("spikingjelly")
+pytest.importorskip("nirtorch")
+from elm_neuro.adapters import nir as nir_face
 from elm_neuro.adapters import norse as norse_face
 from elm_neuro.adapters import snntorch as snntorch_face
+from elm_neuro.adapters import spikingjelly as jelly_face
 
 SIZE, HIDDEN, MEMORY, CLASSES = 12, 6, 5, 3
 OPTIONS = {"num_neuron": HIDDEN, "w_s_init": 1.5}
@@ -73,11 +77,43 @@ class Norse(torch.nn.Module):
         return torch.stack(steps), self.readout(torch.stack(steps))
 
 
+class SpikingJelly(torch.nn.Module):
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        spiking = {"v_threshold": THRESHOLD, "reset": "subtract", "step_mode": mode}
+        self.elm = jelly_face.ELM(SIZE, 1, MEMORY, **spiking, **OPTIONS)
+        self.core, self.readout = self.elm.core.core, torch.nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.elm.reset()
+        spikes = self.elm(x) if self.elm.step_mode == "m" else torch.stack([self.elm(x_t) for x_t in x])
+        return spikes, self.readout(spikes)
+
+
+class Nir(torch.nn.Module):
+    """What a graph of NIR, of a network with other weights, is made into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain = Plain().double()
+        self.net = nir_face.from_nir(nir_face.to_nir(torch.nn.Sequential(plain.elm, plain.readout)))
+        elm, self.readout = self.net.get_submodule("_0"), self.net.get_submodule("_1")
+        self.core: torch.nn.Module = elm.get_submodule("core")
+        elm.register_forward_hook(lambda module, inputs, output: setattr(self, "spikes", output[0].transpose(0, 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, _ = self.net(x.transpose(0, 1))
+        return self.spikes, y.transpose(0, 1)
+
+
 FACES: dict[str, Callable[[], torch.nn.Module]] = {
     "snnTorch step": lambda: SnnTorch(snntorch_face.ELM, stepped=True),
     "snnTorch sequence": lambda: SnnTorch(snntorch_face.ELMSequence, stepped=False),
     "norse cell": lambda: Norse(norse_face.ELMCell, stepped=True),
     "norse layer": lambda: Norse(norse_face.ELM, stepped=False),
+    "spikingjelly step": lambda: SpikingJelly("s"),
+    "spikingjelly sequence": lambda: SpikingJelly("m"),
+    "NIR": Nir,
 }
 
 
