@@ -96,11 +96,12 @@ neuronio_workings(neuron, simulations, 0, start=500, stop=1500)
 # ## Open a published neuron
 #
 # `checkpoints.fetch_upstream("num_memory_20")` downloads one of the fifteen that the authors have published and
-# checks its hash; a copy of this one (MIT licence) lies beside this page. It was trained on the real NeuronIO and
-# scores an AUC of 0.9922 there, which `elm-neuro neuronio eval` reproduces to 1e-9 on a real file.
+# checks its hash; a copy of this one (MIT licence) lies in the repository, where [a neuron in a
+# page](../live/index.html) lives on it. It was trained on the real NeuronIO and scores an AUC of 0.9922 there, which
+# `elm-neuro neuronio eval` reproduces to 1e-9 on a real file.
 
 # %%
-published = checkpoints.from_upstream(REPOSITORY / "docs" / "tutorials" / "num_memory_20")
+published = checkpoints.from_upstream(REPOSITORY / "docs" / "live" / "model" / "num_memory_20")
 print(published)
 print("time constants of its memory (ms):", ", ".join(f"{tau:.3g}" for tau in sorted(published.tau_m.tolist())))
 

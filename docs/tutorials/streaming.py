@@ -22,7 +22,7 @@ from elm_neuro import checkpoints
 from elm_neuro.export import to_onnx
 
 REPOSITORY = Path.cwd()
-neuron = checkpoints.from_upstream(REPOSITORY / "docs" / "tutorials" / "num_memory_20")
+neuron = checkpoints.from_upstream(REPOSITORY / "docs" / "live" / "model" / "num_memory_20")
 folder = Path(tempfile.mkdtemp())
 report = to_onnx(neuron, folder / "neuron.onnx", form="step", head="neuronio", runtime=True)
 for name, error in report.errors.items():
