@@ -11,6 +11,14 @@ from elm_neuro.functional._elm import (
     scaled_tanh,
     zero_state,
 )
+from elm_neuro.functional._network import (
+    NetworkParams,
+    NetworkRule,
+    NetworkState,
+    network_step,
+    relu_squared,
+    zero_network_state,
+)
 from elm_neuro.functional._neuronio import SOMA_BIAS_MV, SOMA_CAP_MV, SOMA_SCALE_MV
 from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
 from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, bernoulli_spike
@@ -28,6 +36,9 @@ __all__ = [
     "ELMState",
     "FastSigmoid",
     "MultiGaussian",
+    "NetworkParams",
+    "NetworkRule",
+    "NetworkState",
     "Sigmoid",
     "Surrogate",
     "alif_step",
@@ -41,9 +52,12 @@ __all__ = [
     "memory_gain",
     "memory_proposal",
     "memory_update",
+    "network_step",
     "proto_tau",
+    "relu_squared",
     "routing_index",
     "scaled_tanh",
     "spaced_tau",
+    "zero_network_state",
     "zero_state",
 ]
