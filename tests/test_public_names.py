@@ -18,10 +18,10 @@ NAMES = {
         " parameter_groups suggest"
     ),
     "elm_neuro.functional": (
-        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV"
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian NetworkParams NetworkRule NetworkState SOMA_BIAS_MV"
         " SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate alif_step bernoulli_spike bounded_tau branch_input"
-        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update proto_tau"
-        " routing_index scaled_tanh spaced_tau zero_state"
+        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update network_step"
+        " proto_tau relu_squared routing_index scaled_tanh spaced_tau zero_network_state zero_state"
     ),
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
@@ -35,8 +35,8 @@ NAMES = {
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
     "elm_neuro.backends": (
-        "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
-        " spiking_scan untraced use"
+        "ALIFBackend Backend ELMBackend NetworkBackend NetworkRecord Offer Operator SpikeRule alif available elm network"
+        " offer project resolve scan spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
         "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset PoolChannels"

@@ -47,7 +47,8 @@ class NetworkParams(NamedTuple):
     ``index - input_size`` one step before; synapses are branch-major.
     """
 
-    index: Tensor  # (num_neuron, num_branch * num_synapse_per_branch), int64
+    # (num_neuron, num_branch * num_synapse_per_branch), int64; in place of a method that tuples have
+    index: Tensor  # type: ignore[assignment]
     w_s: Tensor  # (num_neuron, num_branch * num_synapse_per_branch), signed, without the rule's input_scale
     mlp_weight: tuple[Tensor, ...]  # layer i: (num_neuron, out, in); the first reads [branches, decayed memory]
     mlp_bias: tuple[Tensor, ...]  # layer i: (num_neuron, out)
