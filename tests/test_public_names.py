@@ -9,19 +9,21 @@ import pytest
 
 NAMES = {
     "elm_neuro": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput"
-        " SpikingELM SpikingELMState backends checkpoints last_output pretrained suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMNetwork ELMState LIF"
+        " NetworkState SpikeEvents SpikeOutput SpikingELM SpikingELMState backends checkpoints last_output"
+        " pretrained suggest"
     ),
     "elm_neuro.nn": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer"
-        " SpikeOutput SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape"
-        " parameter_groups suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM DropoutMasks ELM ELMCell ELMConfig ELMNetwork"
+        " ELMNetworkConfig ELMState ELMTraces LIF Layer NetworkState SpikeOutput SpikingELM SpikingELMConfig"
+        " SpikingELMState check_layer is_layer last_output output_shape parameter_groups suggest"
     ),
     "elm_neuro.functional": (
-        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian NetworkParams NetworkRule NetworkState SOMA_BIAS_MV"
-        " SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate alif_step bernoulli_spike bounded_tau branch_input"
-        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update network_step"
-        " proto_tau relu_squared routing_index scaled_tanh spaced_tau zero_network_state zero_state"
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian NetworkParams"
+        " NetworkRule NetworkState SOMA_BIAS_MV SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate Wiring alif_step"
+        " bernoulli_spike bounded_tau branch_input branch_matrix branch_update decay elm_step full_wiring"
+        " memory_gain memory_proposal memory_update network_step proto_tau random_wiring relu_squared"
+        " routing_index scaled_tanh small_world_wiring spaced_tau window_wiring zero_network_state zero_state"
     ),
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction UPSTREAM_URL fetch_upstream from_pretrained from_upstream neuronio_head save_pretrained"
@@ -35,8 +37,8 @@ NAMES = {
         "ALIF ALIFCell ALIFState BranchELM Cell ELM ELMCell Layer SpikingELMState detach suggest"
     ),
     "elm_neuro.backends": (
-        "ALIFBackend Backend ELMBackend NetworkBackend NetworkRecord Offer Operator SpikeRule alif available elm network"
-        " offer project resolve scan spiking_scan untraced use"
+        "ALIFBackend Backend ELMBackend NetworkBackend NetworkRecord Offer Operator SpikeRule alif available"
+        " elm network offer project resolve scan spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
         "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset PoolChannels"
