@@ -150,7 +150,7 @@ def network_step(
     """
     fed_back = state.a if recurrent_mask is None else state.a * recurrent_mask
     arriving = torch.cat([x, fed_back], dim=1)[:, params.index] * params.w_s  # (batch, num_neuron, synapses)
-    b_t = rule.input_scale * arriving.unflatten(-1, (params.num_branch, -1)).sum(-1)
+    b_t = rule.input_scale * arriving.unflatten(-1, (state.b.shape[-1], -1)).sum(-1)
     if params.kappa_b is not None:
         b_t = params.kappa_b * state.b + b_t
     if layers is None:

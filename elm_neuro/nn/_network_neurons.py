@@ -52,12 +52,13 @@ class NetworkNeurons(Meaning, Routed, nn.Module):
             return check_wiring(wiring, config.input_size, shape)
         if wiring == "index":
             raise ValueError(f'wiring must be an index tensor of shape {shape}, got only its name, "index"')
-        draw: Any = WIRINGS[wiring] if isinstance(wiring, str) else wiring
         options: dict[str, Any] = {"recurrent_fraction": config.fraction, "generator": generator}
+        if not isinstance(wiring, str):
+            return check_wiring(wiring(config.input_size, shape[0], shape[1:], **options), config.input_size, shape)
+        draw = WIRINGS[wiring]
         if draw is small_world_wiring:
             options["rewiring"] = config.rewiring
-        drawn = draw(config.input_size, config.output_size, shape[1:], **options)
-        return check_wiring(drawn, config.input_size, shape)
+        return draw(config.input_size, shape[0], shape[1:], **options)
 
     def _register_neurons(self, generator: torch.Generator | None) -> None:
         config, num_neuron = self._config, self._config.output_size
