@@ -9,14 +9,15 @@ import pytest
 
 NAMES = {
     "elm_neuro": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMNetwork ELMState LIF"
-        " NetworkState SpikeEvents SpikeOutput SpikingELM SpikingELMState backends checkpoints last_output"
-        " pretrained suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMNetwork ELMNetworkClassifier"
+        " ELMState LIF NetworkState SpikeEvents SpikeOutput SpikingELM SpikingELMState backends checkpoints"
+        " last_output pretrained suggest"
     ),
     "elm_neuro.nn": (
         "ALIF ALIFCell ALIFConfig ALIFState BranchELM DropoutMasks ELM ELMCell ELMConfig ELMNetwork"
-        " ELMNetworkConfig ELMState ELMTraces LIF Layer NetworkState SpikeOutput SpikingELM SpikingELMConfig"
-        " SpikingELMState check_layer is_layer last_output output_shape parameter_groups suggest"
+        " ELMNetworkClassifier ELMNetworkClassifierConfig ELMNetworkClassifierState ELMNetworkConfig ELMState"
+        " ELMTraces LIF Layer NetworkState SpikeOutput SpikingELM SpikingELMConfig SpikingELMState check_layer"
+        " is_layer last_output output_shape parameter_groups suggest"
     ),
     "elm_neuro.functional": (
         "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian NetworkParams"

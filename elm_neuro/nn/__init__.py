@@ -15,6 +15,11 @@ from elm_neuro.nn._elm import ELM, BranchELM, ELMTraces
 from elm_neuro.nn._layer import Layer, check_layer, is_layer, output_shape
 from elm_neuro.nn._lengths import last_output
 from elm_neuro.nn._network import DropoutMasks, ELMNetwork
+from elm_neuro.nn._network_classifier import (
+    ELMNetworkClassifier,
+    ELMNetworkClassifierConfig,
+    ELMNetworkClassifierState,
+)
 from elm_neuro.nn._network_config import ELMNetworkConfig
 from elm_neuro.nn._spike_output import SpikeOutput
 from elm_neuro.nn._spiking import SpikingELM, SpikingELMConfig, SpikingELMState, restored
@@ -31,6 +36,9 @@ __all__ = [
     "ELMCell",
     "ELMConfig",
     "ELMNetwork",
+    "ELMNetworkClassifier",
+    "ELMNetworkClassifierConfig",
+    "ELMNetworkClassifierState",
     "ELMNetworkConfig",
     "ELMState",
     "ELMTraces",
@@ -50,5 +58,16 @@ __all__ = [
 
 # what torch.load(weights_only=True) may make: plain data, checked where it is made
 _DATA: list[Any] = [ALIFConfig, ALIFState, ELMConfig, ELMState, ELMTraces, SpikeEvents, SpikingELMConfig]
-_DATA += [ELMNetworkConfig, NetworkState, SpikingELMState, ATan, Boxcar, FastSigmoid, MultiGaussian, restored]
+_DATA += [
+    ELMNetworkConfig,
+    NetworkState,
+    ELMNetworkClassifierConfig,
+    ELMNetworkClassifierState,
+    SpikingELMState,
+    ATan,
+    Boxcar,
+    FastSigmoid,
+    MultiGaussian,
+    restored,
+]
 torch.serialization.add_safe_globals(_DATA)

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, ELMNetwork, SpikeEvents, SpikingELM
+from elm_neuro import (
+    ALIF,
+    ELM,
+    LIF,
+    ALIFCell,
+    BranchELM,
+    ELMCell,
+    ELMNetwork,
+    ELMNetworkClassifier,
+    SpikeEvents,
+    SpikingELM,
+)
 from elm_neuro.nn import check_layer, is_layer, output_shape
 from tests.layers import NETWORK
 from tests.tolerances import assert_close
@@ -25,6 +36,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF": lambda: ALIF(INPUTS, 4, recurrent=True, latency=2.0),
     "ELMNetwork": lambda: ELMNetwork(INPUTS, 4, **NETWORK),
     "ELMNetwork, spikes": lambda: ELMNetwork(INPUTS, 4, output="spike", tau_b=5.0, **NETWORK),
+    "ELMNetworkClassifier": lambda: ELMNetworkClassifier(INPUTS, 2, 4, **NETWORK),
     "SpikingELM": lambda: SpikingELM(ELM(INPUTS, 2, num_memory=3, w_s_init=2.0), threshold=0.1, reset="subtract"),
     "spiking ALIF": lambda: SpikingELM(ALIF(INPUTS, 4, tau_v=30.0), threshold=0.5, reset="zero"),
     "spiking toy": lambda: SpikingELM(ToyLayer(INPUTS, 4), threshold=0.3, reset="subtract"),
