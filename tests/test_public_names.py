@@ -76,8 +76,8 @@ NAMES = {
     ),
     "elm_neuro.plotting": (
         "BLUE GREEN INK ORANGE PALE PALETTE PURPLE SKY STYLE VERMILION accuracies by_latency confusion_matrix"
-        " draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves network_workings note"
-        " rasters save styled timescales workings"
+        " draw_accuracy draw_memory draw_outputs draw_raster elm_network label_panel learning_curves network_workings"
+        " note rasters save styled timescales workings"
     ),
     "elm_neuro.demo": (
         "ADDING_SETTINGS CONTROL DemoRun DemoSettings MIXED TUNED Tuned build data_module metrics_of quiet_trainer"
