@@ -4,14 +4,15 @@
                                                  [--hosts] [--repeats 5] [--memory] [--json FILE] [--smoke]
 
 Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes. 128 inputs of
-which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of the
-spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``); ``native``
-takes frames, ``events`` the same spikes as SpikeEvents. With ``--upstream``, a checkout of the Blocks repository
-(github.com/webstorms/Blocks at abaf846), ``published`` is its loop over the steps and ``blocks`` its method, with the
-same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds norse's
-LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--memory`` runs
-each variant once more in a process of its own (Linux) and reports its peak above what it was before. The floor beside
-``native`` is the time of the row's bytes (currents, spikes, membranes written and read once) at this core's bandwidth.
+which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of
+the spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``);
+``native`` takes frames, ``events`` the same spikes as SpikeEvents, ``native blocks`` frames, with the gradient of
+Blocks. With ``--upstream``, a checkout of the Blocks repository (github.com/webstorms/Blocks at abaf846),
+``published`` is its loop over the steps and ``blocks`` its method, with the same weights. Each row is behind a check:
+spikes equal to the last one in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step:
+other equations, of which only the speed can be compared. ``--memory`` runs each variant once more in a process of its
+own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the time of the row's bytes
+(currents, spikes, membranes written and read once) at this core's bandwidth.
 """
 
 from __future__ import annotations
@@ -84,11 +85,11 @@ def load_blocks(checkout: Path) -> Any:
     return importlib.import_module("src.snn.snn").SNN, importlib.import_module("src.snn.block.blocks").Blocks
 
 
-def make_layer(row: Row) -> ALIF:
+def make_layer(row: Row, gradient: str = "loop") -> ALIF:
     torch.manual_seed(0)
-    layer = ALIF(
-        row.num_input, row.num_neuron, latency=float(row.latency), recurrent=True, surrogate=MultiGaussian(), tau_v=10.0
-    )
+    latency, surrogate = float(row.latency), MultiGaussian()
+    settings: Any = {"latency": latency, "recurrent": True, "surrogate": surrogate, "tau_v": 10.0}
+    layer = ALIF(row.num_input, row.num_neuron, gradient=gradient, **settings)
     with torch.no_grad():  # a few per cent of spikes
         layer.cell.weight.mul_(3.0)
         layer.cell.bias.fill_(0.02)
@@ -116,6 +117,8 @@ def variants(row: Row, x: Tensor, blocks: Any, *, hosts: bool) -> dict[str, tupl
         return run
 
     found = {"native": (ours("native", x), layer), "events": (ours("native", events), layer)}
+    ramp = make_layer(row, gradient="blocks")
+    found["native blocks"] = ((lambda: ramp(x)[0]), ramp)
     found["loop"] = (ours("reference", x), layer)
     if blocks is not None:
         theirs = x.transpose(1, 2).contiguous()

@@ -19,6 +19,8 @@ The best checkpoint on validation is tested. Written to STUDY, the folder --out:
 tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of
 --bins, the paper's is 2). Needs the extras data, train and study. Without files the digits are synthetic: their
 accuracies say nothing about SHD. Longer than the other examples: it is a study to run, not a pattern to copy.
+
+Longer than most examples: models, ablations and figures of one study, to be copied as one file.
 """
 
 from __future__ import annotations

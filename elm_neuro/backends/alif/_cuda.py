@@ -45,6 +45,8 @@ class Cuda(ALIFBackend):
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
         if x.device != params.beta.device:
             return f"x must be on the parameters' device, {params.beta.device}, got {x.device}"
+        if params.gradient != "loop" and torch.is_grad_enabled():
+            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
         if (reason := reason_of_kernels(params)) is not None:
             return reason
         if params.beta.shape[0] > _alif.MAX_NEURON:
