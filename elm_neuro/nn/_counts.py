@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,26 +10,27 @@ from torch import Tensor
 from elm_neuro.events import SpikeEvents
 
 
-def as_binary(x: Any) -> Any:
+def as_binary(x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:
     """1 where `x` is not 0, as its entries or the sums of its events are.
 
     >>> as_binary(torch.tensor([0.0, 3.0, -1.0]))
     tensor([0., 1., 1.])
     """
-    if isinstance(x, SpikeEvents):
-        if x.value is None and _rises(place := _places(x)):
-            return x
-        if x.value is None:  # an event twice in one step
-            place = torch.unique(place)
-        else:
-            place, entry = torch.unique(_places(x), return_inverse=True)
-            total = x.value.new_zeros(place.shape[0]).index_add_(0, entry, x.value)
-            place = place[total != 0]
-        num_rows = x.batch * x.num_steps
-        count = torch.bincount(place // x.num_channels, minlength=num_rows)
-        indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-        return SpikeEvents(indptr, place % x.num_channels, None, x.shape)
-    return (x != 0).to(x.dtype)
+    return _binary_events(x) if isinstance(x, SpikeEvents) else (x != 0).to(x.dtype)
+
+
+def _binary_events(x: SpikeEvents) -> SpikeEvents:
+    place = _places(x)
+    if x.value is None and _rises(place):
+        return x
+    if x.value is None:  # an event twice in one step
+        place = torch.unique(place)
+    else:
+        place, entry = torch.unique(place, return_inverse=True)
+        place = place[x.value.new_zeros(place.shape[0]).index_add_(0, entry, x.value) != 0]
+    count = torch.bincount(place // x.num_channels, minlength=x.batch * x.num_steps)
+    indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
+    return SpikeEvents(indptr, place % x.num_channels, None, x.shape)
 
 
 def warn_of_counts(x: Tensor | SpikeEvents) -> None:

@@ -164,7 +164,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             y, after = self(x_t.unsqueeze(1), state, masks=masks)
             return y.squeeze(1), after
         before = self.initial_state(x_t.shape[0]) if state is None else self.check_state(state, x_t.shape[0])
-        x_t = wide(as_binary(x_t) if self._config.binarize else x_t)
+        x_t = wide((x_t != 0).to(x_t.dtype) if self._config.binarize else x_t)
         of_input, of_neurons = masks or (None, None)
         params, rule = self.parameters_as_they_are(), self._config.rule(self.surrogate)
         x_t = x_t if of_input is None else x_t * of_input

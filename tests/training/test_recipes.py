@@ -18,6 +18,7 @@ from elm_neuro.cli import recipes
 from elm_neuro.demo import MIXED, TUNED, DemoSettings, build, data_module
 from elm_neuro.functional import MultiGaussian
 from elm_neuro.training import (
+    ByteModel,
     NeuronIORegression,
     SHDAddingDataModule,
     SpikeClassification,
@@ -40,6 +41,7 @@ NEURONIO = {
     "neuronio_lstm": 266_102, "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
 }  # fmt: skip
 LRA = {path.stem for path in RECIPES.glob("lra_*.yaml")}  # tests/training/lra/test_recipes.py says which
+OTHERS = {"shd_alif", "nmnist_alif", "spoken_digits_mixed", "shd_adding_elm_network", "enwik8_elm_network"}
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
 
@@ -65,7 +67,17 @@ def test_every_recipe_is_listed() -> None:
     assert (
         set(recipes())
         == {path.stem for path in RECIPES.glob("*.yaml")}
-        == {*SHD, *ADDING, *NEURONIO, *LRA, "shd_alif", "nmnist_alif", "spoken_digits_mixed", "shd_adding_elm_network"}
+        == {
+            *SHD,
+            *ADDING,
+            *NEURONIO,
+            *LRA,
+            "shd_alif",
+            "nmnist_alif",
+            "spoken_digits_mixed",
+            "shd_adding_elm_network",
+            "enwik8_elm_network",
+        }
     )
     ends = "arXiv:2306.16922", "arXiv:2605.12049", "Taylor, King, Harper, NeurIPS 2023", "`elm-neuro demo`"
     assert all(line.endswith(ends) for line in recipes().values())
@@ -77,6 +89,7 @@ def test_every_recipe_names_its_task_and_has_all_its_arguments_checked_while_par
     settings = yaml.safe_load(text)
     kind: type = NeuronIORegression if path.stem in NEURONIO else SpikeClassification
     kind = TokenClassification if path.stem in LRA else kind
+    kind = ByteModel if path.stem == "enwik8_elm_network" else kind
     assert settings["model"]["class_path"] == f"elm_neuro.training.{kind.__name__}"
     assert set(settings["model"]) == set(settings["data"]) == {"class_path", "init_args"}
     assert "dict_kwargs" not in text  # jsonargparse hands these on unseen
@@ -172,6 +185,16 @@ def test_the_recipe_of_the_elm_network_is_the_published_setting(load: Any) -> No
     assert (cli.trainer.max_epochs, cli.trainer.gradient_clip_val, data.batch_size) == (70, 1.0, 8)
     assert (data.num_pairs[0], data.binning.bin_ms, data.binning.duration_ms) == (2000 * 8, 2.0, 1000.0)
     assert model.network.readout == "last"
+
+
+def test_the_recipe_of_enwik8_is_the_published_network(load: Any) -> None:
+    cli = load("enwik8_elm_network")
+    network, model, data = cli.model.network, cli.model, cli.datamodule
+    assert num_parameters(network) == pytest.approx(3.5e6, rel=0.01)
+    config = network.hidden.config
+    assert (config.index_shape, config.num_memory, config.recurrent_fraction) == ((742, 50, 15), 20, 0.8)
+    assert (config.delta_t, config.tau_m_init, config.tau_high_pass) == (1.0, (0.1, 100.0), 2.0)
+    assert (model.optimizer, model.learning_rate, model.input_scale, data.num_steps) == ("adam", 5e-4, 3.0, 100)
 
 
 def test_a_fifth_of_shd_validates(load: Any) -> None:
