@@ -21,7 +21,16 @@ Bytes: TypeAlias = NDArray[np.uint8]
 ENWIK8_BYTES = 100_000_000
 HELD_BACK = 5_000_000  # bytes that validate, and bytes that test, at the end: the split in use since Hutter's prize
 CHUNK = 1 << 20
-DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, RuntimeError, OverflowError)
+DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    UnicodeError,
+)
 
 
 def read_enwik8(path: str | os.PathLike[str], *, num_bytes: int | None = ENWIK8_BYTES) -> Bytes:
