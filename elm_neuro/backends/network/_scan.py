@@ -58,6 +58,9 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
+    if not params.mlp_weight or len(params.mlp_weight) != len(params.mlp_bias):
+        number = f"{len(params.mlp_weight)} and {len(params.mlp_bias)}"
+        raise ValueError(f"mlp_weight and mlp_bias must hold a tensor a layer, at least one, got {number}")
     x = _in_dtype_of(params, x)
     if state is None:
         state = zero_network_state(params, x.shape[0])
@@ -112,9 +115,6 @@ def _check(
     """Refuse tensors that do not fit one another."""
     if len(x.shape) != 3:
         raise ValueError(f"x must have shape (batch, time, input_size), got {tuple(x.shape)}")
-    if not params.mlp_weight or len(params.mlp_weight) != len(params.mlp_bias):
-        number = f"{len(params.mlp_weight)} and {len(params.mlp_bias)}"
-        raise ValueError(f"mlp_weight and mlp_bias must hold a tensor a layer, at least one, got {number}")
     batch, input_size = x.shape[0], x.shape[2]
     num_neuron, num_memory = params.kappa_m.shape
     num_branch, num_synapse, neurons = params.num_branch, params.w_s.shape[-1], (num_neuron,)
