@@ -81,8 +81,8 @@ NAMES = {
     "elm_neuro.plotting": (
         "BLUE GREEN INK MOST_LINES ORANGE PALE PALETTE PURPLE Record SKY STYLE VERMILION accuracies by_latency"
         " confusion_matrix draw_accuracy draw_memory draw_outputs draw_raster elm_network label_panel"
-        " learning_curves network_workings note rasters recordings save spike_responses styled time_constants timescales weight_fields"
-        " workings"
+        " learning_curves network_workings note rasters recordings save spike_responses styled time_constants"
+        " timescales weight_fields workings"
     ),
     "elm_neuro.look": (
         "Drive Part Responses branch_fields look parts_of poisson_drive read_drive spike_responses time_constants"
