@@ -136,6 +136,16 @@ template <class R> ELM_INLINE unsigned occupied(const R *p) {
 }
 #endif
 
+// Calls `each` with the index of every entry of an unpadded row that is not 0.
+template <class R, class Each> ELM_INLINE void each_entry(const R *row, i64 n, Each each) {
+    constexpr int W = Lanes<R>::W;
+    for (i64 j = 0; j < n; j += W) {
+        R lanes[W];
+        store(lanes, load_upto(row + j, n - j));
+        for (unsigned bits = occupied(lanes); bits; bits &= bits - 1) each(j + __builtin_ctz(bits));
+    }
+}
+
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {
     for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
