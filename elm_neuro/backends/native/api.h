@@ -73,7 +73,7 @@ struct ElmNetwork {
     int64_t width[ELM_MAX_LAYERS];  // outputs of the MLP's layers, the last num_memory
     const int64_t *index;           // (num_neuron, num_branch * num_synapse), branch-major
     const int64_t *begin, *end, *lengths;     // as in ElmAlif
-    const void *channel, *value, *x;          // channel null where there are frames
+    const void *channel, *value, *x;          // begin null where there are frames
     const void *input_mask, *recurrent_mask;  // (batch, num_input), (batch, num_neuron), or null
     const void *w_s, *w_y, *bias, *kappa_m, *gain;
     const void *kappa_b, *kappa_r;                // (num_neuron, num_branch) or null: no trace; (num_neuron,) or null

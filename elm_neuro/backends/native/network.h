@@ -107,7 +107,7 @@ template <class R, int BYTES> struct NetworkTask {
                     to[c * STEPS * L] += mask ? value * mask[c] : value;
                     active[c] = 1;
                 };
-                if (a.channel) {
+                if (a.begin) {
                     const i64 row = sample * a.num_steps + start + t;
                     for (i64 e = a.begin[row]; e < a.end[row]; e++)
                         add(a.wide ? ((const int64_t *)a.channel)[e] : ((const int32_t *)a.channel)[e],
