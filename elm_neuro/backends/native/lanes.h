@@ -30,6 +30,9 @@ constexpr int VECTOR_BYTES = 16, NUM_REGISTER = 16, TILE = 4;
 
 typedef int64_t i64;
 
+// Scaled tanh of the authors' code.
+constexpr double TANH_SCALE = 1.7159, TANH_SLOPE = 2.0 / 3.0;
+
 template <class R> struct Lanes {
     static constexpr int W = VECTOR_BYTES / sizeof(R);
     static constexpr int PAD = W > TILE ? W : TILE;  // rows are padded to whole vectors and to whole tiles

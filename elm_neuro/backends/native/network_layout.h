@@ -5,14 +5,15 @@
 
 namespace ELM_ISA {
 
-// Bytes of one source, or of one row of a neuron, over a chunk of steps: steps * samples * entry.
-constexpr int CHUNK_BYTES = 512;
+// Bytes of one source over a chunk of steps: steps * samples * entry. A cache line more to the next source: the same step
+// of all of them would else share an eighth of the first cache.
+constexpr int CHUNK_BYTES = 512, SOURCE_BYTES = CHUNK_BYTES + 64;
 // Sums that a product keeps in registers, and the sides of a tile of outer products.
 constexpr int PRODUCT_SUMS = 12, TILE_ROWS = NUM_REGISTER == 32 ? 5 : 3, TILE_COLUMNS = 4;
 
 // Vectors of a task: one sample a lane.
 template <class R, int BYTES> struct Batch {
-    static constexpr int L = BYTES / sizeof(R), STEPS = CHUNK_BYTES / BYTES;
+    static constexpr int L = BYTES / sizeof(R), STEPS = CHUNK_BYTES / BYTES, SOURCE = SOURCE_BYTES / sizeof(R);
     static constexpr int BLOCK = NUM_REGISTER == 32 && STEPS >= 16 ? 16 : 8;  // steps whose sums stay in registers
     typedef R V __attribute__((vector_size(BYTES)));
     static ELM_INLINE_MEMBER V at(const R *p) {
@@ -23,11 +24,23 @@ template <class R, int BYTES> struct Batch {
     static ELM_INLINE_MEMBER void put(R *p, V x) { __builtin_memcpy(p, &x, BYTES); }
     static ELM_INLINE_MEMBER V all(R x) { return x - V{}; }
     static ELM_INLINE_MEMBER R sum(V x) {
-        R lanes[L], total = 0;
-        __builtin_memcpy(lanes, &x, BYTES);
-        for (int half = L / 2; half; half /= 2)
-            for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
-        return total + lanes[0];
+        if constexpr (BYTES > 16) {
+            typedef Batch<R, BYTES / 2> Half;
+#if defined(__AVX512F__)
+            if constexpr (BYTES == 64)
+                return Half::sum((typename Half::V)_mm512_castpd512_pd256((__m512d)x) +
+                                 (typename Half::V)_mm512_extractf64x4_pd((__m512d)x, 1));
+#endif
+#if defined(__AVX2__)
+            if constexpr (BYTES == 32)
+                return Half::sum((typename Half::V)_mm256_castpd256_pd128((__m256d)x) +
+                                 (typename Half::V)_mm256_extractf128_pd((__m256d)x, 1));
+#endif
+            return Half::sum(Half::at((const R *)&x) + Half::at((const R *)&x + L / 2));
+        } else if constexpr (L == 4)
+            return (x[0] + x[2]) + (x[1] + x[3]);
+        else
+            return x[0] + x[1];
     }
 };
 
@@ -187,7 +200,11 @@ ELM_INLINE void product(const R *w, i64 columns, const R *bias, const R *x, i64 
 template <class R, int BYTES, int ROWS, int COLUMNS>
 ELM_INLINE void outer_tile(const R *x, i64 x_step, const R *y, i64 y_step, i64 steps, R *to, i64 row) {
     typedef Batch<R, BYTES> B;
-    typename B::V sum[ROWS][COLUMNS] = {};
+    typename B::V sum[ROWS][COLUMNS];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+        for (int k = 0; k < COLUMNS; k++) sum[i][k] = typename B::V{};
     for (i64 t = 0; t < steps; t++, x += x_step, y += y_step) {
         typename B::V right[COLUMNS];
 #pragma GCC unroll 8
