@@ -10,9 +10,7 @@ template <class R, int BYTES> struct NetworkForward : NetworkTask<R, BYTES> {
     typedef typename Task::V V;
     typedef typename Wiring<R>::Feed Feed;
     typedef typename Wiring<R>::Loop Loop;
-    using Task::a, Task::s, Task::w, Task::L, Task::SOURCE, Task::samples, Task::longest;
-    // What is added up at a time is half of what the backward pass takes: it stays in the second cache.
-    static constexpr int STEPS = Task::STEPS / 2, BLOCK = Task::BLOCK < STEPS ? Task::BLOCK : STEPS;
+    using Task::a, Task::s, Task::w, Task::L, Task::STEPS, Task::BLOCK, Task::SOURCE, Task::samples, Task::longest;
 
     R *rows, *sums, *emitted;  // what arrives; sums of branches, (step, neuron, branch); the output, (step, neuron)
     R *m, *b, *r, *mask, *fed, *next, *last, *change;  // of neurons; `fed`, `next`: what the layer reads of itself
@@ -50,7 +48,7 @@ template <class R, int BYTES> struct NetworkForward : NetworkTask<R, BYTES> {
             const i64 count = longest - start < STEPS ? longest - start : STEPS;
             this->arrivals(start, count, rows, active);
             sum_inputs(count);
-            if (a.saved && start % Task::STEPS == 0) keep_start(this->started(start));
+            if (a.saved) keep_start(this->started(start));
             const V left = this->remaining(start);
             for (i64 t = 0; t < count; t++) {
                 for (i64 n = 0; n < s.n; n++) step(left, start, t, n);

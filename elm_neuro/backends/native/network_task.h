@@ -82,7 +82,9 @@ template <class R, int BYTES> struct NetworkTask {
 
     // The first entry of a source in a chunk: only rows of active sources are read.
     static void clear(R *rows, unsigned char *active, i64 source) {
-        std::memset(rows + source * SOURCE, 0, CHUNK_BYTES);
+        R *row = rows + source * SOURCE;
+#pragma GCC unroll 8
+        for (int k = 0; k < STEPS * L; k += Lanes<R>::W) store(row + k, Vector<R>{});
         active[source] = 1;
     }
 
