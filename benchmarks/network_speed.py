@@ -4,8 +4,8 @@ backward, with dropout's masks and both penalties, on one thread; beside the sec
     python benchmarks/network_speed.py [--backend native] [--density 0.08] [--repeats 5]
 
 Before anything is timed, outputs and gradients of a short sequence are held to the reference in double precision. The
-floor is the time that a core takes for the multiply-adds that the equations ask for, every synapse counted whether something arrives or not, as fast
-as fma_speed.cpp runs them in registers. Times are of the core, not of the clock on the wall.
+floor is the time that a core takes for the multiply-adds that the equations ask for, every synapse counted whether
+something arrives or not, as fast as fma_speed.cpp runs them in registers. Times are of the core, not of the wall's clock.
 """
 
 from __future__ import annotations

@@ -26,9 +26,15 @@ Call: TypeAlias = Callable[
 
 
 def _fields(
-    integers: str, pointers: str, *, doubles: str = "", settings: str = "", widths: str = "", layers: tuple[str, ...] = ()
+    integers: str,
+    pointers: str,
+    *,
+    doubles: str = "",
+    settings: str = "",
+    widths: str = "",
+    layers: tuple[str, ...] = (),
 ) -> list[tuple[str, type]]:
-    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, an integer a layer each, pointers;
+    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, integers of every layer, pointers;
     those of `layers` hold a pointer a layer.
     """
     kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)

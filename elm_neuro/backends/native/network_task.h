@@ -40,7 +40,6 @@ template <class R, int BYTES> struct NetworkTask {
     const Wiring<R> &w;
     const i64 index, first, samples;
     i64 longest;
-    R length[L];  // lanes without a sample have no valid step
 
     NetworkTask(const ElmNetwork &args, const NetworkShape &shape, const Wiring<R> &wiring, i64 task)
         : a(args),
@@ -52,6 +51,7 @@ template <class R, int BYTES> struct NetworkTask {
           longest(0) {
         for (int lane = 0; lane < L; lane++) longest = valid(lane) > longest ? valid(lane) : longest;
     }
+    // Valid steps of a lane; one without a sample has none.
     i64 valid(i64 lane) const { return lane >= samples ? 0 : a.lengths ? a.lengths[first + lane] : a.num_steps; }
     // Steps of a chunk that are valid, a lane each.
     V remaining(i64 start) const {
@@ -88,7 +88,8 @@ template <class R, int BYTES> struct NetworkTask {
         active[source] = 1;
     }
 
-    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each (STEPS, L); `active`: whether an input holds anything.
+    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each row (STEPS, L); `active`: whether an
+    // input holds anything.
     void arrivals(i64 start, i64 count, R *rows, unsigned char *active) const {
         std::memset(active, 0, s.inputs);
         for (i64 t = 0; t < count; t++)

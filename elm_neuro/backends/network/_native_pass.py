@@ -27,7 +27,7 @@ Tensors = tuple[Tensor | None, ...]
 class Operands(NamedTuple):
     """The tensors of a pass but for the MLPs' layers; what arrives are events, or the frames `x`."""
 
-    index: Tensor  # (num_neuron, num_branch * num_synapse), int64
+    index: Tensor  # type: ignore[assignment]  # (num_neuron, num_branch * num_synapse), int64; a tuple's method
     begin: Tensor | None  # of Events
     end: Tensor | None
     channel: Tensor | None
@@ -82,10 +82,12 @@ class Plan(NamedTuple):
         )  # fmt: skip
 
 
-def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> Tensors:
-    """Activity, summed change, and the state after each sample's last step; `layers`: weights, then biases."""
+def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any, ...]:
+    """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
+    not; `layers`: weights, then biases.
+    """
     if torch.is_grad_enabled():
-        found: Tensors = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return found
     return _forward(operands.laid_out(), _contiguous(layers), plan, save=False)[:-1]
 
@@ -203,7 +205,9 @@ def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _l
 
 
 def _threads(args: _library.NetworkArgs) -> int:
-    return _library.threads_for(3.0 * args.batch * args.num_steps * args.num_neuron * args.num_branch * args.num_synapse)
+    return _library.threads_for(
+        3.0 * args.batch * args.num_steps * args.num_neuron * args.num_branch * args.num_synapse
+    )
 
 
 def _call(call: _library.Call, args: _library.NetworkArgs, like: Tensor) -> None:

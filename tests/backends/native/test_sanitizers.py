@@ -124,7 +124,7 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     copy, runtime = copy_built_with(tmp_path, "address", "undefined")
     code = "import torch; from tests.backends import native_cases as t"
     code += "; from tests.backends.network import native_sizes as n"
-    code += "; [sizes(dtype) for sizes in (t.sizes, n.sizes) for dtype in (torch.float32, torch.float64)]; print('clean')"
+    code += "; [run(kind) for run in (t.sizes, n.sizes) for kind in (torch.float32, torch.float64)]; print('clean')"
     options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
     for name in ("avx512", "avx2", "baseline"):
         assert "clean" in run_python(

@@ -47,7 +47,7 @@ def sizes(dtype: torch.dtype) -> None:
             (2, 15, (6, 5, 3, 2, 4), {"hidden": (25,), "activation": "silu"}),
             (3, 16, (70, 4, 7, 3, 13), {"hidden": (12, 13), "trace": True}),
             (5, 17, (6, 19, 13, 4, 2), {"output": "identity", "activation": "relu", "high_pass": False}),
-            (8, 33, (20, 9, 30, 10, 5), {"hidden": (10,)}),
+            (8, 33, (20, 9, 30, 10, 5), {"hidden": (10,), "input_scale": 0.5}),
             (9, 31, (33, 3, 4, 5, 27), {"hidden": (1, 2, 3), "trace": True, "activation": "silu"}),
             (16, 8, (5, 6, 2, 2, 3), {"output": "spike", "surrogate": ATan(), "activation": "silu"}),
             (17, 65, (9, 2, 3, 1, 6), {"trace": True, "high_pass": False, "output": "identity"}),
