@@ -2,16 +2,19 @@
 
     taskset -c 1 python benchmarks/alif_speed.py [--upstream CHECKOUT] [--rows T512-L10-B32 ...] [--grid published]
                                                  [--hosts] [--repeats 5] [--memory] [--json FILE] [--smoke]
+                                                 [--device cuda]
 
 Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes. 128 inputs of
-which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of the
-spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``); ``native``
-takes frames, ``events`` the same spikes as SpikeEvents. With ``--upstream``, a checkout of the Blocks repository
-(github.com/webstorms/Blocks at abaf846), ``published`` is its loop over the steps and ``blocks`` its method, with the
-same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds norse's
-LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--memory`` runs
-each variant once more in a process of its own (Linux) and reports its peak above what it was before. The floor beside
-``native`` is the time of the row's bytes (currents, spikes, membranes written and read once) at this core's bandwidth.
+which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of
+the spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``);
+``native`` takes frames, ``events`` the same spikes as SpikeEvents, ``native blocks`` frames, with the gradient of
+Blocks. With ``--upstream``, a checkout of the Blocks repository (github.com/webstorms/Blocks at abaf846),
+``published`` is its loop over the steps and ``blocks`` its method, with the same weights. Each row is behind a check:
+spikes equal to the last one in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step:
+other equations, of which only the speed can be compared. ``--memory`` runs each variant once more in a process of its
+own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the time of the row's bytes
+(currents, spikes, membranes written and read once) at this core's bandwidth. ``--device cuda``: wall time between
+synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ def grid(num_input: int, density: float) -> dict[str, Row]:
 GRIDS = {"here": grid(128, 0.1), "published": grid(1000, 0.01)}
 SMOKE = {"smoke": Row(23, 4, 3, 20, 0.2, 16)}
 Run = Callable[[], Tensor]  # gives the spikes, (batch, time, neuron)
+DEVICE = "cpu"  # what --device says
 
 
 def load_blocks(checkout: Path) -> Any:
@@ -84,19 +88,25 @@ def load_blocks(checkout: Path) -> Any:
     return importlib.import_module("src.snn.snn").SNN, importlib.import_module("src.snn.block.blocks").Blocks
 
 
-def make_layer(row: Row) -> ALIF:
+def kernels() -> str:
+    """The backend that is measured."""
+    return "native" if DEVICE == "cpu" else "cuda"
+
+
+def make_layer(row: Row, gradient: str = "loop") -> ALIF:
     torch.manual_seed(0)
-    layer = ALIF(
-        row.num_input, row.num_neuron, latency=float(row.latency), recurrent=True, surrogate=MultiGaussian(), tau_v=10.0
-    )
+    latency, surrogate = float(row.latency), MultiGaussian()
+    settings: Any = {"latency": latency, "recurrent": True, "surrogate": surrogate, "tau_v": 10.0}
+    layer = ALIF(row.num_input, row.num_neuron, gradient=gradient, **settings)
     with torch.no_grad():  # a few per cent of spikes
         layer.cell.weight.mul_(3.0)
         layer.cell.bias.fill_(0.02)
-    return layer
+    return layer.to(DEVICE)
 
 
 def published(kind: Any, layer: ALIF, row: Row) -> nn.Module:
     twin: nn.Module = kind(row.num_input, row.num_neuron, 1, row.num_steps, row.latency, recurrent=True, surr_grad="mg")
+    twin.to(DEVICE)
     names = {"_rec_weight": "w_rec", "_rf_bias": "bias", "_beta": "beta", "_p": "p", "_b": "b"}
     with torch.no_grad():
         twin._rf_weight.copy_(layer.cell.weight.view(row.num_neuron, 1, row.num_input, 1))
@@ -115,7 +125,10 @@ def variants(row: Row, x: Tensor, blocks: Any, *, hosts: bool) -> dict[str, tupl
 
         return run
 
-    found = {"native": (ours("native", x), layer), "events": (ours("native", events), layer)}
+    found = {kernels(): (ours(kernels(), x), layer), "events": (ours(kernels(), events), layer)}
+    if DEVICE == "cpu":
+        ramp = make_layer(row, gradient="blocks")
+        found["native blocks"] = ((lambda: ramp(x)[0]), ramp)
     found["loop"] = (ours("reference", x), layer)
     if blocks is not None:
         theirs = x.transpose(1, 2).contiguous()
@@ -133,12 +146,12 @@ def host_layers(row: Row, x: Tensor) -> dict[str, tuple[Run, nn.Module]]:
     if importlib.util.find_spec("norse"):
         from norse.torch import LSNNRecurrent
 
-        lsnn, first = LSNNRecurrent(row.num_input, row.num_neuron), x.transpose(0, 1).contiguous()
+        lsnn, first = LSNNRecurrent(row.num_input, row.num_neuron).to(DEVICE), x.transpose(0, 1).contiguous()
         found["norse LSNN"] = ((lambda: lsnn(first)[0].transpose(0, 1)), lsnn)
     if importlib.util.find_spec("snntorch"):
         import snntorch
 
-        leaky = nn.ModuleList([nn.Linear(row.num_input, row.num_neuron), snntorch.Leaky(beta=0.9)])
+        leaky = nn.ModuleList([nn.Linear(row.num_input, row.num_neuron), snntorch.Leaky(beta=0.9)]).to(DEVICE)
 
         def run() -> Tensor:
             memory, record = leaky[1].init_leaky(), []
@@ -162,21 +175,27 @@ def both(run: Run, module: nn.Module) -> None:
 
 
 def milliseconds(call: Callable[[], None]) -> float:
-    start = time.process_time()
+    if DEVICE == "cpu":
+        start = time.process_time()
+        call()
+        return 1e3 * (time.process_time() - start)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
     call()
-    return 1e3 * (time.process_time() - start)
+    torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def bandwidth() -> float:
-    """Bytes a second that this core reads and writes: a copy of 64 MB."""
-    a, b = torch.zeros(1 << 24), torch.ones(1 << 24)
+    """Bytes a second that this core, or the GPU, reads and writes: a copy of 64 MB."""
+    a, b = torch.zeros(1 << 24, device=DEVICE), torch.ones(1 << 24, device=DEVICE)
     times = [milliseconds(lambda: a.copy_(b)) for _ in range(7)]
     return 2 * a.nbytes / statistics.median(times) * 1e3
 
 
 def make_input(row: Row) -> Tensor:
     torch.manual_seed(1)
-    return (torch.rand(row.batch, row.num_steps, row.num_input) < row.density).float()
+    return (torch.rand(row.batch, row.num_steps, row.num_input) < row.density).float().to(DEVICE)
 
 
 def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, console: Console) -> dict[str, Any]:
@@ -226,9 +245,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="peaks of resident memory too")
     parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--smoke", action="store_true", help="one tiny row: whether it runs")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory and options.device != "cpu":
+        parser.error("--memory is of the CPU")
+    global DEVICE
+    DEVICE = options.device
     rows = SMOKE if options.smoke else GRIDS[options.grid]
     unknown = sorted(set(options.rows or ()) - set(rows))
     if unknown:
@@ -240,8 +264,9 @@ def main() -> None:
         print_peak(options.peak, next(iter(rows.values())), blocks, hosts=options.hosts)
         return
     console = Console(soft_wrap=True)
-    console.print(f"elm_neuro {elm_neuro.__version__}, torch {torch.__version__}, {platform.processor()}, one thread")
-    settings = {"torch": torch.__version__, "machine": platform.machine(), "repeats": options.repeats}
+    machine = platform.processor() if DEVICE == "cpu" else torch.cuda.get_device_name()
+    console.print(f"elm_neuro {elm_neuro.__version__}, torch {torch.__version__}, {machine}, one thread")
+    settings = {"torch": torch.__version__, "machine": machine, "repeats": options.repeats}
     results: dict[str, Any] = {}
     for name, row in rows.items():
         results[name] = measure(row, blocks, options.repeats, hosts=options.hosts, console=console)
@@ -255,14 +280,15 @@ def main() -> None:
 def show(name: str, result: dict[str, Any], console: Console) -> None:
     table = Table(title=name)
     memory = result.get("MiB")
-    for column in ("", "forward ms", "x native", "both ms", "x native", *(["peak MiB"] if memory else [])):
+    times = f"x {kernels()}"
+    for column in ("", "forward ms", times, "both ms", times, *(["peak MiB"] if memory else [])):
         table.add_column(column, justify="left" if not column else "right")
-    base = result["ms"]["native"]
+    base = result["ms"][kernels()]
     for peer, (one, two) in result["ms"].items():
         cells = [peer, f"{one:.1f}", f"{one / base[0]:.1f}", f"{two:.1f}", f"{two / base[1]:.1f}"]
         table.add_row(*cells, *([f"{memory[peer]:.0f}"] if memory else []))
     share = [floor / ms for floor, ms in zip(result["floor"], base, strict=True)]
-    table.caption = f"bytes alone: {share[0]:.0%} of native's forward, {share[1]:.0%} of both"
+    table.caption = f"bytes alone: {share[0]:.0%} of {kernels()}'s forward, {share[1]:.0%} of both"
     console.print(table)
 
 

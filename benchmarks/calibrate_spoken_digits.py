@@ -97,7 +97,7 @@ def report(name: str, right: np.ndarray, unseen: np.ndarray) -> None:
 def made(split: str, num_samples: int, seed: int) -> SpikeRecordings:
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        recordings = SpokenDigits(split, num_samples, seed, cache_dir=folder).recordings()  # type: ignore[arg-type]  # a name of a split
+        recordings = SpokenDigits(split, num_samples, seed, cache_dir=folder).recordings()
         print(f"{split}: {num_samples} samples made in {time.process_time() - start:.1f} s of one core")
     return recordings
 

@@ -70,7 +70,7 @@ def measure(name: str, make: Callable[[int], Any], neuron: ELM, options: argpars
         module = make(workers)
         module.setup("fit")
         batches = without_end(module.train_dataloader())
-        row[f"loaded, {workers} workers"] = rate(lambda batches=batches: next(batches), options.batches)  # type: ignore[misc]
+        row[f"loaded, {workers} workers"] = rate(lambda batches=batches: next(batches), options.batches)
     batch = next(iter(data.train_dataloader()))
 
     def moved() -> Any:
@@ -120,7 +120,7 @@ def main() -> None:
         rows.append(
             measure(
                 f"NeuronIO, {output}",
-                lambda workers, output=output: neuronio(workers, options.neuronio, output),  # type: ignore[misc]
+                lambda workers, output=output: neuronio(workers, options.neuronio, output),
                 neuron,
                 options,
             )

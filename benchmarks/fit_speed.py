@@ -50,7 +50,7 @@ def make_neuron(backend: str = "auto") -> ELM:
     """The neuron of the recipe, with the synaptic weights learned as the authors' always are."""
     torch.manual_seed(0)
     times = {"delta_t": BIN_MS, "tau_m_init": (1.0, 150.0), "tau_m_spacing": "linear", "tau_m_bounds": (0.0, 1000.0)}
-    return ELM(700, 19, num_memory=100, backend=backend, **times)  # type: ignore[arg-type]  # keywords of several types
+    return ELM(700, 19, num_memory=100, backend=backend, **times)
 
 
 class Clock(lightning.Callback):

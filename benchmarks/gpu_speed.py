@@ -6,6 +6,8 @@ minutes.
 Prints at most 80 lines; FOLDER/gpu_speed.json holds all numbers. Each row is measured only behind a check of its
 outputs against the float64 reference. Needs torch and numpy alone. With a checkout of github.com/AaronSpieler/elmneuron
 the authors' neuron is timed too, where it is no population and there are at most 1024 steps.
+
+Longer than most: one file that a bare machine runs.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from elm_neuro import ELM, BranchELM, SpikeEvents
-from elm_neuro.backends.cuda import _compile, _driver, _input, _memory, _plans, _readout, _weights
+from elm_neuro import ALIF, ELM, BranchELM, SpikeEvents
+from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES
+from elm_neuro.backends.cuda import _alif, _bytes, _compile, _driver, _input, _memory, _plans, _readout, _weights
+from elm_neuro.functional import MultiGaussian
 
 
 class Row(NamedTuple):
@@ -51,6 +55,17 @@ ROWS = {
     "P64": Row(140, 8, 32, 100, 0.03, False, 64, 2.5),
     "T1": Row(1278, 20, 1, 1, 0.01, True),
 }
+
+
+class ALIFRow(NamedTuple):
+    """128 inputs of which 10 % spike, 128 recurrent adaptive neurons."""
+
+    num_steps: int
+    latency: int
+    batch: int
+
+
+ALIF_ROWS = {"A512": ALIFRow(512, 10, 32), "A1024": ALIFRow(1024, 50, 128), "A2048": ALIFRow(2048, 100, 128)}
 LINES: list[str] = []
 
 
@@ -127,6 +142,10 @@ def checked(row: Row, neuron: ELM, x: torch.Tensor) -> float:
     return error
 
 
+def times_of(record: dict[str, Any]) -> str:
+    return f"{record['both']['wall']:.2f} ({record['forward']['wall']:.2f})"
+
+
 def both(module: Any, given: Any) -> Any:
     def call() -> None:
         module.zero_grad(set_to_none=True)
@@ -172,6 +191,8 @@ def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]
         "events": (neuron, SpikeEvents.from_frames(x)),
         "lstm": (lstm, x),
     }
+    if row.density:
+        variants["bytes"] = (neuron, x.to(torch.uint8))
     if row.against_torch:
         plain = (
             type(neuron)
@@ -198,8 +219,7 @@ def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]
     if not big:
         record["graph"] = graphed(neuron, x)
     cells = [
-        f"{record[v]['both']['wall']:.2f} ({record[v]['forward']['wall']:.2f})" if v in record else "-"
-        for v in ("dense", "events", "lstm", "torch", "authors")
+        times_of(record[v]) if v in record else "-" for v in ("dense", "events", "bytes", "lstm", "torch", "authors")
     ]
     target = "" if row.target is None else f" {row.target:g}"
     say(
@@ -207,6 +227,34 @@ def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]
         f"{record['dense']['both']['host']:.2f} | "
         f"{record['dense']['peak_mb']:.0f}, {record['lstm']['peak_mb']:.0f} | {record['error']:.0e}{target}"
     )
+    return record
+
+
+def measure_alif(name: str, row: ALIFRow) -> dict[str, Any]:
+    torch.manual_seed(0)
+    latency, surrogate = float(row.latency), MultiGaussian()
+    layer = ALIF(128, 128, latency=latency, recurrent=True, surrogate=surrogate, tau_v=10.0, backend="cuda").cuda()
+    with torch.no_grad():  # a few per cent of spikes
+        layer.cell.weight.mul_(3.0)
+        layer.cell.bias.fill_(0.02)
+    plain = ALIF.from_config(layer.config, backend="torch").cuda()
+    plain.load_state_dict(layer.state_dict())
+    x = (torch.rand(row.batch, row.num_steps, 128, device="cuda") < 0.1).float()
+    with torch.no_grad():
+        found, wanted = layer(x)[0], plain(x)[0]
+    differ, rate = float((found != wanted).float().mean()), float(wanted.mean())
+    if not differ < 1e-3 * rate:  # a membrane within a rounding of the threshold fires or not
+        raise RuntimeError(f"{differ:.1e} of the spikes differ, where {rate:.1%} of the steps have one")
+    record: dict[str, Any] = {"differ": differ, "rate": rate}
+    for variant, module, given in (
+        ("dense", layer, x), ("events", layer, SpikeEvents.from_frames(x)), ("torch", plain, x),
+    ):  # fmt: skip
+        repeats = 2 if variant == "torch" else 10
+        record[variant] = {
+            "both": timed(both(module, given), repeats), "forward": timed(alone(module, given), repeats),
+        }  # fmt: skip
+    cells = [times_of(record[variant]) for variant in ("dense", "events", "torch")]
+    say(f"{name:10s} {' | '.join(cells)} | {rate:.1%} spikes, {differ:.0e} differ")
     return record
 
 
@@ -349,17 +397,23 @@ def main() -> None:
     pool = multiprocessing.get_context("fork").Pool(min(15, os.cpu_count() or 1))
     properties = _driver.launcher().device(0)
     programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
+    kind = KERNEL_SURROGATES[MultiGaussian]
+    programs += [_bytes.program(torch.float32), _alif.program(torch.float32, _alif.threads_for(128), kind)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
         programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
     compile_all(pool, programs, properties.architecture)
     pool.terminate()
     say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {properties}")
-    say("row: ms forward + backward (forward alone) | dense | events | cuDNN LSTM | torch | authors | as a CUDA graph")
-    say("     | host alone of dense | peak MB of dense, of the LSTM | error, target")
+    say("row: ms forward + backward (forward alone) | dense | events | bytes | cuDNN LSTM | torch | authors")
+    say("     | as a CUDA graph | host alone of dense | peak MB of dense, of the LSTM | error, target")
     parts: list[tuple[str, Any]] = [
         (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name], options.upstream)}))
         for name in options.rows
+    ]
+    parts += [
+        (name, lambda name=name: result["rows"].update({name: measure_alif(name, ALIF_ROWS[name])}))
+        for name in (ALIF_ROWS if options.rows == list(ROWS) else ())
     ]
     parts += [
         (f"profile {name}", lambda name=name: result.update({f"profile {name}": profiled(name)}))

@@ -19,6 +19,8 @@ memory units. Beside the times stands the share of the floor that native reaches
 multiply-adds, if they were independent ones in the widest registers that its kernels use, on the same core.
 
 Longer than most: rows, peers, checks and tables of one run, which --memory starts again.
+
+Longer than most: every peer stands beside the check that holds it to the same numbers.
 """
 
 from __future__ import annotations
@@ -274,7 +276,7 @@ def print_peak(
     for warm in (True, False):
         measured = variants(row._replace(num_steps=min(row.num_steps, 20)) if warm else row, upstream, prototype, args)
         run = (measured.others | measured.ours)[args.peak_of]
-        peak = peak_above_start(lambda run=run: run().square().sum().backward())  # type: ignore[misc]  # bound now
+        peak = peak_above_start(lambda run=run: run().square().sum().backward())
     print(peak)
 
 

@@ -86,7 +86,7 @@ def print_peak(row: Row, name: str, every: int) -> None:
     peak = 0.0
     for given, steps in ((row._replace(num_steps=min(row.num_steps, 20)), 3), (row, every)):
         _, _, runs, _ = variants(given, [name], steps)
-        peak = peak_above_start(lambda run=runs[name]: run().square().sum().backward())  # type: ignore[misc]  # bound now
+        peak = peak_above_start(lambda run=runs[name]: run().square().sum().backward())
     print(peak)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -117,7 +118,12 @@ def zero_network_state(params: NetworkParams, batch: int) -> NetworkState:
 
 
 def network_step(
-    x: Tensor, state: NetworkState, params: NetworkParams, rule: NetworkRule, recurrent_mask: Tensor | None = None
+    x: Tensor,
+    state: NetworkState,
+    params: NetworkParams,
+    rule: NetworkRule,
+    recurrent_mask: Tensor | None = None,
+    layers: Sequence[Callable[[Tensor], Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor, NetworkState]:
     r"""One time step of a layer of ELM neurons that read the input and one another.
 
@@ -136,6 +142,7 @@ def network_step(
         params: the layer's parameters.
         rule: what its neurons compute alike.
         recurrent_mask: factor on the activity that the layer reads, (batch, num_neuron): dropout.
+        layers: called in place of the linear maps of the MLPs in `params`.
 
     Returns:
         Activity (batch, num_neuron); mean over memory units of :math:`|o_t|`, (batch, num_neuron), before the tanh; the
@@ -143,22 +150,17 @@ def network_step(
     """
     fed_back = state.a if recurrent_mask is None else state.a * recurrent_mask
     arriving = torch.cat([x, fed_back], dim=1)[:, params.index] * params.w_s  # (batch, num_neuron, synapses)
-    b_t = rule.input_scale * arriving.unflatten(-1, (params.num_branch, -1)).sum(-1)
+    b_t = rule.input_scale * arriving.unflatten(-1, (state.b.shape[-1], -1)).sum(-1)
     if params.kappa_b is not None:
         b_t = params.kappa_b * state.b + b_t
-    return advanced(b_t, state, params, rule)
-
-
-def advanced(
-    b_t: Tensor, state: NetworkState, params: NetworkParams, rule: NetworkRule
-) -> tuple[Tensor, Tensor, NetworkState]:
-    """The rest of :func:`network_step`, from the branches (batch, num_neuron, num_branch) of the step on."""
+    if layers is None:
+        pairs = zip(params.mlp_weight, params.mlp_bias, strict=True)
+        layers = [partial(linear, weight=weight, bias=bias) for weight, bias in pairs]
     hidden = torch.cat([b_t, params.kappa_m * state.m], dim=-1)
-    *inner, (weight, bias) = zip(params.mlp_weight, params.mlp_bias, strict=True)
     activation = NETWORK_ACTIVATIONS[rule.activation]
-    for layer in inner:
-        hidden = activation(linear(hidden, *layer))
-    o_t = linear(hidden, weight, bias)
+    for layer in layers[:-1]:
+        hidden = activation(layer(hidden))
+    o_t = layers[-1](hidden)
     m_t = memory_update(state.m, scaled_tanh(o_t), params.kappa_m, params.gain)
     y_t, r_t = (params.w_y * m_t).sum(-1), state.r
     if params.kappa_r is not None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import ELMState
 from elm_neuro.nn._narrow import state_dtype
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
@@ -147,3 +149,29 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
             f"{int(lengths.max())}"
         )
     return lengths.to(device=device, dtype=torch.int64)
+
+
+def refuse_nan(
+    neuron: nn.Module, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
+) -> None:
+    """Refuse a pass that ended in NaN, and name the input, state or parameter that it came from.
+
+    The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
+    far less than the outputs; only then is the culprit sought.
+    """
+    if not math.isnan(total.item()):
+        return
+    for name, part in () if before is None else zip(before._fields, before, strict=True):
+        if bool(torch.isnan(part).any()):
+            raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
+    values = x.value if isinstance(x, SpikeEvents) else x
+    if lengths is not None and isinstance(x, Tensor):
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        values = x.masked_fill(padding.view(*padding.shape, *[1] * (x.ndim - 2)), 0.0)
+    if values is not None and bool((~torch.isfinite(values)).any()):
+        where = (~torch.isfinite(values)).nonzero()[0].tolist()
+        raise ValueError(f"x must be finite, got {values[tuple(where)].item()} at index {where} (batch first)")
+    for name, parameter in neuron.named_parameters():
+        if bool(torch.isnan(parameter).any()):
+            count = f"{int(torch.isnan(parameter).sum())} of {parameter.numel()}"
+            raise ValueError(f"parameter {name} must not hold NaN, got {count}: training has diverged")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -16,7 +15,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
-from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look
+from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
@@ -279,7 +278,7 @@ class ELM(pretrained.Saved, nn.Module):
         if may_look(after.m):
             x, params, state = prepared
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
-            _refuse_nan(self, x, state, lengths, total)
+            refuse_nan(self, x, state, lengths, total)
 
     def _shaped(self, y: Tensor) -> Tensor:
         config = self.config
@@ -377,27 +376,3 @@ class BranchELM(ELM):
             routing=routing,
             **options,
         )
-
-
-def _refuse_nan(
-    neuron: ELM, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
-) -> None:
-    """The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
-    far less than the outputs; only then is the culprit sought.
-    """
-    if not math.isnan(total.item()):
-        return
-    for name, part in () if before is None else zip(before._fields, before, strict=True):
-        if bool(torch.isnan(part).any()):
-            raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
-    values = x.value if isinstance(x, SpikeEvents) else x
-    if lengths is not None and isinstance(x, Tensor):
-        padding = torch.arange(x.shape[1]) >= lengths[:, None]
-        values = x.masked_fill(padding.view(*padding.shape, *[1] * (x.ndim - 2)), 0.0)
-    if values is not None and bool((~torch.isfinite(values)).any()):
-        where = (~torch.isfinite(values)).nonzero()[0].tolist()
-        raise ValueError(f"x must be finite, got {values[tuple(where)].item()} at index {where} (batch first)")
-    for name, parameter in neuron.named_parameters():
-        if bool(torch.isnan(parameter).any()):
-            count = f"{int(torch.isnan(parameter).sum())} of {parameter.numel()}"
-            raise ValueError(f"parameter {name} must not hold NaN, got {count}: training has diverged")

@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError('elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"') from error
 
 from elm_neuro.plotting._curves import accuracies, confusion_matrix, draw_accuracy, learning_curves
+from elm_neuro.plotting._network import elm_network
 from elm_neuro.plotting._rasters import by_latency, draw_raster, rasters
 from elm_neuro.plotting._style import (
     BLUE,
@@ -49,6 +50,7 @@ __all__ = [
     "draw_memory",
     "draw_outputs",
     "draw_raster",
+    "elm_network",
     "label_panel",
     "learning_curves",
     "network_workings",

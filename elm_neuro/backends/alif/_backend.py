@@ -17,7 +17,7 @@ class ALIFBackend(Backend):
     # one step after the other in operators that everybody takes: transforms, tracers, torch.export, wrapper tensors
     steps_alone: bool = False
 
-    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         """Why it cannot run these inputs; None where it can."""
         return self.refusal_of(params.beta)
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES, reason_of_kernels
 from elm_neuro.backends.alif._reference import Reference
-from elm_neuro.backends.alif._torch import Torch, remembered
+from elm_neuro.backends.alif._torch import remembered
 from elm_neuro.backends.cuda import _alif, _available
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
@@ -23,7 +23,7 @@ from elm_neuro.functional import ALIFParameters, ALIFState, Surrogate
 
 DEVICE = "cuda"
 DTYPES = (torch.float32, torch.float64)
-REFERENCE, TORCH = Reference(), Torch()
+REFERENCE = Reference()
 
 
 class Cuda(ALIFBackend):
@@ -42,13 +42,19 @@ class Cuda(ALIFBackend):
             return f"it runs in float32 and float64, got {parameter.dtype}"
         return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
-    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if x.device != params.beta.device:
             return f"x must be on the parameters' device, {params.beta.device}, got {x.device}"
+        if params.gradient != "loop" and torch.is_grad_enabled():
+            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
         if (reason := reason_of_kernels(params)) is not None:
             return reason
         if params.beta.shape[0] > _alif.MAX_NEURON:
             return f"it runs at most {_alif.MAX_NEURON} neurons, got {params.beta.shape[0]}"
+        history = state.s.shape[1]
+        if params.w_rec is not None and (most := _alif.max_history(params.beta.shape[0])) < history:
+            latencies = f"latencies of at most {most - 1} steps in a recurrent layer of {params.beta.shape[0]} neurons"
+            return f"its shared memory holds {latencies}, got {history - 1}"
         return self.refusal_of(params.beta)
 
     def scan(
@@ -61,13 +67,10 @@ class Cuda(ALIFBackend):
         *,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ALIFState]:
-        """As :meth:`ALIFBackend.scan`; a latency whose spikes shared memory does not hold runs in plain torch."""
+        """As :meth:`ALIFBackend.scan`."""
         if x.shape[0] * x.shape[1] == 0:
             return REFERENCE.scan(x, weight, bias, params, state, lengths=lengths)
         plan = Plan.of(params, state.s.shape[1])
-        threads = _alif.threads_for(bias.shape[0])
-        if params.w_rec is not None and plan.shared_bytes(threads) > _alif.MAX_SHARED_BYTES:
-            return TORCH.scan(x, weight, bias, params, state, lengths=lengths)
         if lengths is not None:
             x, lengths = without_padding(x, lengths), lengths.contiguous()
         current = project(x, weight).to(bias.dtype) + bias  # (batch, time, output_size)
@@ -92,12 +95,10 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, params: ALIFParameters, history: int) -> Plan:
         surrogate: Any = params.surrogate
-        kind, chunk = KERNEL_SURROGATES[type(surrogate)], min(history, _alif.MAX_CHUNK)
-        return cls(history, chunk, kind, surrogate, not params.detach_reset, not params.detach_recurrent)
-
-    def shared_bytes(self, threads: int) -> int:
-        """A bit for each neuron in each step that is remembered or is being run."""
-        return (self.history + self.chunk) * threads // 8
+        kind = KERNEL_SURROGATES[type(surrogate)]
+        return cls(
+            history, _alif.chunk_of(history), kind, surrogate, not params.detach_reset, not params.detach_recurrent
+        )
 
 
 class _Pass(Function):
@@ -120,7 +121,7 @@ class _Pass(Function):
             num_steps, num_neuron, plan.history, plan.chunk, lengths, current, beta, p, b, by_sender, v_0, a_0, s_0,
             blocked, spikes, v, a, *kept,
         )  # fmt: skip
-        shared_bytes = 0 if w_rec is None else plan.shared_bytes(threads)
+        shared_bytes = 0 if w_rec is None else _alif.shared_bytes(num_neuron, plan.history)
         _alif.launch("elm_alif", code, batch, threads, shared_bytes, args, current)
         ctx.plan, ctx.code = plan, code
         ctx.set_materialize_grads(False)

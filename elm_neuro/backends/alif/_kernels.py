@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from elm_neuro.functional import ALIFParameters, ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid
 
 # Surrogates whose slope the kernels compute from the class's fields; native/api.h numbers them.
@@ -14,8 +12,6 @@ KERNEL_SURROGATES: dict[type[Any], int] = {ATan: 1, FastSigmoid: 2, Boxcar: 3, M
 
 def reason_of_kernels(params: ALIFParameters) -> str | None:
     """Why no kernel, of whatever device, computes this layer's gradient; None where one does."""
-    if params.gradient != "loop" and torch.is_grad_enabled():
-        return f'it computes the gradient "loop", got gradient {params.gradient!r}'
     if type(params.surrogate) not in KERNEL_SURROGATES:
         known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
         return f"it knows the surrogates {known}, got {params.surrogate!r}"

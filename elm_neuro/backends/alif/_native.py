@@ -40,7 +40,7 @@ class Native(ALIFBackend):
             return f"it runs on the CPU, got {parameter.device}"
         return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
 
-    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if x.device.type != "cpu":
             return f"it runs on the CPU, got {x.device}"
         return reason_of_kernels(params) or self.refusal_of(params.beta)

@@ -56,13 +56,14 @@ class Plan(NamedTuple):
     settings: tuple[float, ...]
     detach_reset: bool
     detach_recurrent: bool
+    blocks: bool  # the gradient of Blocks in place of the loop's
 
     @classmethod
     def of(cls, params: ALIFParameters, state: ALIFState, num_steps: int, num_input: int) -> Plan:
         surrogate: Any = params.surrogate
         return cls(
             num_steps, num_input, state.s.shape[1] - 1, KERNEL_SURROGATES[type(surrogate)], astuple(surrogate),
-            params.detach_reset, params.detach_recurrent,
+            params.detach_reset, params.detach_recurrent, params.gradient == "blocks",
         )  # fmt: skip
 
     def chunk(self, *, recurrent: bool) -> int:
@@ -173,7 +174,8 @@ def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tenso
     args = _library.AlifArgs(
         batch, plan.num_steps, num_neuron, plan.num_input, plan.latency, plan.chunk(recurrent=w_rec is not None)
     )
-    args.surrogate, args.detach_reset, args.detach_recurrent = plan.surrogate, plan.detach_reset, plan.detach_recurrent
+    args.surrogate, args.blocks = plan.surrogate, plan.blocks
+    args.detach_reset, args.detach_recurrent = plan.detach_reset, plan.detach_recurrent
     for index, setting in enumerate(plan.settings):
         args.setting[index] = setting
     table = None
@@ -193,9 +195,9 @@ def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tenso
 
 
 def _saved_size(args: _library.AlifArgs, dtype: torch.dtype) -> int:
-    """Entries that the backward pass reads: the membrane of every step, and three rows before every chunk."""
-    chunks = -(-args.num_steps // args.chunk)
-    return int(args.batch * (args.num_steps + 3 * chunks) * _library.padded(dtype, args.num_neuron))
+    """Entries that the backward pass reads: the membrane of every step, and some rows before every chunk."""
+    chunks, rows = -(-args.num_steps // args.chunk), 6 if args.blocks else 3  # ELM_ALIF_BLOCK_ROWS, ELM_ALIF_ROWS
+    return int(args.batch * (args.num_steps + rows * chunks) * _library.padded(dtype, args.num_neuron))
 
 
 def _call(call: _library.Call, args: _library.AlifArgs, like: Tensor) -> int:

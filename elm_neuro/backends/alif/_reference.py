@@ -19,7 +19,7 @@ class Reference(ALIFBackend):
     about = "a plain loop over the equations: the oracle, any dtype, any device"
     differentiates = steps_alone = True
 
-    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters) -> str | None:
+    def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if params.gradient == "loop" or not torch.is_grad_enabled():
             return self.refusal_of(params.beta)
         return f'a loop has the gradient "loop", got gradient {params.gradient!r}'

@@ -67,7 +67,7 @@ def scan(
     def refusal(candidate: ALIFBackend) -> str | None:
         if reason is not None and not candidate.steps_alone:
             return reason
-        return candidate.refusal(x, params)
+        return candidate.refusal(x, params, state)
 
     chosen = choose(OPERATOR, backend, refusal)
     x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), ALIFState(*map(resolved, state))

@@ -50,7 +50,9 @@ class Torch(ALIFBackend):
             state = ALIFState(v, a, remembered(state.s, spikes, valid))
             record.append(spikes)
             start += num_steps
-        return (torch.cat(record, dim=1) if record else currents), state
+        if not record:
+            return currents, state
+        return torch.cat(record, dim=1), state._replace(s=state.s.clone())  # no view that keeps a chunk alive
 
 
 class _Arriving(NamedTuple):

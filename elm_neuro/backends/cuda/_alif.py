@@ -15,7 +15,7 @@ from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate
 
 MAX_NEURON = 1024  # threads of a block
-MAX_SHARED_BYTES = 48 * 1024  # what every device gives: 1024 neurons over a latency of 351 steps, 256 over 1500
+MAX_SHARED_BYTES = 48 * 1024  # what every device gives
 MAX_CHUNK = 32  # steps between barriers
 WARP = 32
 
@@ -33,6 +33,25 @@ BACKWARD, _BACKWARD_BYTES = structure(
 def threads_for(num_neuron: int) -> int:
     """Threads of a block: the power of two from 32 on that holds the neurons."""
     return max(WARP, 1 << (num_neuron - 1).bit_length())
+
+
+def chunk_of(history: int) -> int:
+    """Steps between barriers, where a state remembers the spikes of `history` steps."""
+    return min(history, MAX_CHUNK)
+
+
+def shared_bytes(num_neuron: int, history: int) -> int:
+    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run."""
+    return (history + chunk_of(history)) * threads_for(num_neuron) // 8
+
+
+def max_history(num_neuron: int) -> int:
+    """Steps of spikes that a recurrent layer may remember.
+
+    >>> max_history(1024), max_history(256)
+    (352, 1504)
+    """
+    return MAX_SHARED_BYTES * 8 // threads_for(num_neuron) - MAX_CHUNK
 
 
 @cache

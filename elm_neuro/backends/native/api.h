@@ -8,6 +8,7 @@ enum { ELM_ATAN = 1, ELM_FAST_SIGMOID, ELM_BOXCAR, ELM_MULTI_GAUSSIAN, ELM_SIGMO
 enum { ELM_RELU_SQUARED = 1, ELM_RELU, ELM_SILU };  // of a network's MLPs
 enum { ELM_OUTPUT_RELU = 1, ELM_OUTPUT_IDENTITY, ELM_OUTPUT_SPIKE };  // of a network's neurons
 enum { ELM_ALIF_CHUNK = 32 };  // steps through which a neuron of a LIF layer runs at most before the next one does
+enum { ELM_ALIF_ROWS = 3, ELM_ALIF_BLOCK_ROWS = 6 };  // numbers of a neuron that a chunk of its steps begins with
 
 // The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, the memory advances from
 // f_t + bias, and y_t reads it. v_t is the sum of the events' rows of `table`, or given in `dense`. Rows of every array
@@ -46,7 +47,7 @@ struct ElmScan {
 struct ElmAlif {
     int64_t batch, num_steps, num_neuron, num_input, latency, chunk;  // chunk: at most ELM_ALIF_CHUNK; latency + 1 with w_rec
     int64_t wide, dense_batch, dense_time, spikes_batch, spikes_time, grad_batch, grad_time;  // as in ElmScan
-    int64_t surrogate, detach_reset, detach_recurrent;
+    int64_t surrogate, detach_reset, detach_recurrent, blocks;  // blocks: the gradient of Blocks, which detaches both
     double setting[4];                     // of the surrogate
     const int64_t *begin, *end, *lengths;  // null without events; lengths or null
     const void *channel, *value;           // value null where every event counts 1

@@ -7,6 +7,8 @@
 // arrivals of the whole chunk are integrated first (each sample's columns stay in registers over all its steps), then
 // the recurrence runs step by step, and in the backward pass the weights' gradients are added up once a chunk, as
 // products with a long inner loop instead of one outer product a step.
+//
+// Longer than most files: forward and backward pass share the chunks and their rows, and are read side by side.
 #pragma once
 #include "filter.h"
 #include "layout.h"

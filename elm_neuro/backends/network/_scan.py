@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -83,11 +84,18 @@ def scan(
     x, state = resolved(x), NetworkState(*map(resolved, state))
     settled: Any = [tuple(map(resolved, one)) if isinstance(one, tuple) else resolved(one) for one in params]
     params = NetworkParams(*settled)
-    with torch.autocast(params.bias.device.type, enabled=False):  # memories are no narrower than their parameters
+    with _as_wide_as_its_parameters(params.bias.device.type):
         record, after = chosen.scan(x, params, rule, state, **options)
         if chosen.differentiates:
             return record, after
         return twice_differentiable(record, after, x, params, rule, state, options)
+
+
+def _as_wide_as_its_parameters(device_type: str) -> AbstractContextManager[object]:
+    """Autocast would narrow the memory."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _in_dtype_of(params: NetworkParams, x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:

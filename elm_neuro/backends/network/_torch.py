@@ -15,6 +15,7 @@ from torch import Tensor
 
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._masked import masked
+from elm_neuro.backends.network._sources import Sources
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
@@ -55,15 +56,15 @@ class Torch(NetworkBackend):
         batch, num_steps, input_size = x.shape
         if num_steps == 0:
             return NetworkRecord(params.bias.new_zeros(batch, 0, params.bias.shape[0]), 0.0 * state.r), state
-        arriving = _Arriving.of(params, rule, input_size)
-        from_input = project(x, arriving.of_input) + arriving.constant  # (batch, time, num_neuron * rows)
+        sources = Sources.of(params, rule, input_size)
+        from_input = project(x, sources.of_input) + sources.constant  # (batch, time, num_neuron * rows)
         layer = _Layer.of(params)
         act = NETWORK_ACTIVATIONS[rule.activation]
         a, b, m, r = state.a, state.b.transpose(0, 1), state.m.transpose(0, 1), state.r
         activity, proposed = [], []
         for step, from_input_t in enumerate(from_input.unbind(1)):
             fed_back = a if recurrent_mask is None else a * recurrent_mask
-            z = torch.addmm(from_input_t, fed_back, arriving.of_neurons).view(batch, *arriving.shape).transpose(0, 1)
+            z = torch.addmm(from_input_t, fed_back, sources.of_neurons).view(batch, *sources.shape).transpose(0, 1)
             b_t, decayed = b, layer.kappa_m * m
             if layer.kappa_b is not None:
                 b_t = layer.kappa_b * b + z
@@ -88,32 +89,6 @@ class Torch(NetworkBackend):
             running = (torch.arange(num_steps, device=lengths.device) < lengths.unsqueeze(-1)).unsqueeze(-1)
             record, size = torch.where(running, record, 0.0), torch.where(running, size, 0.0)
         return NetworkRecord(record, size.sum(1)), NetworkState(a, b.transpose(0, 1), m.transpose(0, 1), r)
-
-
-class _Arriving(NamedTuple):
-    """What sources add to a neuron's rows in a step: its branches, or, without a trace, the first layer of its MLP."""
-
-    of_input: Tensor  # (num_neuron * rows, input_size)
-    of_neurons: Tensor  # (num_neuron, num_neuron * rows), from the activity one step before
-    constant: Tensor  # (num_neuron * rows,) or ()
-    shape: tuple[int, int]  # num_neuron, rows
-
-    @classmethod
-    def of(cls, params: NetworkParams, rule: NetworkRule, input_size: int) -> _Arriving:
-        num_neuron, num_synapse = params.w_s.shape
-        num_branch, num_source = params.num_branch, input_size + num_neuron
-        branch = torch.arange(num_neuron * num_branch, device=params.w_s.device)
-        place = branch.repeat_interleave(num_synapse // num_branch) * num_source + params.index.flatten()
-        table = params.w_s.new_zeros(num_neuron * num_branch * num_source)
-        table = table.index_add(0, place, rule.input_scale * params.w_s.flatten())
-        table = table.view(num_neuron, num_branch, num_source)
-        constant = table.new_zeros(())
-        if params.kappa_b is None:
-            table = params.mlp_weight[0][..., :num_branch] @ table
-            constant = params.mlp_bias[0].flatten()
-        rows = table.shape[1]
-        flat = table.flatten(0, 1)
-        return cls(flat[:, :input_size], flat[:, input_size:].mT.contiguous(), constant, (num_neuron, rows))
 
 
 class _Layer(NamedTuple):

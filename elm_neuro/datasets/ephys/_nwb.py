@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from elm_neuro.datasets.hdf5._file import Dataset, File, VariableLength
+from elm_neuro.datasets.hdf5._file import Dataset, File
+from elm_neuro.datasets.hdf5._types import VariableLength
 from elm_neuro.files import open_regular
 
 ADDRESS = "https://celltypes.brain-map.org"

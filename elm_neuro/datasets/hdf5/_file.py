@@ -1,16 +1,16 @@
-"""Data sets and attributes of an HDF5 file: types, storage, filters, rows of variable length."""
+"""An HDF5 file and its data sets: where they are, how they are stored, their content."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_neuro.datasets.hdf5._heap import Heap, attribute_of
 from elm_neuro.datasets.hdf5._objects import (
-    ATTRIBUTE,
     DATASPACE,
     DATATYPE,
     EXTERNAL_FILES,
@@ -27,32 +27,10 @@ from elm_neuro.datasets.hdf5._objects import (
     messages,
     root_address,
 )
+from elm_neuro.datasets.hdf5._types import REFERENCE, SMALL, VariableLength, filters_of, shape_of, type_of
 
 MAX_HOPS = 8  # soft links on the way to one object
-SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
 DEFLATE, SHUFFLE = 1, 2
-# of IEEE floats, by size: the sign's bit; then precision, place and size of exponent and mantissa, exponent's bias
-FLOATS = {
-    2: (15, (0, 16, 10, 5, 0, 10, 15)),
-    4: (31, (0, 32, 23, 8, 0, 23, 127)),
-    8: (63, (0, 64, 52, 11, 0, 52, 1023)),
-}
-REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  # of a row in a global heap
-
-
-class VariableLength(NamedTuple):
-    """The type of rows of any length, or of text."""
-
-    base: np.dtype[Any]
-    is_text: bool
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a reference to a row."""
-        return REFERENCE.itemsize
-
-
-Type: TypeAlias = np.dtype[Any] | VariableLength
 
 
 class File:
@@ -79,7 +57,7 @@ class File:
 
     def attribute(self, name: str) -> int | str | None:
         """The attribute of the root group of that name, if it is a whole number or a text."""
-        value = _attribute_of(self.source, self._root, name)
+        value = attribute_of(self.source, self._root, name)
         return None if isinstance(value, float) else value
 
     def get(self, key: str) -> Dataset | None:
@@ -131,12 +109,12 @@ class Dataset:
         if not header[DATASPACE] or not header[DATATYPE]:
             raise ValueError(f"/{key} must have a shape and a type, got none")
         self._source, self._header, self.key = source, header, key
-        shape = _shape(Fields(header[DATASPACE][0], "a shape"))
+        shape = shape_of(Fields(header[DATASPACE][0], "a shape"))
         if shape is None:
             raise ValueError(f"/{key} must have a shape, got nothing")
         self.shape = shape
-        self.dtype = _type(Fields(header[DATATYPE][0], "a type"))
-        self._filters = _filters(Fields(header[FILTERS][0], "filters")) if header[FILTERS] else []
+        self.dtype = type_of(Fields(header[DATATYPE][0], "a type"))
+        self._filters = filters_of(Fields(header[FILTERS][0], "filters")) if header[FILTERS] else []
         layout = Fields(header[LAYOUT][0], f"the storage of /{key}")
         self.chunk: int | None = None  # rows of a chunk
         self._compact: bytes | None = None
@@ -171,7 +149,7 @@ class Dataset:
 
     def attribute(self, name: str) -> float | int | str | None:
         """The attribute of that name, if it is one number or a text."""
-        return _attribute_of(self._source, self._header, name)
+        return attribute_of(self._source, self._header, name)
 
     @property
     def offset(self) -> int | None:
@@ -273,131 +251,3 @@ class Dataset:
         if len(raw) != length:
             raise ValueError(f"/{self.key} must have chunks of {length} bytes, got {len(raw)}")
         return raw
-
-
-class Heap:
-    """Rows of variable length, in collections that are looked through once each."""
-
-    def __init__(self, source: Source) -> None:
-        self._source, self._walked = source, 0
-        self._places: dict[int, dict[int, tuple[int, int]]] = {}
-
-    def read(self, address: int, index: int) -> bytes:
-        """Row `index` of the collection at `address`."""
-        if address not in self._places:
-            self._places[address] = self._walk(address)
-        if index not in self._places[address]:
-            raise ValueError(f"a heap must hold the row {index}, got none at {address}")
-        place, size = self._places[address][index]
-        return self._source.read(place, size, "a row")
-
-    def _walk(self, address: int) -> dict[int, tuple[int, int]]:
-        size = int.from_bytes(self._source.read(address, 16, "a heap", b"GCOL\1")[8:], "little")
-        self._walked += size
-        if self._walked > self._source.size:  # they do not overlap
-            raise ValueError(f"heaps must have no more bytes than the file, {self._source.size}, got more")
-        places: dict[int, tuple[int, int]] = {}
-        at, end = address + 16, address + size
-        while at + 16 <= end:
-            head = self._source.read(at, 16, "a row")
-            index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
-            if index == 0:  # what is free: the rest, this head included
-                if at + length != end:
-                    raise ValueError(f"what is free in a heap must be the rest of it, {end - at} bytes, got {length}")
-                break
-            if length > end - at - 16 or index in places:
-                raise ValueError(f"a heap of {size} bytes must hold each row once, got row {index} of {length} bytes")
-            places[index] = (at + 16, length)
-            at += 16 + (length + 7) // 8 * 8
-        return places
-
-
-def _shape(fields: Fields) -> tuple[int, ...] | None:
-    """Sizes of the dimensions; None where there are no elements at all, as in an attribute that is empty."""
-    version, rank, flags = fields.version(1, 2), fields.number(1), fields.number(1)
-    kind = fields.number(1)
-    fields.take(4 if version == 1 else 0)
-    if version == 2 and kind == 2:
-        return None
-    if rank > 32 or flags > 3:
-        raise ValueError(f"a shape must have at most 32 dimensions, got {rank}")
-    return tuple(fields.number(8) for _ in range(rank))
-
-
-def _type(fields: Fields) -> Type:
-    """The type of numbers, text and rows; ``V`` for all others."""
-    start = fields.number(1)
-    kind, bits, size = start & 15, fields.number(3), fields.number(4)
-    order = "<>"[bits & 1]
-    if kind == 0 and size in (1, 2, 4, 8):
-        if fields.take(4) != (8 * size << 16).to_bytes(4, "little"):
-            raise ValueError("integers must fill their bytes")
-        return np.dtype(f"{order}{'i' if bits & 8 else 'u'}{size}")
-    if kind == 1 and size in FLOATS:
-        sign, parts = FLOATS[size]
-        came = (*(fields.number(2) for _ in range(2)), *(fields.number(1) for _ in range(4)), fields.number(4))
-        if came != parts or bits >> 8 != sign or bits & 0x70 != 0x20:
-            raise ValueError(f"floats of {size} bytes must be those of IEEE 754, got {came}")
-        return np.dtype(f"{order}f{size}")
-    if kind == 3 and 0 < size < SMALL:
-        return np.dtype(f"S{size}")
-    if kind == 9 and size == REFERENCE.itemsize:
-        base, is_text = _type(fields), bool(bits & 15)
-        if (bits & 15) > 1 or bits >> (12 if is_text else 4):
-            raise ValueError(f"rows of variable length must be a sequence or text, got {bits:#x}")
-        if isinstance(base, np.dtype):
-            return VariableLength(base, is_text)
-    return np.dtype("V")
-
-
-def _filters(fields: Fields) -> list[int]:
-    version, num = fields.version(1, 2), fields.number(1)
-    fields.take(6 if version == 1 else 0)
-    codes = []
-    for _ in range(num):
-        code = fields.number(2)
-        name = fields.number(2) if version == 1 or code >= 256 else 0
-        fields.take(2)
-        values = fields.number(2)
-        fields.take(
-            ((name + 7) // 8 * 8 if version == 1 else name) + 4 * (values + (values % 2 if version == 1 else 0))
-        )
-        codes.append(code)
-    return codes
-
-
-def _attribute_of(source: Source, header: dict[int, list[bytes]], name: str) -> float | int | str | None:
-    """The attribute of an object of that name."""
-    for raw in header[ATTRIBUTE]:
-        own, value = _attribute(source, Fields(raw, "an attribute"), name)
-        if own == name:
-            return value
-    return None
-
-
-def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, float | int | str | None]:
-    """Name of an attribute, and its value where it is the one that is wanted and one number or a text."""
-    version = fields.version(1, 2, 3)
-    fields.take(1)
-    sizes = [fields.number(2) for _ in range(3)]
-    fields.take(1 if version == 3 else 0)
-    parts = []
-    for size in sizes:
-        parts.append(fields.take(size))
-        fields.take(-size % 8 if version == 1 else 0)
-    name = parts[0].rstrip(b"\0").decode("utf-8", "replace")
-    if name != wanted:
-        return name, None
-    dtype, shape = _type(Fields(parts[1], "a type")), _shape(Fields(parts[2], "a shape"))
-    if shape not in ((), (1,)):
-        return name, None
-    if isinstance(dtype, VariableLength):
-        (length, address, index) = np.frombuffer(fields.take(dtype.itemsize), REFERENCE)[0].tolist()
-        text = Heap(source).read(address, index)[:length] if length else b""
-        return name, text.decode("utf-8", "replace") if dtype.is_text else None
-    raw = fields.take(dtype.itemsize)
-    if dtype.kind == "S":
-        return name, raw.rstrip(b"\0").decode("utf-8", "replace")
-    if dtype.kind == "f":
-        return name, float(np.frombuffer(raw, dtype)[0])
-    return name, int(np.frombuffer(raw, dtype)[0]) if dtype.kind in "iu" else None

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from elm_neuro.datasets.hdf5._file import Dataset, File, VariableLength
+from elm_neuro.datasets.hdf5._file import Dataset, File
+from elm_neuro.datasets.hdf5._types import VariableLength
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, SpikeRecordings
 from elm_neuro.files import open_regular, write_whole
 

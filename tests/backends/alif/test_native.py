@@ -28,6 +28,16 @@ def test_equals_the_reference(call: tuple[ALIF, Any, ALIFState | None, Tensor | 
         assert_close(result, wanted, dtype=torch.float64, scale=10.0)
 
 
+@settings(max_examples=120, deadline=None)
+@given(calls("blocks"))
+def test_equals_the_gradient_of_blocks_of_torch(call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
+    layer, *arguments = call
+    for result, wanted in zip(
+        everything(layer, "native", *arguments), everything(layer, "torch", *arguments), strict=True
+    ):
+        assert_close(result, wanted, dtype=torch.float64, scale=10.0)
+
+
 def test_it_is_what_auto_runs_and_spikes_are_many() -> None:
     """The cases above are no proof where nothing fires."""
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from elm_neuro.functional import FastSigmoid, MultiGaussian
 SIZES = [("lat0", "T100"), ("lat1", "T64"), ("lat4", "T64"), ("lat20", "T100")]
 NAMES = [f"{latency}_{kind}_{steps}" for latency, steps in SIZES for kind in ("rec", "ff")]
 BACKENDS = [backend.name for backend in ORDERED if backend.missing() is None]
+BLOCKS = [name for name in BACKENDS if name in ("torch", "native")]
 
 
 def layer_of(data: Any, dtype: torch.dtype, backend: str, gradient: str = "loop") -> ALIF:
@@ -51,7 +52,9 @@ def loss_of(data: Any, spikes: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("given", ["frames", "events"])
-@pytest.mark.parametrize(("method", "backend"), [*(("seq", name) for name in BACKENDS), ("blocks", "auto")])
+@pytest.mark.parametrize(
+    ("method", "backend"), [*(("seq", name) for name in BACKENDS), *(("blocks", name) for name in BLOCKS)]
+)
 def test_the_published_loop_and_blocks(name: str, given: str, method: str, backend: str, shared: Path) -> None:
     with np.load(shared / "data" / "blocks" / f"{name}.npz") as file:
         data = {key: file[key] for key in file.files}

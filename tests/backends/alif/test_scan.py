@@ -5,6 +5,7 @@ import torch
 
 from elm_neuro import SpikeEvents, backends
 from elm_neuro.functional import ALIFParameters, ALIFState, alif_step
+from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
 
 
@@ -43,6 +44,14 @@ def test_the_scan_is_the_loop_over_its_step(adaptive: bool, recurrent: bool) -> 
     assert torch.equal(spikes, expected) and 0.0 < float(spikes.mean()) < 1.0
     for part, wanted in zip(state, after, strict=True):
         assert_close(part, wanted)
+
+
+@pytest.mark.parametrize("latency", [0, 2])
+@pytest.mark.parametrize("backend", FAST)
+def test_a_state_is_no_view_that_keeps_a_record_alive(backend: str, latency: int) -> None:
+    _, state = backends.alif.scan(*layer(latency=latency), backend=backend)
+    for name, part in state._asdict().items():
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size(), name
 
 
 def test_past_a_samples_end_there_are_no_spikes_and_the_state_stays() -> None:

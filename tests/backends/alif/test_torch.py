@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from elm_neuro import ALIF, LIF, ALIFConfig, ALIFState, SpikeEvents, backends
-from elm_neuro.backends.native import _library
 from elm_neuro.functional import ALIFParameters, ATan, Boxcar, FastSigmoid, MultiGaussian, Surrogate
 from tests.backends.alif.cases import calls, everything
+from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
 
 
@@ -87,18 +87,22 @@ def rule(x: Tensor, weight: Tensor, bias: Tensor, p: ALIFParameters, latency: in
     return torch.stack([torch.stack(column) for column in columns], dim=1)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("latency", [0, 1, 4, 30])
 @pytest.mark.parametrize(
     ("surrogate", "recurrent", "kind"),
     [(FastSigmoid(), True, ALIF), (MultiGaussian(), False, ALIF), (ATan(), True, LIF), (Boxcar(), True, ALIF)],
 )
-def test_the_gradient_of_blocks_is_its_rule(latency: int, surrogate: Surrogate, recurrent: bool, kind: Any) -> None:
+def test_the_gradient_of_blocks_is_its_rule(
+    latency: int, surrogate: Surrogate, recurrent: bool, kind: Any, backend: str
+) -> None:
     generator = torch.Generator().manual_seed(latency)
     options: Any = {"latency": float(latency), "recurrent": recurrent, "surrogate": surrogate}
     layer = kind(5, 3, gradient="blocks", generator=generator, tau_v=5.0, tau_a=15.0, **options).double()
     with torch.no_grad():
         layer.cell.weight.mul_(3)
         layer.cell.bias.add_(0.1)
+    layer.backend = backend
     x = (torch.rand(1, 23, 5, generator=generator) < 0.4).double().requires_grad_()
     leaves = [x, *layer.parameters()]
     found = layer(x)[0]
@@ -198,16 +202,15 @@ def test_a_smooth_relaxation_has_the_derivative_of_its_values() -> None:
     assert torch.autograd.gradcheck(spikes, (x, *layer.parameters()))
 
 
-def test_other_backends_leave_the_gradient_of_blocks_to_it() -> None:
+def test_the_reference_leaves_the_gradient_of_blocks_to_others() -> None:
     layer, x = blocks_layer()
-    for backend in ("reference", *([] if _library.missing() else ["native"])):
-        layer.backend = backend
-        with pytest.raises(ValueError, match=f'"{backend}" cannot run this: .* gradient "loop", got gradient .blocks.'):
-            layer(x)
-        with torch.no_grad():
-            spikes = layer(x)[0]  # nothing is differentiated
-        layer.backend = "torch"
-        assert torch.equal(spikes, layer(x)[0])
+    layer.backend = "reference"
+    with pytest.raises(ValueError, match=r'"reference" cannot run this: .* gradient "loop", got gradient .blocks.'):
+        layer(x)
+    with torch.no_grad():
+        spikes = layer(x)[0]  # nothing is differentiated
+    layer.backend = "torch"
+    assert torch.equal(spikes, layer(x)[0])
 
 
 def test_hooks_ask_for_calls_of_single_steps_which_are_no_blocks() -> None:

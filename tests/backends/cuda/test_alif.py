@@ -83,8 +83,11 @@ def test_what_it_cannot_run_is_refused_by_name(fake_driver: FakeDriver) -> None:
 
 
 def test_a_latency_beyond_shared_memory_goes_torchs_way(fake_driver: FakeDriver) -> None:
-    layer = ALIF(3, 1000, latency=400.0, recurrent=True, backend="cuda")
+    layer = ALIF(3, 1000, latency=352.0, recurrent=True, backend="cuda")
     x = torch.rand(1, 4, 3)
+    with pytest.raises(ValueError, match="at most 351 steps in a recurrent layer of 1000 neurons, got 352"):
+        layer(x)
+    layer.backend = "auto"
     spikes = layer(x)[0]
     assert not fake_driver.launched
     layer.backend = "torch"

@@ -124,6 +124,23 @@ def test_layouts_of_any_kind_equal_the_reference(
     check((neuron, x, None, torch.tensor([7, 0, 3, 1, 7])), fake_driver, seed=5, events=False, recompute_every=None)
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 14])  # 14: the smallest slice of an H100
+def test_a_slice_of_a_gpu_runs_every_size(fake_driver: FakeDriver, multiprocessors: int) -> None:
+    """To its processes a slice is a device with fewer multiprocessors; more samples share a block there."""
+    slice_ = _plans.Device(multiprocessors, 232448, 90)
+    for num_memory in (1, 20, 100, 150, 256):
+        shape = _plans.Shape(num_memory, 2 * num_memory, 1, False, False)
+        for backward in (False, True):
+            whole, part = (
+                _plans.choose(shape, device, 384, 1, backward=backward) for device in (fake_driver.properties, slice_)
+            )
+            assert part.samples >= whole.samples
+    fake_driver.properties = slice_
+    torch.manual_seed(0)
+    neuron, x = ELM(9, 2, num_memory=5).double(), torch.randn(7, 6, 9, dtype=torch.float64, requires_grad=True)
+    check((neuron, x, None, None), fake_driver, seed=5, events=False, recompute_every=None)
+
+
 @pytest.mark.parametrize("branched", [False, True])
 def test_float32_stays_within_the_table(fake_driver: FakeDriver, branched: bool) -> None:
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ static void compare(const char *what, double got, double wanted, double toleranc
 
 struct Config {
     int64_t batch, steps, n, inputs, latency;
-    bool events, wide, values, adaptive, recurrent, lengths, detach_reset, detach_recurrent;
+    bool events, wide, values, adaptive, recurrent, lengths, detach_reset, detach_recurrent, blocks;
 };
 
 template <class R> static std::vector<R> as(const Array &x) { return std::vector<R>(x.begin(), x.end()); }
@@ -73,7 +73,7 @@ template <class R> static void drive(const Config &c, bool against) {
     x.chunk = c.recurrent ? std::min(elm_alif_chunk(), H) : elm_alif_chunk();
     x.wide = c.wide, x.dense_batch = T * n, x.dense_time = n, x.spikes_batch = T * n, x.spikes_time = n;
     x.grad_batch = T * n, x.grad_time = n, x.surrogate = ELM_FAST_SIGMOID, x.setting[0] = 3.0;
-    x.detach_reset = c.detach_reset, x.detach_recurrent = c.detach_recurrent;
+    x.detach_reset = c.detach_reset, x.detach_recurrent = c.detach_recurrent, x.blocks = c.blocks;
     if (c.events) {
         x.begin = begin.data(), x.end = end.data(), x.table = table.data();
         x.channel = c.wide ? (const void *)wide.data() : narrow.data();
@@ -86,7 +86,8 @@ template <class R> static void drive(const Config &c, bool against) {
     x.b = c.adaptive ? b_.data() : nullptr, x.w_rec = c.recurrent ? w_.data() : nullptr;
     x.v_0 = v0.data(), x.a_0 = a0.data(), x.s_0 = s0.data();
     x.spikes = spikes.data(), x.v_last = v.data(), x.a_last = a.data(), x.s_last = h.data();
-    std::vector<R> saved(B * (T + 3 * ((T + x.chunk - 1) / x.chunk)) * np);
+    const int64_t kept = c.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS;
+    std::vector<R> saved(B * (T + kept * ((T + x.chunk - 1) / x.chunk)) * np);
     x.saved = saved.data();
     failures += elm_alif_forward(is_double, 2, &x) != 0;
 
@@ -106,6 +107,7 @@ template <class R> static void drive(const Config &c, bool against) {
     for (int64_t s = 0; s < B; s++) {
         const int64_t len = lengths[s];
         Array train((len + H) * n), vs((len + 1) * n), as_((len + 1) * n), ms(len * n), xs(len * n), mask(len * n);
+        Array arrived(len * n);
         std::copy(s_0.begin() + s * H * n, s_0.begin() + (s + 1) * H * n, train.begin());
         std::copy(v_0.begin() + s * n, v_0.begin() + (s + 1) * n, vs.begin());
         std::copy(a_0.begin() + s * n, a_0.begin() + (s + 1) * n, as_.begin());
@@ -115,6 +117,7 @@ template <class R> static void drive(const Config &c, bool against) {
                 for (int64_t e = begin[s * T + t]; c.events && e < end[s * T + t]; e++)
                     current += (c.values ? value[e] : 1.0) * weight[wide[e] * n + j];
                 for (int64_t k = 0; c.recurrent && k < n; k++) current += w_rec[j * n + k] * train[t * n + k];
+                arrived[t * n + j] = current;
                 double free = 1.0;
                 for (int64_t l = 1; l <= c.latency; l++) free *= 1.0 - train[(t + H - l) * n + j];
                 const double m = beta[j] * vs[t * n + j] + free * current;
@@ -129,24 +132,62 @@ template <class R> static void drive(const Config &c, bool against) {
         Array dv(gv.begin() + s * n, gv.begin() + (s + 1) * n), da(ga.begin() + s * n, ga.begin() + (s + 1) * n);
         Array ds((len + H) * n), dc(n);
         for (int64_t k = 0; k < H * n; k++) ds[len * n + k] += gh[s * H * n + k];
-        for (int64_t t = len - 1; t >= 0; t--) {
+        const auto collect = [&](int64_t t) {  // from the gradients `dc` of the currents of a step
+            for (int64_t j = 0; j < n; j++) {
+                wanted_bias[j] += dc[j];
+                if (!c.events) compare("gradient of a current", gd[(s * T + t) * n + j], dc[j], 1e-9);
+                for (int64_t e = begin[s * T + t]; c.events && e < end[s * T + t]; e++)
+                    wanted_table[wide[e] * n + j] += (c.values ? value[e] : 1.0) * dc[j];
+                for (int64_t k = 0; c.recurrent && k < n; k++) wanted_w[j * n + k] += dc[j] * train[t * n + k];
+            }
+        };
+        for (int64_t first = (len - 1) / H * H; c.blocks && len && first >= 0; first -= H) {
+            const int64_t K = std::min(H, len - first);
+            Array currents(K * n);
+            for (int64_t j = 0; j < n; j++) {
+                Array u(K + 1), slope(K), free_a(K + 1), free(K);
+                u[0] = vs[first * n + j], free_a[0] = as_[first * n + j];
+                double crossed = 0.0, d_free = 0.0, once = 0.0, twice = 0.0;
+                for (int64_t k = 0; k < K; k++) {
+                    free[k] = 1.0;  // by spikes before the block
+                    for (int64_t l = k + 1; l <= c.latency; l++) free[k] *= 1.0 - train[(first + k + H - l) * n + j];
+                    u[k + 1] = beta[j] * u[k] + free[k] * arrived[(first + k) * n + j];
+                    const double around = 1.0 + 3.0 * std::fabs(u[k + 1] - 1.0 - (c.adaptive ? b[j] * free_a[k] : 0.0));
+                    slope[k] = 1.0 / (around * around), free_a[k + 1] = p[j] * free_a[k];
+                    crossed += train[(first + k + H) * n + j];
+                }
+                double du = crossed ? 0.0 : dv[j], d_after = da[j];
+                for (int64_t k = K - 1; k >= 0; k--) {
+                    const int64_t t = first + k;
+                    once += gs[(s * T + t) * n + j] + ds[(t + H) * n + j], twice += once;
+                    const double dx = twice * slope[k];
+                    du += dx;
+                    if (c.adaptive) {
+                        wanted_b[j] -= dx * free_a[k], wanted_p[j] += d_free * free_a[k] + d_after * as_[t * n + j];
+                        d_free = p[j] * d_free - b[j] * dx, d_after = p[j] * d_after;
+                    }
+                    wanted_beta[j] += du * u[k], currents[k * n + j] = du * free[k], du = beta[j] * du;
+                }
+                dv[j] = du, da[j] = d_after + d_free;
+            }
+            for (int64_t k = K - 1; k >= 0; k--) {
+                std::copy(currents.begin() + k * n, currents.begin() + (k + 1) * n, dc.begin());
+                collect(first + k);
+            }
+        }
+        for (int64_t t = len - 1; !c.blocks && t >= 0; t--) {
             for (int64_t j = 0; j < n; j++) {
                 double g = gs[(s * T + t) * n + j] + ds[(t + H) * n + j] + (c.adaptive ? da[j] : 0.0);
                 if (!c.detach_reset) g -= ms[t * n + j] * dv[j];
                 const double around = 1.0 + 3.0 * std::fabs(xs[t * n + j]), dx = g / (around * around);
                 const double dm = dx + dv[j] * (1.0 - train[(t + H) * n + j]), earlier = as_[t * n + j];
                 if (c.adaptive) wanted_b[j] -= dx * earlier, wanted_p[j] += da[j] * earlier, da[j] = p[j] * da[j] - b[j] * dx;
-                dc[j] = dm * mask[t * n + j], wanted_bias[j] += dc[j], wanted_beta[j] += dm * vs[t * n + j];
+                dc[j] = dm * mask[t * n + j], wanted_beta[j] += dm * vs[t * n + j];
                 dv[j] = beta[j] * dm;
-                if (!c.events) compare("gradient of a current", gd[(s * T + t) * n + j], dc[j], 1e-9);
-                for (int64_t e = begin[s * T + t]; c.events && e < end[s * T + t]; e++)
-                    wanted_table[wide[e] * n + j] += (c.values ? value[e] : 1.0) * dc[j];
             }
-            for (int64_t j = 0; c.recurrent && j < n; j++)
-                for (int64_t k = 0; k < n; k++) {
-                    wanted_w[j * n + k] += dc[j] * train[t * n + k];
-                    if (!c.detach_recurrent) ds[t * n + k] += w_rec[j * n + k] * dc[j];
-                }
+            collect(t);
+            for (int64_t j = 0; c.recurrent && !c.detach_recurrent && j < n; j++)
+                for (int64_t k = 0; k < n; k++) ds[t * n + k] += w_rec[j * n + k] * dc[j];
         }
         for (int64_t j = 0; j < n; j++) {
             compare("membrane", v[s * n + j], vs[len * n + j], 1e-12);
@@ -173,14 +214,18 @@ template <class R> static void drive(const Config &c, bool against) {
 
 int main() {
     const Config all[] = {
-        // batch, steps, neurons, inputs, latency; events, wide, values, adaptive, recurrent, lengths, detached twice
-        {1, 1, 1, 1, 0, true, false, false, true, false, false, true, true},
-        {3, 70, 17, 5, 0, false, false, false, true, true, true, true, true},
-        {2, 65, 33, 9, 4, true, true, true, true, true, true, false, false},
-        {2, 33, 16, 7, 40, true, false, false, false, true, false, true, false},
-        {5, 31, 3, 2, 1, false, false, false, false, false, true, false, true},
-        {4, 100, 40, 20, 20, true, true, false, true, false, true, true, true},
-        {3, 97, 7, 6, 2, false, false, false, true, true, true, false, false},
+        // batch, steps, neurons, inputs, latency; events, wide, values, adaptive, recurrent, lengths, detached twice, blocks
+        {1, 1, 1, 1, 0, true, false, false, true, false, false, true, true, false},
+        {3, 70, 17, 5, 0, false, false, false, true, true, true, true, true, false},
+        {2, 65, 33, 9, 4, true, true, true, true, true, true, false, false, false},
+        {2, 33, 16, 7, 40, true, false, false, false, true, false, true, false, false},
+        {5, 31, 3, 2, 1, false, false, false, false, false, true, false, true, false},
+        {4, 100, 40, 20, 20, true, true, false, true, false, true, true, true, false},
+        {3, 97, 7, 6, 2, false, false, false, true, true, true, false, false, false},
+        {1, 9, 2, 2, 0, true, false, false, true, true, false, true, true, true},
+        {3, 97, 17, 6, 4, false, false, false, true, true, true, true, true, true},
+        {2, 150, 33, 9, 50, true, true, true, true, true, true, true, true, true},
+        {4, 70, 5, 7, 2, true, false, true, false, false, true, true, true, true},
     };
     for (const Config &c : all) {
         drive<double>(c, true);

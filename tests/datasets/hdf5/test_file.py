@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from elm_neuro.datasets.hdf5._file import Dataset, File, VariableLength
+from elm_neuro.datasets.hdf5._file import Dataset, File
+from elm_neuro.datasets.hdf5._types import VariableLength
 
 ROWS = [np.arange(5, dtype=np.float16), np.zeros(0, np.float16), np.arange(3, dtype=np.float16) / 4] * 7
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from elm_neuro import ELM, SpikingELM, backends
+from tests.backends.native_cases import native
 from tests.nn.conformance.kinds import BATCH, EVERY, INPUTS, LAYERS, STEPS, frames, made, of_kinds, run
 from tests.tolerances import assert_close
 
@@ -69,6 +70,7 @@ def test_what_export_saves_is_the_layer_for_other_numbers(name: str) -> None:
             loaded(torch.ones(BATCH, STEPS + 1, INPUTS))
 
 
+@native  # the loop of `torch` is unrolled: its exports have the length they were made with
 def test_an_exported_neuron_takes_other_lengths_where_they_are_dynamic() -> None:
     module = OutputOnly(made("BranchELM")).eval()
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}

@@ -1,0 +1,116 @@
+// What both gradients of a LIF layer share: sizes, the layer's constants, what arrives, a thread's sums.
+#pragma once
+#include "filter.h"
+#include "surrogates.h"
+
+namespace ELM_ISA {
+
+// Sizes of a call, padded to whole vectors, and where things lie.
+template <class R> struct AlifShape {
+    i64 n, np, chunk, history, rows;  // history: steps of spikes that a state remembers, L + 1; rows: of a neuron's state
+    explicit AlifShape(const ElmAlif &a)
+        : n(a.num_neuron),
+          np(padded<R>(a.num_neuron)),
+          chunk(a.chunk),
+          history(a.latency + 1),
+          rows(a.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS) {}
+    i64 chunks(const ElmAlif &a) const { return (a.num_steps + chunk - 1) / chunk; }
+    // saved: the membrane of every step before its reset, then the rows of the state before every chunk
+    R *membrane(const ElmAlif &a, i64 sample) const { return (R *)a.saved + sample * a.num_steps * np; }
+    R *start(const ElmAlif &a, i64 sample, i64 index) const {
+        return (R *)a.saved + (a.batch * a.num_steps + (sample * chunks(a) + index) * rows) * np;
+    }
+    i64 sums(const ElmAlif &a) const {  // a thread's gradients: bias, beta, p, b, W_rec by sender, the table
+        return (4 + (a.w_rec ? n : 0) + (a.grad_table ? a.num_input : 0)) * np;
+    }
+};
+
+// The layer's constants, padded with zeros.
+template <class R> struct AlifLayer {
+    R *bias, *beta, *p, *b, *by_sender, *by_receiver;  // W_rec both ways; the second for spikes that pass a gradient
+    static size_t bytes(const ElmAlif &a, const AlifShape<R> &s) {
+        return (size_t)(4 + (a.w_rec ? 2 * s.n : 0)) * s.np * sizeof(R);
+    }
+    AlifLayer(const ElmAlif &a, const AlifShape<R> &s, Arena &arena) {
+        R **rows[] = {&bias, &beta, &p, &b};
+        const void *from[] = {a.bias, a.beta, a.p, a.b};
+        for (int k = 0; k < 4; k++) {
+            *rows[k] = arena.take<R>(s.np);
+            if (from[k]) copy_row(*rows[k], (const R *)from[k], s.n);
+        }
+        by_sender = by_receiver = nullptr;
+        if (!a.w_rec) return;
+        by_sender = arena.take<R>(s.n * s.np);
+        by_receiver = arena.take<R>(s.n * s.np);
+        for (i64 to = 0; to < s.n; to++) {
+            copy_row(by_receiver + to * s.np, (const R *)a.w_rec + to * s.n, s.n);
+            for (i64 from = 0; from < s.n; from++)
+                by_sender[from * s.np + to] = ((const R *)a.w_rec)[to * s.n + from];
+        }
+    }
+};
+
+template <class R> ELM_INLINE i64 alif_length(const ElmAlif &a, i64 sample) {
+    return a.lengths ? a.lengths[sample] : a.num_steps;
+}
+
+// The spikes that reach the layer in step t: an output of L + 1 steps ago, or of before the sequence; null for none.
+template <class R> ELM_INLINE const R *alif_arriving(const ElmAlif &a, const AlifShape<R> &s, i64 sample, i64 t) {
+    if (t >= s.history)
+        return (const R *)a.spikes + sample * a.spikes_batch + (t - s.history) * a.spikes_time;
+    return a.s_0 ? (const R *)a.s_0 + (sample * s.history + t) * s.n : nullptr;
+}
+
+template <class R> ELM_INLINE void alif_add(R *to, const R *from, i64 np) {
+    for (i64 j = 0; j < np; j += Lanes<R>::W) store(to + j, load(to + j) + load(from + j));
+}
+
+template <class R> ELM_INLINE Steps<R> alif_steps(const ElmAlif &a, const AlifShape<R> &s, i64 sample, i64 start,
+                                                  i64 count) {
+    Steps<R> steps = {};
+    steps.row = sample * a.num_steps + start;
+    steps.count = steps.arriving = count;
+    return steps;
+}
+
+// What arrives in steps `start` to `start + count`, from outside and from the layer, with the bias, (count, np).
+template <class R>
+ELM_INLINE void alif_currents(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample, i64 start,
+                              i64 count, R *current, R *scratch) {
+    constexpr int W = Lanes<R>::W;
+    const Arrivals<R> events = {a.begin,   a.end, a.channel, (const R *)a.value, (const R *)a.table,
+                                nullptr,   s.np,  a.wide != 0};
+    Steps<R> steps = alif_steps(a, s, sample, start, count);
+    steps.bias = w.bias;
+    steps.state = scratch;
+    steps.width = s.n;
+    steps.in = a.dense ? (const R *)a.dense + sample * a.dense_batch + start * a.dense_time : nullptr;
+    steps.in_row = a.dense_time;
+    steps.out = current;
+    steps.out_row = steps.out_width = s.np;
+    integrate(events, steps, 0, s.n, false);
+    if (Lanes<R>::PAD > W)  // vectors beyond the last one that holds a neuron
+        for (i64 t = 0; t < count; t++)
+            for (i64 j = (s.n + W - 1) / W * W; j < s.np; j += W) store(current + t * s.np + j, Vector<R>{});
+    if (!a.w_rec) return;
+    for (i64 t = 0; t < count; t++) {
+        const R *arriving = alif_arriving<R>(a, s, sample, start + t);
+        if (arriving)
+            each_entry(arriving, s.n,
+                       [&](i64 from) ELM_LAMBDA { alif_add(current + t * s.np, w.by_sender + from * s.np, s.np); });
+    }
+}
+
+// A thread's sums of the gradients.
+template <class R> struct AlifSums {
+    R *bias, *beta, *p, *b, *w_rec, *table;
+    AlifSums(const ElmAlif &a, const AlifShape<R> &s, R *base)
+        : bias(base),
+          beta(base + s.np),
+          p(base + 2 * s.np),
+          b(base + 3 * s.np),
+          w_rec(a.w_rec ? base + 4 * s.np : nullptr),
+          table(a.grad_table ? base + (4 + (a.w_rec ? s.n : 0)) * s.np : nullptr) {}
+};
+
+}  // namespace ELM_ISA
