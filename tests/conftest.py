@@ -31,6 +31,8 @@ SKIP_REASONS = (
     "no valgrind",
     "no clang++",
     "no compiler and emulator for AArch64",
+    "no Chromium",
+    "no onnxruntime-web",
 )
 
 

@@ -24,7 +24,6 @@ from elm_neuro.datasets.shd._pairs import (
     upstream_pairs,
 )
 from elm_neuro.datasets.shd._protocols import FixedPairing, Group, Source, UpstreamPairing, fixed_pool, upstream_pool
-from elm_neuro.datasets.shd._recordings import gather
 from elm_neuro.events import SpikeEvents
 
 PairItem: TypeAlias = tuple[SpikeEvents | Tensor, int, tuple[int, int]]
@@ -266,9 +265,7 @@ class SHDAdding(Dataset[PairItem]):
         pairs = self.pairs[indices_of(indices, len(self))]
         times, units, item = self._spikes(pairs)
         rows = times // np.int32(self._bin_us) + item * self.num_steps
-        channels = units.astype(np.int64)
-        if self.pool > 1:
-            channels //= self.pool
+        channels = np.floor_divide(units, self.pool, dtype=np.int64)
         shape = (len(pairs), self.num_steps, self.num_channels)
         inputs = (
             to_frames(rows, channels, shape, self.binary)
@@ -305,13 +302,9 @@ class SHDAdding(Dataset[PairItem]):
 
     def _spikes(self, pairs: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
         """Times, the second digit's shifted, channels and place in `pairs` of all spikes."""
-        events, count = gather(self.recordings.indptr, pairs.reshape(-1))
-        times, units = (array[events] for array in (self.recordings.times, self.recordings.units))
-        digit = np.repeat(np.arange(2 * len(pairs)), count)
-        keep = times < self.digit_us
-        if not keep.all():
-            times, units, digit = times[keep], units[keep], digit[keep]
-        return times + (digit % 2 * self.digit_us).astype(np.int32), units, np.asarray(digit // 2, dtype=np.int64)
+        times, units, count = self.recordings.spikes_of(pairs.reshape(-1), before=self.digit_us)
+        later = np.repeat(np.tile(np.array([0, self.digit_us], np.int32), len(pairs)), count)
+        return times + later, units, np.repeat(np.arange(len(pairs)), count.reshape(-1, 2).sum(1))
 
     def _speakers(self, pairs: NDArray[np.int64]) -> Tensor:
         known = self.recordings.speakers

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from elm_neuro.datasets._items import Items, collate, index_of, indices_of
 from elm_neuro.datasets.shd._files import read_shd
-from elm_neuro.datasets.shd._recordings import SpikeRecordings, gather
+from elm_neuro.datasets.shd._recordings import SpikeRecordings
 from elm_neuro.events import SpikeEvents
 
 Item: TypeAlias = tuple[SpikeEvents | Tensor, int, int]
@@ -114,15 +114,9 @@ class SHDDataset(Dataset[Item]):
             ValueError: `indices` is not a list of integers in [-num_items, num_items).
         """
         chosen = self.indices[indices_of(indices, len(self))]
-        events, count = gather(self.recordings.indptr, chosen)
-        times = self.recordings.times[events]
+        times, units, count = self.recordings.spikes_of(chosen, before=self._duration_us)
         rows = times // np.int32(self._bin_us) + np.repeat(np.arange(chosen.size) * self.num_steps, count)
-        channels = self.recordings.units[events].astype(np.int64)
-        if self.pool > 1:
-            channels //= self.pool
-        keep = times < self._duration_us
-        if not keep.all():
-            rows, channels = rows[keep], channels[keep]
+        channels = np.floor_divide(units, self.pool, dtype=np.int64)
         shape = (chosen.size, self.num_steps, self.num_channels)
         speakers = np.full(chosen.size, -1) if self.recordings.speakers is None else self.recordings.speakers[chosen]
         inputs = (

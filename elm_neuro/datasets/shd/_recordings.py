@@ -142,12 +142,27 @@ class SpikeRecordings:
         (array([9], dtype=uint16), array([5, 4]))
         """
         chosen = indices_of(indices, len(self))
-        events, count = gather(self.indptr, chosen)
+        times, units, count = self.spikes_of(chosen)
         speakers = None if self.speakers is None else self.speakers[chosen]
         indptr = np.concatenate(([0], np.cumsum(count)))
-        return SpikeRecordings(
-            self.times[events], self.units[events], indptr, self.labels[chosen], speakers, self.num_channels
+        return SpikeRecordings(times, units, indptr, self.labels[chosen], speakers, self.num_channels)
+
+    def spikes_of(
+        self, chosen: NDArray[np.int64], before: int | None = None
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]], NDArray[np.int64]]:
+        """Times and channels of the samples `chosen`, one sample after another, and their number in each; of spikes
+        before that many microseconds, or of all.
+        """
+        spans = [
+            slice(*pair) for pair in zip(self.indptr[chosen].tolist(), self.indptr[chosen + 1].tolist(), strict=True)
+        ]
+        if before is not None:  # times rise within a sample
+            ends = [span.start + int(self.times[span].searchsorted(before)) for span in spans]
+            spans = [slice(span.start, end) for span, end in zip(spans, ends, strict=True)]
+        times, units = (
+            np.concatenate([array[:0], *(array[span] for span in spans)]) for array in (self.times, self.units)
         )
+        return times, units, np.array([span.stop - span.start for span in spans], dtype=np.int64)
 
     def __repr__(self) -> str:
         known = "None" if self.speakers is None else f"{np.unique(self.speakers).size} distinct"
@@ -197,13 +212,6 @@ def _speakers(name: str, recordings: SpikeRecordings) -> NDArray[np.int64]:
     if recordings.speakers is None:
         raise ValueError(f"{name} must know its speakers, got speakers=None")
     return recordings.speakers
-
-
-def gather(indptr: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the spikes of the samples `chosen`, one sample after another, and their number per sample."""
-    count = indptr[chosen + 1] - indptr[chosen]
-    end = np.cumsum(count)
-    return np.repeat(indptr[chosen] - (end - count), count) + np.arange(end[-1] if end.size else 0), count
 
 
 def _readonly(array: NDArray[Any]) -> NDArray[Any]:
