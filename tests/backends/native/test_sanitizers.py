@@ -21,7 +21,7 @@ from tests.backends.native_cases import (
     run_python,
 )
 
-DRIVERS = ("native_driver", "alif_driver")
+DRIVERS = ("native_driver", "alif_driver", "network_driver")
 
 
 def drivers(tmp_path: Path, compiler: str, *flags: str) -> list[Path]:

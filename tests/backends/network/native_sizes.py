@@ -50,7 +50,7 @@ def sizes(dtype: torch.dtype) -> None:
             (8, 33, (20, 9, 30, 10, 5), {"hidden": (10,), "input_scale": 0.5}),
             (9, 31, (33, 3, 4, 5, 27), {"hidden": (1, 2, 3), "trace": True, "activation": "silu"}),
             (16, 8, (5, 6, 2, 2, 3), {"output": "spike", "surrogate": ATan(), "activation": "silu"}),
-            (17, 65, (9, 2, 3, 1, 6), {"trace": True, "high_pass": False, "output": "identity"}),
+            (17, 40, (9, 2, 3, 1, 6), {"trace": True, "high_pass": False, "output": "identity"}),
             (39, 7, (4, 11, 5, 2, 9), {"hidden": (6,)}),
         ]
     ):

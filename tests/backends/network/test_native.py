@@ -18,7 +18,7 @@ from tests.tolerances import assert_close
 pytestmark = native
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_every_size_is_what_the_loop_gives(dtype: torch.dtype) -> None:
     sizes(dtype)
 
