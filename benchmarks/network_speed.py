@@ -5,18 +5,18 @@ backward, with dropout's masks and both penalties, on one thread; beside the sec
 
 Before anything is timed, outputs and gradients of a short sequence are held to the reference in double precision. The
 floor is the time that a core takes for the multiply-adds that the equations ask for, every synapse counted whether
-something arrives or not, as fast as fma_speed.cpp runs them in registers. Times are of the core, not of the wall's clock.
+something arrives or not, as fast as fma_speed.cpp runs them in registers. Times are a core's, not the wall clock's.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from typing import NamedTuple
 
 import torch
 from fma import fma_speed
+from neuron_speed import peak_above_start
 from torch import Tensor
 
 from elm_neuro.backends import network
@@ -126,21 +126,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     speed = fma_speed(_library.instruction_set())
-    print("neurons of units  update ms  authors' ms  times faster  floor ms  share of floor  peak MB more")
+    print("neurons of units  update ms  authors' ms  times faster  floor ms  share of floor  peak MiB more")
     for row in ROWS:
         check(row, args.density, args.backend)
         update = Update(row, NUM_STEPS, args.density, torch.float32)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = peak_above_start(lambda: update.run(args.backend))  # noqa: B023  # called at once
         seconds = []
         for _ in range(args.repeats):
             start = time.process_time()
             update.run(args.backend)
             seconds.append(time.process_time() - start)
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         best, floor = min(seconds), 2 * multiply_adds(row) / speed if speed else float("nan")
         print(
             f"{row.num_neuron:7d} of {row.num_memory:<5d} {1e3 * best:10.0f} {1e3 * row.theirs:12.0f} "
-            f"{row.theirs / best:13.1f} {1e3 * floor:9.1f} {floor / best:15.2f} {more:13.0f}"
+            f"{row.theirs / best:13.1f} {1e3 * floor:9.1f} {floor / best:15.2f} {memory:13.0f}"
         )
 
 

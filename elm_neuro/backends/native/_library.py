@@ -34,8 +34,8 @@ def _fields(
     widths: str = "",
     layers: tuple[str, ...] = (),
 ) -> list[tuple[str, type]]:
-    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, integers of every layer, pointers;
-    those of `layers` hold a pointer a layer.
+    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, integers of layers,
+    pointers; those of `layers` hold a pointer a layer.
     """
     kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)
     kinds |= dict.fromkeys(doubles.split(), ctypes.c_double)

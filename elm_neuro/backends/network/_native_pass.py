@@ -69,16 +69,18 @@ class Plan(NamedTuple):
     surrogate: int
     settings: tuple[float, ...]
     input_scale: float
+    lanes: int  # samples of a task: what is kept for the backward pass lies accordingly
 
     @classmethod
     def of(cls, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> Plan:
         surrogate: Any = rule.surrogate
-        spikes = rule.output == "spike"
+        spikes, like, batch = rule.output == "spike", params.bias, x.shape[0]
+        threads = _threads(batch * x.shape[1] * params.index.numel())
         return cls(
             x.shape[1], x.shape[2], params.num_branch, tuple(bias.shape[1] for bias in params.mlp_bias),
             KERNEL_ACTIVATIONS[rule.activation], KERNEL_OUTPUTS[rule.output],
             KERNEL_SURROGATES[type(surrogate)] if spikes else 0, astuple(surrogate) if spikes else (),
-            rule.input_scale,
+            rule.input_scale, _library.library().elm_network_lanes(like.dtype == torch.float64, batch, threads),
         )  # fmt: skip
 
 
@@ -188,9 +190,7 @@ def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _l
         batch, plan.num_steps, num_neuron, plan.num_input, plan.num_branch, num_synapse, operands.kappa_m.shape[1],
         len(plan.widths), plan.activation, plan.output, plan.surrogate,
     )  # fmt: skip
-    like = operands.bias
-    args.lanes = _library.library().elm_network_lanes(like.dtype == torch.float64, batch, _threads(args))
-    args.input_scale = plan.input_scale
+    args.lanes, args.input_scale = plan.lanes, plan.input_scale
     for index, setting in enumerate(plan.settings):
         args.setting[index] = setting
     for index, width in enumerate(plan.widths):
@@ -204,14 +204,14 @@ def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _l
     return args
 
 
-def _threads(args: _library.NetworkArgs) -> int:
-    return _library.threads_for(
-        3.0 * args.batch * args.num_steps * args.num_neuron * args.num_branch * args.num_synapse
-    )
+def _threads(synapses: int) -> int:
+    """Threads for a pass over so many synapses, of all samples and steps."""
+    return _library.threads_for(3.0 * synapses)
 
 
 def _call(call: _library.Call, args: _library.NetworkArgs, like: Tensor) -> None:
-    status = call(like.dtype == torch.float64, _threads(args), ctypes.byref(args))
+    synapses = args.batch * args.num_steps * args.num_neuron * args.num_branch * args.num_synapse
+    status = call(like.dtype == torch.float64, _threads(synapses), ctypes.byref(args))
     if status == 2:
         sources = f"{args.num_input} inputs, then {args.num_neuron} neurons"
         raise ValueError(f"index must be from 0 to {args.num_input + args.num_neuron - 1}: {sources}")

@@ -45,6 +45,19 @@ def test_threads_share_the_samples_and_add_up_their_gradients(threads: int, monk
         assert_close(found, wanted)
 
 
+def test_the_number_of_threads_may_change_between_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, rule = made(4)
+    x = torch.rand(8, 19, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    found = {}
+    for before, after in ((1, 1), (1, 8), (8, 1)):
+        monkeypatch.setattr(_native_pass, "_threads", lambda _, number=before: number)
+        record, _ = scan(x, params, None, rule, backend="native")
+        monkeypatch.setattr(_native_pass, "_threads", lambda _, number=after: number)
+        (found[before, after],) = torch.autograd.grad(record.a.square().sum(), x)
+    assert_close(found[1, 8], found[1, 1])
+    assert_close(found[8, 1], found[1, 1])
+
+
 def test_operands_may_lie_in_memory_as_they_like() -> None:
     params, rule = made(4, trace=True, activation="silu")
     x = torch.rand(7, 3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).transpose(0, 1)
