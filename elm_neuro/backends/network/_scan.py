@@ -59,6 +59,9 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
+    if not params.mlp_weight or len(params.mlp_weight) != len(params.mlp_bias):
+        number = f"{len(params.mlp_weight)} and {len(params.mlp_bias)}"
+        raise ValueError(f"mlp_weight and mlp_bias must hold a tensor a layer, at least one, got {number}")
     x = _in_dtype_of(params, x)
     if state is None:
         state = zero_network_state(params, x.shape[0])
@@ -111,7 +114,7 @@ def _check(
     x: Tensor | SpikeEvents, params: NetworkParams, state: NetworkState, options: dict[str, Tensor | None]
 ) -> None:
     """Refuse tensors that do not fit one another."""
-    if x.ndim != 3 if isinstance(x, Tensor) else False:
+    if len(x.shape) != 3:
         raise ValueError(f"x must have shape (batch, time, input_size), got {tuple(x.shape)}")
     batch, input_size = x.shape[0], x.shape[2]
     num_neuron, num_memory = params.kappa_m.shape
@@ -138,13 +141,13 @@ def _check(
     check_operands(fits, params.kappa_m)
     check_operands([("index", params.index, (num_neuron, num_synapse))], params.kappa_m, dtype=torch.int64)
     check_lengths(options["lengths"], batch, x.shape[1], params.kappa_m.device)
-    if may_be_read(params.index) and params.index.numel():
+    if _may_be_read(params.index) and params.index.numel():
         low, high = (int(end) for end in params.index.aminmax())
         if low < 0 or high >= input_size + num_neuron:
             rule = f"0 to {input_size + num_neuron - 1}: {input_size} inputs, then {num_neuron} neurons"
             raise ValueError(f"index must be from {rule}; got {low} to {high}")
 
 
-def may_be_read(index: Tensor) -> bool:
+def _may_be_read(index: Tensor) -> bool:
     """Whether a look at the numbers costs no wait for a device and there are any."""
     return index.device.type == "cpu" and type(index) in PLAIN and not torch.compiler.is_compiling()

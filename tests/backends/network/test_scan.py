@@ -172,6 +172,7 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     cases: list[tuple[Call, str]] = [
         (Call(x[0], params, None, rule, {}), r"x must have shape \(batch, time, input_size\), got \(3, 6\)"),
         (Call(x, outside, None, rule, {}), "index must be from 0 to 10: 6 inputs, then 5 neurons; got 11 to 11"),
+        (Call(x, params._replace(mlp_weight=(), mlp_bias=()), None, rule, {}), "at least one, got 0 and 0"),
         (Call(x[..., :2], params, None, rule, {}), "index must be from 0 to 6"),
         (Call(x, params._replace(bias=params.bias[:4]), None, rule, {}), r"bias must have shape \(5,\), got \(4,\)"),
         (

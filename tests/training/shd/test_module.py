@@ -275,3 +275,18 @@ def test_a_penalty_that_the_network_has_not_is_refused() -> None:
     signed = SpikingNetwork(LIF(20, 8), ELMNetworkClassifier(8, 20, 4, output="identity"))
     with pytest.raises(ValueError, match=r"penalties must name some of \['mlp'\], which network has, got 'activity'"):
         SpikeClassification(signed, penalties={"activity": 0.2})
+
+
+def test_the_activity_of_a_spiking_layer_is_its_rate_of_spikes(
+    files: tuple[Path, Path], make_trainer: Callable[..., Trainer]
+) -> None:
+    """Both penalties see the same spikes: one from the hook on the layer, the other from the layer itself."""
+    seed_everything(0, verbose=False)
+    options: dict[str, Any] = {"num_branch": 4, "num_synapse_per_branch": 3, "delta_t": 50.0, "binarize": True}
+    network = SequenceClassifier(ELMNetworkClassifier(20, 20, 8, 3, output="spike", **options))
+    fitted = SpikeClassification(network, spike_l1=0.01, penalties={"activity": 0.2})
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(fitted, datamodule=SHDDataModule(*files, binning=BINNING, batch_size=16))
+    metrics = trainer.callback_metrics
+    assert float(metrics["train/spikes"]) == pytest.approx(float(metrics["train/activity"]), rel=1e-5)
+    assert 0 < float(metrics["train/spikes"]) < 1
