@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES
+from elm_neuro.backends.parts._surrogates import reason_of_surrogate
 from elm_neuro.functional import NetworkRule
 
 # As native/api.h numbers them.
@@ -14,7 +14,4 @@ def reason_of_kernels(rule: NetworkRule) -> str | None:
     """Why no kernel, of whatever device, computes such a layer; None where one does."""
     if rule.activation not in KERNEL_ACTIVATIONS:
         return f"it knows the activations {', '.join(KERNEL_ACTIVATIONS)}, got {rule.activation!r}"
-    if rule.output == "spike" and type(rule.surrogate) not in KERNEL_SURROGATES:
-        known = ", ".join(kind.__name__ for kind in KERNEL_SURROGATES)
-        return f"it knows the surrogates {known}, got {rule.surrogate!r}"
-    return None
+    return reason_of_surrogate(rule.surrogate) if rule.output == "spike" else None
