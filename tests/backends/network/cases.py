@@ -127,7 +127,8 @@ def everything(call: Call, backend: str) -> list[Tensor]:
     record, after = network.scan(call.x, call.params, call.state, call.rule, backend=backend, **call.options)
     generator = torch.Generator().manual_seed(7)
     parts = (*record, *after)
-    weighted = [(part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum() for part in parts]
+    drawn = [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part.dtype) for part in parts]
+    weighted = [(part * weight).sum() for part, weight in zip(parts, drawn, strict=True)]
     grads = torch.autograd.grad(torch.stack(weighted).sum(), inputs, allow_unused=True)
     filled = [torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, grads, strict=True)]
     return [part.detach() for part in parts] + filled
