@@ -56,7 +56,7 @@ def compile_library(compiler: list[str], target: Path) -> None:
         steps = [("library", [f'-DELM_SOURCES="{digest}"', *(["-DELM_X86"] if x86 else [])], "library.cpp")]
         steps += [
             (f"{source}-{name}", [*extra, f"-DELM_ISA={name}"], source)
-            for source in ("kernels.cpp", "alif.cpp")
+            for source in ("kernels.cpp", "alif.cpp", "network.cpp")
             for name, extra in (X86_SETS if x86 else {"baseline": []}).items()
         ]
 

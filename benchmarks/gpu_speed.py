@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import torch
 
 from elm_neuro import ALIF, ELM, BranchELM, SpikeEvents
-from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES
 from elm_neuro.backends.cuda import _alif, _bytes, _compile, _driver, _input, _memory, _plans, _readout, _weights
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
 from elm_neuro.functional import MultiGaussian
 
 

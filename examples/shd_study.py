@@ -1,14 +1,17 @@
-"""Compare ELM, Branch-ELM, LSTM, LIF and adaptive LIF on SHD or SHD-Adding over bin sizes and seeds, and repeat the
-ablations of the paper's figure 5.
+"""Compare ELM, ELM Network, Branch-ELM, LSTM, LIF and adaptive LIF on SHD or SHD-Adding over bin sizes and seeds, and
+repeat the ablations of the paper's figure 5.
 
     python examples/shd_study.py [--smoke]
     python examples/shd_study.py --train-file SHD/shd_train.h5 --test-file SHD/shd_test.h5 --task adding
     python examples/shd_study.py --bins 10 20 50 --updates 500 --minutes 60  # synthetic digits, what fits in an hour
     python examples/shd_study.py --models elm alif alif_elm --pool 5 --batch-size 32  # at equal parameters
+    python examples/shd_study.py --task adding --models elm_network elm_equal --bins 2  # one layer, one neuron
     python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
 
 alif is the network of the recipe shd_alif (Blocks) and alif_elm one recurrent layer of adaptive LIF neurons read by an
 ELM of half the memory, each as wide as the parameters of the ELM allow; they take the latency --latency.
+elm_network is the network of the recipe shd_adding_elm_network, its times in ms, and elm_equal one ELM of as many
+parameters, trained as elm.
 Every point of the grid model x bin x seed is one training with the values of the paper's appendix B; Optuna keeps what
 is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
 several processes may share it. --updates is part of the study: another number begins another study in the same file.
@@ -41,7 +44,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, plotting
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetworkClassifier, plotting
 from elm_neuro.datasets import SpokenDigits
 from elm_neuro.files import whole_files
 from elm_neuro.functional import MultiGaussian
@@ -62,12 +65,13 @@ from elm_neuro.training import (
 )
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
-MODELS |= {"alif": "ALIF", "alif_elm": "ALIF + ELM"}
+MODELS |= {"alif": "ALIF", "alif_elm": "ALIF + ELM", "elm_network": "ELM Network", "elm_equal": "ELM, as many"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]
 OPTIMIZED: dict[str, dict[str, Any]] = {  # the paper's, Blocks', and those of the demonstration's mixed network
     "lif": {"optimizer": "adamax", "learning_rate": 2e-3, "spike_l1": 0.01},
     "alif": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
     "alif_elm": {"optimizer": "adam", "learning_rate": 3e-3, "input_dropout": 0.5},
+    "elm_network": {"optimizer": "adamax", "learning_rate": 5e-3, "penalties": {"activity": 0.2, "mlp": 0.002}},
 }
 PARTS = {
     "train": "training",
@@ -127,6 +131,20 @@ def network(
         return nearest(
             num_parameters(SequenceClassifier(ELM(num_channels, num_classes, learn_w_s=False, **elm))), sized
         )
+    if model in ("elm_network", "elm_equal"):
+        times: dict[str, Any] = {"delta_t": bin_ms, "tau_m_init": (bin_ms, max(1000.0, 4 * bin_ms))}
+        dropout: dict[str, Any] = {"input_dropout": 0.2, "recurrent_dropout": 0.2}
+        layered = ELMNetworkClassifier(
+            num_channels, num_classes, 96, tau_high_pass=max(10.0, bin_ms), binarize=True, **dropout, **times
+        )
+        if model == "elm_network":
+            return SequenceClassifier(layered)
+        return nearest(
+            num_parameters(layered),
+            lambda width: SequenceClassifier(
+                ELM(num_channels, num_classes, learn_w_s=False, **elm | {"num_memory": width})
+            ),
+        )
     timescales = (2 * bin_ms, max(2000.0, 4 * bin_ms)) if model == "chrono_lstm" else None
     return LSTMClassifier(num_channels, num_classes, 250, recurrent_dropout=0.3, timescales=timescales, delta_t=bin_ms)
 
@@ -182,6 +200,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
+            gradient_clip_val=1.0 if model == "elm_network" else None,  # as published
             max_steps=args.updates,
             val_check_interval=every,
             check_val_every_n_epoch=None,

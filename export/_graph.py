@@ -140,11 +140,13 @@ class Graph(Filters):
                 half = self.add("Mul", x, self.constant("half", torch.tensor(0.5, dtype=self.dtype)))
                 return self.add("Mul", half, self.add("Add", self.one(), self.add("Tanh", half)))
             return self.add("Mul", x, self.add("Sigmoid", x))
+        if activation == "relu_squared":
+            positive = self.add("Relu", x)
+            return self.add("Mul", positive, positive)
         operators = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
         if activation not in operators:
-            raise ExportError(
-                f"activation must be one of {sorted([*operators, 'silu'])} to be exported, got {activation!r}"
-            )
+            known = sorted([*operators, "relu_squared", "silu"])
+            raise ExportError(f"activation must be one of {known} to be exported, got {activation!r}")
         return self.add(operators[activation], x)
 
     def above(self, v: str, limit: str) -> str:

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from elm_neuro import ELM, BranchELM, plotting
+from elm_neuro import ELM, BranchELM, ELMNetwork, plotting
 
 TAUS = torch.logspace(0.5, 3, 12)
 
@@ -162,6 +162,20 @@ def recordings() -> Figure:
     return plotting.recordings(spikes(), records, delta_t=10.0, num_excitatory=8)
 
 
+@functools.cache
+def elm_network(output: str = "relu", channels: int = 16) -> Figure:
+    torch.manual_seed(0)
+    layer = ELMNetwork(channels, 7, 3, delta_t=10.0, output=output, binarize=True, tau_high_pass=20.0)
+    x = spikes(channels=channels)
+    activity, _ = layer(x[None])
+    return plotting.elm_network(x, activity[0], wiring=layer.wiring, tau_m=layer.tau_m, delta_t=10.0)
+
+
+@functools.cache
+def spiking_elm_network() -> Figure:
+    return elm_network("spike", 140)
+
+
 FIGURES = [
     time_constants,
     time_constants_of_decays,
@@ -170,6 +184,8 @@ FIGURES = [
     spike_responses,
     one_response,
     recordings,
+    elm_network,
+    spiking_elm_network,
     rasters,
     network_workings,
     workings,
@@ -343,3 +359,15 @@ def test_a_missing_library_is_named_with_its_extra(module: str, missing: str, me
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_the_picture_of_a_wiring_counts_synapses() -> None:
+    wiring = torch.tensor([[[0, 0, 1]], [[2, 3, 1]]])  # two neurons, each of one branch
+    x, activity = torch.zeros(5, 2), torch.tensor([[0.0, 1.0]] * 5)
+    figure = plotting.elm_network(x, activity, wiring=wiring, tau_m=torch.tensor([[1.0, 9.0]] * 2), delta_t=1.0)
+    outside, inside = (axis.images[0].get_array() for axis in figure.axes if axis.images)
+    np.testing.assert_allclose(outside, [[2, 1], [0, 1]])
+    np.testing.assert_allclose(inside, [[0, 0], [1, 1]])
+    assert "from neurons (33%)" in [axis.get_title(loc="left").split("  ")[-1] for axis in figure.axes]
+    with pytest.raises(ValueError, match=r"wiring must be .* of 1 inputs and 2 neurons"):
+        plotting.elm_network(x[:, :1], activity, wiring=wiring, tau_m=[[1.0]] * 2, delta_t=1.0)

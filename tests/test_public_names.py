@@ -9,19 +9,22 @@ import pytest
 
 NAMES = {
     "elm_neuro": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState LIF SpikeEvents SpikeOutput"
-        " SpikingELM SpikingELMState backends checkpoints last_output pretrained suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMNetwork ELMNetworkClassifier"
+        " ELMState LIF NetworkState SpikeEvents SpikeOutput SpikingELM SpikingELMState backends checkpoints"
+        " last_output pretrained suggest"
     ),
     "elm_neuro.nn": (
-        "ALIF ALIFCell ALIFConfig ALIFState BranchELM ELM ELMCell ELMConfig ELMState ELMTraces LIF Layer"
-        " SpikeOutput SpikingELM SpikingELMConfig SpikingELMState check_layer is_layer last_output output_shape"
-        " parameter_groups suggest"
+        "ALIF ALIFCell ALIFConfig ALIFState BranchELM DropoutMasks ELM ELMCell ELMConfig ELMNetwork"
+        " ELMNetworkClassifier ELMNetworkClassifierConfig ELMNetworkClassifierState ELMNetworkConfig ELMState"
+        " ELMTraces LIF Layer NetworkState SpikeOutput SpikingELM SpikingELMConfig SpikingELMState check_layer"
+        " is_layer last_output output_shape parameter_groups suggest"
     ),
     "elm_neuro.functional": (
-        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian SOMA_BIAS_MV"
-        " SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate alif_step bernoulli_spike bounded_tau branch_input"
-        " branch_matrix branch_update decay elm_step memory_gain memory_proposal memory_update proto_tau"
-        " routing_index scaled_tanh spaced_tau zero_state"
+        "ALIFParameters ALIFState ATan Boxcar ELMParameters ELMState FastSigmoid MultiGaussian NetworkParams"
+        " NetworkRule NetworkState SOMA_BIAS_MV SOMA_CAP_MV SOMA_SCALE_MV Sigmoid Surrogate Wiring alif_step"
+        " bernoulli_spike bounded_tau branch_input branch_matrix branch_update decay elm_step full_wiring"
+        " memory_gain memory_proposal memory_update network_step proto_tau random_wiring relu_squared"
+        " routing_index scaled_tanh small_world_wiring spaced_tau window_wiring zero_network_state zero_state"
     ),
     "elm_neuro.checkpoints": (
         "NeuronIOPrediction PublishedNeuron UPSTREAM_URL cards_page fetch_upstream from_pretrained from_upstream"
@@ -38,16 +41,18 @@ NAMES = {
     "elm_neuro.adapters.spikingjelly": "ALIF BranchELM ELM Layer",
     "elm_neuro.adapters.nir": "ElmNeuroLayer from_nir module_map node_map read register to_nir unregister write",
     "elm_neuro.backends": (
-        "ALIFBackend Backend ELMBackend Offer Operator SpikeRule alif available elm offer project resolve scan"
-        " spiking_scan untraced use"
+        "ALIFBackend Backend ELMBackend NetworkBackend NetworkRecord Offer Operator SpikeRule alif available"
+        " elm network offer project resolve scan spiking_scan untraced use"
     ),
     "elm_neuro.datasets": (
-        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset PoolChannels"
-        " SHDAdding SHDDataset Simulations SpikeRecordings SpikeTrains SpokenDigits Sweep TimeJitter TimeWarp ToRaster"
-        " UpstreamPairing add_labels convert_neuronio cut_sweeps fingerprint fixed_pairs make_ephys make_nmnist"
-        " open_simulations rank_speakers read_manifest read_nmnist read_nmnist_file read_shd read_simulation_file"
-        " read_sweeps sample_key simulation_files soma_target split_files split_speakers splitmix64 unseen_speakers"
-        " upstream_pairs upstream_split verify_neuronio write_nmnist_file write_shd write_sweeps"
+        "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset"
+        " PoolChannels SHDAdding SHDDataset Simulations SpikeRecordings SpikeTrains SpokenDigits Sweep"
+        " TextStreams TextStretch TimeJitter TimeWarp ToRaster UpstreamPairing add_labels alphabet"
+        " convert_neuronio cut_sweeps fingerprint fixed_pairs make_ephys make_nmnist open_simulations"
+        " rank_speakers read_enwik8 read_manifest read_nmnist read_nmnist_file read_shd read_simulation_file"
+        " read_sweeps sample_key simulation_files soma_target split_files split_speakers split_text splitmix64"
+        " unseen_speakers upstream_pairs upstream_split verify_neuronio write_nmnist_file write_shd"
+        " write_sweeps"
     ),
     "elm_neuro.datasets.lra": (
         "Convention Drawing ListOpsSettings MadeListOps TokenBatch TokenDataset TokenSequences Vocabulary cached "
@@ -56,15 +61,14 @@ NAMES = {
         "write_listops write_pathfinder"
     ),
     "elm_neuro.training": (
-        "ALIFNetwork Binning ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier LSTMRegression"
-        " LeakyReadout ListOpsDataModule NMNISTDataModule NeuronFit NeuronIODataModule NeuronIOLoss NeuronIORegression"
-        " NormalisedReadout"
-        " PathfinderDataModule Prediction PredictionWriter Protocols RecurrentLIFClassifier ResidualStack"
-        " RetrievalDataModule SHDAddingDataModule SHDDataModule SaveNeuron SequenceClassifier"
-        " SequentialDigitsDataModule SpikeClassification SpikingNetwork SpokenDigitsDataModule TestReport"
-        " TextDataModule TimeBudget TokenClassification TokenClassifier TokenDataModule TokenLSTM TokenReport"
-        " TwoTowers Windows drop_input evaluate_neuronio evaluation_figures evaluation_remarks evaluation_table"
-        " explained_temporal_variance fit_neuron"
+        "ALIFNetwork Binning ByteModel ImageDataModule Interval LIFNetwork LIFRegression LSTMClassifier"
+        " LSTMRegression LeakyReadout ListOpsDataModule NMNISTDataModule NeuronFit NeuronIODataModule"
+        " NeuronIOLoss NeuronIORegression NormalisedReadout PathfinderDataModule Prediction PredictionWriter"
+        " Protocols RecurrentLIFClassifier ResidualStack RetrievalDataModule SHDAddingDataModule SHDDataModule"
+        " SaveNeuron SequenceClassifier SequentialDigitsDataModule SpikeClassification SpikingNetwork"
+        " SpokenDigitsDataModule TestReport TextDataModule TextStreamDataModule TimeBudget TokenClassification"
+        " TokenClassifier TokenDataModule TokenLSTM TokenReport TwoTowers Windows drop_input evaluate_neuronio"
+        " evaluation_figures evaluation_remarks evaluation_table explained_temporal_variance fit_neuron"
         " flops_per_step linear_elm neuronio_ablation neuronio_loss neuronio_workings num_parameters"
         " predict_neuronio predict_protocols quiet receptive_fields roc_curves seed_interval"
         " spike_trains_beside summarise_protocols"
@@ -76,9 +80,9 @@ NAMES = {
     ),
     "elm_neuro.plotting": (
         "BLUE GREEN INK MOST_LINES ORANGE PALE PALETTE PURPLE Record SKY STYLE VERMILION accuracies by_latency"
-        " confusion_matrix draw_accuracy draw_memory draw_outputs draw_raster label_panel learning_curves"
-        " network_workings note rasters recordings save spike_responses styled time_constants timescales weight_fields"
-        " workings"
+        " confusion_matrix draw_accuracy draw_memory draw_outputs draw_raster elm_network label_panel"
+        " learning_curves network_workings note rasters recordings save spike_responses styled time_constants"
+        " timescales weight_fields workings"
     ),
     "elm_neuro.look": (
         "Drive Part Responses branch_fields look parts_of poisson_drive read_drive spike_responses time_constants"

@@ -1,8 +1,10 @@
-"""Spike recordings in files and made up: SHD, SHD-Adding, N-MNIST, NeuronIO, single neurons under a current, transforms
-of events, synthetic spoken digits. Needs the extra ``data``.
+"""Spike recordings in files and made up: SHD, SHD-Adding, N-MNIST, NeuronIO, single neurons under a current, enwik8,
+transforms of events, synthetic spoken digits. Needs the extra ``data``.
 """
 
 from elm_neuro.datasets._counter import splitmix64
+from elm_neuro.datasets.enwik8._file import alphabet, read_enwik8, split_text
+from elm_neuro.datasets.enwik8._streams import TextStreams, TextStretch
 from elm_neuro.datasets.ephys._made import KnownNeuron, make_ephys, write_sweeps
 from elm_neuro.datasets.ephys._nwb import Sweep, read_sweeps
 from elm_neuro.datasets.ephys._trains import SpikeTrains, cut_sweeps
@@ -53,11 +55,14 @@ __all__ = [
     "SpikeTrains",
     "SpokenDigits",
     "Sweep",
+    "TextStreams",
+    "TextStretch",
     "TimeJitter",
     "TimeWarp",
     "ToRaster",
     "UpstreamPairing",
     "add_labels",
+    "alphabet",
     "convert_neuronio",
     "cut_sweeps",
     "fingerprint",
@@ -66,6 +71,7 @@ __all__ = [
     "make_nmnist",
     "open_simulations",
     "rank_speakers",
+    "read_enwik8",
     "read_manifest",
     "read_nmnist",
     "read_nmnist_file",
@@ -77,6 +83,7 @@ __all__ = [
     "soma_target",
     "split_files",
     "split_speakers",
+    "split_text",
     "splitmix64",
     "unseen_speakers",
     "upstream_pairs",

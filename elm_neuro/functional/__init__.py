@@ -11,10 +11,19 @@ from elm_neuro.functional._elm import (
     scaled_tanh,
     zero_state,
 )
+from elm_neuro.functional._network import (
+    NetworkParams,
+    NetworkRule,
+    NetworkState,
+    network_step,
+    relu_squared,
+    zero_network_state,
+)
 from elm_neuro.functional._neuronio import SOMA_BIAS_MV, SOMA_CAP_MV, SOMA_SCALE_MV
 from elm_neuro.functional._routing import branch_input, branch_matrix, routing_index
 from elm_neuro.functional._spike import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, bernoulli_spike
 from elm_neuro.functional._timescales import bounded_tau, decay, memory_gain, proto_tau, spaced_tau
+from elm_neuro.functional._wiring import Wiring, full_wiring, random_wiring, small_world_wiring, window_wiring
 
 __all__ = [
     "SOMA_BIAS_MV",
@@ -28,8 +37,12 @@ __all__ = [
     "ELMState",
     "FastSigmoid",
     "MultiGaussian",
+    "NetworkParams",
+    "NetworkRule",
+    "NetworkState",
     "Sigmoid",
     "Surrogate",
+    "Wiring",
     "alif_step",
     "bernoulli_spike",
     "bounded_tau",
@@ -38,12 +51,19 @@ __all__ = [
     "branch_update",
     "decay",
     "elm_step",
+    "full_wiring",
     "memory_gain",
     "memory_proposal",
     "memory_update",
+    "network_step",
     "proto_tau",
+    "random_wiring",
+    "relu_squared",
     "routing_index",
     "scaled_tanh",
+    "small_world_wiring",
     "spaced_tau",
+    "window_wiring",
+    "zero_network_state",
     "zero_state",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ALIFState, ATan, Boxcar, ELMState, FastSigmoid, MultiGaussian
+from elm_neuro.functional import ALIFState, ATan, Boxcar, ELMState, FastSigmoid, MultiGaussian, NetworkState
 from elm_neuro.nn._alif import ALIF, LIF, ALIFCell
 from elm_neuro.nn._alif_config import ALIFConfig
 from elm_neuro.nn._cell import ELMCell
@@ -14,6 +14,13 @@ from elm_neuro.nn._decay import parameter_groups
 from elm_neuro.nn._elm import ELM, BranchELM, ELMTraces
 from elm_neuro.nn._layer import Layer, check_layer, is_layer, output_shape
 from elm_neuro.nn._lengths import last_output
+from elm_neuro.nn._network import DropoutMasks, ELMNetwork
+from elm_neuro.nn._network_classifier import (
+    ELMNetworkClassifier,
+    ELMNetworkClassifierConfig,
+    ELMNetworkClassifierState,
+)
+from elm_neuro.nn._network_config import ELMNetworkConfig
 from elm_neuro.nn._spike_output import SpikeOutput
 from elm_neuro.nn._spiking import SpikingELM, SpikingELMConfig, SpikingELMState, restored
 
@@ -25,11 +32,18 @@ __all__ = [
     "ALIFConfig",
     "ALIFState",
     "BranchELM",
+    "DropoutMasks",
     "ELMCell",
     "ELMConfig",
+    "ELMNetwork",
+    "ELMNetworkClassifier",
+    "ELMNetworkClassifierConfig",
+    "ELMNetworkClassifierState",
+    "ELMNetworkConfig",
     "ELMState",
     "ELMTraces",
     "Layer",
+    "NetworkState",
     "SpikeOutput",
     "SpikingELM",
     "SpikingELMConfig",
@@ -44,5 +58,16 @@ __all__ = [
 
 # what torch.load(weights_only=True) may make: plain data, checked where it is made
 _DATA: list[Any] = [ALIFConfig, ALIFState, ELMConfig, ELMState, ELMTraces, SpikeEvents, SpikingELMConfig]
-_DATA += [SpikingELMState, ATan, Boxcar, FastSigmoid, MultiGaussian, restored]
+_DATA += [
+    ELMNetworkConfig,
+    NetworkState,
+    ELMNetworkClassifierConfig,
+    ELMNetworkClassifierState,
+    SpikingELMState,
+    ATan,
+    Boxcar,
+    FastSigmoid,
+    MultiGaussian,
+    restored,
+]
 torch.serialization.add_safe_globals(_DATA)

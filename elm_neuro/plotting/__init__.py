@@ -13,6 +13,7 @@ except ImportError as error:
 
 from elm_neuro.plotting._curves import accuracies, confusion_matrix, draw_accuracy, learning_curves
 from elm_neuro.plotting._inside import spike_responses, time_constants, weight_fields
+from elm_neuro.plotting._network import elm_network
 from elm_neuro.plotting._rasters import by_latency, draw_raster, rasters
 from elm_neuro.plotting._recordings import MOST_LINES, Record, recordings
 from elm_neuro.plotting._style import (
@@ -53,6 +54,7 @@ __all__ = [
     "draw_memory",
     "draw_outputs",
     "draw_raster",
+    "elm_network",
     "label_panel",
     "learning_curves",
     "network_workings",

@@ -6,6 +6,8 @@ try:
 except ImportError as error:
     raise ImportError('elm_neuro.training needs lightning: pip install "elm-neuro[train]"') from error
 
+from elm_neuro.training.enwik8._data import TextStreamDataModule
+from elm_neuro.training.enwik8._module import ByteModel
 from elm_neuro.training.ephys._figures import spike_trains_beside
 from elm_neuro.training.ephys._fit import NeuronFit, fit_neuron
 from elm_neuro.training.ephys._metrics import explained_temporal_variance
@@ -58,6 +60,7 @@ from elm_neuro.training.shd._report import Interval, TestReport, seed_interval
 __all__ = [
     "ALIFNetwork",
     "Binning",
+    "ByteModel",
     "ImageDataModule",
     "Interval",
     "LIFNetwork",
@@ -89,6 +92,7 @@ __all__ = [
     "SpokenDigitsDataModule",
     "TestReport",
     "TextDataModule",
+    "TextStreamDataModule",
     "TimeBudget",
     "TokenClassification",
     "TokenClassifier",

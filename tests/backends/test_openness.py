@@ -122,7 +122,7 @@ def test_an_offer_without_a_block_holds_until_it_is_withdrawn() -> None:
 
 
 def test_what_cannot_be_offered_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"operator must be one of \['alif', 'elm'\], got 'lstm'"):
+    with pytest.raises(ValueError, match=r"operator must be one of \['alif', 'elm', 'network'\], got 'lstm'"):
         backends.offer("lstm", Toy())
     with pytest.raises(TypeError, match='a backend of "alif" must derive from ALIFBackend, got Toy'):
         backends.offer("alif", Toy())

@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, SpikeEvents, SpikingELM
+from elm_neuro import (
+    ALIF,
+    ELM,
+    LIF,
+    ALIFCell,
+    BranchELM,
+    ELMCell,
+    ELMNetwork,
+    ELMNetworkClassifier,
+    SpikeEvents,
+    SpikingELM,
+)
 from elm_neuro.nn import check_layer, is_layer, output_shape
+from tests.layers import NETWORK
 from tests.tolerances import assert_close
 from tests.toy_layer import ToyLayer
 
@@ -22,6 +34,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "flat population": lambda: ELM(INPUTS, 2, num_memory=3, num_neuron=3, flatten_output=True),
     "LIF": lambda: LIF(INPUTS, 4, tau_v=30.0),
     "ALIF": lambda: ALIF(INPUTS, 4, recurrent=True, latency=2.0),
+    "ELMNetwork": lambda: ELMNetwork(INPUTS, 4, **NETWORK),
+    "ELMNetwork, spikes": lambda: ELMNetwork(INPUTS, 4, output="spike", tau_b=5.0, **NETWORK),
+    "ELMNetworkClassifier": lambda: ELMNetworkClassifier(INPUTS, 2, 4, **NETWORK),
     "SpikingELM": lambda: SpikingELM(ELM(INPUTS, 2, num_memory=3, w_s_init=2.0), threshold=0.1, reset="subtract"),
     "spiking ALIF": lambda: SpikingELM(ALIF(INPUTS, 4, tau_v=30.0), threshold=0.5, reset="zero"),
     "spiking toy": lambda: SpikingELM(ToyLayer(INPUTS, 4), threshold=0.3, reset="subtract"),
@@ -116,7 +131,7 @@ def test_states_that_do_not_fit_are_named(name: str) -> None:
         layer(x, state[:-1])
 
 
-@pytest.mark.parametrize("name", ["ELM", "ALIF", "SpikingELM", "spiking ALIF"])
+@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork", "SpikingELM", "spiking ALIF"])
 def test_inputs_and_lengths_that_do_not_fit_are_named_alike(name: str) -> None:
     layer = LAYERS[name]()
     for x, message in (
@@ -140,7 +155,7 @@ def test_a_time_first_neuron_is_no_core() -> None:
         SpikingELM(ELM(3, 2, batch_first=False))
 
 
-@pytest.mark.parametrize("kind", [ELM, ALIF])
+@pytest.mark.parametrize("kind", [ELM, ALIF, ELMNetwork])
 def test_a_backend_is_checked_where_it_is_assigned(kind: Any) -> None:
     layer = kind(3, 2)
     layer.backend = "reference"

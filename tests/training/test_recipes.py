@@ -13,11 +13,12 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
-from elm_neuro import training
+from elm_neuro import ELMNetworkClassifier, training
 from elm_neuro.cli import recipes
 from elm_neuro.demo import MIXED, TUNED, DemoSettings, build, data_module
 from elm_neuro.functional import MultiGaussian
 from elm_neuro.training import (
+    ByteModel,
     NeuronIORegression,
     SHDAddingDataModule,
     SpikeClassification,
@@ -40,6 +41,7 @@ NEURONIO = {
     "neuronio_lstm": 266_102, "neuronio_lif": 1_280, "neuronio_linear_elm": 1_286,
 }  # fmt: skip
 LRA = {path.stem for path in RECIPES.glob("lra_*.yaml")}  # tests/training/lra/test_recipes.py says which
+OTHERS = {"shd_alif", "nmnist_alif", "spoken_digits_mixed", "shd_adding_elm_network", "enwik8_elm_network"}
 FIGURE_5 = {"branch_elm": 67_000, "elm": 186_000, "lstm": 956_000, "lif": 51_000}  # parameters
 
 
@@ -65,9 +67,19 @@ def test_every_recipe_is_listed() -> None:
     assert (
         set(recipes())
         == {path.stem for path in RECIPES.glob("*.yaml")}
-        == {*SHD, *ADDING, *NEURONIO, *LRA, "shd_alif", "nmnist_alif", "spoken_digits_mixed"}
+        == {
+            *SHD,
+            *ADDING,
+            *NEURONIO,
+            *LRA,
+            "shd_alif",
+            "nmnist_alif",
+            "spoken_digits_mixed",
+            "shd_adding_elm_network",
+            "enwik8_elm_network",
+        }
     )
-    ends = "arXiv:2306.16922", "Taylor, King, Harper, NeurIPS 2023", "`elm-neuro demo`"
+    ends = "arXiv:2306.16922", "arXiv:2605.12049", "Taylor, King, Harper, NeurIPS 2023", "`elm-neuro demo`"
     assert all(line.endswith(ends) for line in recipes().values())
 
 
@@ -77,6 +89,7 @@ def test_every_recipe_names_its_task_and_has_all_its_arguments_checked_while_par
     settings = yaml.safe_load(text)
     kind: type = NeuronIORegression if path.stem in NEURONIO else SpikeClassification
     kind = TokenClassification if path.stem in LRA else kind
+    kind = ByteModel if path.stem == "enwik8_elm_network" else kind
     assert settings["model"]["class_path"] == f"elm_neuro.training.{kind.__name__}"
     assert set(settings["model"]) == set(settings["data"]) == {"class_path", "init_args"}
     assert "dict_kwargs" not in text  # jsonargparse hands these on unseen
@@ -150,6 +163,38 @@ def test_the_alif_recipe_is_the_published_network(load: Any) -> None:
     assert (model.optimizer, model.learning_rate, model.eps, data.batch_size) == ("adam", 1e-3, 1e-5, 64)
     assert (cli.trainer.max_epochs, data.binning.bin_ms, data.binning.duration_ms) == (40, 1.0, 1200.0)
     assert network(torch.zeros(2, 3, 700)).shape == (2, 20)
+
+
+def test_the_recipe_of_the_elm_network_is_the_published_setting(load: Any) -> None:
+    """The authors' times are bins of 2 ms: the same decays as with their numbers and a step of 1."""
+    cli = load("shd_adding_elm_network")
+    network, model, data = cli.model.network.neuron, cli.model, cli.datamodule
+    assert num_parameters(network) == 77_310 and network(torch.zeros(2, 3, 700))[0].shape == (2, 3, 19)
+    theirs = ELMNetworkClassifier(700, 19, 96, delta_t=1.0, tau_m_init=(1.0, 500.0), tau_high_pass=5.0)
+    for ours, own in ((network.hidden, theirs.hidden), (network.readout, theirs.readout)):
+        found, wanted = ours.effective_parameters(), own.effective_parameters()
+        for name in ("kappa_m", "gain", "kappa_r"):
+            if getattr(wanted, name) is not None:
+                torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    config = network.hidden.config
+    assert (config.index_shape, config.num_memory, config.input_scale) == ((96, 30, 10), 5, 10.0)
+    assert (config.recurrent_fraction, config.input_dropout, config.recurrent_dropout) == (0.25, 0.2, 0.2)
+    assert (config.activation, config.output, config.binarize) == ("relu_squared", "relu", True)
+    assert (model.optimizer, model.learning_rate, model.warmup_steps) == ("adamax", 5e-3, 400)
+    assert (model.penalties, model.label_smoothing) == ({"activity": 0.2, "mlp": 0.002}, 0.01)
+    assert (cli.trainer.max_epochs, cli.trainer.gradient_clip_val, data.batch_size) == (70, 1.0, 8)
+    assert (data.num_pairs[0], data.binning.bin_ms, data.binning.duration_ms) == (2000 * 8, 2.0, 1000.0)
+    assert model.network.readout == "last"
+
+
+def test_the_recipe_of_enwik8_is_the_published_network(load: Any) -> None:
+    cli = load("enwik8_elm_network")
+    network, model, data = cli.model.network, cli.model, cli.datamodule
+    assert num_parameters(network) == pytest.approx(3.5e6, rel=0.01)
+    config = network.hidden.config
+    assert (config.index_shape, config.num_memory, config.recurrent_fraction) == ((742, 50, 15), 20, 0.8)
+    assert (config.delta_t, config.tau_m_init, config.tau_high_pass) == (1.0, (0.1, 100.0), 2.0)
+    assert (model.optimizer, model.learning_rate, model.input_scale, data.num_steps) == ("adam", 5e-4, 3.0, 100)
 
 
 def test_a_fifth_of_shd_validates(load: Any) -> None:

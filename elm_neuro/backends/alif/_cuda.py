@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES, reason_of_kernels
+from elm_neuro.backends.alif._kernels import reason_of_kernels
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import remembered
 from elm_neuro.backends.cuda import _alif, _available
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, Surrogate

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.alif._kernels import KERNEL_SURROGATES
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import ALIFParameters, ALIFState
 

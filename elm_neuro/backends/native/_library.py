@@ -26,14 +26,21 @@ Call: TypeAlias = Callable[
 
 
 def _fields(
-    integers: str, pointers: str, *, doubles: str = "", settings: str = "", layers: tuple[str, ...] = ()
+    integers: str,
+    pointers: str,
+    *,
+    doubles: str = "",
+    settings: str = "",
+    widths: str = "",
+    layers: tuple[str, ...] = (),
 ) -> list[tuple[str, type]]:
-    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, pointers; those of `layers` hold
-    a pointer a layer.
+    """Fields in the order of the struct: integers, doubles, MAX_SETTINGS doubles each, integers of layers,
+    pointers; those of `layers` hold a pointer a layer.
     """
     kinds: dict[str, type] = dict.fromkeys(integers.split(), ctypes.c_int64)
     kinds |= dict.fromkeys(doubles.split(), ctypes.c_double)
     kinds |= dict.fromkeys(settings.split(), ctypes.c_double * MAX_SETTINGS)
+    kinds |= dict.fromkeys(widths.split(), ctypes.c_int64 * MAX_LAYERS)
     kinds |= {name: Layers if name in layers else ctypes.c_void_p for name in pointers.split()}
     return list(kinds.items())
 
@@ -105,6 +112,25 @@ class AlifArgs(ctypes.Structure):
     )
 
 
+class NetworkArgs(ctypes.Structure):
+    """``struct ElmNetwork`` of native/api.h."""
+
+    _fields_ = _fields(
+        "batch num_steps num_neuron num_input num_branch num_synapse num_memory num_layers activation output surrogate "
+        "lanes wide x_batch x_time a_batch a_time grad_batch grad_time",
+        "index begin end lengths channel value x input_mask recurrent_mask w_s w_y bias kappa_m gain kappa_b kappa_r "
+        "a_0 b_0 m_0 r_0 a change a_last b_last m_last r_last saved "
+        "grad_a grad_change grad_a_last grad_b_last grad_m_last grad_r_last "
+        "grad_x grad_a_0 grad_b_0 grad_m_0 grad_r_0 "
+        "grad_w_s grad_w_y grad_bias grad_kappa_m grad_gain grad_kappa_b grad_kappa_r "
+        "weight layer_bias grad_weight grad_layer_bias",
+        doubles="input_scale",
+        settings="setting",
+        widths="width",
+        layers=("weight", "layer_bias", "grad_weight", "grad_layer_bias"),
+    )
+
+
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "ElmScan": ScanArgs,
     "ElmFilter": FilterArgs,
@@ -112,6 +138,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "ElmTable": TableArgs,
     "ElmEffective": EffectiveArgs,
     "ElmAlif": AlifArgs,
+    "ElmNetwork": NetworkArgs,
 }
 
 
@@ -180,9 +207,13 @@ def _declare(library: ctypes.CDLL) -> None:
         "compact",
         "alif_forward",
         "alif_backward",
+        "network_forward",
+        "network_backward",
     ):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
     library.elm_alif_chunk.argtypes, library.elm_alif_chunk.restype = (), word
+    library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 3, word
+    library.elm_network_saved.argtypes, library.elm_network_saved.restype = (word, pointer), word
     library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 2, word
     library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None
     for name in ("elm_discount_f32", "elm_discount_f64"):

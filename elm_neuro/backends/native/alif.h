@@ -107,7 +107,7 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         for (i64 t = 0; t < count; t++) {
             const R *arriving = alif_arriving<R>(a, s, sample, start + t);
             if (arriving)
-                alif_each(arriving, s.n, [&](i64 from) ELM_LAMBDA {
+                each_entry(arriving, s.n, [&](i64 from) ELM_LAMBDA {
                     alif_add(sum.w_rec + from * np, d_current + t * np, np);
                 });
             if (fed_back)  // within a chunk no spike has arrived yet: its row of `extra` is still to come

@@ -61,16 +61,6 @@ template <class R> ELM_INLINE const R *alif_arriving(const ElmAlif &a, const Ali
     return a.s_0 ? (const R *)a.s_0 + (sample * s.history + t) * s.n : nullptr;
 }
 
-// Calls `each` with the index of every entry of an unpadded row that is not 0.
-template <class R, class Each> ELM_INLINE void alif_each(const R *row, i64 n, Each each) {
-    constexpr int W = Lanes<R>::W;
-    for (i64 j = 0; j < n; j += W) {
-        R lanes[W];
-        store(lanes, load_upto(row + j, n - j));
-        for (unsigned bits = occupied(lanes); bits; bits &= bits - 1) each(j + __builtin_ctz(bits));
-    }
-}
-
 template <class R> ELM_INLINE void alif_add(R *to, const R *from, i64 np) {
     for (i64 j = 0; j < np; j += Lanes<R>::W) store(to + j, load(to + j) + load(from + j));
 }
@@ -106,8 +96,8 @@ ELM_INLINE void alif_currents(const ElmAlif &a, const AlifShape<R> &s, const Ali
     for (i64 t = 0; t < count; t++) {
         const R *arriving = alif_arriving<R>(a, s, sample, start + t);
         if (arriving)
-            alif_each(arriving, s.n,
-                      [&](i64 from) ELM_LAMBDA { alif_add(current + t * s.np, w.by_sender + from * s.np, s.np); });
+            each_entry(arriving, s.n,
+                       [&](i64 from) ELM_LAMBDA { alif_add(current + t * s.np, w.by_sender + from * s.np, s.np); });
     }
 }
 

@@ -5,6 +5,8 @@
 
 enum { ELM_MAX_LAYERS = 8 };
 enum { ELM_ATAN = 1, ELM_FAST_SIGMOID, ELM_BOXCAR, ELM_MULTI_GAUSSIAN, ELM_SIGMOID };  // of the spikes' derivative
+enum { ELM_RELU_SQUARED = 1, ELM_RELU, ELM_SILU };  // of a network's MLPs
+enum { ELM_OUTPUT_RELU = 1, ELM_OUTPUT_IDENTITY, ELM_OUTPUT_SPIKE };  // of a network's neurons
 enum { ELM_ALIF_CHUNK = 32 };  // steps through which a neuron of a LIF layer runs at most before the next one does
 enum { ELM_ALIF_ROWS = 3, ELM_ALIF_BLOCK_ROWS = 6 };  // numbers of a neuron that a chunk of its steps begins with
 
@@ -57,6 +59,37 @@ struct ElmAlif {
     const void *grad_spikes, *grad_v_last, *grad_a_last, *grad_s_last;  // each or null
     void *grad_table, *grad_dense, *grad_v_0, *grad_a_0, *grad_s_0;     // each or null; grad_dense contiguous
     void *grad_bias, *grad_beta, *grad_p, *grad_b, *grad_w_rec;         // grad_p, grad_b and grad_w_rec or null
+};
+
+// A recurrent layer of small ELM neurons over a sequence (network.h). A synapse reads input `index`, or the activity of
+// neuron index - num_input one step before. What arrives are events, or the frames `x`. Arrays are contiguous but for the
+// rows of x, a and grad_a; a pointer that says "or null" is null where it is not asked for.
+struct ElmNetwork {
+    int64_t batch, num_steps, num_neuron, num_input, num_branch, num_synapse, num_memory;  // num_synapse: of a branch
+    int64_t num_layers, activation, output, surrogate;  // num_layers: of the MLP, the linear last one among them
+    int64_t lanes, wide;                                // samples of a task (elm_network_lanes); `wide`: int64 channels
+    int64_t x_batch, x_time, a_batch, a_time, grad_batch, grad_time;  // strides of x, of a, of grad_a
+    double input_scale;
+    double setting[4];              // of the surrogate
+    int64_t width[ELM_MAX_LAYERS];  // outputs of the MLP's layers, the last num_memory
+    const int64_t *index;           // (num_neuron, num_branch * num_synapse), branch-major
+    const int64_t *begin, *end, *lengths;     // as in ElmAlif
+    const void *channel, *value, *x;          // begin null where there are frames
+    const void *input_mask, *recurrent_mask;  // (batch, num_input), (batch, num_neuron), or null
+    const void *w_s, *w_y, *bias, *kappa_m, *gain;
+    const void *kappa_b, *kappa_r;                // (num_neuron, num_branch) or null: no trace; (num_neuron,) or null
+    const void *a_0, *b_0, *m_0, *r_0;            // b_0 with kappa_b, r_0 with kappa_r
+    void *a, *change;                             // change (batch, num_neuron): sum over steps of the mean |o|
+    void *a_last, *b_last, *m_last, *r_last;      // b_last with kappa_b, r_last with kappa_r
+    void *saved;                                  // what the backward pass reads, or null where none will follow
+    const void *grad_a, *grad_change;             // each or null, and so are the next four
+    const void *grad_a_last, *grad_b_last, *grad_m_last, *grad_r_last;
+    void *grad_x;                                 // (batch, num_steps, num_input) or null, and so are the next four
+    void *grad_a_0, *grad_b_0, *grad_m_0, *grad_r_0;
+    void *grad_w_s, *grad_w_y, *grad_bias, *grad_kappa_m, *grad_gain;
+    void *grad_kappa_b, *grad_kappa_r;            // or null
+    const void *weight[ELM_MAX_LAYERS], *layer_bias[ELM_MAX_LAYERS];
+    void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
 // Branch traces, integrated alone where something other than the first layer reads them: f_t = kappa f_{t-1} + v_t.
@@ -130,4 +163,12 @@ struct ElmAlifKernels {
     void (*forward)(const ElmAlif *, ElmShare *);
     void (*backward)(const ElmAlif *, ElmShare *);
     int64_t (*reduce)(const ElmAlif *, const ElmShare *, int64_t num_share);
+};
+
+struct ElmNetworkKernels {
+    int64_t (*lanes)(int64_t batch, int64_t threads);
+    int64_t (*saved)(const ElmNetwork *);
+    void (*forward)(const ElmNetwork *, ElmShare *);
+    void (*backward)(const ElmNetwork *, ElmShare *);
+    int64_t (*reduce)(const ElmNetwork *, const ElmShare *, int64_t num_share);
 };

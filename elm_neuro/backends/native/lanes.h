@@ -30,6 +30,9 @@ constexpr int VECTOR_BYTES = 16, NUM_REGISTER = 16, TILE = 4;
 
 typedef int64_t i64;
 
+// Scaled tanh of the authors' code.
+constexpr double TANH_SCALE = 1.7159, TANH_SLOPE = 2.0 / 3.0;
+
 template <class R> struct Lanes {
     static constexpr int W = VECTOR_BYTES / sizeof(R);
     static constexpr int PAD = W > TILE ? W : TILE;  // rows are padded to whole vectors and to whole tiles
@@ -135,6 +138,16 @@ template <class R> ELM_INLINE unsigned occupied(const R *p) {
     return bits;
 }
 #endif
+
+// Calls `each` with the index of every entry of an unpadded row that is not 0.
+template <class R, class Each> ELM_INLINE void each_entry(const R *row, i64 n, Each each) {
+    constexpr int W = Lanes<R>::W;
+    for (i64 j = 0; j < n; j += W) {
+        R lanes[W];
+        store(lanes, load_upto(row + j, n - j));
+        for (unsigned bits = occupied(lanes); bits; bits &= bits - 1) each(j + __builtin_ctz(bits));
+    }
+}
 
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {

@@ -5,8 +5,6 @@
 
 namespace ELM_ISA {
 
-// Scaled tanh of the authors' code.
-constexpr double TANH_SCALE = 1.7159, TANH_SLOPE = 2.0 / 3.0;
 // Rows (steps * samples) that are integrated, and whose outer products are added up, at a time: at 100 memory units
 // what they work with is 300 KiB in float32, a second-level cache; fewer rows make the sums of the outer products
 // short.

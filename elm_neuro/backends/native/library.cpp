@@ -14,10 +14,11 @@
 #include "api.h"
 #include "effective.h"
 
-#define ELM_DECLARE(isa)                       \
-    namespace isa {                            \
-    extern const ElmKernels table[2];          \
-    extern const ElmAlifKernels alif_table[2]; \
+#define ELM_DECLARE(isa)                             \
+    namespace isa {                                  \
+    extern const ElmKernels table[2];                \
+    extern const ElmAlifKernels alif_table[2];       \
+    extern const ElmNetworkKernels network_table[2]; \
     }
 ELM_DECLARE(baseline)
 #ifdef ELM_X86
@@ -32,6 +33,7 @@ enum { MAX_THREADS = 256 };
 struct Choice {
     const ElmKernels *table;
     const ElmAlifKernels *alif_table;
+    const ElmNetworkKernels *network_table;
     const char *name;
 };
 
@@ -43,17 +45,19 @@ Choice choose() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     const bool low = limit && !std::strcmp(limit, "baseline"), middle = limit && !std::strcmp(limit, "avx2");
-    if (avx512 && !low && !middle) return {avx512::table, avx512::alif_table, "avx512"};
-    if (avx2 && !low) return {avx2::table, avx2::alif_table, "avx2"};
+    if (avx512 && !low && !middle) return {avx512::table, avx512::alif_table, avx512::network_table, "avx512"};
+    if (avx2 && !low) return {avx2::table, avx2::alif_table, avx2::network_table, "avx2"};
 #endif
     (void)limit;
-    return {baseline::table, baseline::alif_table, "baseline"};
+    return {baseline::table, baseline::alif_table, baseline::network_table, "baseline"};
 }
 
 const Choice chosen = choose();
 
 const ElmKernels &kernels(int64_t is_double) { return chosen.table[is_double ? 1 : 0]; }
 const ElmAlifKernels &alif_kernels(int64_t is_double) { return chosen.alif_table[is_double ? 1 : 0]; }
+
+const ElmNetworkKernels &network_kernels(int64_t is_double) { return chosen.network_table[is_double ? 1 : 0]; }
 
 template <class Args> struct Job {
     void (*work)(const Args *, ElmShare *);
@@ -144,6 +148,7 @@ int64_t elm_size_of(const char *name) {
     if (!std::strcmp(name, "ElmFrames")) return sizeof(ElmFrames);
     if (!std::strcmp(name, "ElmTable")) return sizeof(ElmTable);
     if (!std::strcmp(name, "ElmAlif")) return sizeof(ElmAlif);
+    if (!std::strcmp(name, "ElmNetwork")) return sizeof(ElmNetwork);
     if (!std::strcmp(name, "ElmEffective")) return sizeof(ElmEffective);
     return -1;
 }
@@ -199,6 +204,38 @@ int64_t elm_alif_backward(int64_t is_double, int64_t threads, const ElmAlif *arg
     ElmShare share[MAX_THREADS];
     const int64_t used = spread(alif_kernels(is_double).backward, args, args->batch, threads, share);
     return alif_kernels(is_double).reduce(args, share, used);
+}
+
+// Samples that a task of a layer of ELM neurons takes: one a lane of its vectors.
+int64_t elm_network_lanes(int64_t is_double, int64_t batch, int64_t threads) {
+    return network_kernels(is_double).lanes(batch, threads);
+}
+
+// Entries of what the backward pass reads.
+int64_t elm_network_saved(int64_t is_double, const ElmNetwork *args) { return network_kernels(is_double).saved(args); }
+
+// Whether a synapse reads a source that is not there.
+static bool reads_outside(const ElmNetwork *args) {
+    const uint64_t sources = (uint64_t)(args->num_input + args->num_neuron);
+    bool outside = false;
+    for (int64_t k = 0; k < args->num_neuron * args->num_branch * args->num_synapse; k++)
+        outside |= (uint64_t)args->index[k] >= sources;
+    return outside;
+}
+
+static int64_t network_tasks(const ElmNetwork *args) { return (args->batch + args->lanes - 1) / args->lanes; }
+
+// 0; 1 where there was not enough memory, 2 where a synapse leads outside: then nothing is written.
+int64_t elm_network_forward(int64_t is_double, int64_t threads, const ElmNetwork *args) {
+    if (reads_outside(args)) return 2;
+    return spread(network_kernels(is_double).forward, args, network_tasks(args), threads);
+}
+
+int64_t elm_network_backward(int64_t is_double, int64_t threads, const ElmNetwork *args) {
+    if (reads_outside(args)) return 2;
+    ElmShare share[MAX_THREADS];
+    const int64_t used = spread(network_kernels(is_double).backward, args, network_tasks(args), threads, share);
+    return network_kernels(is_double).reduce(args, share, used);
 }
 
 // 0, or 1 where the events do not fit.

@@ -30,6 +30,15 @@ def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tenso
     return torch.where((lengths > 0).view(-1, *[1] * (last.ndim - 1)), last, initial)
 
 
+def where_running(running: Tensor, after: Tensor, before: Tensor) -> Tensor:
+    """A state's part after a step, (batch, ...), of samples that are `running`, (batch,), and before it of the others.
+
+    >>> where_running(torch.tensor([True, False]), torch.ones(2, 1), torch.zeros(2, 1)).flatten()
+    tensor([1., 0.])
+    """
+    return torch.where(running.view(-1, *[1] * (after.ndim - 1)), after, before)
+
+
 def cut_at(lengths: Tensor | None, y: Tensor) -> Tensor:
     """`y`, (batch, time, ...), zero past each sample's end."""
     return y if lengths is None else torch.where(valid(lengths, y), y, 0.0)

@@ -36,7 +36,13 @@ def check_optimizer(optimizer: str, learning_rate: float, eps: float = 1e-8) -> 
 
 
 def optimizer_and_cosine(
-    module: LightningModule, *, optimizer: str, learning_rate: float, weight_decay: float, eps: float = 1e-8
+    module: LightningModule,
+    *,
+    optimizer: str,
+    learning_rate: float,
+    weight_decay: float,
+    eps: float = 1e-8,
+    warmup_steps: int = 0,
 ) -> dict[str, Any]:
     """What ``configure_optimizers`` gives back: an optimizer of all parameters, and its cosine decay, per step.
 
@@ -47,13 +53,12 @@ def optimizer_and_cosine(
         weight_decay: of the optimizer; time constants, synaptic weights and thresholds have none
             (:func:`elm_neuro.nn.parameter_groups`).
         eps: what the optimizer adds to its denominator.
+        warmup_steps: optimizer steps in which the rate rises to `learning_rate`.
     """
     make: Any = OPTIMIZERS[optimizer]
     chosen = make(parameter_groups(module, weight_decay), lr=learning_rate, weight_decay=weight_decay, eps=eps)
-    return {
-        "optimizer": chosen,
-        "lr_scheduler": {"scheduler": CosineDecay(chosen, num_steps(module.trainer)), "interval": "step"},
-    }
+    schedule = CosineDecay(chosen, num_steps(module.trainer), warmup_steps)
+    return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def num_steps(trainer: Trainer) -> int:
@@ -70,11 +75,13 @@ def num_steps(trainer: Trainer) -> int:
 class CosineDecay(LRScheduler):
     r"""The learning rate times :math:`\tfrac12 (1 + \cos(\pi t / T))` at step t of T, and 0 from there on.
 
+    With W steps to warm up it is :math:`t / W` of the rate before step W, and the cosine takes the steps from W to T.
     In closed form, and T is that of the run at hand: a run that is resumed with more epochs follows the longer cosine.
 
     Args:
         optimizer: whose rates fall.
         num_steps: T.
+        warmup_steps: W.
 
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     >>> schedule, rates = CosineDecay(optimizer, 2), []
@@ -86,15 +93,19 @@ class CosineDecay(LRScheduler):
     [2.0, 1.0, 0.0, 0.0]
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
-        self.num_steps = num_steps
+    def __init__(self, optimizer: torch.optim.Optimizer, num_steps: int, warmup_steps: int = 0) -> None:
+        self.num_steps, self.warmup_steps = num_steps, warmup_steps
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Rate of each group of parameters."""
-        share = 0.5 + 0.5 * math.cos(math.pi * min(self.last_epoch / self.num_steps, 1.0))
+        step, warmup = self.last_epoch, self.warmup_steps
+        if step < warmup:
+            share = step / warmup
+        else:
+            share = 0.5 + 0.5 * math.cos(math.pi * min((step - warmup) / max(self.num_steps - warmup, 1), 1.0))
         return [rate * share for rate in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from that step, towards the end of this run."""
-        super().load_state_dict({**state_dict, "num_steps": self.num_steps})
+        super().load_state_dict({**state_dict, "num_steps": self.num_steps, "warmup_steps": self.warmup_steps})

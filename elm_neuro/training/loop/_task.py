@@ -23,6 +23,7 @@ class Task(LightningModule):
         learning_rate: at the start; a cosine over the run takes it to 0.
         weight_decay: of the optimizer.
         eps: what the optimizer adds to its denominator.
+        warmup_steps: optimizer steps in which the learning rate rises from 0, before the cosine.
 
     Raises:
         ValueError: an argument is out of range.
@@ -36,12 +37,15 @@ class Task(LightningModule):
         learning_rate: float,
         weight_decay: float,
         eps: float = 1e-8,
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         check_optimizer(optimizer, learning_rate, eps)
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
         self.network = network
         self.optimizer, self.learning_rate = optimizer, learning_rate
-        self.weight_decay, self.eps = weight_decay, eps
+        self.weight_decay, self.eps, self.warmup_steps = weight_decay, eps, warmup_steps
 
     def evaluate(self, batch: Any, stage: str) -> None:
         """Take in a batch."""
@@ -75,6 +79,7 @@ class Task(LightningModule):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             eps=self.eps,
+            warmup_steps=self.warmup_steps,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -62,7 +62,21 @@ class SequenceClassifier(nn.Module):
         self.neuron, self.readout = layer, readout
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
-        y, _ = self.neuron(x)  # (batch, time, output_size)
+        return self._read(self.neuron(x)[0])
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        """Names of what a loss may hold down beside the cross entropy; the layer says them by its `penalties`."""
+        names: tuple[str, ...] = getattr(self.neuron, "penalties", ())
+        return names
+
+    def forward_with_penalties(self, x: Tensor | SpikeEvents) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the layer's :attr:`penalties`, scalars with a gradient."""
+        y, _, penalties = self.neuron(x, with_penalties=True)  # type: ignore[call-arg, misc]  # one that has penalties
+        return self._read(y), penalties
+
+    def _read(self, y: Tensor) -> Tensor:
+        """Logits of outputs (batch, time, output_size)."""
         return last_output(y) if self.readout == "last" else y.mean(1)
 
     def extra_repr(self) -> str:
@@ -101,8 +115,11 @@ class SpikingNetwork(SequenceClassifier):
         self.hidden = first
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
-        spikes, _ = self.hidden(x)
-        return super().forward(spikes)
+        return super().forward(self.hidden(x)[0])
+
+    def forward_with_penalties(self, x: Tensor | SpikeEvents) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the :attr:`penalties` of the layer that reads."""
+        return super().forward_with_penalties(self.hidden(x)[0])
 
 
 class LeakyReadout(nn.Module):

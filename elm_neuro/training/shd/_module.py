@@ -110,7 +110,8 @@ class SpikeClassification(Task):
 
     Logged: train/loss, train/accuracy, valid/… and test/… loss, accuracy, accuracy_seen, accuracy_unseen (speakers that
     are or are not trained on, where the data module has `seen_speakers`) and majority, the accuracy of the best
-    constant answer; with a penalty on spikes train/spikes, their mean per neuron and step. After a test `confusion`,
+    constant answer; with a penalty on spikes train/spikes, their mean per neuron and step; with `penalties`
+    train/activity and train/mlp. After a test `confusion`,
     (class, answer), counts samples, and `by_speaker` gives (accuracy, number of samples) of each speaker.
 
     Args:
@@ -126,6 +127,10 @@ class SpikeClassification(Task):
         spike_l1: weight of the penalty on spikes, the mean over samples, steps and the neurons of all layers that
             spike, which is their l1 norm per neuron and step (the paper's LIF network on SHD: 0.01, over what it takes
             the norm is not stated).
+        penalties: weight of each penalty of the network's own, by its name (:attr:`ELMNetworkClassifier.penalties`: the
+            published weights are 0.2 of "activity" and 0.002 of "mlp").
+        label_smoothing: share of the target that is spread over all classes, in training only.
+        warmup_steps: optimizer steps in which the learning rate rises from 0, before the cosine.
         seed: of all dropout, which depends on (seed, optimizer step, batch of it, process) alone, so that resuming
             changes nothing.
 
@@ -144,16 +149,29 @@ class SpikeClassification(Task):
         eps: float = 1e-8,
         input_dropout: float = 0.0,
         spike_l1: float = 0.0,
+        penalties: dict[str, float] | None = None,
+        label_smoothing: float = 0.0,
+        warmup_steps: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay, eps=eps)
+        super().__init__(
+            network,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            eps=eps,
+            warmup_steps=warmup_steps,
+        )
         if not 0.0 <= input_dropout < 1.0:
             raise ValueError(f"input_dropout must be in [0, 1), got {input_dropout}")
         if not (spike_l1 >= 0 and math.isfinite(spike_l1)):
             raise ValueError(f"spike_l1 must be a finite number, not negative, got {spike_l1}")
         if spike_l1 and not spiking_layers(network):
             raise ValueError(f"spike_l1 must be 0 where network has no layer that spikes, got {spike_l1}")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.input_dropout, self.spike_l1, self.seed = input_dropout, spike_l1, seed
+        self.penalties, self.label_smoothing = _checked_penalties(network, penalties or {}), label_smoothing
         self.confusion: Tensor | None = None
         self.by_speaker: dict[int, tuple[float, int]] = {}
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -181,8 +199,8 @@ class SpikeClassification(Task):
             seed = seed_of(self, self.seed, batch_idx, stream=0)
             x = drop_input(x, self.input_dropout, generator=torch.Generator(device).manual_seed(seed))
         with seeded(seed_of(self, self.seed, batch_idx, stream=1), device), spikes_recorded(self.network) as spikes:
-            logits = self(x)
-        loss = F.cross_entropy(logits, labels)
+            logits, penalties = self.network.forward_with_penalties(x) if self.penalties else (self(x), {})  # type: ignore[operator]
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_accuracy.update(logits, labels)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log(
@@ -193,6 +211,11 @@ class SpikeClassification(Task):
             rate = torch.stack([layer.abs().mean() * (layer[0, 0].numel() / count) for layer in spikes]).sum()
             self.log("train/spikes", rate, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
             loss = loss + self.spike_l1 * rate
+        for name, weight in self.penalties.items():
+            self.log(
+                f"train/{name}", penalties[name], on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
+            )
+            loss = loss + weight * penalties[name]
         return loss
 
     def evaluate(self, batch: Batch, stage: str) -> None:
@@ -220,3 +243,18 @@ class SpikeClassification(Task):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probability of each class, (batch, num_classes)."""
         return self(batch[0]).softmax(-1)  # type: ignore[no-any-return]  # Lightning leaves __call__ untyped
+
+
+def _checked_penalties(network: nn.Module, weights: dict[str, float]) -> dict[str, float]:
+    """Weights of penalties that the network has.
+
+    Raises:
+        ValueError: it has none of that name, or a weight is no finite number, not negative.
+    """
+    known: tuple[str, ...] = getattr(network, "penalties", ())
+    for name, weight in weights.items():
+        if name not in known:
+            raise ValueError(f"penalties must name some of {list(known)}, which network has, got {name!r}")
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise ValueError(f"penalties must have finite weights, not negative, got {name} {weight}")
+    return {name: weight for name, weight in weights.items() if weight}

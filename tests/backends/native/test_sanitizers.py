@@ -21,7 +21,7 @@ from tests.backends.native_cases import (
     run_python,
 )
 
-DRIVERS = ("native_driver", "alif_driver")
+DRIVERS = ("native_driver", "alif_driver", "network_driver")
 
 
 def drivers(tmp_path: Path, compiler: str, *flags: str) -> list[Path]:
@@ -42,7 +42,7 @@ def drivers(tmp_path: Path, compiler: str, *flags: str) -> list[Path]:
         *flags,
     ]
     steps = [("library", [*(["-DELM_X86"] if x86 else []), '-DELM_SOURCES="driven"'], sources / "library.cpp")]
-    for source in ("kernels.cpp", "alif.cpp"):
+    for source in ("kernels.cpp", "alif.cpp", "network.cpp"):
         steps += [(f"{name}-{source}", [*extra, f"-DELM_ISA={name}"], sources / source) for name, extra in sets.items()]
     kernels = [tmp_path / f"{name}.o" for name, _, _ in steps]
     steps += [(name, [], Path(__file__).with_name(f"{name}.cpp")) for name in DRIVERS]
@@ -123,7 +123,8 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     """All sizes under AddressSanitizer and UBSan."""
     copy, runtime = copy_built_with(tmp_path, "address", "undefined")
     code = "import torch; from tests.backends import native_cases as t"
-    code += "; t.sizes(torch.float32); t.sizes(torch.float64); print('clean')"
+    code += "; from tests.backends.network import native_sizes as n"
+    code += "; [run(kind) for run in (t.sizes, n.sizes) for kind in (torch.float32, torch.float64)]; print('clean')"
     options = "detect_leaks=0:abort_on_error=0:verify_asan_link_order=0"
     for name in ("avx512", "avx2", "baseline"):
         assert "clean" in run_python(

@@ -223,6 +223,9 @@ def test_backward_hooks_and_own_forwards_of_linear_layers_inside_are_called(name
 def test_hooks_of_cells_inside_are_called_each_step(name: str) -> None:
     module = made(name)
     wanted, called = run(name, module), []
+    if not any(is_ours(part, "ELMCell", "ALIFCell") for part in module.modules()):
+        assert name.startswith("ELMNetwork")  # the only layer that is no shell around a cell
+        return
     for path, part in module.named_modules():
         if is_ours(part, "ELMCell", "ALIFCell"):
             part.register_forward_hook(lambda *args, path=path: called.append(path))

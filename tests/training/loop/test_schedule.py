@@ -30,6 +30,14 @@ def test_the_rate_follows_torchs_cosine_and_stays_at_nothing(num_steps: int) -> 
     assert actual == pytest.approx([*expected, 0.0, 0.0, 0.0], abs=1e-12)
 
 
+def test_the_rate_warms_up_before_the_cosine_as_torchs_chain_of_both() -> None:
+    ours, theirs = sgd(), sgd()
+    sched = torch.optim.lr_scheduler
+    rising = sched.LinearLR(theirs, 1e-9, total_iters=4)
+    chain = sched.SequentialLR(theirs, [rising, sched.CosineAnnealingLR(theirs, 10)], [4])
+    assert rates(CosineDecay(ours, 14, 4), ours, 16) == pytest.approx([*rates(chain, theirs, 15), 0.0], abs=1e-8)
+
+
 @pytest.mark.parametrize("before", ["ours", "torch's"])
 def test_a_run_that_is_resumed_with_more_steps_follows_the_longer_cosine(before: str) -> None:
     first, second = sgd(), sgd()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from elm_neuro import ELM, LIF, SpikeEvents
+from elm_neuro import ELM, LIF, ELMNetworkClassifier, SpikeEvents
+from elm_neuro.datasets import splitmix64
 from elm_neuro.training import (
     Binning,
     SequenceClassifier,
@@ -20,6 +22,7 @@ from elm_neuro.training import (
     SpikingNetwork,
     drop_input,
 )
+from elm_neuro.training.loop._seeds import seeded
 
 BINNING = Binning(bin_ms=50.0, pool=35)  # 20 steps of 20 channels, one a class
 
@@ -205,3 +208,85 @@ def test_a_plain_module_of_another_library_trains_too(
     assert (
         trainer.test(plain, datamodule=data, verbose=False)[0]["test/accuracy"] > 0.95
     )  # the class shows in the counts
+
+
+def network_module(**options: Any) -> SpikeClassification:
+    seed_everything(0, verbose=False)
+    settings: dict[str, Any] = {
+        "num_branch": 4,
+        "num_synapse_per_branch": 3,
+        "delta_t": 50.0,
+        "tau_m_init": (50.0, 900.0),
+    }
+    settings |= {"input_dropout": 0.2, "recurrent_dropout": 0.2, "binarize": True}
+    network = SequenceClassifier(ELMNetworkClassifier(20, 20, 8, 3, **settings))
+    return SpikeClassification(
+        network, **{"learning_rate": 1e-2, "penalties": {"activity": 0.2, "mlp": 0.002}, **options}
+    )
+
+
+def test_penalties_are_added_to_the_smoothed_loss_of_training_alone(
+    files: tuple[Path, Path], make_trainer: Callable[..., Trainer]
+) -> None:
+    """Against the loss written out, of the same network with the same dropout."""
+
+    class Kept(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            self.before, self.batch = copy.deepcopy(module.network), batch
+
+        def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, *args: Any) -> None:
+            self.loss = float(outputs["loss"])
+
+    kept = Kept()
+    trainer = make_trainer(max_steps=1, callbacks=[kept])
+    fitted = network_module(label_smoothing=0.01)
+    trainer.fit(fitted, datamodule=SHDDataModule(*files, binning=BINNING, batch_size=16))
+    x, labels, _ = kept.batch
+    seed = int(splitmix64(int(splitmix64(0, 1)), 0))
+    with seeded(seed, labels.device):
+        logits, _, penalties = kept.before.neuron(x, with_penalties=True)
+    wanted = torch.nn.functional.cross_entropy(logits[:, -1], labels, label_smoothing=0.01)
+    wanted = wanted + 0.2 * penalties["activity"] + 0.002 * penalties["mlp"]
+    assert kept.loss == pytest.approx(wanted.item(), rel=1e-5)
+    metrics = trainer.callback_metrics
+    assert float(metrics["train/activity"]) == pytest.approx(penalties["activity"].item(), rel=1e-5)
+    assert float(metrics["train/mlp"]) == pytest.approx(penalties["mlp"].item(), rel=1e-5)
+    assert float(metrics["train/loss"]) < kept.loss
+    assert float(metrics["train/activity"]) > 0 and float(metrics["train/mlp"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"penalties": {"spikes": 0.1}}, r"penalties must name some of \['activity', 'mlp'\], which network has"),
+        ({"penalties": {"mlp": -1.0}}, r"penalties must have finite weights, not negative, got mlp -1\.0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1\.0"),
+        ({"warmup_steps": -1}, "warmup_steps must not be negative, got -1"),
+    ],
+)
+def test_impossible_penalties_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network_module(**options)
+
+
+def test_a_penalty_that_the_network_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"penalties must name some of \[\], which network has, got 'activity'"):
+        module(penalties={"activity": 0.2})
+    signed = SpikingNetwork(LIF(20, 8), ELMNetworkClassifier(8, 20, 4, output="identity"))
+    with pytest.raises(ValueError, match=r"penalties must name some of \['mlp'\], which network has, got 'activity'"):
+        SpikeClassification(signed, penalties={"activity": 0.2})
+
+
+def test_the_activity_of_a_spiking_layer_is_its_rate_of_spikes(
+    files: tuple[Path, Path], make_trainer: Callable[..., Trainer]
+) -> None:
+    """Both penalties see the same spikes: one from the hook on the layer, the other from the layer itself."""
+    seed_everything(0, verbose=False)
+    options: dict[str, Any] = {"num_branch": 4, "num_synapse_per_branch": 3, "delta_t": 50.0, "binarize": True}
+    network = SequenceClassifier(ELMNetworkClassifier(20, 20, 8, 3, output="spike", **options))
+    fitted = SpikeClassification(network, spike_l1=0.01, penalties={"activity": 0.2})
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(fitted, datamodule=SHDDataModule(*files, binning=BINNING, batch_size=16))
+    metrics = trainer.callback_metrics
+    assert float(metrics["train/spikes"]) == pytest.approx(float(metrics["train/activity"]), rel=1e-5)
+    assert 0 < float(metrics["train/spikes"]) < 1

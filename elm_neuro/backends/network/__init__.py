@@ -1,0 +1,6 @@
+"""The scan over time of recurrent layers of ELM neurons (the ELM Network), a backend a file."""
+
+from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
+from elm_neuro.backends.network._scan import OPERATOR, ORDERED, scan
+
+__all__ = ["OPERATOR", "ORDERED", "NetworkBackend", "NetworkRecord", "scan"]

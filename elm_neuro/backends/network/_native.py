@@ -1,0 +1,75 @@
+"""The layer by native kernels: gather, branches, MLPs and feedback of all steps in one pass, forward and backward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._events import DTYPES, Events
+from elm_neuro.backends.native._rows import rows
+from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
+from elm_neuro.backends.network._kernels import reason_of_kernels
+from elm_neuro.backends.network._native_pass import Operands, Plan, run
+from elm_neuro.backends.network._reference import Reference
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
+
+REFERENCE = Reference()
+
+
+class Native(NetworkBackend):
+    """The kernels of :mod:`elm_neuro.backends.native`."""
+
+    name = "native"
+
+    @property
+    def about(self) -> str:
+        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
+
+    def missing(self) -> str | None:
+        return _library.missing()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != "cpu":
+            return f"it runs on the CPU, got {parameter.device}"
+        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
+
+    def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
+        if x.device.type != "cpu":
+            return f"it runs on the CPU, got {x.device}"
+        if len(params.mlp_weight) > _library.MAX_LAYERS:
+            return f"its MLPs have at most {_library.MAX_LAYERS} layers, got {len(params.mlp_weight)}"
+        return reason_of_kernels(rule) or self.refusal_of(params.bias)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: NetworkParams,
+        rule: NetworkRule,
+        state: NetworkState,
+        *,
+        lengths: Tensor | None = None,
+        input_mask: Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
+    ) -> tuple[NetworkRecord, NetworkState]:
+        """As :meth:`NetworkBackend.scan`."""
+        if x.shape[0] * x.shape[1] * params.index.numel() * params.w_y.numel() == 0:
+            masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
+            return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
+        begin, end, channel, value, frames = None, None, None, None, None
+        if isinstance(x, SpikeEvents):
+            begin, end, channel, value, _ = Events.of(x, params.bias.dtype)
+        else:
+            frames = rows(x)
+        trace, high_pass = params.kappa_b is not None, params.kappa_r is not None
+        operands = Operands(
+            params.index, begin, end, channel, value, lengths, input_mask, recurrent_mask,
+            x=frames, w_s=params.w_s, w_y=params.w_y, bias=params.bias, kappa_m=params.kappa_m, gain=params.gain,
+            kappa_b=params.kappa_b, kappa_r=params.kappa_r, a_0=state.a, b_0=state.b if trace else None, m_0=state.m,
+            r_0=state.r if high_pass else None,
+        )  # fmt: skip
+        a, change, a_last, b_last, m_last, r_last = run(
+            operands, params.mlp_weight + params.mlp_bias, Plan.of(x, params, rule)
+        )
+        after = NetworkState(a_last, b_last if trace else state.b, m_last, r_last if high_pass else state.r)
+        return NetworkRecord(a, change), after

@@ -1,0 +1,219 @@
+"""The native pass over a sequence of a layer of ELM neurons, and its backward pass: ``native/network.h`` says what they
+compute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import astuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._events import Events
+from elm_neuro.backends.native._rows import rows
+from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
+from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import NetworkParams, NetworkRule
+
+Tensors = tuple[Tensor | None, ...]
+
+
+class Operands(NamedTuple):
+    """The tensors of a pass but for the MLPs' layers; what arrives are events, or the frames `x`."""
+
+    index: Tensor  # type: ignore[assignment]  # (num_neuron, num_branch * num_synapse), int64; a tuple's method
+    begin: Tensor | None  # of Events
+    end: Tensor | None
+    channel: Tensor | None
+    value: Tensor | None
+    lengths: Tensor | None  # (batch,), int64
+    input_mask: Tensor | None  # (batch, input_size)
+    recurrent_mask: Tensor | None  # (batch, num_neuron)
+    x: Tensor | None  # (batch, time, input_size); the fields from here on are differentiated
+    w_s: Tensor  # (num_neuron, num_branch * num_synapse)
+    w_y: Tensor  # (num_neuron, num_memory)
+    bias: Tensor  # (num_neuron,)
+    kappa_m: Tensor  # (num_neuron, num_memory)
+    gain: Tensor  # (num_neuron, num_memory)
+    kappa_b: Tensor | None  # (num_neuron, num_branch)
+    kappa_r: Tensor | None  # (num_neuron,)
+    a_0: Tensor  # (batch, num_neuron)
+    b_0: Tensor | None  # (batch, num_neuron, num_branch), with kappa_b
+    m_0: Tensor  # (batch, num_neuron, num_memory)
+    r_0: Tensor | None  # (batch, num_neuron), with kappa_r
+
+    def laid_out(self) -> Operands:
+        """As the kernels read them: contiguous but for the rows of `x`."""
+        whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in self._replace(x=None)])
+        return whole if self.x is None else whole._replace(x=rows(self.x))
+
+
+FIRST_DIFFERENTIATED = Operands._fields.index("x")
+
+
+class Plan(NamedTuple):
+    """How a pass runs."""
+
+    num_steps: int
+    num_input: int
+    num_branch: int
+    widths: tuple[int, ...]  # of the MLPs' layers
+    activation: int
+    output: int
+    surrogate: int
+    settings: tuple[float, ...]
+    input_scale: float
+    lanes: int  # samples of a task: what is kept for the backward pass lies accordingly
+
+    @classmethod
+    def of(cls, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> Plan:
+        surrogate: Any = rule.surrogate
+        spikes, like, batch = rule.output == "spike", params.bias, x.shape[0]
+        threads = _threads(batch * x.shape[1] * params.index.numel())
+        return cls(
+            x.shape[1], x.shape[2], params.num_branch, tuple(bias.shape[1] for bias in params.mlp_bias),
+            KERNEL_ACTIVATIONS[rule.activation], KERNEL_OUTPUTS[rule.output],
+            KERNEL_SURROGATES[type(surrogate)] if spikes else 0, astuple(surrogate) if spikes else (),
+            rule.input_scale, _library.library().elm_network_lanes(like.dtype == torch.float64, batch, threads),
+        )  # fmt: skip
+
+
+def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any, ...]:
+    """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
+    not; `layers`: weights, then biases.
+    """
+    if torch.is_grad_enabled():
+        found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return found
+    return _forward(operands.laid_out(), _contiguous(layers), plan, save=False)[:-1]
+
+
+class _Pass(Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensors:
+        operands = Operands._make(tensors[: len(Operands._fields)]).laid_out()
+        layers = _contiguous(tensors[len(Operands._fields) :])
+        *found, saved = _forward(operands, layers, plan, save=any(ctx.needs_input_grad))
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(found[0], saved, *operands, *layers)
+        return tuple(found)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensors:
+        a, saved, *tensors = ctx.saved_tensors
+        operands = Operands._make(tensors[: len(Operands._fields)])
+        needed = ctx.needs_input_grad[1 : 1 + len(Operands._fields)]
+        found = _backward(operands, tensors[len(Operands._fields) :], ctx.plan, a, saved, grads, needed)
+        return (None,) * (1 + FIRST_DIFFERENTIATED) + found
+
+
+def _contiguous(layers: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    return tuple(layer.contiguous() for layer in layers)
+
+
+def _forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
+    """Activity, change, state and what the backward pass reads."""
+    like, (batch, num_neuron) = operands.bias, operands.a_0.shape
+    args = _arguments(operands, layers, plan)
+    a, change = like.new_empty(batch, plan.num_steps, num_neuron), like.new_empty(batch, num_neuron)
+    state = [None if part is None else torch.empty_like(part) for part in operands[-4:]]
+    size = _library.library().elm_network_saved(like.dtype == torch.float64, ctypes.byref(args)) if save else 0
+    saved = _library.large(like, size)
+    args.a, args.a_batch, args.a_time, args.change = a.data_ptr(), *a.stride()[:2], change.data_ptr()
+    args.a_last, args.b_last, args.m_last, args.r_last = map(_library.address, state)
+    args.saved = saved.data_ptr() if save else None
+    _call(_library.library().elm_network_forward, args, like)
+    return a, change, *state, saved
+
+
+def _backward(
+    operands: Operands,
+    layers: list[Tensor],
+    plan: Plan,
+    a: Tensor,
+    saved: Tensor,
+    grads: Tensors,
+    needed: tuple[bool, ...],
+) -> Tensors:
+    """Gradients of the operands from `x` on, then of the layers."""
+    like, wanted = operands.bias, Operands(*needed)  # type: ignore[arg-type]
+    if operands.channel is not None:
+        _check_events(operands, plan)
+    args = _arguments(operands, tuple(layers), plan)
+    args.a, args.a_batch, args.a_time, args.saved = a.data_ptr(), *a.stride()[:2], saved.data_ptr()
+    of_a = None if grads[0] is None else rows(grads[0])
+    if of_a is not None:
+        args.grad_a, args.grad_batch, args.grad_time = of_a.data_ptr(), *of_a.stride()[:2]
+    rest = [None if grad is None else grad.contiguous() for grad in grads[1:]]
+    args.grad_change, args.grad_a_last, args.grad_b_last, args.grad_m_last, args.grad_r_last = map(
+        _library.address, rest
+    )
+    found = {
+        name: None if tensor is None else tensor.new_empty(tensor.shape)
+        for name, tensor in zip(Operands._fields[FIRST_DIFFERENTIATED:], operands[FIRST_DIFFERENTIATED:], strict=True)
+        if name not in ("x", "a_0", "b_0", "m_0", "r_0") or getattr(wanted, name)
+    }
+    for name, grad in found.items():
+        setattr(args, f"grad_{name}", _library.address(grad))
+    of_layers = tuple(layer.new_empty(layer.shape) for layer in layers)
+    args.grad_weight, args.grad_layer_bias = _in_halves(of_layers)
+    _call(_library.library().elm_network_backward, args, like)
+    return *(found.get(name) for name in Operands._fields[FIRST_DIFFERENTIATED:]), *of_layers
+
+
+def _check_events(operands: Operands, plan: Plan) -> None:
+    """Refuse events that were changed since the forward pass, where autograd could not see it."""
+    begin, end, channel, value = operands.begin, operands.end, operands.channel, operands.value
+    if begin is None or end is None or channel is None:
+        raise RuntimeError("events without rows")
+    Events(begin, end, channel, value, (operands.a_0.shape[0], plan.num_steps, plan.num_input)).check()
+
+
+def _in_halves(layers: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """Addresses of the weights and of the biases."""
+    half = len(layers) // 2
+    return _library.addresses(layers[:half]), _library.addresses(layers[half:])
+
+
+def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _library.NetworkArgs:
+    """Arguments of either pass."""
+    (batch, num_neuron), num_synapse = operands.a_0.shape, operands.index.shape[1] // plan.num_branch
+    args = _library.NetworkArgs(
+        batch, plan.num_steps, num_neuron, plan.num_input, plan.num_branch, num_synapse, operands.kappa_m.shape[1],
+        len(plan.widths), plan.activation, plan.output, plan.surrogate,
+    )  # fmt: skip
+    args.lanes, args.input_scale = plan.lanes, plan.input_scale
+    for index, setting in enumerate(plan.settings):
+        args.setting[index] = setting
+    for index, width in enumerate(plan.widths):
+        args.width[index] = width
+    args.wide = operands.channel is not None and operands.channel.dtype == torch.int64
+    for name, tensor in operands._asdict().items():
+        setattr(args, name, _library.address(tensor))
+    if operands.x is not None:
+        args.x_batch, args.x_time = operands.x.stride()[:2]
+    args.weight, args.layer_bias = _in_halves(layers)
+    return args
+
+
+def _threads(synapses: int) -> int:
+    """Threads for a pass over so many synapses, of all samples and steps."""
+    return _library.threads_for(3.0 * synapses)
+
+
+def _call(call: _library.Call, args: _library.NetworkArgs, like: Tensor) -> None:
+    synapses = args.batch * args.num_steps * args.num_neuron * args.num_branch * args.num_synapse
+    status = call(like.dtype == torch.float64, _threads(synapses), ctypes.byref(args))
+    if status == 2:
+        sources = f"{args.num_input} inputs, then {args.num_neuron} neurons"
+        raise ValueError(f"index must be from 0 to {args.num_input + args.num_neuron - 1}: {sources}")
+    if status:
+        raise MemoryError(f"no memory for a layer of {args.num_neuron} neurons of {args.num_memory} memory units")

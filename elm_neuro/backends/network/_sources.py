@@ -1,0 +1,39 @@
+"""Gather, weights and branch sum of all neurons as one linear map of the sources."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elm_neuro.functional import NetworkParams, NetworkRule
+
+
+class Sources(NamedTuple):
+    """What sources add to a neuron's rows in a step: to its branches, or, without a trace, to the first layer of its
+    MLP.
+    """
+
+    of_input: Tensor  # (num_neuron * rows, input_size)
+    of_neurons: Tensor  # (num_neuron, num_neuron * rows), from the activity one step before
+    constant: Tensor  # (num_neuron * rows,) or ()
+    shape: tuple[int, int]  # num_neuron, rows
+
+    @classmethod
+    def of(cls, params: NetworkParams, rule: NetworkRule, input_size: int) -> Sources:
+        """The maps of a layer."""
+        num_neuron, num_synapse = params.w_s.shape
+        num_branch, num_source = params.num_branch, input_size + num_neuron
+        branch = torch.arange(num_neuron * num_branch, device=params.w_s.device)
+        place = branch.repeat_interleave(num_synapse // num_branch) * num_source + params.index.flatten()
+        table = params.w_s.new_zeros(num_neuron * num_branch * num_source)
+        table = table.index_add(0, place, rule.input_scale * params.w_s.flatten())
+        table = table.view(num_neuron, num_branch, num_source)
+        constant = table.new_zeros(())
+        if params.kappa_b is None:
+            table = params.mlp_weight[0][..., :num_branch] @ table
+            constant = params.mlp_bias[0].flatten()
+        rows = table.shape[1]
+        flat = table.flatten(0, 1)
+        return cls(flat[:, :input_size], flat[:, input_size:].mT.contiguous(), constant, (num_neuron, rows))
