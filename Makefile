@@ -27,11 +27,14 @@ DEMO_STAMP := $(VENV)/.installed-demo
 # The demo is content with what `make test` installed.
 DEMO_READY := $(if $(wildcard $(ALL_STAMP)),$(ALL_STAMP),$(DEMO_STAMP))
 
+# The first line silences an advertisement of the theme; a busy machine must not make tutorials wait for each other's threads.
+MKDOCS := NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=2 PYTHONWARNINGS=ignore::DeprecationWarning $(BIN)/mkdocs
+
 # Installing compiles the native backend where there is a compiler.
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-ranges test-gpu sanitize-gpu lint format bench bench-gpu clean
+.PHONY: help demo docs docs-serve test test-all test-ranges test-gpu sanitize-gpu lint format bench bench-gpu clean
 
 # .venv does not survive a move of the checkout: its scripts hold the old path.
 ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
@@ -54,6 +57,12 @@ test: lint  ## linters, types and the tests (under 10 minutes)
 
 test-all: lint  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
+
+docs: $(ALL_STAMP)  ## build the documentation into site/, tutorials run, a warning is an error (minutes)
+	$(MKDOCS) build $(ARGS)
+
+docs-serve: $(ALL_STAMP)  ## show the documentation at http://127.0.0.1:8000 and build it again as it is written
+	DOCS_CACHE=true $(MKDOCS) serve --watch elm_neuro --watch adapters --watch export $(ARGS)
 
 test-ranges:  ## both ends of all declared ranges of Python and packages, each in an environment of its own in .ranges/
 	$(or $(PYTHON),python3) tests/ranges.py --jobs $(JOBS) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)
@@ -89,12 +98,12 @@ sanitize-gpu:  ## the kernels under compute-sanitizer of the CUDA toolkit: memor
 	done
 
 clean:  ## remove .venv, builds and caches; reports stay
-	rm -rf $(VENV) .ranges build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .ranges build dist site .cache *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find elm_neuro adapters export examples benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ALL_STAMP): $(BUILT_FROM)
 	@$(create_venv)
-	$(call install,.[all$(comma)dev])
+	$(call install,.[all$(comma)dev$(comma)docs])
 	@touch $@
 
 $(DEMO_STAMP): $(BUILT_FROM)

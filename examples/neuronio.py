@@ -35,10 +35,13 @@ from elm_neuro.training import (
 )
 
 
-def made_up_cell(file: Path, *, num_simulations: int, num_steps: int) -> None:
-    """A simulation file of a leaky membrane that fires above a threshold, in NeuronIO's format."""
+def made_up_cell(file: Path, *, num_simulations: int, num_steps: int, seed: int = 0) -> None:
+    """A simulation file of a leaky membrane that fires above a threshold, in NeuronIO's format: always the same cell,
+    other input for another seed.
+    """
     rng = np.random.default_rng(0)
     weight = np.concatenate((rng.gamma(2.0, 0.5, 639), -rng.gamma(2.0, 0.45, 639)))  # mV
+    rng = np.random.default_rng(seed) if seed else rng
     simulations = []
     for _ in range(num_simulations):
         rate = 0.004 * np.repeat(rng.gamma(4.0, 0.25, num_steps // 50 + 1), 50)[:num_steps]

@@ -47,7 +47,10 @@ def declared() -> list[str]:
     """Requirements of the package and of its extras, as pyproject.toml has them."""
     project = settings()["project"]
     extras = project["optional-dependencies"]
-    listed = [*project["dependencies"], *(one for name in extras if name not in ("all", "dev") for one in extras[name])]
+    listed = [
+        *project["dependencies"],
+        *(one for name in extras if name not in ("all", "dev", "docs") for one in extras[name]),
+    ]
     return [one for one in dict.fromkeys(listed) if not one.startswith(LEFT_OUT)]
 
 

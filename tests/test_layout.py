@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "elm_neuro"
 TOP_LEVEL = {
     "adapters", "benchmarks", "docs", "elm_neuro", "examples", "export", "tests",
     "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
-    "constraints.txt", "pyproject.toml", "setup.py",
+    "constraints.txt", "mkdocs.yml", "pyproject.toml", "setup.py",
 }  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def test_core_needs_torch_numpy_and_safetensors_only() -> None:
     }
 
 
-def test_all_is_every_extra_but_dev() -> None:
+def test_all_is_every_extra_but_those_of_who_works_on_it() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
     (line,) = extras["all"]
-    assert set(re.findall(r"\w+", line.partition("[")[2])) == set(extras) - {"all", "dev"}
+    assert set(re.findall(r"\w+", line.partition("[")[2])) == set(extras) - {"all", "dev", "docs"}
 
 
 def test_constraints_pin_every_requirement() -> None:
@@ -153,7 +153,7 @@ def test_pages_for_who_carries_on_name_files_that_are_there(page: str) -> None:
 def test_import_brings_nothing_optional() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
     optional = {
-        requirement_name(line) for name, lines in extras.items() if name not in ("all", "dev") for line in lines
+        requirement_name(line) for name, lines in extras.items() if name not in ("all", "dev", "docs") for line in lines
     }
     code = "import json, sys, elm_neuro; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     loaded = json.loads(fresh_interpreter(code))

@@ -11,7 +11,8 @@ from typing import Any
 from elm_neuro.datasets.shd._pairs import NUM_SUMS
 from elm_neuro.files import write_whole
 
-MIXED, CONTROL = "LIF + ELM", "LIF only"
+MIXED = "LIF + ELM"
+CONTROL = "LIF only"
 NUM_CLASSES = 20
 TAU_M_INIT = (10.0, 500.0)  # ms, log-spaced
 TAU_M_BOUNDS = (1.0, 2000.0)  # ms, up to twice the length of a sample

@@ -19,9 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from elm_neuro.files import whole_files
 
 # Okabe & Ito's palette, minus its yellow, which is too pale in print
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-INK, PALE = "#222222", "#8A8A8A"
+INK = "#222222"  # of text and input
+PALE = "#8A8A8A"  # of what is not the point
 ABOVE: Any = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}  # of a legend
 TIMESCALE_MAP = "viridis"  # rises evenly in lightness, also in grey print
 BUSIEST = 6  # traces of synapses and branches shown
