@@ -107,15 +107,16 @@ class FakeHub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """huggingface_hub with its network taken away: what it sends is answered here."""
     library = pytest.importorskip("huggingface_hub")
-    client = pytest.importorskip("httpx2" if "httpx2" in sys.modules else "httpx")
+    set_client = library.set_client_factory  # brings the client in that this version of the library uses
+    client = sys.modules.get("httpx2") or pytest.importorskip("httpx")
     fake = FakeHub()
     transport = client.MockTransport(lambda request: fake.answer(client, request))
-    library.set_client_factory(lambda: client.Client(transport=transport, follow_redirects=True))
+    set_client(lambda: client.Client(transport=transport, follow_redirects=True))
     monkeypatch.setattr(library, "get_token", lambda: "hf_secret")
     yield fake
     from huggingface_hub.utils._http import default_client_factory
 
-    library.set_client_factory(default_client_factory)
+    set_client(default_client_factory)
 
 
 def test_a_push_sends_the_card_the_configuration_and_the_weights(
