@@ -28,7 +28,7 @@ from elm_neuro.cli import main
             "--report must be a folder that can be written, got text.h5/report",
         ),
         (["demo", "--data-dir", "."], "--data-dir must hold shd_train.h5 and shd_test.h5"),
-        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes enwik8_elm_network, lra_digits, "),
+        (["fit", "--config", "unknown"], "--config must be a file or one of the recipes enwik8_elm_network, "),
         (
             ["fit", "--config", "shd_elm", "--trainer.accelerator=cpu"],
             "--data.train_file must name an SHD-format HDF5 file, got SHD/shd_train.h5, which does not exist: download "
