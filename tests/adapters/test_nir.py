@@ -1,5 +1,7 @@
 """Layers through NIR graphs and files against themselves, NIR's own checks and nirtorch; its LIF against the solution
 of its equation; files of strangers.
+
+Long: one file a host, as the source.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The face against spikingjelly's contract of a ``MemoryModule``, its own neurons beside ours, its LIFNode as the
 oracle of our LIF, and the plain layers on the same weights.
+
+Long: one file a host, as the source.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tenso
 
 def _saved_size(args: _library.AlifArgs, dtype: torch.dtype) -> int:
     """Entries that the backward pass reads: the membrane of every step, and some rows before every chunk."""
-    chunks, rows = -(-args.num_steps // args.chunk), 6 if args.blocks else 3  # ELM_ALIF_BLOCK_ROWS, ELM_ALIF_ROWS
+    chunks, rows = -(-args.num_steps // args.chunk), _library.alif_rows(blocks=bool(args.blocks))
     return int(args.batch * (args.num_steps + rows * chunks) * _library.padded(dtype, args.num_neuron))
 
 

@@ -199,6 +199,7 @@ int64_t elm_alif_forward(int64_t is_double, int64_t threads, const ElmAlif *args
 }
 
 int64_t elm_alif_chunk() { return ELM_ALIF_CHUNK; }
+int64_t elm_alif_rows(int64_t blocks) { return blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS; }
 
 int64_t elm_alif_backward(int64_t is_double, int64_t threads, const ElmAlif *args) {
     ElmShare share[MAX_THREADS];

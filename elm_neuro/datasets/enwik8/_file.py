@@ -21,6 +21,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 ENWIK8_BYTES = 100_000_000
 HELD_BACK = 5_000_000  # bytes that validate, and bytes that test, at the end: the split in use since Hutter's prize
 CHUNK = 1 << 20
+ADDRESS = "https://mattmahoney.net/dc/enwik8.zip"
 DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
@@ -47,11 +48,13 @@ def read_enwik8(path: str | os.PathLike[str], *, num_bytes: int | None = ENWIK8_
         (num_bytes,).
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; the message says where it comes from.
         ValueError: it is no regular file, has another size, or is an archive that is damaged or not of one such file.
         OSError: the text cannot be written beside its archive.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} must be enwik8 or enwik8.zip, and does not exist: it comes from {ADDRESS}")
     with open_regular(path) as file:
         archive = zipfile.is_zipfile(file)
     if archive:

@@ -131,3 +131,8 @@ def test_streams_that_do_not_fit_are_refused() -> None:
         TextStreams(text, alphabet(text), batch_size=3, num_steps=0)
     with pytest.raises(ValueError, match="text must hold bytes of its alphabet only, got 73"):
         TextStreams(text, alphabet(text)[5:], batch_size=1, num_steps=4)[0]
+
+
+def test_a_file_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.zip must be enwik8 or enwik8\.zip, .* https://mattmahoney"):
+        read_enwik8(tmp_path / "nowhere.zip")
