@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _alif, _bytes, _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
+from elm_neuro.backends.cuda import (
+    _alif,
+    _bytes,
+    _compile,
+    _input,
+    _memory,
+    _network,
+    _nvrtc,
+    _plans,
+    _readout,
+    _weights,
+)
 from elm_neuro.backends.cuda._compile import Program
 
 PROGRAM = Program("weights.cuh", (("ELM_REAL", "float"),))
@@ -141,6 +152,8 @@ def programs(architecture: int) -> dict[str, Program]:
         found[f"readout, {name}"] = _readout.program(dtype)
         for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
             found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
+        for direction, backward in (("forward", False), ("backward", True)):
+            found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
