@@ -93,11 +93,11 @@ def wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
         return _wiring(index, num_input, num_branch)
     kept = index if index._base is None else index._base
     key = (kept._version, index.shape, index.stride(), index.storage_offset(), num_input, num_branch)
-    known, found = _known.get(kept, (None, None))
-    if known != key:
-        found = _wiring(index, num_input, num_branch)
-        _known[kept] = key, found
-    return found
+    known: tuple[object, Wiring | None] = _known.get(kept, (None, None))
+    if known[0] != key:
+        known = key, _wiring(index, num_input, num_branch)
+        _known[kept] = known
+    return known[1]
 
 
 def _wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
