@@ -27,8 +27,8 @@ _LAYER = (
     f"{_per_layer('width')} {_per_layer('weight')} lengths mask w_y bias kappa_m gain kappa_b kappa_r first other w_s "
 )
 FORWARD, _FORWARD_BYTES = structure(
-    f"{_LAYER} from_input {_per_layer('layer_bias')} a_0 b_0 m_0 r_0 a change a_last b_last m_last r_last "
-    "b sums tanh memory q r"
+    f"{_LAYER} slices branch count from_input {_per_layer('layer_bias')} a_0 b_0 m_0 r_0 a change a_last b_last m_last "
+    "r_last b sums tanh memory q r"
 )
 BACKWARD, _BACKWARD_BYTES = structure(
     f"{_LAYER} b_0 m_0 r_0 b sums tanh memory q r grad_a grad_change grad_a_last grad_b_last grad_m_last grad_r_last "
@@ -58,13 +58,32 @@ def max_threads(dtype: torch.dtype) -> int:
     return 512 if dtype == torch.float64 else 1024
 
 
-class Wiring(NamedTuple):
-    """Synapses that read neurons, in two orders; each: where those of an item begin, what they join it with, and their
-    places among all synapses.
+class Slices(NamedTuple):
+    """Synapses that read neurons, by the branch that they are of, for a warp that adds up 32 branches at a time: in a
+    slice lie the first synapses of its branches, then their second ones. Those of most come first, so that the lanes of
+    a warp end together.
     """
 
-    by_branch: tuple[Tensor, Tensor, Tensor]  # (num_neuron * num_branch + 1,) int32; neuron that is read, int32; int64
-    by_source: tuple[Tensor, Tensor, Tensor]  # (num_neuron + 1,) int32; branch that reads it, int32; int64
+    begin: Tensor  # (slices + 1,) int32: where its synapses begin
+    branch: Tensor  # (32 * slices,) int32: of each lane; -1: none
+    synapses: Tensor  # (32 * slices,) int32: how many it has
+    source: Tensor  # (entries,) int32: neuron that is read, 0 where a lane has no more
+    place: Tensor  # (entries,) int64: among all synapses
+
+
+class Sources(NamedTuple):
+    """The same synapses by the neuron that they read."""
+
+    begin: Tensor  # (num_neuron + 1,) int32
+    branch: Tensor  # (synapses,) int32: of neuron n and branch j number n * num_branch + j
+    place: Tensor  # (synapses,) int64
+
+
+class Wiring(NamedTuple):
+    """How the neurons of a layer read one another."""
+
+    slices: Slices
+    sources: Sources
 
 
 _known = WeakIdKeyDictionary()  # by the tensor that the layer keeps its index in
@@ -84,10 +103,10 @@ def wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
         ValueError: a source is not there.
 
     >>> found = wiring(torch.tensor([[0, 3], [2, 1]]), 2, 2)
-    >>> [part.tolist() for part in found.by_branch]
-    [[0, 0, 1, 2, 2], [1, 0], [1, 2]]
-    >>> [part.tolist() for part in found.by_source]
+    >>> [part.tolist() for part in found.sources]
     [[0, 1, 2], [2, 1], [2, 1]]
+    >>> found.slices.branch.tolist()[:4], found.slices.synapses.tolist()[:4], found.slices.source.tolist()[:4]
+    ([1, 2, 0, 3], [1, 1, 0, 0], [1, 0, 0, 0])
     """
     if index.is_inference():
         return _wiring(index, num_input, num_branch)
@@ -112,13 +131,31 @@ def _wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
         return None
     source, branch = flat[place] - num_input, place // (num_synapse // num_branch)
     order = torch.argsort(source, stable=True)
+    by_source = Sources(_begins(source[order], num_neuron).int(), branch[order].int(), place[order])
+    return Wiring(_slices(source, branch, place, num_neuron * num_branch), by_source)
 
-    def begins(items: Tensor, count: int) -> Tensor:
-        return torch.searchsorted(items, torch.arange(count + 1, device=items.device)).int()
 
-    return Wiring(
-        (begins(branch, num_neuron * num_branch), source.int(), place),
-        (begins(source[order], num_neuron), branch[order].int(), place[order]),
+def _begins(items: Tensor, count: int) -> Tensor:
+    """Where each of `count` items begins among `items`, which are sorted; the last, where they end."""
+    return torch.searchsorted(items, torch.arange(count + 1, device=items.device))
+
+
+def _slices(source: Tensor, branch: Tensor, place: Tensor, num_branch: int) -> Slices:
+    begin = _begins(branch, num_branch)
+    count, order = begin.diff().sort(descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(num_branch, device=order.device))
+    missing = -num_branch % WARP
+    lengths = WARP * count[::WARP]  # entries of a slice: as its first branch has synapses
+    ends = lengths.cumsum(0)
+    nth = torch.arange(branch.shape[0], device=branch.device) - begin[branch]  # of its branch
+    entry = (ends - lengths)[rank[branch] // WARP] + WARP * nth + rank[branch] % WARP
+    entries = int(ends[-1])
+    return Slices(
+        torch.nn.functional.pad(ends, (1, 0)).int(),
+        torch.nn.functional.pad(order, (0, missing), value=-1).int(),
+        torch.nn.functional.pad(count, (0, missing)).int(),
+        source.new_zeros(entries).scatter_(0, entry, source).int(),
+        place.new_zeros(entries).scatter_(0, entry, place),
     )
 
 
@@ -172,7 +209,11 @@ def block(sizes: Sizes, dtype: torch.dtype, shared_bytes: int, *, backward: bool
         reals = 2 * n * branches * sizes.reads_layer + tile * (4 * d + 2 * traces + 2 * sizes.high_pass + 1)
         reals += 2 * groups * widest
     else:
-        reals = 2 * n * sizes.reads_layer + tile * (d + 1 + traces + sizes.high_pass) + groups * (read + 2 * widest)
+        reals = (
+            n * (2 + branches) * sizes.reads_layer
+            + tile * (d + 1 + traces + sizes.high_pass)
+            + groups * (read + 2 * widest)
+        )
     resident = 0
     for layer, width in enumerate(sizes.widths):
         weights = tile * width * read

@@ -1,12 +1,12 @@
 // What the two directions of a recurrent layer of ELM neurons share; the equations stand at the head of native/network.h. What the inputs add
 // comes summed, from one product over all steps. A block holds a sample's whole recurrence; a layer whose neurons do not read each other is cut
 // into tiles of neurons, a block each. Up to 32 threads of a warp are a neuron's lanes and share its branches, hidden units and memory, so that
-// within a step a neuron waits for its own warp alone; between steps the layer meets one barrier.
+// a neuron waits for its own warp alone; the layer meets two barriers a step forward and one backward.
 #pragma once
 #include "common.cuh"
 #include "surrogates.cuh"
 
-constexpr int MAX_LAYERS = 3;
+constexpr int MAX_LAYERS = 3, WARP = 32, TURNS = 2;  // TURNS: outputs that a lane works at together
 constexpr double TANH_SCALE = 1.7159, TANH_SLOPE = 2.0 / 3.0;
 enum { RELU_SQUARED = 1, RELU, SILU };                     // activations, as native/api.h numbers them
 enum { OUTPUT_RELU = 1, OUTPUT_IDENTITY, OUTPUT_SPIKE };
@@ -20,8 +20,8 @@ struct Layer {
     const i64 *lengths;              // null: all steps are valid
     const Real *mask;                // (batch, neuron): factor on the activity that the layer reads, or null
     const Real *w_y, *bias, *kappa_m, *gain, *kappa_b, *kappa_r;  // kappa_b null: no trace; kappa_r null: no high pass
-    // synapses that read neurons, forward by branch, backward by the neuron that is read; null where there are none
-    const int *first, *other;        // where they begin; forward the neuron that is read, backward the branch that reads it
+    // synapses that read neurons, forward in slices of 32 branches, backward by the neuron that is read; null where there are none
+    const int *first, *other;        // where those of a slice or neuron begin; the neuron that is read, backward the branch that reads it
     const Real *w_s;                 // of each, with the scale of the input
 };
 
@@ -72,6 +72,16 @@ struct Weights {
 ELM_DEVICE Real over_lanes(Real x, int lanes) {
     for (int offset = lanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
     return x;
+}
+
+// sum[c] = sum over i from `from` to `to` of weight[i * row + k] x[i] for k = first, first + step; past `row` the last column stands in.
+ELM_DEVICE void products(const Real *weight, int row, int first, int step, const Real *x, int from, int to, Real (&sum)[TURNS]) {
+    int column[TURNS];
+#pragma unroll
+    for (int c = 0; c < TURNS; c++) sum[c] = Real(0), column[c] = first + c * step < row ? first + c * step : row - 1;
+    for (int i = from; i < to; i++)
+#pragma unroll
+        for (int c = 0; c < TURNS; c++) sum[c] += weight[i * row + column[c]] * x[i];
 }
 
 ELM_DEVICE Real activated(i64 activation, Real x) {

@@ -60,14 +60,15 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
             const bool neuron = local < p.count;
             const i64 step = sample * a.num_steps + t, row = step * num_neuron + n, at = first_neuron + local;
             Real *const left = a.grad_sums + row * sums;
+            const Real q = neuron && a.q ? a.q[row] : Real(0);
+            const bool heard = neuron && (a.output != OUTPUT_RELU || q > Real(0));  // else its gradient is 0
             Real of_y = neuron && a.grad_a ? a.grad_a[row] : Real(0);
             if (t + 1 == length) {
                 if (neuron && a.grad_a_last) of_y += a.grad_a_last[at];
             } else if (reads_layer) {
-                of_y += read_back(a, p, of_branches + (t + 1) % 2 * num_neuron * branches, n, neuron, at);
+                of_y += read_back(a, p, of_branches + (t + 1) % 2 * num_neuron * branches, n, heard, at);
             }
-            const Real q = neuron && a.q ? a.q[row] : Real(0);
-            if (a.output == OUTPUT_RELU) of_y = q > Real(0) ? of_y : Real(0);
+            if (!heard) of_y = Real(0);
             if (a.output == OUTPUT_SPIKE) of_y *= slope_at((int)a.surrogate, a.slope, q);
             const Real of_bias_t = of_y, kappa_r = neuron && high_pass ? a.kappa_r[n] : Real(0);
             const Real of_r = neuron && high_pass ? r[local] - of_y : Real(0);
@@ -100,33 +101,46 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
                 if (l >= layers) continue;
                 const int width = width_of(a, l), inputs = inputs_of(a, l), kept = l == 2 ? width_of(a, 0) : 0;
                 const Real *const weight = w.of[l] + local * width * inputs, *const grad = g[l % 2];
-                for (int i = p.lane; neuron && i < inputs; i += p.lanes) {
-                    Real sum = Real(0);
-                    for (int k = 0; k < width; k++) sum += weight[k * inputs + i] * grad[k];
-                    sum *= activation_slope(a.activation, a.sums[row * a.hidden + kept + i]);
-                    left[kept + i] = sum;
-                    g[(l - 1) % 2][i] = sum;
+                for (int first = p.lane; neuron && first < inputs; first += TURNS * p.lanes) {
+                    Real dot[TURNS];
+                    products(weight, inputs, first, p.lanes, grad, 0, width, dot);
+#pragma unroll
+                    for (int c = 0; c < TURNS; c++) {
+                        const int i = first + c * p.lanes;
+                        if (i >= inputs) break;
+                        const Real sum = dot[c] * activation_slope(a.activation, a.sums[row * a.hidden + kept + i]);
+                        left[kept + i] = sum;
+                        g[(l - 1) % 2][i] = sum;
+                    }
                 }
                 __syncwarp();
             }
 
             const int width = width_of(a, 0);
             const Real *const weight = w.of[0] + local * width * in;
-            for (int i = p.lane; neuron && i < d; i += p.lanes) {
-                Real sum = m[local * d + i];
-                for (int k = 0; k < width; k++) sum += weight[k * in + branches + i] * g[0][k];
-                of_kappa_m[local * d + i] += sum * (t ? a.memory[(row - num_neuron) * d + i] : a.m_0[at * d + i]);
-                m[local * d + i] = a.kappa_m[n * d + i] * sum;
-            }
-            for (int j = p.lane; neuron && branched(a) && j < branches; j += p.lanes) {
-                Real sum = trace ? b[local * branches + j] : Real(0);
-                for (int k = 0; k < width; k++) sum += weight[k * in + j] * g[0][k];
-                if (trace) {
-                    a.grad_b[row * branches + j] = sum;
-                    of_kappa_b[local * branches + j] += sum * (t ? a.b[(row - num_neuron) * branches + j] : a.b_0[at * branches + j]);
-                    b[local * branches + j] = a.kappa_b[n * branches + j] * sum;
+            const int from = branched(a) ? 0 : branches;
+            for (int first = from + p.lane; neuron && first < in; first += TURNS * p.lanes) {
+                Real dot[TURNS];
+                products(weight, in, first, p.lanes, g[0], 0, width, dot);
+#pragma unroll
+                for (int c = 0; c < TURNS; c++) {
+                    const int j = first + c * p.lanes, i = j - branches;
+                    if (j >= in) break;
+                    Real sum = dot[c];
+                    if (i >= 0) {
+                        sum += m[local * d + i];
+                        of_kappa_m[local * d + i] += sum * (t ? a.memory[(row - num_neuron) * d + i] : a.m_0[at * d + i]);
+                        m[local * d + i] = a.kappa_m[n * d + i] * sum;
+                        continue;
+                    }
+                    if (trace) {
+                        sum += b[local * branches + j];
+                        a.grad_b[row * branches + j] = sum;
+                        of_kappa_b[local * branches + j] += sum * (t ? a.b[(row - num_neuron) * branches + j] : a.b_0[at * branches + j]);
+                        b[local * branches + j] = a.kappa_b[n * branches + j] * sum;
+                    }
+                    if (reads_layer) of_branches[(t % 2 * num_neuron + n) * branches + j] = sum;
                 }
-                if (reads_layer) of_branches[(t % 2 * num_neuron + n) * branches + j] = sum;
             }
             if (neuron && t) {
                 for (i64 k = p.lane; k < a.hidden; k += p.lanes) prefetch(a.sums + (row - num_neuron) * a.hidden + k);

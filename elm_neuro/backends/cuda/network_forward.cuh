@@ -3,6 +3,8 @@
 #include "network.cuh"
 
 struct Network : Layer {
+    i64 slices;                          // of the branches, those of most synapses that read neurons first
+    const int *branch, *count;           // (32 * slices,): of each lane of a slice, and its synapses; they lie lane by lane, then the next of each
     const Real *from_input;              // (batch, step, neuron, width[0]), with the first layer's biases; with traces (.., branch)
     const Real *layer_bias[MAX_LAYERS];  // (neuron, width); of the first layer null without traces
     const Real *a_0, *b_0, *m_0, *r_0;   // (batch, neuron, ..); b_0, r_0 null where unused
@@ -22,7 +24,8 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
     const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
     const bool reads_layer = recurrent(a), trace = a.kappa_b != nullptr;
     const i64 rows = trace ? branches : width_of(a, 0);
-    Real *const fed = reads_layer ? take(room, 2 * num_neuron) : nullptr;  // what the layer reads of itself, of this step and the next
+    Real *const fed = reads_layer ? take(room, num_neuron) : nullptr;  // what the layer reads of itself
+    Real *const read_back = reads_layer ? take(room, num_neuron * branches) : nullptr;  // what the branches read there
     Real *const m = take(room, tile * d), *const change = take(room, tile);
     Real *const b = trace ? take(room, tile * branches) : nullptr, *const r = a.kappa_r ? take(room, tile) : nullptr;
     Real *const in = take(room, p.groups * inputs_of(a, 0)) + p.group * inputs_of(a, 0);  // [branches, decayed memory]
@@ -38,8 +41,15 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
     __syncthreads();
 
     for (i64 t = 0; t < length; t++) {
-        const Real *const now = fed + t % 2 * num_neuron;
-        Real *const next = fed + (t + 1) % 2 * num_neuron;
+        if (reads_layer) {
+            for (i64 at = threadIdx.x; at < a.slices * WARP; at += blockDim.x) {
+                Real sum = Real(0);
+                int e = a.first[at / WARP] + int(at % WARP);
+                for (int k = a.count[at]; k > 0; k--, e += WARP) sum += a.w_s[e] * fed[a.other[e]];
+                if (a.branch[at] >= 0) read_back[a.branch[at]] = sum;
+            }
+            __syncthreads();  // what the branches read is there
+        }
         for (int start = 0; start < p.count; start += p.groups) {
             const int local = start + p.group, n = p.base + local;
             const bool neuron = local < p.count;
@@ -47,10 +57,7 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
             const Real *const arriving = a.from_input + row * rows;
             for (int j = p.lane; neuron && branched(a) && j < branches; j += p.lanes) {
                 Real sum = trace ? b[local * branches + j] * a.kappa_b[n * branches + j] + arriving[j] : Real(0);
-                if (reads_layer) {
-                    const int end = a.first[n * branches + j + 1];
-                    for (int e = a.first[n * branches + j]; e < end; e++) sum += a.w_s[e] * now[a.other[e]];
-                }
+                if (reads_layer) sum += read_back[n * branches + j];
                 if (trace) b[local * branches + j] = sum;
                 if (a.b) a.b[row * branches + j] = sum;
                 in[j] = sum;
@@ -67,13 +74,19 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
                 if (l >= layers) break;
                 const int width = width_of(a, l), inputs = inputs_of(a, l), from = l == 0 && !branched(a) ? branches : 0;
                 const Real *const weight = w.of[l] + local * width * inputs;
-                for (int k = p.lane; neuron && k < width; k += p.lanes) {
-                    Real sum = l == 0 && !trace ? arriving[k] : a.layer_bias[l][n * width + k];
-                    for (int i = from; i < inputs; i++) sum += weight[i * width + k] * read[i];
-                    if (l + 1 < layers) {
-                        if (a.sums) a.sums[kept + k] = sum;
-                        h[l % 2][k] = activated(a.activation, sum);
-                    } else {
+                for (int first = p.lane; neuron && first < width; first += TURNS * p.lanes) {
+                    Real dot[TURNS];
+                    products(weight, width, first, p.lanes, read, from, inputs, dot);
+#pragma unroll
+                    for (int c = 0; c < TURNS; c++) {
+                        const int k = first + c * p.lanes;
+                        if (k >= width) break;
+                        const Real sum = dot[c] + (l == 0 && !trace ? arriving[k] : a.layer_bias[l][n * width + k]);
+                        if (l + 1 < layers) {
+                            if (a.sums) a.sums[kept + k] = sum;
+                            h[l % 2][k] = activated(a.activation, sum);
+                            continue;
+                        }
                         const Real th = tanh(Real(TANH_SLOPE) * sum), after = in[branches + k] + a.gain[n * d + k] * Real(TANH_SCALE) * th;
                         size += sum < Real(0) ? -sum : sum;
                         y += a.w_y[n * d + k] * after;
@@ -101,7 +114,7 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
                 if (a.output == OUTPUT_SPIKE) y = y > Real(0) ? Real(1) : Real(0);
                 a.a[row] = y;
                 change[local] += size;
-                if (fed) next[local] = y * (a.mask ? a.mask[first_neuron + local] : Real(1));
+                if (fed) fed[local] = y * (a.mask ? a.mask[first_neuron + local] : Real(1));
             }
         }
         if (reads_layer) __syncthreads();  // what the layer did is there to be read

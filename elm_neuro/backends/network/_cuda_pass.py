@@ -114,7 +114,7 @@ class _Pass(Function):
             biases = (None, *biases[1:])
         layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
         args = _network.FORWARD(
-            *layer, operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
+            *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
         )  # fmt: skip
         _network.launch("elm_network", plan.forward, batch, args, a)
         ctx.plan = plan
@@ -166,12 +166,22 @@ def _padded(values: Any) -> tuple[Any, ...]:
     return (*values, *(0,) * (MAX_LAYERS - len(values)))
 
 
+def _slices(plan: Plan) -> tuple[Any, ...]:
+    """Number of slices, and of each lane its branch and synapses."""
+    if plan.wiring is None:
+        return 0, None, None
+    slices = plan.wiring.slices
+    return slices.begin.shape[0] - 1, slices.branch, slices.synapses
+
+
 def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[Any, ...]:
     """What both directions are told of the layer: the fields of network.cuh's Layer."""
     sizes, wiring = plan.sizes, plan.wiring
     first = other = w_s = None
     if wiring is not None:
-        first, other, place = wiring.by_branch if how is plan.forward else wiring.by_source
+        first, other, place = wiring.sources
+        if how is plan.forward:
+            first, _, _, other, place = wiring.slices
         w_s = operands.w_s.flatten()[place]
     return (
         plan.num_steps, sizes.num_neuron, sizes.num_branch, sizes.num_memory, len(sizes.widths), sizes.hidden,

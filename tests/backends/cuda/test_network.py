@@ -93,6 +93,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str
 
 
 BETWEEN = "if (reads_layer) __syncthreads();"  # steps
+READ = "__syncthreads();  // what the branches read is there"
 WITHIN = "                __syncwarp();\n"  # the layers of a neuron's MLP
 
 
@@ -101,7 +102,8 @@ WITHIN = "                __syncwarp();\n"  # the layers of a neuron's MLP
     [
         pytest.param("forward", BETWEEN, "", id="no barrier between steps, forward"),
         pytest.param("backward", BETWEEN, "", id="no barrier between steps, backward"),
-        pytest.param("forward", "t % 2 * num_neuron", "0 * num_neuron", id="written where others read, forward"),
+        pytest.param("forward", READ, "", id="no barrier behind what the branches read"),
+        pytest.param("forward", "read_back[a.branch[at]]", "read_back[a.branch[at] / 2]", id="two write one place"),
         *[
             pytest.param(*plant, marks=pytest.mark.slow, id=f"{name}, {plant[0]}")
             for name, plant in [
