@@ -23,8 +23,9 @@ def _per_layer(name: str) -> str:
 
 
 _LAYER = (
-    "num_steps num_neuron num_branch num_memory num_layers hidden activation output widest lanes tile resident "
-    f"{_per_layer('width')} {_per_layer('weight')} lengths mask w_y bias kappa_m gain kappa_b kappa_r first other w_s "
+    "num_steps num_neuron num_branch num_memory num_layers hidden activation output widest lanes tile "
+    f"{_per_layer('resident')} {_per_layer('width')} {_per_layer('weight')} "
+    "lengths mask w_y bias kappa_m gain kappa_b kappa_r first other w_s "
 )
 FORWARD, _FORWARD_BYTES = structure(
     f"{_LAYER} slices branch count from_input {_per_layer('layer_bias')} a_0 b_0 m_0 r_0 a change a_last b_last m_last "
@@ -183,7 +184,7 @@ class Block(NamedTuple):
     threads: int
     lanes: int  # of a neuron
     tile: int  # neurons of a block
-    resident: int  # layers whose weights it copies, a bit each
+    resident: tuple[int, ...]  # of each layer: from a neuron's weights to the next one's where it copies them, else 0
     shared_bytes: int
 
 
@@ -214,13 +215,16 @@ def block(sizes: Sizes, dtype: torch.dtype, shared_bytes: int, *, backward: bool
             + tile * (d + 1 + traces + sizes.high_pass)
             + groups * (read + 2 * widest)
         )
-    resident = 0
-    for layer, width in enumerate(sizes.widths):
-        weights = tile * width * read
-        if (reals + weights) * dtype.itemsize <= shared_bytes:
-            reals, resident = reals + weights, resident | 1 << layer
+    resident = []
+    for width in sizes.widths:
+        tight = width * read
+        # so far apart the lanes of the neurons of a warp read different banks
+        apart = tight + (lanes - tight) % WARP if lanes < WARP else tight
+        fits = (one for one in (apart, tight) if (reals + tile * one) * dtype.itemsize <= shared_bytes)
+        resident.append(next(fits, 0))
+        reals += tile * resident[-1]
         read = width
-    return Block(-(-n // tile), threads, lanes, tile, resident, reals * dtype.itemsize)
+    return Block(-(-n // tile), threads, lanes, tile, tuple(resident), reals * dtype.itemsize)
 
 
 def _shared_bytes(like: Tensor) -> int:

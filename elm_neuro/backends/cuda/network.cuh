@@ -14,7 +14,8 @@ enum { OUTPUT_RELU = 1, OUTPUT_IDENTITY, OUTPUT_SPIKE };
 struct Layer {
     i64 num_steps, num_neuron, num_branch, num_memory, num_layers, hidden;  // hidden: units of all hidden layers
     i64 activation, output, widest;  // widest: outputs of the widest layer
-    i64 lanes, tile, resident;       // lanes and neurons of a block; of which layers it copies the weights, a bit each
+    i64 lanes, tile;                 // of a neuron; neurons of a block
+    i64 resident[MAX_LAYERS];        // from a neuron's weights to the next one's where a block copies them, 0 where it does not
     i64 width[MAX_LAYERS];           // outputs of the MLPs' layers, the last num_memory
     const Real *weight[MAX_LAYERS];  // forward (neuron, in, out), backward (neuron, out, in)
     const i64 *lengths;              // null: all steps are valid
@@ -60,11 +61,15 @@ struct Weights {
             const i64 size = (i64)width_of(a, l) * inputs_of(a, l);
             const Real *from = a.weight[l] + p.base * size;
             of[l] = from;
-            if (!(a.resident >> l & 1)) continue;
-            Real *to = take(room, p.count * size);
-            for (i64 k = threadIdx.x; k < p.count * size; k += blockDim.x) to[k] = from[k];
+            if (!a.resident[l]) continue;
+            Real *to = take(room, a.tile * a.resident[l]);
+            for (i64 k = threadIdx.x; k < p.count * size; k += blockDim.x) to[k / size * a.resident[l] + k % size] = from[k];
             of[l] = to;
         }
+    }
+    // Of layer l, of one of the block's neurons.
+    const Real *of_neuron(const Layer &a, int l, int local) const {
+        return of[l] + local * (a.resident[l] ? (int)a.resident[l] : width_of(a, l) * inputs_of(a, l));
     }
 };
 
@@ -79,6 +84,7 @@ ELM_DEVICE void products(const Real *weight, int row, int first, int step, const
     int column[TURNS];
 #pragma unroll
     for (int c = 0; c < TURNS; c++) sum[c] = Real(0), column[c] = first + c * step < row ? first + c * step : row - 1;
+#pragma unroll 2  // more would take more registers than a block of 1024 threads has
     for (int i = from; i < to; i++)
 #pragma unroll
         for (int c = 0; c < TURNS; c++) sum[c] += weight[i * row + column[c]] * x[i];

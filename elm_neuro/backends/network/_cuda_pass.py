@@ -186,9 +186,9 @@ def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[An
     return (
         plan.num_steps, sizes.num_neuron, sizes.num_branch, sizes.num_memory, len(sizes.widths), sizes.hidden,
         KERNEL_ACTIVATIONS[plan.rule.activation], KERNEL_OUTPUTS[plan.rule.output], max(sizes.widths), how.lanes,
-        how.tile, how.resident, *_padded(sizes.widths), *_padded(weights), operands.lengths, operands.recurrent_mask,
-        operands.w_y, operands.bias, operands.kappa_m, operands.gain, operands.kappa_b, operands.kappa_r, first, other,
-        w_s,
+        how.tile, *_padded(how.resident), *_padded(sizes.widths), *_padded(weights), operands.lengths,
+        operands.recurrent_mask, operands.w_y, operands.bias, operands.kappa_m, operands.gain, operands.kappa_b,
+        operands.kappa_r, first, other, w_s,
     )  # fmt: skip
 
 

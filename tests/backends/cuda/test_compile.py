@@ -181,7 +181,14 @@ def used(program: Program, architecture: int) -> dict[str, list[int]]:
     return kernels
 
 
-FEW = ("bytes, float32", "weights, float32", "readout, float32", "20 units, forward", "20 units, backward")
+FEW = (
+    "bytes, float32",
+    "weights, float32",
+    "readout, float32",
+    "network, forward, float32",
+    "20 units, forward",
+    "20 units, backward",
+)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +214,8 @@ def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: in
         most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
         if name.startswith("alif"):
             most = 128 if name == "alif of 1024, float64" else 0
+        if name.startswith("network"):
+            most = 8
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():
