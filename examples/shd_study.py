@@ -16,9 +16,10 @@ Every point of the grid model x bin x seed is one training with the values of th
 is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
 several processes may share it. --updates is part of the study: another number begins another study in the same file.
 The best checkpoint on validation is tested. Written to STUDY, the folder --out: bins.md and bins.csv (the paper's
-tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of
---bins, the paper's is 2). Needs the extras data, train and study. Without files the digits are synthetic: their
-accuracies say nothing about SHD. Longer than the other examples: it is a study to run, not a pattern to copy.
+tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), curves.csv, png, pdf (accuracy at every validation, at the
+first of --bins), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of --bins, the paper's is 2). Needs the
+extras data, train and study. Without files the digits are synthetic: their accuracies say nothing about SHD. Longer
+than the other examples: it is a study to run, not a pattern to copy.
 
 Longer than most examples: models, ablations and figures of one study, to be copied as one file.
 """
@@ -40,7 +41,7 @@ from typing import Any
 import lightning
 import optuna
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,13 @@ OPTIMIZED: dict[str, dict[str, Any]] = {  # the paper's, Blocks', and those of t
     "lif": {"optimizer": "adamax", "learning_rate": 2e-3, "spike_l1": 0.01},
     "alif": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
     "alif_elm": {"optimizer": "adam", "learning_rate": 3e-3, "input_dropout": 0.5},
-    "elm_network": {"optimizer": "adamax", "learning_rate": 5e-3, "penalties": {"activity": 0.2, "mlp": 0.002}},
+    "elm_network": {
+        "optimizer": "adamax",
+        "learning_rate": 5e-3,
+        "warmup_steps": 400,
+        "label_smoothing": 0.01,
+        "penalties": {"activity": 0.2, "mlp": 0.002},
+    },
 }
 PARTS = {
     "train": "training",
@@ -182,7 +189,22 @@ def data_module(args: argparse.Namespace, bin_ms: float) -> SHDDataModule:
     return SpokenDigitsDataModule(num_train=num_train, num_test=num_test, cache_dir=args.cache_dir, **options)
 
 
-def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **changes: Any) -> dict[str, float]:
+class Curve(Callback):
+    """Accuracy at every validation, with the updates and the processor's seconds until then."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+        self.start = time.process_time()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        seconds = round(time.process_time() - self.start, 1)
+        trained = float(module.train_accuracy.compute())  # type: ignore[operator, union-attr]  # since the epoch began
+        valid = float(trainer.callback_metrics["valid/accuracy"])
+        point = {"updates": trainer.global_step, "processor_seconds": seconds, "train": trained, "valid": valid}
+        self.points.append(point)
+
+
+def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **changes: Any) -> dict[str, Any]:
     """Train one point of the grid for `args.updates` updates, and test its best checkpoint on validation."""
     lightning.seed_everything(seed, verbose=False)
     data = data_module(args, bin_ms)
@@ -197,6 +219,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     )  # updates from one validation to the next, whatever the size of an epoch
     with tempfile.TemporaryDirectory() as folder, quiet():
         best = ModelCheckpoint(folder, "best", monitor="valid/accuracy", mode="max", save_on_train_epoch_end=False)
+        curve = Curve()
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
@@ -204,7 +227,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
             max_steps=args.updates,
             val_check_interval=every,
             check_val_every_n_epoch=None,
-            callbacks=[best],
+            callbacks=[best, curve],
             logger=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -218,7 +241,11 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     results |= {
         group: test[f"test/accuracy_{group}"] for group in ("seen", "unseen") if f"test/accuracy_{group}" in test
     }
-    return results | {"parameters": num_parameters(net), "seconds": round(time.perf_counter() - start, 1)}
+    seconds = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "processor_seconds": round(time.process_time() - curve.start, 1),
+    }
+    return results | {"parameters": num_parameters(net), **seconds, "curve": curve.points}
 
 
 def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
@@ -316,11 +343,11 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
     what = f"{protocol} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * 3 + ["---:"] * (len(header) - 3), *table)]
     note = "Mean and 95 % t interval over the seeds; best checkpoint on validation."
-    columns = sorted({column for run in results for column in run})
+    columns = sorted({column for run in results for column in run} - {"curve"})
     with whole_files(args.out / f"{name}.md", args.out / f"{name}.csv") as (text, points):
         text.write_text(f"# {what}\n\n{note}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
         with points.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(results)
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
@@ -335,6 +362,35 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
     for line in table:
         shown.add_row(*line)
     console.print(shown)
+
+
+def write_curves(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Points and figure of how the networks learned, at the first bin: mean and range over the seeds."""
+    runs = [run for run in results if run["bin_ms"] == args.bins[0] and run.get("curve")]
+    if not runs:  # of a study that began before curves were kept
+        return
+    with whole_files(args.out / "curves.csv") as (path,), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["model", "bin_ms", "seed", *runs[0]["curve"][0]])
+        writer.writeheader()
+        writer.writerows(
+            {key: run[key] for key in ("model", "bin_ms", "seed")} | point for run in runs for point in run["curve"]
+        )
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {"training": {}, "validation": {}}
+    for part, lines_of in zip(("train", "valid"), panels.values(), strict=True):
+        for (model, _), group in by_setting(runs, "bin_ms").items():
+            at = defaultdict(list)
+            for point in itertools.chain.from_iterable(run["curve"] for run in group):
+                at[point["updates"]].append(point[part])
+            lines_of[MODELS[model]] = [
+                (updates, (max(seeds) + min(seeds)) / 2, (max(seeds) - min(seeds)) / 2) for updates, seeds in at.items()
+            ]
+    majority = max(run["majority"] for run in runs)
+    figure = plotting.accuracies(panels, xlabel="updates", majority=majority, log=False)
+    source = f"{args.train_file}" if args.train_file else "synthetic digits"
+    plotting.save(
+        plotting.note(figure, f"{source}, {args.bins[0]:g} ms bins; bars from the lowest to the highest seed"),
+        args.out / "curves",
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -423,6 +479,8 @@ def main() -> None:
         if results := list(rows(study, space).values()):
             axis = "bin_ms" if name == "bins" else next(iter(ABLATIONS[name.removeprefix("ablation_")]))
             write(args, name, axis, results, console)
+            if name == "bins":
+                write_curves(args, results)
 
 
 if __name__ == "__main__":
