@@ -212,6 +212,8 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     sizes = {"num_channels": data.num_channels, "num_classes": classes}
     net = network(model, bin_ms=bin_ms, latency=args.latency, **sizes, **changes)
     options = OPTIMIZED.get(model, {"optimizer": "adamax", "learning_rate": 5e-3, "input_dropout": 0.5})
+    if args.learning_rate is not None:
+        options = options | {"learning_rate": args.learning_rate}
     module = SpikeClassification(net, num_classes=classes, seed=seed, **options)
     start = time.perf_counter()
     every = max(
@@ -270,6 +272,8 @@ def search(
     training = f"{args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times"
     if not {"alif", "alif_elm"}.isdisjoint(space["model"]):
         training += f", latency {args.latency:g} ms"
+    if args.learning_rate is not None:
+        training += f", learning rate {args.learning_rate:g}"
     settings = f"{args.task}, {training}, {data}"
     study = optuna.create_study(
         study_name=f"{name}: {settings}",
@@ -429,6 +433,7 @@ def arguments() -> argparse.Namespace:
         default=1000,
         help="of the weights, for each point; the paper's: 56980 (SHD), 140000 (adding)",
     )
+    parser.add_argument("--learning-rate", type=float, help="of every model; default: as each was published")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further point after so long")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pool", type=int, default=1, help="neighbouring channels that become one; the paper has none")
@@ -461,6 +466,8 @@ def arguments() -> argparse.Namespace:
         or args.epochs > args.updates
     ):
         parser.error("--updates must be at least --epochs, and every size above 0")
+    if args.learning_rate is not None and not 0 < args.learning_rate < math.inf:
+        parser.error(f"--learning-rate must be a finite number above 0, got {args.learning_rate}")
     if args.train_file and not args.test_file and not args.held_out and args.task == "shd":
         parser.error("--train-file needs --test-file, or --held-out speakers to test on")
     if args.train_file and not args.train_file.is_file():
