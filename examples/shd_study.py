@@ -7,6 +7,7 @@ repeat the ablations of the paper's figure 5.
     python examples/shd_study.py --models elm alif alif_elm --pool 5 --batch-size 32  # at equal parameters
     python examples/shd_study.py --task adding --models elm_network elm_equal --bins 2  # one layer, one neuron
     python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
+    python examples/shd_study.py --models --ablations latency --bins 2 --batch-size 32  # both gradients of ALIF
 
 alif is the network of the recipe shd_alif (Blocks) and alif_elm one recurrent layer of adaptive LIF neurons read by an
 ELM of half the memory, each as wide as the parameters of the ELM allow; they take the latency --latency.
@@ -66,11 +67,14 @@ from elm_neuro.training import (
 )
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
-MODELS |= {"alif": "ALIF", "alif_elm": "ALIF + ELM", "elm_network": "ELM Network", "elm_equal": "ELM, as many"}
+MODELS |= {"alif": "ALIF", "alif_blocks": "ALIF, Blocks", "alif_elm": "ALIF + ELM"}
+MODELS |= {"elm_network": "ELM Network", "elm_equal": "ELM, as many"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]
+SPIKING = ("alif", "alif_blocks", "alif_elm")
 OPTIMIZED: dict[str, dict[str, Any]] = {  # the paper's, Blocks', and those of the demonstration's mixed network
     "lif": {"optimizer": "adamax", "learning_rate": 2e-3, "spike_l1": 0.01},
     "alif": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
+    "alif_blocks": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
     "alif_elm": {"optimizer": "adam", "learning_rate": 3e-3, "input_dropout": 0.5},
     "elm_network": {
         "optimizer": "adamax",
@@ -87,13 +91,20 @@ PARTS = {
     "seen": "seen speakers",
     "unseen": "unseen speakers",
 }
-ABLATIONS: dict[str, dict[str, list[Any]]] = {
-    "memory": {"num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
-    "timescales": {
-        "tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0]
-    },  # figure 5f: the longest initial time constant in ms
+ABLATIONS: dict[str, dict[str, list[Any]]] = {  # the networks, and the values of what is changed
+    "memory": {"model": ["elm"], "num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
+    "timescales": {  # figure 5f: the longest initial time constant in ms
+        "model": ["elm"],
+        "tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0],
+    },
+    "latency": {"model": ["alif", "alif_blocks"], "latency": [0.0, 10.0, 20.0, 50.0, 100.0]},
 }
-UNITS = {"bin_ms": "bin (ms)", "num_memory": "memory units", "tau_m_high": r"longest initial $\tau_m$ (ms)"}
+UNITS = {
+    "bin_ms": "bin (ms)",
+    "num_memory": "memory units",
+    "tau_m_high": r"longest initial $\tau_m$ (ms)",
+    "latency": "latency (ms)",
+}
 
 
 def network(
@@ -124,14 +135,15 @@ def network(
     if model == "lif":
         hidden = LIF(num_channels, 65, delta_t=bin_ms, tau_v=20.0, recurrent=True, detach_recurrent=False)
         return RecurrentLIFClassifier(hidden, output_size=num_classes)
-    if model in ("alif", "alif_elm"):
+    if model in SPIKING:
         settings: dict[str, Any] = {"delta_t": bin_ms, "tau_v": 20.0, "tau_a": 150.0, "b_init": 1.0, "latency": latency}
         settings |= {"recurrent": True, "surrogate": MultiGaussian()}
+        settings |= {"gradient": "blocks" if model == "alif_blocks" else "loop"}
         half = {**elm, "num_memory": num_memory // 2}
 
         def sized(width: int) -> torch.nn.Module:
             first = ALIF(num_channels, width, **settings)
-            if model == "alif":
+            if model != "alif_elm":
                 return ALIFNetwork(first, ALIF(width, width, **settings), output_size=num_classes)
             return SpikingNetwork(first, ELM(width, num_classes, **half), readout="mean")
 
@@ -210,7 +222,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     data = data_module(args, bin_ms)
     classes = 19 if args.task == "adding" else 20
     sizes = {"num_channels": data.num_channels, "num_classes": classes}
-    net = network(model, bin_ms=bin_ms, latency=args.latency, **sizes, **changes)
+    net = network(model, bin_ms=bin_ms, **sizes, **{"latency": args.latency} | changes)
     options = OPTIMIZED.get(model, {"optimizer": "adamax", "learning_rate": 5e-3, "input_dropout": 0.5})
     if args.learning_rate is not None:
         options = options | {"learning_rate": args.learning_rate}
@@ -255,8 +267,7 @@ def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
     seeds, bins = {"seed": args.seeds}, {"bin_ms": args.bins}
     results: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
     return results | {
-        f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds}
-        for name in args.ablations
+        f"ablation_{name}": {"bin_ms": args.bins[:1], **ABLATIONS[name], **seeds} for name in args.ablations
     }
 
 
@@ -270,7 +281,7 @@ def search(
         else f"synthetic digits {args.digits}"
     )
     training = f"{args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times"
-    if not {"alif", "alif_elm"}.isdisjoint(space["model"]):
+    if "latency" not in space and not set(SPIKING).isdisjoint(space["model"]):
         training += f", latency {args.latency:g} ms"
     if args.learning_rate is not None:
         training += f", learning rate {args.learning_rate:g}"
@@ -360,7 +371,7 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
         for (model, setting), runs in groups.items():
             lines_of[MODELS[model]].append((setting, *seed_interval([run[part] for run in runs])))
         panels[title] = dict(lines_of)
-    figure = plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority)
+    figure = plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority, log=axis != "latency")
     plotting.save(plotting.note(figure, f"{protocol} protocol on {source}"), args.out / name)
     shown = Table(*header, title=what, title_justify="left")
     for line in table:
@@ -421,7 +432,11 @@ def arguments() -> argparse.Namespace:
         help="networks to compare; none runs the ablations only",
     )
     parser.add_argument(
-        "--ablations", choices=list(ABLATIONS), nargs="*", default=[], help="of the ELM neuron, as in figure 5 e and f"
+        "--ablations",
+        choices=list(ABLATIONS),
+        nargs="*",
+        default=[],
+        help="memory and timescales of the ELM neuron, as in figure 5 e and f; latency: ALIF by either gradient",
     )
     parser.add_argument(
         "--bins", type=float, nargs="+", default=[10.0], metavar="MS", help="the paper's: 1 2 4 6 8 10 20 50 100"
@@ -484,7 +499,7 @@ def main() -> None:
     for name, space in grids(args).items():
         study = search(args, name, space, deadline, console)
         if results := list(rows(study, space).values()):
-            axis = "bin_ms" if name == "bins" else next(iter(ABLATIONS[name.removeprefix("ablation_")]))
+            axis = "bin_ms" if name == "bins" else [*ABLATIONS[name.removeprefix("ablation_")]][-1]
             write(args, name, axis, results, console)
             if name == "bins":
                 write_curves(args, results)

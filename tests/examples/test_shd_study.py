@@ -85,11 +85,15 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
 
 def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path, study: Callable[..., Done]) -> None:
     pytest.importorskip("optuna")
-    done = study("--models", "--ablations", "timescales", "--seeds", "3")
+    done = study("--models", "--ablations", "timescales", "latency", "--seeds", "3")
     assert done.returncode == 0, done.stderr
     rows = points(tmp_path / "out" / "ablation_timescales.csv")
     assert [float(row["tau_m_high"]) for row in rows] == [10, 50, 150, 500, 1000]
     assert {row["seed"] for row in rows} == {"3"}
+    rows = points(tmp_path / "out" / "ablation_latency.csv")
+    assert [(row["model"], float(row["latency"])) for row in rows] == [
+        (model, latency) for model in ("alif", "alif_blocks") for latency in (0, 10, 20, 50, 100)
+    ]
     assert not (tmp_path / "out" / "bins.csv").exists()
 
 
