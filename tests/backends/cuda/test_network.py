@@ -102,8 +102,6 @@ WITHIN = "                __syncwarp();\n"  # the layers of a neuron's MLP
     [
         pytest.param("forward", BETWEEN, "", id="no barrier between steps, forward"),
         pytest.param("backward", BETWEEN, "", id="no barrier between steps, backward"),
-        pytest.param("forward", READ, "", id="no barrier behind what the branches read"),
-        pytest.param("forward", "read_back[a.branch[at]]", "read_back[a.branch[at] / 2]", id="two write one place"),
         *[
             pytest.param(*plant, marks=pytest.mark.slow, id=f"{name}, {plant[0]}")
             for name, plant in [
@@ -111,6 +109,8 @@ WITHIN = "                __syncwarp();\n"  # the layers of a neuron's MLP
                 ("a warp's barrier between steps", ("backward", BETWEEN, "__syncwarp();")),
                 ("no barrier within a step", ("forward", WITHIN, "")),
                 ("no barrier within a step", ("backward", WITHIN, "")),
+                ("no barrier behind what the branches read", ("forward", READ, "")),
+                ("two write one place", ("forward", "read_back[a.branch[at]]", "read_back[a.branch[at] / 2]")),
                 ("two write one place", ("backward", "of_branches[(t % 2 * num_neuron + n)", "of_branches[(n / 2)")),
             ]
         ],
