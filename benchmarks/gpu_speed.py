@@ -13,6 +13,7 @@ Longer than most: one file that a bare machine runs.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import os
@@ -24,8 +25,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from elm_neuro import ALIF, ELM, BranchELM, SpikeEvents
-from elm_neuro.backends.cuda import _alif, _bytes, _compile, _driver, _input, _memory, _plans, _readout, _weights
+from elm_neuro import ALIF, ELM, BranchELM, ELMNetworkClassifier, SpikeEvents, backends
+from elm_neuro.backends.cuda import (
+    _alif,
+    _bytes,
+    _compile,
+    _driver,
+    _input,
+    _memory,
+    _network,
+    _plans,
+    _readout,
+    _weights,
+)
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
 from elm_neuro.functional import MultiGaussian
 
@@ -66,6 +78,16 @@ class ALIFRow(NamedTuple):
 
 
 ALIF_ROWS = {"A512": ALIFRow(512, 10, 32), "A1024": ALIFRow(1024, 50, 128), "A2048": ALIFRow(2048, 100, 128)}
+
+
+class NetworkRow(NamedTuple):
+    """The published layers of ELM neurons: 8 samples of 700 inputs, of which 8 % spike, in 1000 steps; 19 classes."""
+
+    num_neuron: int
+    num_memory: int
+
+
+NETWORK_ROWS = {"EN96": NetworkRow(96, 5), "EN57": NetworkRow(57, 9)}
 LINES: list[str] = []
 
 
@@ -258,6 +280,30 @@ def measure_alif(name: str, row: ALIFRow) -> dict[str, Any]:
     return record
 
 
+def measure_network(name: str, row: NetworkRow) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = ELMNetworkClassifier(700, 19, row.num_neuron, row.num_memory).cuda().eval()
+    x = (torch.rand(8, 1000, 700, device="cuda") < 0.08).float()
+    with torch.no_grad():
+        with backends.use("reference"):
+            wanted = copy.deepcopy(network).double()(x[:, :64].double())[0]
+        with backends.use("cuda"):
+            found = network(x[:, :64])[0]
+    error = float((found - wanted).abs().max() / wanted.abs().max())
+    if not error < 1e-3:
+        raise RuntimeError(f"outputs are off by {error:.1e}")
+    record: dict[str, Any] = {"error": error}
+    for variant, given in (("dense", x), ("events", SpikeEvents.from_frames(x)), ("torch", x)):
+        repeats = 2 if variant == "torch" else 10
+        with backends.use("torch" if variant == "torch" else "cuda"):
+            record[variant] = {
+                "both": timed(both(network, given), repeats), "forward": timed(alone(network, given), repeats),
+            }  # fmt: skip
+    cells = [times_of(record[variant]) for variant in ("dense", "events", "torch")]
+    say(f"{name:10s} {' | '.join(cells)} | error {error:.0e}")
+    return record
+
+
 def graphed(neuron: ELM, x: torch.Tensor) -> float:
     """Milliseconds of a forward and backward pass replayed as a CUDA graph: the device alone."""
     call, stream = both(neuron, x), torch.cuda.Stream()
@@ -399,6 +445,7 @@ def main() -> None:
     programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
     kind = KERNEL_SURROGATES[MultiGaussian]
     programs += [_bytes.program(torch.float32), _alif.program(torch.float32, _alif.threads_for(128), kind)]
+    programs += [_network.program(torch.float32, backward=backward) for backward in (False, True)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
         programs += [_memory.program(plan) for _, plans in sweep_plans(properties) for plan in plans]
@@ -414,6 +461,10 @@ def main() -> None:
     parts += [
         (name, lambda name=name: result["rows"].update({name: measure_alif(name, ALIF_ROWS[name])}))
         for name in (ALIF_ROWS if options.rows == list(ROWS) else ())
+    ]
+    parts += [
+        (name, lambda name=name: result["rows"].update({name: measure_network(name, NETWORK_ROWS[name])}))
+        for name in (NETWORK_ROWS if options.rows == list(ROWS) else ())
     ]
     parts += [
         (f"profile {name}", lambda name=name: result.update({f"profile {name}": profiled(name)}))

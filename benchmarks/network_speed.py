@@ -1,17 +1,20 @@
 """One update of a layer of ELM neurons at the published settings of SHD-Adding: its scan and its readout's, forward and
 backward, with dropout's masks and both penalties, on one thread; beside the seconds that the authors' own step took.
 
-    python benchmarks/network_speed.py [--backend native] [--density 0.08] [--repeats 5]
+    python benchmarks/network_speed.py [--backend native] [--density 0.08] [--repeats 5] [--device cpu]
 
 Before anything is timed, outputs and gradients of a short sequence are held to the reference in double precision. The
 floor is the time that a core takes for the multiply-adds that the equations ask for, every synapse counted whether
 something arrives or not, as fast as fma_speed.cpp runs them in registers. Times are a core's, not the wall clock's.
+With --device cuda they are the wall clock's up to where the GPU has done everything, of `--backend cuda` unless another
+is named; there is no floor, and memory is the GPU's.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,6 +39,7 @@ class Row(NamedTuple):
 
 
 ROWS = (Row(96, 5, 10, 3.9), Row(57, 9, 18, 2.6))
+DEVICE = "cpu"
 HIDDEN_RULE, READOUT_RULE = NetworkRule(input_scale=10.0), NetworkRule(output="identity", input_scale=10.0)
 
 
@@ -77,6 +81,8 @@ class Update:
         self.x = (torch.rand(BATCH, num_steps, INPUT_SIZE) < density).to(dtype)
         self.target = torch.randint(CLASSES, (BATCH,))
         self.masks = [(torch.rand(BATCH, size) < 0.8).to(dtype) * 1.25 for size in (INPUT_SIZE, *2 * [row.num_neuron])]
+        self.hidden, self.readout = (on_device(layer) for layer in (self.hidden, self.readout))
+        self.x, self.target, self.masks = self.x.to(DEVICE), self.target.to(DEVICE), [m.to(DEVICE) for m in self.masks]
         self.leaves = [one for layer in (self.hidden, self.readout) for one in flat(layer) if one.requires_grad]
 
     def run(self, backend: str) -> list[Tensor]:
@@ -90,6 +96,19 @@ class Update:
         loss = torch.nn.functional.cross_entropy(logits, self.target, label_smoothing=0.01)
         loss = loss + 0.002 * (record.change / self.x.shape[1]).square().mean() + 0.2 * record.a.relu().mean()
         return [logits, *torch.autograd.grad(loss, self.leaves)]
+
+
+def on_device(params: NetworkParams) -> NetworkParams:
+    """The layer where it is to run; what learns there are leaves."""
+
+    def moved(one: Tensor) -> Tensor:
+        return one.detach().to(DEVICE).requires_grad_(one.requires_grad)
+
+    parts = {
+        name: tuple(map(moved, part)) if isinstance(part, tuple) else part if part is None else moved(part)
+        for name, part in params._asdict().items()
+    }
+    return NetworkParams(**parts)
 
 
 def flat(params: NetworkParams) -> list[Tensor]:
@@ -118,27 +137,53 @@ def multiply_adds(row: Row) -> float:
     return float(BATCH * NUM_STEPS * (own + readout))
 
 
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of a core, or on a GPU of the wall clock."""
+    if DEVICE == "cpu":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def mebibytes_of(call: Callable[[], object]) -> float:
+    """Peak memory of a call above what was there before."""
+    if DEVICE == "cpu":
+        return peak_above_start(call)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="native")
+    parser.add_argument("--backend", help="native, or on a GPU cuda, unless another is named")
     parser.add_argument("--density", type=float, default=0.08, help="of ones in the input")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
+    global DEVICE
+    DEVICE = args.device
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        print("skipped: no GPU")
+        return
+    backend = args.backend or ("native" if DEVICE == "cpu" else "cuda")
     torch.set_num_threads(1)
-    speed = fma_speed(_library.instruction_set())
+    speed = fma_speed(_library.instruction_set()) if DEVICE == "cpu" else None
     print("neurons of units  update ms  authors' ms  times faster  floor ms  share of floor  peak MiB more")
     for row in ROWS:
-        check(row, args.density, args.backend)
+        check(row, args.density, backend)
         update = Update(row, NUM_STEPS, args.density, torch.float32)
-        memory = peak_above_start(lambda: update.run(args.backend))  # noqa: B023  # called at once
-        seconds = []
-        for _ in range(args.repeats):
-            start = time.process_time()
-            update.run(args.backend)
-            seconds.append(time.process_time() - start)
-        best, floor = min(seconds), 2 * multiply_adds(row) / speed if speed else float("nan")
+        memory = mebibytes_of(lambda: update.run(backend))  # noqa: B023  # called at once
+        best = min(seconds_of(lambda: update.run(backend)) for _ in range(args.repeats))  # noqa: B023
+        floor = 2 * multiply_adds(row) / speed if speed else float("nan")
         print(
-            f"{row.num_neuron:7d} of {row.num_memory:<5d} {1e3 * best:10.0f} {1e3 * row.theirs:12.0f} "
+            f"{row.num_neuron:7d} of {row.num_memory:<5d} {1e3 * best:10.1f} {1e3 * row.theirs:12.0f} "
             f"{row.theirs / best:13.1f} {1e3 * floor:9.1f} {floor / best:15.2f} {memory:13.0f}"
         )
 

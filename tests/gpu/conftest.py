@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _bytes, _compile, _driver, _input, _memory, _readout, _weights
+from elm_neuro.backends.cuda import _bytes, _compile, _driver, _input, _memory, _network, _readout, _weights
 from elm_neuro.backends.elm import _cuda
 from tests.gpu.cases import CASES, shape_of
 
@@ -35,6 +35,9 @@ def compiled_ahead() -> None:
             part.program(dtype)
             for part in (_bytes, _input, _weights, _readout)
             for dtype in (torch.float32, torch.float64)
+        ]
+        programs += [
+            _network.program(dtype, backward=back) for dtype in (torch.float32, torch.float64) for back in (False, True)
         ]
         programs += [_memory.kernel_for(*shape_of(case), 0, back).program for case in CASES for back in (False, True)]
         architecture = _driver.launcher().device(0).architecture

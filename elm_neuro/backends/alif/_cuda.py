@@ -15,6 +15,7 @@ from elm_neuro.backends.alif._kernels import reason_of_kernels
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import remembered
 from elm_neuro.backends.cuda import _alif, _available
+from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
@@ -141,7 +142,7 @@ class _Pass(Function):
         fed_back = w_rec if plan.through_recurrence else None
         args = _alif.BACKWARD(
             num_steps, num_neuron, plan.history, plan.chunk, int(plan.through_reset), lengths, beta, p, b, fed_back,
-            v_0, *kept, *given, grad_current, v, a, *sums, *_alif.slope_words(plan.slope),
+            v_0, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
         _alif.launch("elm_alif_backward", ctx.code, batch, threads, 0, args, spikes)

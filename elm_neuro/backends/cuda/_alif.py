@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
-from struct import pack, unpack
 
 import torch
 from torch import Tensor
@@ -12,7 +10,6 @@ from torch import Tensor
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import structure
 from elm_neuro.backends.cuda._compile import Program
-from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate
 
 MAX_NEURON = 1024  # threads of a block
 MAX_SHARED_BYTES = 48 * 1024  # what every device gives
@@ -69,26 +66,6 @@ def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
             ("ELM_BYTES_ALIFBACKWARD", _BACKWARD_BYTES),
         ),
     )
-
-
-def slope_words(surrogate: Surrogate) -> tuple[int, ...]:
-    """What the kernel computes the surrogate's slope from, as the 64 bits of each number.
-
-    >>> unpack("5d", pack("5q", *slope_words(ATan(2.0))))
-    (3.141592653589793, 1.0, 0.0, 0.0, 0.0)
-    """
-    scale, factor, side_scale, side_factor, mean = 0.0, 0.0, 0.0, 0.0, 0.0
-    if isinstance(surrogate, ATan):
-        scale, factor = math.pi / 2 * surrogate.alpha, surrogate.alpha / 2
-    elif isinstance(surrogate, FastSigmoid | Sigmoid):
-        scale = surrogate.scale
-    elif isinstance(surrogate, Boxcar):
-        scale, factor = surrogate.width / 2, surrogate.height
-    elif isinstance(surrogate, MultiGaussian):
-        mean, wide, peak = surrogate.sigma, surrogate.s * surrogate.sigma, surrogate.gamma / math.sqrt(2 * math.pi)
-        scale, side_scale = 1 / mean, 1 / wide
-        factor, side_factor = (1 + surrogate.h) * peak * scale, surrogate.h * peak * side_scale
-    return unpack("5q", pack("5d", scale, factor, side_scale, side_factor, mean))
 
 
 def launch(kernel: str, code: Program, batch: int, threads: int, shared_bytes: int, args: bytes, like: Tensor) -> None:

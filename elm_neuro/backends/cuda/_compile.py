@@ -20,7 +20,11 @@ SOURCES = (
     "bytes.cuh",
     "weights.cuh",
     "readout.cuh",
+    "surrogates.cuh",
     "alif.cuh",
+    "network.cuh",
+    "network_forward.cuh",
+    "network_backward.cuh",
 )
 MAGIC = b"elm_neuro machine code 1\n"
 

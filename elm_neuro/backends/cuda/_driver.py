@@ -66,6 +66,7 @@ class Driver:
         self._launch_kernel = self._library.cuLaunchKernel
         self._launch_kernel.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
         self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
+        self._allowed: dict[tuple[int, Program, str], int] = {}  # bytes of shared memory, where more than the default
         self._modules: dict[tuple[int, Program], ctypes.c_void_p] = {}
         self._devices: dict[int, Device] = {}
         self._entered = threading.local()  # whether a thread has a context
@@ -101,7 +102,9 @@ class Driver:
         self._enter_context(index)
         function = self._functions.get((index, program, kernel))
         if function is None:
-            function = self._function(index, program, kernel, shared_bytes)
+            function = self._function(index, program, kernel)
+        if shared_bytes > DEFAULT_SHARED:
+            self._allow(index, program, kernel, shared_bytes)
         if grid[1] > MAX_GRID_Y:
             raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
         pointers = _Pointers(arguments)
@@ -117,7 +120,14 @@ class Driver:
         self._call("cuFuncGetAttribute", ctypes.byref(value), number, self._functions[index, program, kernel])
         return value.value
 
-    def _function(self, index: int, program: Program, kernel: str, shared_bytes: int) -> ctypes.c_void_p:
+    def _allow(self, index: int, program: Program, kernel: str, shared_bytes: int) -> None:
+        """Let a kernel have this much shared memory; a program that runs layers of many sizes asks for more in time."""
+        key = index, program, kernel
+        if shared_bytes > self._allowed.get(key, DEFAULT_SHARED):
+            self._call("cuFuncSetAttribute", self._functions[key], MAX_DYNAMIC_SHARED, shared_bytes)
+            self._allowed[key] = shared_bytes
+
+    def _function(self, index: int, program: Program, kernel: str) -> ctypes.c_void_p:
         module = self._modules.get((index, program))
         if module is None:
             code = machine_code(program, self.device(index).architecture)
@@ -126,8 +136,6 @@ class Driver:
             self._modules[index, program] = module
         function = ctypes.c_void_p()
         self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode())
-        if shared_bytes > DEFAULT_SHARED:
-            self._call("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared_bytes)
         self._functions[index, program, kernel] = function
         return function
 

@@ -2,9 +2,9 @@
 // latency + 1 steps later, so that many steps need one barrier: what arrives in them is the spikes of steps before them.
 #pragma once
 #include "common.cuh"
+#include "surrogates.cuh"
 
 constexpr int WARP = 32, WARPS = ELM_THREADS / WARP;
-enum { ATAN = 1, FAST_SIGMOID, BOXCAR, MULTI_GAUSSIAN, SIGMOID };
 
 struct Alif {
     i64 num_steps, num_neuron, history, chunk;      // history: latency + 1; chunk: steps between barriers, at most that
@@ -27,30 +27,10 @@ struct AlifBackward {
     const Real *grad_spikes, *grad_v_last, *grad_a_last;
     Real *grad_current;                             // shape of current
     Real *grad_v_0, *grad_a_0, *grad_beta, *grad_p, *grad_b;  // (batch, neuron)
-    double scale, factor, side_scale, side_factor, mean;  // of the surrogate's slope
+    Slope slope;
 };
 
 static_assert(sizeof(Alif) == ELM_BYTES_ALIF && sizeof(AlifBackward) == ELM_BYTES_ALIFBACKWARD, "structures of alif.cuh and _alif.py");
-
-// The surrogate's slope at a distance from the threshold, from what _alif.py makes of its settings: arguments, so that they may change from step to
-// step without another compilation.
-ELM_DEVICE Real bell(Real z) { return exp(z * z * Real(-0.5)); }
-
-ELM_DEVICE Real slope_at(const AlifBackward &a, Real x) {
-    const Real scale = Real(a.scale), factor = Real(a.factor), side_scale = Real(a.side_scale), side_factor = Real(a.side_factor), mean = Real(a.mean);
-    const Real distance = x < Real(0) ? -x : x;
-    switch (ELM_SURROGATE) {
-        case ATAN: return factor / (x * scale * (x * scale) + Real(1));
-        case FAST_SIGMOID: return Real(1) / ((distance * scale + Real(1)) * (distance * scale + Real(1)));
-        case BOXCAR: return distance < scale ? factor : Real(0);
-        case MULTI_GAUSSIAN:
-            return bell(x * scale) * factor - (bell((x - mean) * side_scale) + bell((x + mean) * side_scale)) * side_factor;
-        default: {
-            const Real y = Real(1) / (Real(1) + exp(-x * scale));
-            return y * (Real(1) - y) * scale;
-        }
-    }
-}
 
 // Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows.
 ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
@@ -128,7 +108,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
             }
             if (adaptive) ds += da;
             if (a.through_reset) ds -= membrane * dv;
-            const Real dx = ds * slope_at(a, distance), dm = dx + (distance > Real(0) ? Real(0) : dv);
+            const Real dx = ds * slope_at(ELM_SURROGATE, a.slope, distance), dm = dx + (distance > Real(0) ? Real(0) : dv);
             if (adaptive) {
                 d_b -= dx * adaptation;
                 d_p += da * adaptation;

@@ -9,6 +9,17 @@ from torch import Tensor
 
 from elm_neuro.functional import NetworkParams, NetworkRule
 
+MOST_ENTRIES = 1 << 27  # of the dense map from sources to branches: half a GB in float32
+
+
+def reason_of_sources(params: NetworkParams, input_size: int) -> str | None:
+    """Why there is no such map of a layer; None where there is."""
+    num_neuron = params.bias.shape[0]
+    entries = num_neuron * params.num_branch * (input_size + num_neuron)
+    if entries <= MOST_ENTRIES:
+        return None
+    return f"it makes one matrix of sources by branches, of at most {MOST_ENTRIES} entries, got {entries}"
+
 
 class Sources(NamedTuple):
     """What sources add to a neuron's rows in a step: to its branches, or, without a trace, to the first layer of its
@@ -28,7 +39,11 @@ class Sources(NamedTuple):
         branch = torch.arange(num_neuron * num_branch, device=params.w_s.device)
         place = branch.repeat_interleave(num_synapse // num_branch) * num_source + params.index.flatten()
         table = params.w_s.new_zeros(num_neuron * num_branch * num_source)
-        table = table.index_add(0, place, rule.input_scale * params.w_s.flatten())
+        weights = rule.input_scale * params.w_s.flatten()
+        if table.is_cuda:  # where index_add has no fixed order
+            table = table.index_put((place,), weights, accumulate=True)
+        else:
+            table = table.index_add(0, place, weights)
         table = table.view(num_neuron, num_branch, num_source)
         constant = table.new_zeros(())
         if params.kappa_b is None:

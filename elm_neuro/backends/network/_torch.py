@@ -15,15 +15,13 @@ from torch import Tensor
 
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._masked import masked
-from elm_neuro.backends.network._sources import Sources
+from elm_neuro.backends.network._sources import Sources, reason_of_sources
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 from elm_neuro.functional._elm import TANH_SCALE, TANH_SLOPE
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS
-
-MOST_ENTRIES = 1 << 27  # of the dense map from sources to branches: half a GB in float32
 
 
 class Torch(NetworkBackend):
@@ -34,11 +32,7 @@ class Torch(NetworkBackend):
     differentiates = True
 
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
-        num_neuron = params.bias.shape[0]
-        entries = num_neuron * params.num_branch * (x.shape[-1] + num_neuron)
-        if entries > MOST_ENTRIES:
-            return f"it makes one matrix of sources by branches, of at most {MOST_ENTRIES} entries, got {entries}"
-        return self.refusal_of(params.bias)
+        return reason_of_sources(params, x.shape[-1]) or self.refusal_of(params.bias)
 
     def scan(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -56,15 +57,26 @@ class FakeDriver:
         self.launched.append((kernel, grid, threads))
 
 
+def included(name: str) -> dict[str, str]:
+    """Text of a source and of all that it includes, by name."""
+    texts, left = {}, [name]
+    while left:
+        name = left.pop()
+        texts[name] = _compile.sources()[name]
+        left += [other for other in re.findall(r'#include "(\S+)"', texts[name]) if other not in texts]
+    return texts
+
+
 def built(program: Program, flags: tuple[str, ...] = ()) -> Path:
     """The shared library of a program, built where it is not there yet."""
-    text = "\0".join([(HERE / "cuda_on_cpu.h").read_text(), *_compile.sources().values(), *program.options(), *flags])
+    texts = included(program.source)
+    text = "\0".join([(HERE / "cuda_on_cpu.h").read_text(), *texts.values(), *program.options(), *flags])
     folder = Path(tempfile.gettempdir(), f"elm_neuro_cuda_on_cpu_{os.getuid()}")
     folder.mkdir(exist_ok=True)
     library = folder / f"{hashlib.sha256(f'{program.source}{text}'.encode()).hexdigest()[:32]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            for name, source in _compile.sources().items():
+            for name, source in texts.items():
                 Path(work, name).write_text(source)
             main = Path(work, "main.cpp")
             main.write_text(f'#include "cuda_on_cpu.h"\n#include "{program.source}"\n')

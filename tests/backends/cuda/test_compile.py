@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _alif, _bytes, _compile, _input, _memory, _nvrtc, _plans, _readout, _weights
+from elm_neuro.backends.cuda import (
+    _alif,
+    _bytes,
+    _compile,
+    _input,
+    _memory,
+    _network,
+    _nvrtc,
+    _plans,
+    _readout,
+    _weights,
+)
 from elm_neuro.backends.cuda._compile import Program
 
 PROGRAM = Program("weights.cuh", (("ELM_REAL", "float"),))
@@ -141,6 +152,8 @@ def programs(architecture: int) -> dict[str, Program]:
         found[f"readout, {name}"] = _readout.program(dtype)
         for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
             found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
+        for direction, backward in (("forward", False), ("backward", True)):
+            found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
@@ -168,7 +181,14 @@ def used(program: Program, architecture: int) -> dict[str, list[int]]:
     return kernels
 
 
-FEW = ("bytes, float32", "weights, float32", "readout, float32", "20 units, forward", "20 units, backward")
+FEW = (
+    "bytes, float32",
+    "weights, float32",
+    "readout, float32",
+    "network, forward, float32",
+    "20 units, forward",
+    "20 units, backward",
+)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +214,8 @@ def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: in
         most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
         if name.startswith("alif"):
             most = 128 if name == "alif of 1024, float64" else 0
+        if name.startswith("network"):
+            most = 8
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():

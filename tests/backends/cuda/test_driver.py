@@ -75,6 +75,14 @@ def test_a_kernel_is_loaded_once_and_asks_for_much_shared_memory(driver: _driver
     ]
 
 
+def test_a_kernel_gets_more_shared_memory_when_it_asks_for_more(driver: _driver.Driver, library: Library) -> None:
+    asked = []
+    for kilobytes in (16, 64, 200, 100, 200, 32):
+        launch(driver, shared=kilobytes * 1024)
+        asked.append(library.calls.count("cuFuncSetAttribute"))
+    assert asked == [0, 1, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("name", ["cuLaunchKernel", "cuModuleLoadData", "cuModuleGetFunction", "cuCtxGetCurrent"])
 def test_what_the_driver_refuses_is_told_by_the_calls_name(driver: _driver.Driver, library: Library, name: str) -> None:
     library.status[name] = 209  # CUDA_ERROR_NO_BINARY_FOR_GPU: of a driver older than the compiler

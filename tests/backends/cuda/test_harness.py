@@ -153,9 +153,33 @@ for neuron in (
 print("ran", len(driver.launched))
 """
 
+SANITIZED_NETWORK = """
+import torch
+from elm_neuro import ELMNetwork, SpikeEvents
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.network import _cuda
+from tests.backends.cuda.fake_driver import FakeDriver
+driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+_driver.launcher = lambda: driver
+_cuda.DEVICE = "cpu"
+_cuda.Cuda.missing = lambda self: None
+torch.manual_seed(0)
+branches = {"num_branch": 3, "num_synapse_per_branch": 2, "num_memory": 5, "backend": "cuda"}
+for layer, events in (
+    (ELMNetwork(9, 11, output="spike", tau_b=5.0, tau_high_pass=5.0, **branches), True),
+    (ELMNetwork(9, 40, recurrent_fraction=0.0, num_mlp_layers=0, output="identity", **branches).double(), False),
+    (ELMNetwork(9, 140, **branches).double(), False),  # two lanes a neuron
+):
+    frames = torch.poisson(torch.full((2, 3, 9), 0.3)).to(layer.w_s.dtype)
+    y, state = layer(SpikeEvents.from_frames(frames) if events else frames, lengths=torch.tensor([3, 0]))
+    (y.sum() + state.m.sum() + state.b.sum()).backward()
+print("ran", len(driver.launched))
+"""
+
 
 @pytest.mark.slow
-def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [SANITIZED, SANITIZED_NETWORK], ids=["neurons", "network"])
+def test_sanitizers_find_nothing(script: str) -> None:
     if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
         pytest.skip("no compiler")
     environment = {
@@ -165,7 +189,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run([sys.executable, "-c", SANITIZED], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "ran" in done.stdout, done.stderr[-3000:]
 
 

@@ -27,12 +27,12 @@ def in_dtype(part: Any, dtype: torch.dtype) -> Any:
     return part.detach().to(dtype).requires_grad_(part.requires_grad)
 
 
-def compare(call: Call, dtype: torch.dtype) -> None:
-    """Native in `dtype` equals the reference in float64 of the same numbers."""
+def compare(call: Call, dtype: torch.dtype, backend: str = "native") -> None:
+    """A backend in `dtype` equals the reference in float64 of the same numbers."""
     call = in_dtype(call, dtype)
     double = in_dtype(call, torch.float64)
     for index, (found, wanted) in enumerate(
-        zip(everything(call, "native"), everything(double, "reference"), strict=True)
+        zip(everything(call, backend), everything(double, "reference"), strict=True)
     ):
         scale = 1.0 if dtype == torch.float64 or index < 6 else 10.0  # record and state, then gradients
         assert_close(found.double(), wanted, dtype=dtype, scale=scale)

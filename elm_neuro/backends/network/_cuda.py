@@ -1,0 +1,103 @@
+"""The layer by CUDA kernels: what the inputs add to all steps as one product, the recurrence in one launch a direction,
+the gradients of the weights as products over all steps after it.
+
+Gather, weights and branch sum are one linear map of the sources, and the gradient of that map is a product too. What
+the neurons add is computed in the pass itself, from the synapses that read them; their half of the map serves its
+gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.cuda import _available, _network
+from elm_neuro.backends.cuda._input import Events, project_events
+from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
+from elm_neuro.backends.network._cuda_pass import Operands, Plan, run, sizes_of
+from elm_neuro.backends.network._kernels import reason_of_kernels
+from elm_neuro.backends.network._reference import Reference
+from elm_neuro.backends.network._sources import Sources, reason_of_sources
+from elm_neuro.backends.parts._lengths import valid
+from elm_neuro.backends.parts._projection import project
+from elm_neuro.events import SpikeEvents
+from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
+
+DEVICE = "cuda"  # tests run the kernels on another
+DTYPES = (torch.float32, torch.float64)
+REFERENCE = Reference()
+
+
+class Cuda(NetworkBackend):
+    """The kernels of :mod:`elm_neuro.backends.cuda`."""
+
+    name = "cuda"
+    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
+
+    def missing(self) -> str | None:
+        return _available.missing()
+
+    def refusal_of(self, parameter: Tensor) -> str | None:
+        if parameter.device.type != DEVICE:
+            return f"it runs on NVIDIA GPUs, got {parameter.device}"
+        if parameter.dtype not in DTYPES:
+            return f"it runs in float32 and float64, got {parameter.dtype}"
+        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
+
+    def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
+        if x.device != params.bias.device:
+            return f"x must be on the parameters' device, {params.bias.device}, got {x.device}"
+        reason = reason_of_kernels(rule) or self.refusal_of(params.bias) or reason_of_sources(params, x.shape[-1])
+        if reason is not None or params.index.numel() == 0:
+            return reason
+        wiring = _network.wiring(params.index, x.shape[-1], params.num_branch)
+        return _network.reason_of_size(sizes_of(params, wiring), params.bias)
+
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: NetworkParams,
+        rule: NetworkRule,
+        state: NetworkState,
+        *,
+        lengths: Tensor | None = None,
+        input_mask: Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
+    ) -> tuple[NetworkRecord, NetworkState]:
+        """As :meth:`NetworkBackend.scan`."""
+        batch, num_steps, num_input = x.shape
+        if batch * num_steps * params.index.numel() * params.w_y.numel() == 0:
+            masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
+            return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
+        sources = Sources.of(params, rule, num_input)
+        from_input = _project(x, sources.of_input, lengths, input_mask) + sources.constant
+        wiring = _network.wiring(params.index, num_input, params.num_branch)
+        trace, high_pass = params.kappa_b is not None, params.kappa_r is not None
+        operands = Operands(
+            lengths, recurrent_mask, rule.input_scale * params.w_s.detach(), from_input,
+            sources.of_neurons if wiring else None, params.w_y, params.bias, params.kappa_m, params.gain,
+            params.kappa_b, params.kappa_r, state.a, state.b if trace else None, state.m,
+            state.r if high_pass else None,
+        )  # fmt: skip
+        a, change, a_last, b_last, m_last, r_last = run(
+            operands, params.mlp_weight + params.mlp_bias, Plan.of(num_steps, params, rule, wiring)
+        )
+        after = NetworkState(a_last, b_last if trace else state.b, m_last, r_last if high_pass else state.r)
+        return NetworkRecord(a, change), after
+
+
+def _project(x: Tensor | SpikeEvents, weight: Tensor, lengths: Tensor | None, mask: Tensor | None) -> Tensor:
+    """What the inputs add to every step, (batch, time, rows); nothing here waits for the device."""
+    if not isinstance(x, SpikeEvents):
+        frames = x if lengths is None else torch.where(valid(lengths, x), x, 0.0)
+        return project(frames if mask is None else frames * mask.unsqueeze(1), weight)
+    value, (batch, num_steps, _) = x.value, x.shape
+    if mask is not None or (lengths is not None and value is not None):
+        row = torch.searchsorted(x.indptr, torch.arange(x.channel.shape[0], device=x.device), right=True) - 1
+        sample = row // num_steps
+        if lengths is not None and value is not None:  # past its sample's end an event may hold any number
+            value = torch.where(row % num_steps < lengths[sample], value, 0.0)
+        if mask is not None:
+            factor = mask[sample, x.channel]
+            value = factor if value is None else value * factor
+    return project_events(Events(x.indptr, x.channel, value), (batch, num_steps, x.shape[2]), weight, weight.detach())

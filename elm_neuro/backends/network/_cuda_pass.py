@@ -1,0 +1,243 @@
+"""The kernels' pass over a sequence of a layer of ELM neurons, and its backward pass with the products that follow it:
+``cuda/network.cuh`` says what they compute.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from elm_neuro.backends.cuda import _network
+from elm_neuro.backends.cuda._network import MAX_LAYERS, Block, Sizes, Wiring
+from elm_neuro.backends.cuda._surrogates import slope_words
+from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
+from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.functional import NetworkParams, NetworkRule
+from elm_neuro.functional._network import NETWORK_ACTIVATIONS
+
+
+def sizes_of(params: NetworkParams, wiring: Wiring | None) -> Sizes:
+    """A layer as the kernels see it."""
+    num_neuron, num_memory = params.kappa_m.shape
+    widths = tuple(bias.shape[1] for bias in params.mlp_bias)
+    kappas = params.kappa_b is not None, params.kappa_r is not None
+    return Sizes(num_neuron, params.num_branch, num_memory, widths, wiring is not None, *kappas)
+
+
+class Plan(NamedTuple):
+    """How a pass runs."""
+
+    num_steps: int
+    sizes: Sizes
+    wiring: Wiring | None
+    rule: NetworkRule
+    forward: Block
+    backward: Block
+
+    @classmethod
+    def of(cls, num_steps: int, params: NetworkParams, rule: NetworkRule, wiring: Wiring | None) -> Plan:
+        sizes = sizes_of(params, wiring)
+        return cls(num_steps, sizes, wiring, rule, *_network.blocks(sizes, params.bias))
+
+
+class Operands(NamedTuple):
+    """The tensors of a pass but for the MLPs' layers."""
+
+    lengths: Tensor | None  # (batch,), int64
+    recurrent_mask: Tensor | None  # (batch, num_neuron)
+    w_s: Tensor  # (num_neuron, num_branch * num_synapse), with the input's scale
+    from_input: Tensor  # (batch, time, num_neuron * rows); the fields from here on are differentiated
+    of_neurons: Tensor | None  # (num_neuron, num_neuron * rows): stands for what the pass reads of the layer
+    w_y: Tensor  # (num_neuron, num_memory)
+    bias: Tensor  # (num_neuron,)
+    kappa_m: Tensor  # (num_neuron, num_memory)
+    gain: Tensor  # (num_neuron, num_memory)
+    kappa_b: Tensor | None  # (num_neuron, num_branch)
+    kappa_r: Tensor | None  # (num_neuron,)
+    a_0: Tensor  # (batch, num_neuron)
+    b_0: Tensor | None  # (batch, num_neuron, num_branch), with kappa_b
+    m_0: Tensor  # (batch, num_neuron, num_memory)
+    r_0: Tensor | None  # (batch, num_neuron), with kappa_r
+
+
+class Kept(NamedTuple):
+    """What the backward pass reads of every step, (batch, time, num_neuron, ...); None where it is not needed."""
+
+    b: Tensor | None  # (..., num_branch): traces
+    sums: Tensor | None  # (..., hidden): of the hidden layers, before their activation
+    tanh: Tensor | None  # (..., num_memory)
+    memory: Tensor | None  # (..., num_memory)
+    q: Tensor | None  # (...): what the output is of
+    r: Tensor | None  # (...)
+
+    @classmethod
+    def room(cls, plan: Plan, record: Tensor, *, padded: bool) -> Kept:
+        """Tensors to be filled; nothing is written past a sample's end, where zeros have to stand."""
+        sizes, make = plan.sizes, record.new_zeros if padded else record.new_empty
+
+        def each(needed: bool, *size: int) -> Tensor | None:
+            return make(*record.shape, *size) if needed else None
+
+        return cls(
+            each(sizes.trace, sizes.num_branch), each(sizes.hidden > 0, sizes.hidden), each(True, sizes.num_memory),
+            each(True, sizes.num_memory), each(plan.rule.output != "identity"), each(sizes.high_pass),
+        )  # fmt: skip
+
+
+def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any, ...]:
+    """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
+    not; `layers`: weights, then biases.
+    """
+    found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return found
+
+
+class _Pass(Function):
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = tuple(None if one is None else one.detach().contiguous() for one in tensors)
+        operands, layers = Operands._make(tensors[: len(Operands._fields)]), tensors[len(Operands._fields) :]
+        weights, biases = _in_halves(layers)
+        (batch, num_steps, _), num_neuron = operands.from_input.shape, plan.sizes.num_neuron
+        a = operands.bias.new_empty(batch, num_steps, num_neuron)
+        kept = Kept(*[None] * len(Kept._fields))
+        if any(ctx.needs_input_grad):
+            kept = Kept.room(plan, a, padded=operands.lengths is not None)
+        starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
+        after = [None if part is None else torch.empty_like(part) for part in starts]
+        change = torch.empty_like(operands.a_0)
+        if not plan.sizes.trace:  # the first came with what the inputs add
+            biases = (None, *biases[1:])
+        layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
+        args = _network.FORWARD(
+            *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
+        )  # fmt: skip
+        _network.launch("elm_network", plan.forward, batch, args, a)
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=None), *weights)  # type: ignore[arg-type]
+        return a, change, *after
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        a, *rest = ctx.saved_tensors
+        kept, rest = Kept._make(rest[: len(Kept._fields)]), rest[len(Kept._fields) :]
+        operands, weights = Operands._make(rest[: len(Operands._fields)]), rest[len(Operands._fields) :]
+        plan: Plan = ctx.plan
+        sizes, batch = plan.sizes, a.shape[0]
+        given = [None if grad is None else grad.contiguous() for grad in grads]
+        grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
+        grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
+        starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
+        of_starts = [None if part is None else torch.empty_like(part) for part in starts]
+        own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
+        sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
+        surrogate: Any = plan.rule.surrogate
+        slope: tuple[int, ...] = (0,) * 6
+        if plan.rule.output == "spike":
+            slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
+        layer = _layer(plan, plan.backward, operands, weights)
+        args = _network.BACKWARD(
+            *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
+        )  # fmt: skip
+        _network.launch("elm_network_backward", plan.backward, batch, args, a)
+        w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+        with torch.autocast(a.device.type, enabled=False):
+            from_input, of_neurons = _of_sources(plan, operands, a, grad_sums if grad_b is None else grad_b)
+            of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
+        return (
+            None, None, None, None, from_input, of_neurons, w_y, bias, kappa_m, gain, kappa_b, kappa_r, *of_starts,
+            *of_layers,
+        )  # fmt: skip
+
+
+def _in_halves(layers: tuple[Any, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """Weights and biases of the MLPs."""
+    return layers[: len(layers) // 2], layers[len(layers) // 2 :]
+
+
+def _padded(values: Any) -> tuple[Any, ...]:
+    """`values` of the layers that there are, for as many as a kernel knows."""
+    return (*values, *(0,) * (MAX_LAYERS - len(values)))
+
+
+def _slices(plan: Plan) -> tuple[Any, ...]:
+    """Number of slices, and of each lane its branch and synapses."""
+    if plan.wiring is None:
+        return 0, None, None
+    slices = plan.wiring.slices
+    return slices.begin.shape[0] - 1, slices.branch, slices.synapses
+
+
+def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[Any, ...]:
+    """What both directions are told of the layer: the fields of network.cuh's Layer."""
+    sizes, wiring = plan.sizes, plan.wiring
+    first = other = w_s = None
+    if wiring is not None:
+        first, other, place = wiring.sources
+        if how is plan.forward:
+            first, _, _, other, place = wiring.slices
+        w_s = operands.w_s.flatten()[place]
+    return (
+        plan.num_steps, sizes.num_neuron, sizes.num_branch, sizes.num_memory, len(sizes.widths), sizes.hidden,
+        KERNEL_ACTIVATIONS[plan.rule.activation], KERNEL_OUTPUTS[plan.rule.output], max(sizes.widths), how.lanes,
+        how.tile, *_padded(how.resident), *_padded(sizes.widths), *_padded(weights), operands.lengths,
+        operands.recurrent_mask, operands.w_y, operands.bias, operands.kappa_m, operands.gain, operands.kappa_b,
+        operands.kappa_r, first, other, w_s,
+    )  # fmt: skip
+
+
+def _before(start: Tensor, record: Tensor) -> Tensor:
+    """What a record, (batch, time, ...), held before each step."""
+    return torch.cat([start.unsqueeze(1), record[:, :-1]], 1)
+
+
+def _of_sources(plan: Plan, operands: Operands, a: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of what the inputs add, and of the neurons' half of the map; `rows`: of the sums that sources add to,
+    (batch, time, num_neuron, ...), the first of the last axis.
+    """
+    if not plan.sizes.trace:
+        rows = rows[..., : plan.sizes.widths[0]]
+    rows = rows.flatten(2)
+    if plan.wiring is None:
+        return rows, None
+    read = _before(operands.a_0, a)
+    if operands.recurrent_mask is not None:
+        read = read * operands.recurrent_mask.unsqueeze(1)
+    return rows, read.flatten(0, 1).t() @ rows.flatten(0, 1)
+
+
+def _of_layers(
+    plan: Plan, operands: Operands, kept: Kept, grad_sums: Tensor, weights: Any
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the MLPs' weights, then of their biases."""
+    sizes, activation = plan.sizes, NETWORK_ACTIVATIONS[plan.rule.activation]
+    of_weights: list[Tensor] = []
+    of_biases: list[Tensor | None] = []
+    begin = read = 0
+    for layer, width in enumerate(sizes.widths):
+        of_layer = grad_sums[..., begin : begin + width]
+        if layer:
+            of_weights.append(_product(of_layer, activation(kept.sums[..., begin - read : begin])))  # type: ignore[index]
+        else:  # without traces its columns of branches are in the map of the sources, and so is its bias
+            of_weight = torch.zeros_like(weights[0])
+            memory = _product(of_layer, _before(operands.m_0, kept.memory))  # type: ignore[arg-type]
+            of_weight[..., sizes.num_branch :] = memory * operands.kappa_m.unsqueeze(1)
+            if kept.b is not None:
+                of_weight[..., : sizes.num_branch] = _product(of_layer, kept.b)
+            of_weights.append(of_weight)
+        of_biases.append(of_layer.sum((0, 1)) if layer or sizes.trace else None)
+        begin, read = begin + width, width
+    return *of_weights, *of_biases
+
+
+def _product(grad: Tensor, x: Tensor) -> Tensor:
+    """Sum over all steps of the products of each neuron's `grad`, (batch, time, num_neuron, out), with its `x`, (...,
+    in): (num_neuron, out, in).
+    """
+    return torch.bmm(grad.flatten(0, 1).permute(1, 2, 0), x.flatten(0, 1).transpose(0, 1))

@@ -1,0 +1,231 @@
+"""The layer's kernels, run on the CPU, against the reference: drawn layers, inputs, states, lengths and masks, both
+ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor
+
+from elm_neuro import ELMNetwork, SpikeEvents
+from elm_neuro.backends.cuda import _compile, _network
+from elm_neuro.backends.cuda._network import Sizes
+from elm_neuro.backends.cuda._plans import Device
+from elm_neuro.backends.network import scan
+from elm_neuro.functional import FastSigmoid, NetworkParams, NetworkRule
+from tests.backends.cuda.fake_driver import FakeDriver
+from tests.backends.network import test_published
+from tests.backends.network.cases import Call, calls, everything, made
+from tests.backends.network.native_sizes import compare, in_dtype
+from tests.tolerances import assert_close
+
+
+def drawn(max_examples: int) -> Callable[[Any], Any]:
+    fixture = [HealthCheck.function_scoped_fixture]
+    return settings(max_examples=max_examples, deadline=None, suppress_health_check=fixture)
+
+
+@drawn(10)
+@given(call=calls())
+def test_equals_the_reference(fake_driver: FakeDriver, call: Call) -> None:
+    equals_the_reference(fake_driver, call)
+
+
+@pytest.mark.slow
+@drawn(150)
+@given(call=calls())
+def test_equals_the_reference_for_many(fake_driver: FakeDriver, call: Call) -> None:
+    equals_the_reference(fake_driver, call)
+
+
+def equals_the_reference(fake_driver: FakeDriver, call: Call) -> None:
+    for found, wanted in zip(everything(call, "cuda"), everything(call, "reference"), strict=True):
+        assert_close(found, wanted)
+    assert [kernel for kernel, *_ in fake_driver.launched if "network" in kernel]
+
+
+@pytest.mark.parametrize("given", ["frames", "events"])
+@pytest.mark.parametrize("name", test_published.NAMES)
+def test_the_published_network(fake_driver: FakeDriver, shared: Path, name: str, given: str) -> None:
+    test_published.test_the_published_network(name, given, "cuda", shared)
+
+
+def in_several_orders(fake_driver: FakeDriver, **layer: Any) -> list[Tensor]:
+    """All that a layer of more neurons than a warp has lanes for gives, threads in order, backward and shuffled."""
+    params, rule = made(5, sizes=(6, 13, 9, 3, 5), hidden=(7,), trace=True, **layer)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    found = []
+    for seed in range(4):
+        fake_driver.seed = seed
+        results = everything(Call(x, params, None, rule, {}), "cuda")
+        found.append(torch.cat([result.flatten() for result in results]))
+    return found
+
+
+def same(tensors: list[Tensor]) -> bool:
+    """Whether all are equal; what nobody has written is NaN, which equals nothing."""
+    return all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:])
+
+
+def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver) -> None:
+    assert same(in_several_orders(fake_driver))
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Puts other text in place of some of a source."""
+
+    def change(source: str, old: str, new: str) -> None:
+        texts = dict(_compile.sources())
+        assert old in texts[source]
+        monkeypatch.setattr(_compile, "sources", lambda: texts | {source: texts[source].replace(old, new)})
+        _network.program.cache_clear()
+
+    yield change
+    _network.program.cache_clear()
+
+
+BETWEEN = "if (reads_layer) __syncthreads();"  # steps
+READ = "__syncthreads();  // what the branches read is there"
+WITHIN = "                __syncwarp();\n"  # the layers of a neuron's MLP
+
+
+@pytest.mark.parametrize(
+    ("direction", "sound", "planted"),
+    [
+        pytest.param("forward", BETWEEN, "", id="no barrier between steps, forward"),
+        pytest.param("backward", BETWEEN, "", id="no barrier between steps, backward"),
+        *[
+            pytest.param(*plant, marks=pytest.mark.slow, id=f"{name}, {plant[0]}")
+            for name, plant in [
+                ("a warp's barrier between steps", ("forward", BETWEEN, "__syncwarp();")),
+                ("a warp's barrier between steps", ("backward", BETWEEN, "__syncwarp();")),
+                ("no barrier within a step", ("forward", WITHIN, "")),
+                ("no barrier within a step", ("backward", WITHIN, "")),
+                ("no barrier behind what the branches read", ("forward", READ, "")),
+                ("two write one place", ("forward", "read_back[a.branch[at]]", "read_back[a.branch[at] / 2]")),
+                ("two write one place", ("backward", "of_branches[(t % 2 * num_neuron + n)", "of_branches[(n / 2)")),
+            ]
+        ],
+    ],
+)
+def test_a_missing_barrier_and_a_race_are_found(
+    fake_driver: FakeDriver, changed: Callable[[str, str, str], None], direction: str, sound: str, planted: str
+) -> None:
+    changed(f"network_{direction}.cuh", sound, planted)
+    assert not same(in_several_orders(fake_driver))
+
+
+def call_of(batch: int, num_steps: int, input_size: int, params: NetworkParams, rule: NetworkRule) -> Call:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(batch, num_steps, input_size, generator=generator, dtype=torch.float64).requires_grad_()
+    lengths = torch.randint(0, num_steps + 1, (batch,), generator=generator)
+    return Call(x, params, None, rule, {"lengths": lengths})
+
+
+@pytest.mark.parametrize("kilobytes", [16, 64, 227])
+def test_weights_lie_where_there_is_room_for_them(fake_driver: FakeDriver, kilobytes: int) -> None:
+    fake_driver.properties = Device(multiprocessors=40, shared_bytes=kilobytes * 1024, architecture=75)
+    params, rule = made(2, sizes=(4, 11, 12, 2, 5), hidden=(9, 8))
+    sizes = Sizes(11, 12, 5, (9, 8, 5), True, False, True)
+    blocks = _network.blocks(sizes, params.bias)
+    resident = [[size > 0 for size in block.resident] for block in blocks]
+    assert (
+        resident
+        == {16: [[False, True, True], [False, True, False]], 64: 2 * [3 * [True]], 227: 2 * [3 * [True]]}[kilobytes]
+    )
+    assert all(block.shared_bytes <= kilobytes * 1024 for block in blocks)
+    compare(call_of(2, 5, 4, params, rule), torch.float64, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("num_neuron", "dtype", "threads", "lanes"),
+    [(96, torch.float32, 768, 8), (57, torch.float64, 480, 8), (600, torch.float64, 512, 1)],
+)
+def test_layers_of_more_neurons_than_threads(
+    fake_driver: FakeDriver, num_neuron: int, dtype: torch.dtype, threads: int, lanes: int
+) -> None:
+    params, rule = made(2, sizes=(4, num_neuron, 8, 2, 3), hidden=(6,))
+    compare(call_of(1, 3, 4, params, rule), dtype, "cuda")
+    assert [launch for launch in fake_driver.launched if launch[0] == "elm_network"] == [
+        ("elm_network", (1, 1), threads)
+    ]
+    how = _network.block(Sizes(num_neuron, 8, 3, (6, 3), True, False, True), dtype, 232448, backward=False)
+    assert (how.threads, how.lanes, how.tiles) == (threads, lanes, 1)
+
+
+def test_neurons_that_do_not_read_one_another_share_no_block(fake_driver: FakeDriver) -> None:
+    params, rule = made(4, sizes=(5, 70, 3, 2, 3), hidden=(), output="identity")
+    params = params._replace(index=params.index % 5)
+    compare(call_of(2, 6, 5, params, rule), torch.float64, "cuda")
+    assert ("elm_network", (2, 3), 128) in fake_driver.launched
+
+
+def test_a_wiring_is_looked_at_once_and_again_when_it_changes(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    look = _network._wiring
+    monkeypatch.setattr(_network, "_wiring", lambda *arguments: looked.append(0) or look(*arguments))
+    torch.manual_seed(0)
+    layer = ELMNetwork(6, 5, num_memory=3, num_branch=4, num_synapse_per_branch=2, backend="cuda").double()
+    x = torch.rand(2, 4, 6).double()
+    for _ in range(3):
+        layer(x)[0].sum().backward()
+    with torch.no_grad():
+        layer(x)
+    assert len(looked) == 1
+    (index,) = (buffer for buffer in layer.buffers() if buffer.dtype == torch.int64)
+    index.zero_()
+    found = layer(x)[0]
+    assert len(looked) == 2
+    layer.backend = "reference"
+    assert_close(found, layer(x)[0])
+
+
+def test_what_it_cannot_run_is_refused_by_name_and_left_to_others(fake_driver: FakeDriver) -> None:
+    x = torch.rand(1, 3, 6, dtype=torch.float64)
+
+    def refused(params: NetworkParams, rule: NetworkRule, message: str) -> None:
+        with pytest.raises(ValueError, match=f'"cuda" cannot run this: {message}'):
+            scan(x, params, None, rule, backend="cuda")
+
+    refused(*made(1, hidden=(2, 3, 4)), "its MLPs have at most 2 hidden layers, got 3")
+    params, rule = made(1, output="spike", surrogate=lambda z: (z > 0).to(z.dtype))
+    refused(params, rule, "it knows the surrogates ATan, ")
+    fake_driver.properties = Device(multiprocessors=40, shared_bytes=1024, architecture=75)
+    params, rule = made(1)
+    refused(params, rule, "its shared memory has 1024 bytes, 5 neurons that read one another take 1512")
+    fake_driver.launched.clear()
+    scan(x, params, None, rule)
+    assert not fake_driver.launched
+    half = in_dtype(params, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"it runs in float32 and float64, got torch\.bfloat16"):
+        scan(x.bfloat16(), half, None, rule, backend="cuda")
+
+
+def test_events_past_a_samples_end_are_not_heard(fake_driver: FakeDriver) -> None:
+    params, rule = made(7)
+    x = torch.ones(2, 5, 6, dtype=torch.float64)
+    x[0, 3:] = torch.nan
+    lengths = torch.tensor([3, 5])
+    options = {"lengths": lengths, "input_mask": 1.25 * torch.ones(2, 6).double()}
+    cases = [Call(one, params, None, rule, options) for one in (SpikeEvents.from_frames(x), torch.ones_like(x))]
+    for found, wanted in zip(*(everything(case, "cuda") for case in cases), strict=True):
+        assert_close(found, wanted)
+
+
+def test_settings_of_a_surrogate_are_not_compiled(fake_driver: FakeDriver) -> None:
+    libraries = set()
+    for scale in (5.0, 25.0, 100.0):  # as where the slope is annealed
+        params, rule = made(3, output="spike", surrogate=FastSigmoid(scale))
+        compare(call_of(2, 5, 6, params, rule), torch.float64, "cuda")
+        libraries.add(len(fake_driver._libraries))
+    assert len(libraries) == 1
