@@ -13,7 +13,7 @@ Blocks. With ``--upstream``, a checkout of the Blocks repository (github.com/web
 spikes equal to the last one in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step:
 other equations, of which only the speed can be compared. ``--memory`` runs each variant once more in a process of its
 own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the time of the row's bytes
-(currents, spikes, membranes written and read once) at this core's bandwidth. ``--device cuda``: wall time between
+(frames read and spikes written, for both twice) at this core's bandwidth. ``--device cuda``: wall time between
 synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
 """
 
@@ -215,9 +215,9 @@ def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, console: Consol
                 for record, value in zip(times[name], pair, strict=True):
                     record.append(value)
     medians = {name: [statistics.median(record) for record in pair] for name, pair in times.items()}
-    cells = row.batch * row.num_steps * row.num_neuron
+    bytes_once = 4 * row.batch * row.num_steps * (row.num_input + row.num_neuron)
     console.print(f"{row}: {rate:.1%} spikes, equal in all")
-    return {"rate": rate, "ms": medians, "floor": [1e3 * 4 * cells * times / bandwidth() for times in (2, 8)]}
+    return {"rate": rate, "ms": medians, "floor": [1e3 * bytes_once * times / bandwidth() for times in (1, 2)]}
 
 
 def peak(name: str, row_name: str, options: argparse.Namespace) -> float:

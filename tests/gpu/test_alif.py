@@ -72,6 +72,16 @@ def test_spikes_state_and_gradients_equal_the_reference(
         assert_close(result, right, dtype=torch.float64, scale=1.0 if index < 4 else 10.0)
 
 
+@pytest.mark.parametrize("latency", [0.0, 3.0, 40.0])
+def test_the_gradient_of_blocks_equals_that_of_torch(latency: float) -> None:
+    layer = small(latency=latency, gradient="blocks", surrogate=MultiGaussian()).double()
+    x, lengths = spikes().double().requires_grad_(), torch.tensor([70, 1, 41], device="cuda")
+    found, wanted = (everything(layer, backend, x, None, lengths) for backend in ("cuda", "torch"))
+    assert float(wanted[0].mean()) > 0.001
+    for index, (result, right) in enumerate(zip(found, wanted, strict=True)):
+        assert_close(result, right, dtype=torch.float64, scale=1.0 if index < 4 else 10.0)
+
+
 def test_the_same_call_gives_the_same_bits_and_does_not_wait() -> None:
     layer, x = small(), spikes(8, 200)
     first = everything(layer, "cuda", x.requires_grad_(), None, None)

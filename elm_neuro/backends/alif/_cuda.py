@@ -47,8 +47,6 @@ class Cuda(ALIFBackend):
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if x.device != params.beta.device:
             return f"x must be on the parameters' device, {params.beta.device}, got {x.device}"
-        if params.gradient != "loop" and torch.is_grad_enabled():
-            return f'it computes the gradient "loop", got gradient {params.gradient!r}'
         if (reason := reason_of_kernels(params)) is not None:
             return reason
         if params.beta.shape[0] > _alif.MAX_NEURON:
@@ -93,14 +91,16 @@ class Plan(NamedTuple):
     slope: Surrogate
     through_reset: bool
     through_recurrence: bool
+    blocks: bool  # the gradient of Blocks in place of the loop's
 
     @classmethod
     def of(cls, params: ALIFParameters, history: int) -> Plan:
         surrogate: Any = params.surrogate
         kind = KERNEL_SURROGATES[type(surrogate)]
         return cls(
-            history, _alif.chunk_of(history), kind, surrogate, not params.detach_reset, not params.detach_recurrent
-        )
+            history, _alif.chunk_of(history), kind, surrogate, not params.detach_reset, not params.detach_recurrent,
+            params.gradient == "blocks",
+        )  # fmt: skip
 
 
 class _Pass(Function):
@@ -120,8 +120,8 @@ class _Pass(Function):
         threads = _alif.threads_for(num_neuron)
         code = _alif.program(current.dtype, threads, plan.surrogate)
         args = _alif.FORWARD(
-            num_steps, num_neuron, plan.history, plan.chunk, lengths, current, beta, p, b, by_sender, v_0, a_0, s_0,
-            blocked, spikes, v, a, *kept,
+            num_steps, num_neuron, plan.history, plan.chunk, int(plan.blocks), lengths, current, beta, p, b,
+            by_sender, v_0, a_0, s_0, blocked, spikes, v, a, *kept,
         )  # fmt: skip
         shared_bytes = 0 if w_rec is None else _alif.shared_bytes(num_neuron, plan.history)
         _alif.launch("elm_alif", code, batch, threads, shared_bytes, args, current)
@@ -142,10 +142,11 @@ class _Pass(Function):
         fed_back = w_rec if plan.through_recurrence else None
         args = _alif.BACKWARD(
             num_steps, num_neuron, plan.history, plan.chunk, int(plan.through_reset), lengths, beta, p, b, fed_back,
-            v_0, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
+            v_0, spikes, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
-        _alif.launch("elm_alif_backward", ctx.code, batch, threads, 0, args, spikes)
+        kernel = "elm_alif_blocks_backward" if plan.blocks else "elm_alif_backward"
+        _alif.launch(kernel, ctx.code, batch, threads, 0, args, spikes)
         of_beta, of_p, of_b = (part.sum(0) for part in sums)
         of_w_rec = of_s_0 = None
         if w_rec is not None:

@@ -104,7 +104,7 @@ def _forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Tensor, ...
     """Spikes, state and what the backward pass reads; spikes of no sample where the state's are none."""
     like, (batch, num_neuron) = operands.bias, operands.v_0.shape
     args, _alive = _arguments(operands, plan)
-    spikes = like.new_empty(batch, plan.num_steps, num_neuron)
+    spikes = _library.large(like, batch * plan.num_steps * num_neuron).view(batch, plan.num_steps, num_neuron)
     state = [torch.empty_like(part) for part in (operands.v_0, operands.a_0, operands.s_0)]
     saved = _library.large(like, _saved_size(args, like.dtype) if save else 0)
     args.spikes, args.spikes_batch, args.spikes_time = spikes.data_ptr(), *spikes.stride()[:2]
@@ -195,9 +195,9 @@ def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tenso
 
 
 def _saved_size(args: _library.AlifArgs, dtype: torch.dtype) -> int:
-    """Entries that the backward pass reads: the membrane of every step, and some rows before every chunk."""
+    """Entries that the backward pass reads: some rows of the state before every chunk."""
     chunks, rows = -(-args.num_steps // args.chunk), _library.alif_rows(blocks=bool(args.blocks))
-    return int(args.batch * (args.num_steps + rows * chunks) * _library.padded(dtype, args.num_neuron))
+    return int(args.batch * chunks * rows * _library.padded(dtype, args.num_neuron))
 
 
 def _call(call: _library.Call, args: _library.AlifArgs, like: Tensor) -> int:

@@ -17,11 +17,11 @@ MAX_CHUNK = 32  # steps between barriers
 WARP = 32
 
 FORWARD, _FORWARD_BYTES = structure(
-    "num_steps num_neuron history chunk lengths current beta p b by_sender v_0 a_0 s_0 blocked "
+    "num_steps num_neuron history chunk blocks lengths current beta p b by_sender v_0 a_0 s_0 blocked "
     "spikes v_last a_last membrane adaptation open"
 )
 BACKWARD, _BACKWARD_BYTES = structure(
-    "num_steps num_neuron history chunk through_reset lengths beta p b w_rec v_0 membrane adaptation open "
+    "num_steps num_neuron history chunk through_reset lengths beta p b w_rec v_0 spikes membrane adaptation open "
     "grad_spikes grad_v_last grad_a_last grad_current grad_v_0 grad_a_0 grad_beta grad_p grad_b "
     "scale factor side_scale side_factor mean"
 )

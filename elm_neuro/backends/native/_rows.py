@@ -8,8 +8,12 @@ from elm_neuro.backends.native import _library
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """`tensor`, its rows contiguous."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    """`tensor`, its rows contiguous; what is expanded, as the gradient of a sum is, stays one row in memory."""
+    if tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
+        return tensor
+    sizes = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    once = tensor[tuple(slice(1 if stride == 0 else size) for size, stride in sizes)]
+    return once.contiguous().expand(tensor.shape)
 
 
 def strides(tensor: Tensor) -> tuple[int, int, int]:

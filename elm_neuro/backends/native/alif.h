@@ -37,11 +37,10 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         if (a.saved) std::memcpy(s.start(a, sample, start / s.chunk), state, s.rows * np * sizeof(R));
         alif_currents(a, s, w, sample, start, count, current, scratch);
-        R *membrane = a.saved ? s.membrane(a, sample) + start * np : nullptr;
         if (a.blocks)
-            alif_blocks_forward(a, s, w, start, count, current, state, spikes, membrane);
+            alif_blocks_forward(a, s, w, start, count, current, state, spikes);
         else
-            alif_loop_forward(a, s, w, start, count, current, state, spikes, membrane);
+            alif_loop_forward(a, s, w, start, count, current, state, spikes);
     }
     if (a.blocks) alif_blocks_end<R>(s, state);
     for (i64 t = length; t < a.num_steps; t++) std::memset(spikes + t * a.spikes_time, 0, s.n * sizeof(R));
@@ -65,12 +64,13 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     const i64 length = alif_length<R>(a, sample), np = s.np;
     const bool fed_back = a.w_rec && !a.detach_recurrent;
     const i64 kept = fed_back || a.grad_s_last ? length + s.history : 0;
-    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + 1 + s.chunk + kept) * np * sizeof(R));
+    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + 2 + s.chunk + kept) * np * sizeof(R));
     if (!arena.base) return 1;
     // gradients carried from a chunk to the one before it: of the membrane, of the adaptation, then what blocks add
     R *carry = arena.take<R>(ELM_ALIF_BLOCK_ROWS * np), *scratch = arena.take<R>(np);
+    R *later = arena.take<R>(np);  // stays 0: no step's input is kept for the next
     R *dv = carry, *da = carry + np;
-    R *d_current = arena.take<R>(s.chunk * np);
+    R *d_current = arena.take<R>(s.chunk * np);  // what arrives, until its gradient is known
     // further gradients of the spikes of step t - history in row t: what the state remembers, what is fed back
     R *extra = kept ? arena.take<R>(kept * np) : nullptr;
     if (a.grad_v_last) copy_row(dv, (const R *)a.grad_v_last + sample * s.n, s.n);
@@ -78,24 +78,21 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     if (a.grad_s_last)
         for (i64 k = 0; k < s.history; k++)
             copy_row(extra + (length + k) * np, (const R *)a.grad_s_last + (sample * s.history + k) * s.n, s.n);
-    const R *membrane = s.membrane(a, sample);
     const R *grad = a.grad_spikes ? (const R *)a.grad_spikes + sample * a.grad_batch : nullptr;
     const Arrivals<R> events = {a.begin, a.end, a.channel, (const R *)a.value, nullptr, sum.table, np, a.wide != 0};
     for (i64 start = (length - 1) / s.chunk * s.chunk; start >= 0 && length; start -= s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
+        const R *state = s.start(a, sample, start / s.chunk), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
+        const R *further = extra ? extra + (start + s.history) * np : nullptr;
+        alif_currents(a, s, w, sample, start, count, d_current, scratch);
         for (i64 c = 0; c < s.n; c += W)
             if (a.blocks)
-                alif_blocks_backward(a, s, w, sum, s.start(a, sample, start / s.chunk), membrane + start * np,
-                                     grad ? grad + start * a.grad_time : nullptr,
-                                     extra ? extra + (start + s.history) * np : nullptr, start, count, length, c, carry,
-                                     d_current);
+                alif_blocks_backward(a, s, w, sum, state, of_chunk, further, start, count, length, c, carry, d_current);
             else
-                alif_loop_backward(a, s, w, sum, s.start(a, sample, start / s.chunk), membrane + start * np,
-                                   grad ? grad + start * a.grad_time : nullptr,
-                                   extra ? extra + (start + s.history) * np : nullptr, count, c, carry, d_current);
+                alif_loop_backward(a, s, w, sum, state, of_chunk, further, count, c, carry, d_current);
         if (sum.table || a.grad_dense) {
             Steps<R> steps = alif_steps(a, s, sample, start, count);
-            steps.state = scratch;
+            steps.state = later;
             steps.width = np;
             steps.in = d_current;
             steps.in_row = np;

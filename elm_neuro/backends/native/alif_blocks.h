@@ -50,10 +50,10 @@ template <class R> struct AlifBlockLane {
     }
 };
 
-// As alif_loop_forward; `membrane`: u of every step.
+// As alif_loop_forward.
 template <class R>
 static void alif_blocks_forward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 start, i64 count,
-                                const R *current, R *state, R *spikes, R *membrane) {
+                                const R *current, R *state, R *spikes) {
     const i64 np = s.np;
     for (i64 c = 0; c < s.n; c += Lanes<R>::W) {
         AlifBlockLane<R> lane(state, np, c);
@@ -63,7 +63,6 @@ static void alif_blocks_forward(const ElmAlif &a, const AlifShape<R> &s, const A
             Vector<R> distance;
             if (step == 0) lane.begin_block();
             lane.arrive(load(current + t * np + c), beta);
-            if (membrane) store(membrane + t * np + c, lane.u);
             const Vector<R> spike = lane.fire(p, b, R(a.latency), a.b != nullptr, distance);
             store_upto(spikes + (start + t) * a.spikes_time + c, spike, s.n - c);
         }
@@ -78,12 +77,12 @@ template <class R> static void alif_blocks_end(const AlifShape<R> &s, R *state) 
         store(state + c, load(state + 5 * s.np + c) > zero ? zero : load(state + c));
 }
 
-// One vector of neurons backward through a chunk. `carry`: rows of the gradients of u and of the adaptation after a step, of
+// As alif_loop_backward. `carry`: rows of the gradients of u and of the adaptation after a step, of
 // its course without the block's spike, and the two sums over the block's later steps.
 template <class R>
 ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                     const AlifSums<R> &sum, const R *rows, const R *membrane, const R *grad_spikes,
-                                     const R *extra, i64 start, i64 count, i64 length, i64 c, R *carry, R *d_current) {
+                                     const AlifSums<R> &sum, const R *rows, const R *grad_spikes, const R *extra,
+                                     i64 start, i64 count, i64 length, i64 c, R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     struct Step {
         Vector<R> distance, before, a, free, mask, crossed;
@@ -91,12 +90,13 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
     const i64 np = s.np, left = s.n - c;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr;
+    const Slope<R> slope(a.surrogate, a.setting);
     AlifBlockLane<R> lane(rows, np, c);
-    for (i64 t = 0; t < count; t++) {  // what the forward pass did not keep
+    for (i64 t = 0; t < count; t++) {
         Step &of = steps[t];
         if ((start + t) % s.history == 0) lane.begin_block();
         of.before = lane.u, of.a = lane.a, of.free = lane.free, of.mask = lane.mask;
-        lane.u = load(membrane + t * np + c);
+        lane.arrive(load(current + t * np + c), beta);
         lane.fire(p, b, R(a.latency), adaptive, of.distance);
         of.crossed = lane.crossed;
     }
@@ -113,7 +113,7 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
         if (grad_spikes && left > 0) once += load_upto(grad_spikes + t * a.grad_time + c, left);
         if (extra) once += load(extra + t * np + c);
         twice += once;
-        const Vector<R> dx = twice * slope_of<R>(of.distance, a.surrogate, a.setting);
+        const Vector<R> dx = twice * slope(of.distance);
         du += dx;
         if (adaptive) {
             d_b -= dx * of.free;
@@ -124,7 +124,7 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
         const Vector<R> arrives = of.mask > zero ? zero : du;
         d_bias += arrives;
         d_beta += du * of.before;
-        store(d_current + t * np + c, arrives);
+        store(current + t * np + c, arrives);
         du = beta * du;
     }
     store(carry + c, du), store(carry + np + c, da), store(carry + 2 * np + c, d_free);

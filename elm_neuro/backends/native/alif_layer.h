@@ -15,10 +15,9 @@ template <class R> struct AlifShape {
           history(a.latency + 1),
           rows(a.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS) {}
     i64 chunks(const ElmAlif &a) const { return (a.num_steps + chunk - 1) / chunk; }
-    // saved: the membrane of every step before its reset, then the rows of the state before every chunk
-    R *membrane(const ElmAlif &a, i64 sample) const { return (R *)a.saved + sample * a.num_steps * np; }
+    // saved: the rows of the state before every chunk
     R *start(const ElmAlif &a, i64 sample, i64 index) const {
-        return (R *)a.saved + (a.batch * a.num_steps + (sample * chunks(a) + index) * rows) * np;
+        return (R *)a.saved + (sample * chunks(a) + index) * rows * np;
     }
     i64 sums(const ElmAlif &a) const {  // a thread's gradients: bias, beta, p, b, W_rec by sender, the table
         return (4 + (a.w_rec ? n : 0) + (a.grad_table ? a.num_input : 0)) * np;

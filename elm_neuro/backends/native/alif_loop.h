@@ -10,28 +10,22 @@ template <class R> struct AlifLane {
     // Returns the membrane before the reset.
     ELM_INLINE_MEMBER Vector<R> run(Vector<R> current, Vector<R> beta, Vector<R> p, Vector<R> b, R latency,
                                     bool adaptive, Vector<R> &distance) {
-        const Vector<R> zero = {}, membrane = beta * v + (rest > zero ? zero : current);
-        after(membrane, p, b, latency, adaptive, distance);
-        return membrane;
-    }
-    // The same from the membrane: what a backward pass knows.
-    ELM_INLINE_MEMBER void after(Vector<R> membrane, Vector<R> p, Vector<R> b, R latency, bool adaptive,
-                                 Vector<R> &distance) {
-        const Vector<R> zero = {}, one = all<R>(R(1));
+        const Vector<R> zero = {}, one = all<R>(R(1)), membrane = beta * v + (rest > zero ? zero : current);
         distance = membrane - (adaptive ? b * a + one : one);
         const auto fires = distance > zero;
         v = fires ? zero : membrane;
         if (adaptive) a = p * a + (fires ? one : zero);
         const Vector<R> less = rest - one;
         rest = fires ? all<R>(latency) : less > zero ? less : zero;
+        return membrane;
     }
 };
 
 // Every neuron forward through the steps `start` to `start + count`, a vector of them at a time. `state`: rows of membrane,
-// adaptation and rest; `membrane`: of every step before its reset, or null.
+// adaptation and rest.
 template <class R>
 static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 start, i64 count,
-                              const R *current, R *state, R *spikes, R *membrane) {
+                              const R *current, R *state, R *spikes) {
     constexpr int W = Lanes<R>::W;
     const i64 np = s.np;
     const R latency = R(a.latency);
@@ -46,52 +40,51 @@ static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const Ali
         const Vector<R> beta_y = load(w.beta + d), p_y = load(w.p + d), b_y = load(w.b + d);
         for (i64 t = 0; t < count; t++) {
             Vector<R> dx, dy;
-            const Vector<R> m_x = x.run(load(current + t * np + c), beta_x, p_x, b_x, latency, adaptive, dx);
-            const Vector<R> m_y = y.run(load(current + t * np + d), beta_y, p_y, b_y, latency, adaptive, dy);
+            x.run(load(current + t * np + c), beta_x, p_x, b_x, latency, adaptive, dx);
+            y.run(load(current + t * np + d), beta_y, p_y, b_y, latency, adaptive, dy);
             R *to = spikes + (start + t) * a.spikes_time;
             store_upto(to + c, dx > zero ? one : zero, s.n - c);
             if (d > c && d < s.n) store_upto(to + d, dy > zero ? one : zero, s.n - d);
-            if (membrane) {
-                store(membrane + t * np + c, m_x);
-                if (d > c) store(membrane + t * np + d, m_y);
-            }
         }
         store(v + c, x.v), store(ad + c, x.a), store(rest + c, x.rest);
         if (d > c) store(v + d, y.v), store(ad + d, y.a), store(rest + d, y.rest);
     }
 }
 
-// One vector of neurons backward through a chunk. `dv` is the gradient of the
-// membrane after a step, `da` that of its adaptation.
+// One vector of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
+// than what they would have kept. `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
+// `current` goes in as what arrives, holds the membranes before their reset, and comes out as the gradient.
 template <class R>
 ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                   const AlifSums<R> &sum, const R *start, const R *membrane, const R *grad_spikes,
-                                   const R *extra, i64 count, i64 c, R *carry, R *d_current) {
+                                   const AlifSums<R> &sum, const R *start, const R *grad_spikes, const R *extra,
+                                   i64 count, i64 c, R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     const i64 np = s.np;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr, through_reset = !a.detach_reset;
     const i64 left = s.n - c;
+    const Slope<R> slope(a.surrogate, a.setting);
     R *dv_row = carry, *da_row = carry + np;
     R distances[ELM_ALIF_CHUNK * W], adaptation[ELM_ALIF_CHUNK * W], before[ELM_ALIF_CHUNK * W], resting[ELM_ALIF_CHUNK * W];
     AlifLane<R> lane = {load(start + c), load(start + np + c), load(start + 2 * np + c)};
-    for (i64 t = 0; t < count; t++) {  // what the forward pass did not keep
+    for (i64 t = 0; t < count; t++) {
         Vector<R> distance;
         store(adaptation + t * W, lane.a);
         store(before + t * W, lane.v);
         store(resting + t * W, lane.rest);
-        lane.after(load(membrane + t * np + c), p, b, R(a.latency), adaptive, distance);
+        R *at = current + t * np + c;
+        store(at, lane.run(load(at), beta, p, b, R(a.latency), adaptive, distance));
         store(distances + t * W, distance);
     }
     Vector<R> dv = load(dv_row + c), da = load(da_row + c);
     Vector<R> d_bias = load(sum.bias + c), d_beta = load(sum.beta + c), d_p = load(sum.p + c), d_b = load(sum.b + c);
     for (i64 t = count - 1; t >= 0; t--) {
-        const Vector<R> distance = load(distances + t * W), m = load(membrane + t * np + c);
+        const Vector<R> distance = load(distances + t * W), m = load(current + t * np + c);
         Vector<R> ds = grad_spikes && left > 0 ? load_upto(grad_spikes + t * a.grad_time + c, left) : zero;
         if (extra) ds += load(extra + t * np + c);
         if (adaptive) ds += da;
         if (through_reset) ds -= m * dv;
-        const Vector<R> dx = ds * slope_of<R>(distance, a.surrogate, a.setting);
+        const Vector<R> dx = ds * slope(distance);
         const Vector<R> dm = dx + (distance > zero ? zero : dv);
         if (adaptive) {
             const Vector<R> earlier = load(adaptation + t * W);
@@ -102,7 +95,7 @@ ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, cons
         const Vector<R> arrives = load(resting + t * W) > zero ? zero : dm;
         d_bias += arrives;
         d_beta += dm * load(before + t * W);
-        store(d_current + t * np + c, arrives);
+        store(current + t * np + c, arrives);
         dv = beta * dm;
     }
     store(dv_row + c, dv), store(da_row + c, da);

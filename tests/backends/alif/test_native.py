@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elm_neuro import ALIF, LIF, ALIFState, SpikeEvents
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._rows import rows
 from elm_neuro.functional import ATan
 from tests.backends.alif.cases import calls, everything
 from tests.tolerances import assert_close
@@ -49,6 +50,21 @@ def test_it_is_what_auto_runs_and_spikes_are_many() -> None:
     assert 0.02 < float(spikes.detach().mean()) < 0.5
     layer.backend = "native"
     assert torch.equal(spikes, layer(x)[0])
+
+
+@pytest.mark.parametrize("shape", [(), (4, 1, 1), (4, 50, 1), (1, 50, 1), (1, 1, 33), (4, 1, 33)])
+def test_an_expanded_gradient_is_as_good_as_its_copy_and_stays_small(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = ALIF(20, 33, latency=4.0, recurrent=True, backend="native").double()
+    spikes, _ = layer((torch.rand(4, 50, 20) < 0.3).double())
+    expanded = torch.randn(shape, dtype=torch.float64).expand(4, 50, 33)
+    found, wanted = (
+        torch.autograd.grad(spikes, list(layer.parameters()), one, retain_graph=True)
+        for one in (expanded, expanded.contiguous())
+    )
+    assert any(bool(grad.any()) for grad in wanted)
+    assert all(map(torch.equal, found, wanted))
+    assert rows(expanded).untyped_storage().nbytes() <= 8 * 33 * max(1, expanded[..., 0].unique().numel())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -19,19 +19,33 @@ from tests.backends.cuda.fake_driver import FakeDriver
 from tests.tolerances import assert_close
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(call=calls())
-def test_equals_the_reference(fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
+def equals(oracle: str, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
     layer, *arguments = call
-    found, wanted = (everything(layer, backend, *arguments) for backend in ("cuda", "reference"))
+    found, wanted = (everything(layer, backend, *arguments) for backend in ("cuda", oracle))
     assert torch.equal(found[0], wanted[0])
     for result, right in zip(found, wanted, strict=True):
         assert_close(result, right, dtype=torch.float64, scale=10.0)
 
 
-def in_several_orders(fake_driver: FakeDriver) -> list[Tensor]:
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls())
+def test_equals_the_reference(fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]) -> None:
+    equals("reference", call)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls("blocks"))
+def test_equals_the_gradient_of_blocks_of_torch(
+    fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]
+) -> None:
+    equals("torch", call)
+    assert fake_driver.launched[-1][0] == "elm_alif_blocks_backward"
+
+
+def in_several_orders(fake_driver: FakeDriver, gradient: str = "loop") -> list[Tensor]:
     torch.manual_seed(0)
-    layer = ALIF(20, 64, latency=2.0, recurrent=True, detach_recurrent=False).double()
+    detached = gradient == "blocks"
+    layer = ALIF(20, 64, latency=2.0, recurrent=True, detach_recurrent=detached, gradient=gradient).double()
     with torch.no_grad():
         layer.cell.weight.mul_(4)
         assert layer.cell.w_rec is not None
@@ -46,8 +60,9 @@ def in_several_orders(fake_driver: FakeDriver) -> list[Tensor]:
     return found
 
 
-def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver) -> None:
-    first, *others = in_several_orders(fake_driver)
+@pytest.mark.parametrize("gradient", ["loop", "blocks"])
+def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver, gradient: str) -> None:
+    first, *others = in_several_orders(fake_driver, gradient)
     assert all(torch.equal(other, first) for other in others)
 
 
@@ -69,9 +84,10 @@ def test_a_missing_barrier_is_found(fake_driver: FakeDriver, monkeypatch: pytest
     assert found
 
 
+@pytest.mark.parametrize("method", ["seq", "blocks"])
 @pytest.mark.parametrize("name", test_published.NAMES)
-def test_the_published_loop(fake_driver: FakeDriver, shared: Path, name: str) -> None:
-    test_published.test_the_published_loop_and_blocks(name, "frames", "seq", "cuda", shared)
+def test_the_published_loop_and_blocks(fake_driver: FakeDriver, shared: Path, name: str, method: str) -> None:
+    test_published.test_the_published_loop_and_blocks(name, "frames", method, "cuda", shared)
 
 
 def test_what_it_cannot_run_is_refused_by_name(fake_driver: FakeDriver) -> None:
