@@ -16,58 +16,65 @@
 
 namespace ELM_ISA {
 
-// A task with vectors of as many lanes as the call names: backward where there are `sums` to add to.
-template <class R, int BYTES = VECTOR_BYTES>
-static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
-                        const NetworkParts *parts) {
-    if (a.lanes * (i64)sizeof(R) == BYTES) {
-        Arena arena(sums ? NetworkBackward<R, BYTES>::bytes(s) : NetworkForward<R, BYTES>::bytes(s));
-        if (!arena.base) return 1;
-        if (sums)
-            NetworkBackward<R, BYTES>(a, s, w, task, arena, sums, *parts).run();
-        else
-            NetworkForward<R, BYTES>(a, s, w, task, arena).run();
-        return 0;
-    }
-    if constexpr (BYTES > 16) return network_task<R, BYTES / 2>(a, s, w, task, sums, parts);
-    return 1;
-}
+// Vectors of samples are whole registers or halves of the widest.
+constexpr int HALF_BYTES = VECTOR_BYTES == 64 ? 32 : VECTOR_BYTES;
 
-template <class R, int BYTES = VECTOR_BYTES> static i64 network_kept(const ElmNetwork &a, const NetworkShape &s) {
-    if (a.lanes * (i64)sizeof(R) == BYTES) return NetworkTask<R, BYTES>::kept_size(a, s);
-    if constexpr (BYTES > 16) return network_kept<R, BYTES / 2>(a, s);
+// A task with vectors of as many lanes as the call names: backward where there are `sums` to add to.
+template <class R, int BYTES, bool NEURONS>
+static i64 network_run(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
+                       const NetworkParts *parts) {
+    typedef NetworkForward<R, BYTES, NEURONS> Forward;
+    typedef NetworkBackward<R, BYTES, NEURONS> Backward;
+    Arena arena(sums ? Backward::bytes(a, s) : Forward::bytes(a, s));
+    if (!arena.base) return 1;
+    if (sums)
+        Backward(a, s, w, task, arena, sums, *parts).run();
+    else
+        Forward(a, s, w, task, arena).run();
     return 0;
 }
 
-template <class R> static i64 network_saved(const ElmNetwork *a) {
-    return (a->batch + a->lanes - 1) / a->lanes * network_kept<R>(*a, NetworkShape(*a));
+template <class R>
+static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
+                        const NetworkParts *parts) {
+    if (a.lanes == 1) return network_run<R, VECTOR_BYTES, true>(a, s, w, task, sums, parts);
+    if (a.lanes * (i64)sizeof(R) == VECTOR_BYTES) return network_run<R, VECTOR_BYTES, false>(a, s, w, task, sums, parts);
+    return network_run<R, HALF_BYTES, false>(a, s, w, task, sums, parts);
 }
 
-// The vectors that take the least time: a task of the widest takes about 1.6 times that of half as wide ones, which
-// takes hardly longer than that of a quarter, and tasks share the threads.
-template <class R> static i64 network_lanes(i64 batch, i64 threads) {
-    i64 best = 0;
-    double least = 0.0;
-    for (int bytes = 16; bytes <= VECTOR_BYTES; bytes *= 2) {
+template <class R> static i64 network_saved(const ElmNetwork *a) {
+    const NetworkShape s(*a, network_each<R>(*a));
+    const i64 tasks = (a->batch + a->lanes - 1) / a->lanes;
+    if (a->lanes == 1) return tasks * NetworkTask<R, VECTOR_BYTES, true>::kept_size(*a, s);
+    if (a->lanes * (i64)sizeof(R) == VECTOR_BYTES) return tasks * NetworkTask<R, VECTOR_BYTES, false>::kept_size(*a, s);
+    return tasks * NetworkTask<R, HALF_BYTES, false>::kept_size(*a, s);
+}
+
+// The vectors that take the least time.
+template <class R> static i64 network_lanes(i64 batch, i64 num_neuron, i64 threads) {
+    const i64 each = VECTOR_BYTES / sizeof(R);
+    i64 best = 1;
+    double least = (double)((batch + threads - 1) / threads) * ((num_neuron + each - 1) / each) * 4.5;
+    for (int bytes = HALF_BYTES; bytes <= VECTOR_BYTES; bytes *= 2) {
         const i64 lanes = bytes / sizeof(R), tasks = (batch + lanes - 1) / lanes;
-        const double time = (double)((tasks + threads - 1) / threads) * (bytes == 16 ? 1.0 : bytes == 32 ? 1.1 : 1.7);
-        if (!best || time < least) best = lanes, least = time;
+        const double time = (double)((tasks + threads - 1) / threads) * num_neuron * (bytes == HALF_BYTES ? 1.0 : 1.55);
+        if (time < least) best = lanes, least = time;
     }
     return best;
 }
 
 template <class R> static void network_forward(const ElmNetwork *a, ElmShare *share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     Arena arena(Wiring<R>::bytes(*a, s));
     share->status = !arena.base;
     if (share->status) return;
-    const Wiring<R> w(*a, s, arena);
+    const Wiring<R> w(*a, s, false, arena);
     for (i64 task = share->first; task < share->last; task++)
         share->status |= network_task<R>(*a, s, w, task, nullptr, nullptr);
 }
 
 template <class R> static void network_backward(const ElmNetwork *a, ElmShare *share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     const NetworkParts parts(*a, s);
     Arena arena(Wiring<R>::bytes(*a, s));
     share->status = !arena.base;
@@ -79,14 +86,14 @@ template <class R> static void network_backward(const ElmNetwork *a, ElmShare *s
     }
     std::memset(sums, 0, bytes);
     share->scratch = sums;
-    const Wiring<R> w(*a, s, arena);
+    const Wiring<R> w(*a, s, true, arena);
     for (i64 task = share->first; task < share->last; task++)
         share->status |= network_task<R>(*a, s, w, task, (R *)sums, &parts);
 }
 
 // The threads' sums in their order; returns 1 where one of them lacked memory.
 template <class R> static i64 network_reduce(const ElmNetwork *a, const ElmShare *share, i64 num_share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     const NetworkParts parts(*a, s);
     i64 lacking = 0;
     for (i64 k = 0; k < num_share; k++) lacking |= share[k].status;

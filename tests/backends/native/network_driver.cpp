@@ -11,7 +11,7 @@
 #include "api.h"
 
 extern "C" {
-int64_t elm_network_lanes(int64_t, int64_t, int64_t);
+int64_t elm_network_lanes(int64_t, int64_t, int64_t, int64_t);
 int64_t elm_network_saved(int64_t, const ElmNetwork *);
 int64_t elm_network_forward(int64_t, int64_t, const ElmNetwork *);
 int64_t elm_network_backward(int64_t, int64_t, const ElmNetwork *);
@@ -149,7 +149,7 @@ template <class R> static void drive(const Config &c) {
     ElmNetwork x = {};
     x.batch = B, x.num_steps = c.steps, x.num_neuron = c.n, x.num_input = c.inputs, x.num_branch = c.branches;
     x.num_synapse = c.of_branch, x.num_memory = c.d, x.num_layers = c.hidden ? 2 : 1, x.activation = ELM_SILU;
-    x.output = c.identity ? ELM_OUTPUT_IDENTITY : ELM_OUTPUT_RELU, x.lanes = elm_network_lanes(is_double, B, 2);
+    x.output = c.identity ? ELM_OUTPUT_IDENTITY : ELM_OUTPUT_RELU, x.lanes = elm_network_lanes(is_double, B, c.n, 2);
     x.wide = 1, x.x_batch = c.steps * c.inputs, x.x_time = c.inputs, x.a_batch = c.steps * c.n, x.a_time = c.n;
     x.grad_batch = c.steps * c.n, x.grad_time = c.n, x.input_scale = 1.5, x.width[0] = first, x.width[1] = c.d;
     x.index = p.index.data(), x.lengths = c.lengths ? p.lengths.data() : nullptr;
