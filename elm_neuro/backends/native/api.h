@@ -166,7 +166,7 @@ struct ElmAlifKernels {
 };
 
 struct ElmNetworkKernels {
-    int64_t (*lanes)(int64_t batch, int64_t num_neuron, int64_t threads);
+    int64_t (*lanes)(int64_t batch, int64_t num_neuron, int64_t num_steps, int64_t threads);
     int64_t (*saved)(const ElmNetwork *);
     void (*forward)(const ElmNetwork *, ElmShare *);
     void (*backward)(const ElmNetwork *, ElmShare *);

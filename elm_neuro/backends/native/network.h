@@ -7,7 +7,8 @@
 //     r_t = kappa_r r_{t-1} + (1 - kappa_r) y_t      a_t = f(y_t - r_t + bias)          without kappa_r: no r
 //
 // A task is as many samples as a vector has lanes: what a synapse reads is then one vector wherever it lies, and every
-// weight a number for all lanes. Time is cut into chunks. What reads inputs is added up a neuron at a time through a
+// weight a number for all lanes. Of a small batch a task is one sample, and the lanes of its vectors are neurons, whose
+// weights are laid out side by side; the synapses of each are added up with the steps of a chunk as lanes. Time is cut into chunks. What reads inputs is added up a neuron at a time through a
 // chunk, its sums over steps in registers; what reads neurons, and the MLPs, run a step after the other. Backward, the
 // steps leave the gradients of a chunk's sums behind, and then every neuron by itself adds up those of its weights.
 #pragma once
@@ -39,7 +40,8 @@ static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring
                         const NetworkParts *parts) {
     if (a.lanes == 1) return network_run<R, VECTOR_BYTES, true>(a, s, w, task, sums, parts);
     if (a.lanes * (i64)sizeof(R) == VECTOR_BYTES) return network_run<R, VECTOR_BYTES, false>(a, s, w, task, sums, parts);
-    return network_run<R, HALF_BYTES, false>(a, s, w, task, sums, parts);
+    if (a.lanes * (i64)sizeof(R) == HALF_BYTES) return network_run<R, HALF_BYTES, false>(a, s, w, task, sums, parts);
+    return 1;
 }
 
 template <class R> static i64 network_saved(const ElmNetwork *a) {
@@ -50,17 +52,16 @@ template <class R> static i64 network_saved(const ElmNetwork *a) {
     return tasks * NetworkTask<R, HALF_BYTES, false>::kept_size(*a, s);
 }
 
-// The vectors that take the least time.
-template <class R> static i64 network_lanes(i64 batch, i64 num_neuron, i64 threads) {
-    const i64 each = VECTOR_BYTES / sizeof(R);
-    i64 best = 1;
-    double least = (double)((batch + threads - 1) / threads) * ((num_neuron + each - 1) / each) * 4.5;
-    for (int bytes = HALF_BYTES; bytes <= VECTOR_BYTES; bytes *= 2) {
-        const i64 lanes = bytes / sizeof(R), tasks = (batch + lanes - 1) / lanes;
-        const double time = (double)((tasks + threads - 1) / threads) * num_neuron * (bytes == HALF_BYTES ? 1.0 : 1.55);
-        if (time < least) best = lanes, least = time;
-    }
-    return best;
+// The lanes that take the least time, counted in steps of a neuron in half a vector of samples. In lanes of neurons the
+// synapses of one take a fifth of that, for they lie along the steps, and the rest of a vector of neurons a little more
+// than one; and their weights have to be laid out, which a few steps do not pay for.
+template <class R> static i64 network_lanes(i64 batch, i64 num_neuron, i64 num_steps, i64 threads) {
+    const auto turns = [&](i64 lanes) { return double(((batch + lanes - 1) / lanes + threads - 1) / threads); };
+    const i64 each = VECTOR_BYTES / sizeof(R), units = (num_neuron + each - 1) / each, half = HALF_BYTES / sizeof(R);
+    const double of_neurons = turns(1) * (0.2 * num_neuron + 1.3 * units) * num_steps + 5.0 * num_neuron;
+    const double of_half = turns(half) * num_neuron * num_steps, of_whole = turns(each) * num_neuron * num_steps * 1.55;
+    if (of_neurons < of_half && of_neurons < of_whole) return 1;
+    return half == each || of_half <= of_whole ? half : each;
 }
 
 template <class R> static void network_forward(const ElmNetwork *a, ElmShare *share) {

@@ -366,7 +366,7 @@ template <class R, int BYTES, bool NEURONS> struct NetworkBackward : NetworkTask
             else
                 of_branch_again(u, j, count);
             if constexpr (NEURONS) {
-                Task::from_vectors(column, L, Task::whole(count), column_by_neuron, SOURCE);
+                Task::from_vectors(column, L, count, column_by_neuron, SOURCE);
                 for (i64 lane = 0; lane < this->neurons(u); lane++)
                     synapses_of(u * EACH + lane, j, count, column_by_neuron + lane * SOURCE, seen_by_neuron + lane * SOURCE, L);
                 Task::to_vectors(seen_by_neuron, SOURCE, count, branch, in * L);

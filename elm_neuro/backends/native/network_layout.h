@@ -8,6 +8,23 @@ namespace ELM_ISA {
 // Sums that a product keeps in registers, and the sides of a tile of outer products.
 constexpr int PRODUCT_SUMS = 12, TILE_ROWS = NUM_REGISTER == 32 ? 5 : 3, TILE_COLUMNS = 4;
 
+// The order that interleaves two vectors of B: 0, L, 1, L + 1, ... from FROM on.
+template <class B, int FROM, int K, int... ORDER> struct Interleave {
+    static ELM_INLINE_MEMBER typename B::V of(typename B::V a, typename B::V b) {
+        return Interleave<B, FROM, K - 1, FROM + (K - 1) / 2 + (K - 1) % 2 * B::L, ORDER...>::of(a, b);
+    }
+};
+template <class B, int FROM, int... ORDER> struct Interleave<B, FROM, 0, ORDER...> {
+    static ELM_INLINE_MEMBER typename B::V of(typename B::V a, typename B::V b) {
+#if defined(__clang__) || __GNUC__ >= 12
+        return __builtin_shufflevector(a, b, ORDER...);
+#else
+        typedef decltype(a < b) Order;
+        return __builtin_shuffle(a, b, Order{ORDER...});
+#endif
+    }
+};
+
 // Vectors of a task. A lane is a sample, and a weight one number for all of them; or, of `NEURONS`, a lane is a neuron of
 // the only sample, and a weight a vector. Either way a source is a row over a chunk of steps, of every step its samples.
 template <class R, int BYTES, bool NEURONS> struct Batch {
@@ -50,6 +67,24 @@ template <class R, int BYTES, bool NEURONS> struct Batch {
             return (x[0] + x[2]) + (x[1] + x[3]);
         else
             return x[0] + x[1];
+    }
+    // L rows of L entries, turned: the first halves of the rows interleaved with the second as often as it takes.
+    static ELM_INLINE_MEMBER void turn(const R *from, i64 from_row, R *to, i64 to_row) {
+        V x[L], y[L];
+#pragma GCC unroll 16
+        for (int k = 0; k < L; k++) x[k] = at(from + k * from_row);
+#pragma GCC unroll 4
+        for (int done = 1; done < L; done *= 2) {
+#pragma GCC unroll 8
+            for (int k = 0; k < L / 2; k++) {
+                y[2 * k] = Interleave<Batch, 0, L>::of(x[k], x[k + L / 2]);
+                y[2 * k + 1] = Interleave<Batch, L / 2, L>::of(x[k], x[k + L / 2]);
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < L; k++) x[k] = y[k];
+        }
+#pragma GCC unroll 16
+        for (int k = 0; k < L; k++) put(to + k * to_row, x[k]);
     }
     static ELM_INLINE_MEMBER bool any(V x) {
         const auto set = x != V{};

@@ -117,8 +117,10 @@ template <class R, int BYTES, bool NEURONS> struct NetworkTask {
                 const R *mask = a.input_mask ? (const R *)a.input_mask + sample * s.inputs : nullptr;
                 R *to = rows + t * SAMPLES + lane;
                 const auto add = [&](i64 c, R value) ELM_LAMBDA {
+                    if (mask) value *= mask[c];
+                    if (value == R(0)) return;
                     if (!active[c]) clear(rows, active, c);
-                    to[c * SOURCE] += mask ? value * mask[c] : value;
+                    to[c * SOURCE] += value;
                 };
                 if (a.begin) {
                     const i64 row = sample * a.num_steps + start + t;
@@ -149,14 +151,12 @@ template <class R, int BYTES, bool NEURONS> struct NetworkTask {
             }
     }
 
-    // Numbers of L neurons, in rows `apart` entries from one to the next, of `count` steps each, to vectors, and back.
-    static void to_vectors(const R *from, i64 apart, i64 count, R *to, i64 step) {
-        for (i64 t = 0; t < count; t++)
-            for (int lane = 0; lane < L; lane++) to[t * step + lane] = from[lane * apart + t];
+    // Numbers of L neurons in `steps`, rows of a neuron each, to vectors, rows of a step each, and back; in whole blocks.
+    static void to_vectors(const R *from, i64 from_row, i64 steps, R *to, i64 to_row) {
+        for (i64 t = 0; t < steps; t += L) B::turn(from + t, from_row, to + t * to_row, to_row);
     }
-    static void from_vectors(const R *from, i64 step, i64 count, R *to, i64 apart) {
-        for (i64 t = 0; t < count; t++)
-            for (int lane = 0; lane < L; lane++) to[lane * apart + t] = from[t * step + lane];
+    static void from_vectors(const R *from, i64 from_row, i64 steps, R *to, i64 to_row) {
+        for (i64 t = 0; t < steps; t += L) B::turn(from + t * from_row, from_row, to + t, to_row);
     }
 };
 

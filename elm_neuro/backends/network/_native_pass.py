@@ -81,7 +81,9 @@ class Plan(NamedTuple):
             KERNEL_ACTIVATIONS[rule.activation], KERNEL_OUTPUTS[rule.output],
             KERNEL_SURROGATES[type(surrogate)] if spikes else 0, astuple(surrogate) if spikes else (),
             rule.input_scale,
-            _library.library().elm_network_lanes(like.dtype == torch.float64, batch, like.shape[0], threads),
+            _library.library().elm_network_lanes(
+                like.dtype == torch.float64, batch, like.shape[0], x.shape[1], threads
+            ),
         )  # fmt: skip
 
 
