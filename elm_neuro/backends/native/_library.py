@@ -213,7 +213,7 @@ def _declare(library: ctypes.CDLL) -> None:
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
     library.elm_alif_chunk.argtypes, library.elm_alif_chunk.restype = (), word
     library.elm_alif_rows.argtypes, library.elm_alif_rows.restype = (word,), word
-    library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 3, word
+    library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 5, word
     library.elm_network_saved.argtypes, library.elm_network_saved.restype = (word, pointer), word
     library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 2, word
     library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None

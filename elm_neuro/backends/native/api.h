@@ -67,7 +67,7 @@ struct ElmAlif {
 struct ElmNetwork {
     int64_t batch, num_steps, num_neuron, num_input, num_branch, num_synapse, num_memory;  // num_synapse: of a branch
     int64_t num_layers, activation, output, surrogate;  // num_layers: of the MLP, the linear last one among them
-    int64_t lanes, wide;                                // samples of a task (elm_network_lanes); `wide`: int64 channels
+    int64_t lanes, wide;                                // samples of a task, 1 for lanes of neurons; `wide`: int64
     int64_t x_batch, x_time, a_batch, a_time, grad_batch, grad_time;  // strides of x, of a, of grad_a
     double input_scale;
     double setting[4];              // of the surrogate
@@ -166,7 +166,7 @@ struct ElmAlifKernels {
 };
 
 struct ElmNetworkKernels {
-    int64_t (*lanes)(int64_t batch, int64_t threads);
+    int64_t (*lanes)(int64_t batch, int64_t num_neuron, int64_t num_steps, int64_t threads);
     int64_t (*saved)(const ElmNetwork *);
     void (*forward)(const ElmNetwork *, ElmShare *);
     void (*backward)(const ElmNetwork *, ElmShare *);

@@ -226,24 +226,31 @@ template <class R> ELM_INLINE Vector<R> activated(Vector<R> z, bool silu) {
     return z < zero ? zero : z;
 }
 
-// Zeroed memory for one thread, handed out in pieces that start on a cache line; `base` is null where there was none to
-// be had.
+// Memory for one thread, handed out in pieces that start on a cache line, zeroed where it is not only `room` to write
+// in; `base` is null where there was none to be had.
 struct Arena {
     char *base;
     size_t used, size;
     explicit Arena(size_t bytes) : base(nullptr), used(0), size(bytes + 64 * 64) {
         void *p = nullptr;
-        if (!posix_memalign(&p, 64, size)) base = (char *)std::memset(p, 0, size);
+        if (!posix_memalign(&p, 64, size)) base = (char *)p;
     }
     Arena(const Arena &) = delete;
     Arena &operator=(const Arena &) = delete;
     ~Arena() { free(base); }
-    template <class R> R *take(i64 count) {
+    template <class R> R *room(i64 count) {
         R *p = (R *)(base + used);
-        used += ((size_t)count * sizeof(R) + 63) / 64 * 64;
+        used += bytes_of<R>(count);
         if (used > size) abort();
         return p;
     }
+    template <class R> R *take(i64 count) {
+        R *p = room<R>(count);
+        return (R *)std::memset(p, 0, bytes_of<R>(count));
+    }
+
+   private:
+    template <class R> static size_t bytes_of(i64 count) { return ((size_t)count * sizeof(R) + 63) / 64 * 64; }
 };
 
 }  // namespace ELM_ISA

@@ -207,9 +207,9 @@ int64_t elm_alif_backward(int64_t is_double, int64_t threads, const ElmAlif *arg
     return alif_kernels(is_double).reduce(args, share, used);
 }
 
-// Samples that a task of a layer of ELM neurons takes: one a lane of its vectors.
-int64_t elm_network_lanes(int64_t is_double, int64_t batch, int64_t threads) {
-    return network_kernels(is_double).lanes(batch, threads);
+// Samples that a task of a layer of ELM neurons takes: one a lane of its vectors, or a single one and lanes of neurons.
+int64_t elm_network_lanes(int64_t is_double, int64_t batch, int64_t num_neuron, int64_t num_steps, int64_t threads) {
+    return network_kernels(is_double).lanes(batch, num_neuron, num_steps, threads);
 }
 
 // Entries of what the backward pass reads.

@@ -7,7 +7,8 @@
 //     r_t = kappa_r r_{t-1} + (1 - kappa_r) y_t      a_t = f(y_t - r_t + bias)          without kappa_r: no r
 //
 // A task is as many samples as a vector has lanes: what a synapse reads is then one vector wherever it lies, and every
-// weight a number for all lanes. Time is cut into chunks. What reads inputs is added up a neuron at a time through a
+// weight a number for all lanes. Of a small batch a task is one sample, and the lanes of its vectors are neurons, whose
+// weights are laid out side by side; the synapses of each are added up with the steps of a chunk as lanes. Time is cut into chunks. What reads inputs is added up a neuron at a time through a
 // chunk, its sums over steps in registers; what reads neurons, and the MLPs, run a step after the other. Backward, the
 // steps leave the gradients of a chunk's sums behind, and then every neuron by itself adds up those of its weights.
 #pragma once
@@ -16,58 +17,65 @@
 
 namespace ELM_ISA {
 
-// A task with vectors of as many lanes as the call names: backward where there are `sums` to add to.
-template <class R, int BYTES = VECTOR_BYTES>
-static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
-                        const NetworkParts *parts) {
-    if (a.lanes * (i64)sizeof(R) == BYTES) {
-        Arena arena(sums ? NetworkBackward<R, BYTES>::bytes(s) : NetworkForward<R, BYTES>::bytes(s));
-        if (!arena.base) return 1;
-        if (sums)
-            NetworkBackward<R, BYTES>(a, s, w, task, arena, sums, *parts).run();
-        else
-            NetworkForward<R, BYTES>(a, s, w, task, arena).run();
-        return 0;
-    }
-    if constexpr (BYTES > 16) return network_task<R, BYTES / 2>(a, s, w, task, sums, parts);
-    return 1;
-}
+// Vectors of samples are whole registers or halves of the widest.
+constexpr int HALF_BYTES = VECTOR_BYTES == 64 ? 32 : VECTOR_BYTES;
 
-template <class R, int BYTES = VECTOR_BYTES> static i64 network_kept(const ElmNetwork &a, const NetworkShape &s) {
-    if (a.lanes * (i64)sizeof(R) == BYTES) return NetworkTask<R, BYTES>::kept_size(a, s);
-    if constexpr (BYTES > 16) return network_kept<R, BYTES / 2>(a, s);
+// A task with vectors of as many lanes as the call names: backward where there are `sums` to add to.
+template <class R, int BYTES, bool NEURONS>
+static i64 network_run(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
+                       const NetworkParts *parts) {
+    typedef NetworkForward<R, BYTES, NEURONS> Forward;
+    typedef NetworkBackward<R, BYTES, NEURONS> Backward;
+    Arena arena(sums ? Backward::bytes(a, s) : Forward::bytes(a, s));
+    if (!arena.base) return 1;
+    if (sums)
+        Backward(a, s, w, task, arena, sums, *parts).run();
+    else
+        Forward(a, s, w, task, arena).run();
     return 0;
 }
 
-template <class R> static i64 network_saved(const ElmNetwork *a) {
-    return (a->batch + a->lanes - 1) / a->lanes * network_kept<R>(*a, NetworkShape(*a));
+template <class R>
+static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
+                        const NetworkParts *parts) {
+    if (a.lanes == 1) return network_run<R, VECTOR_BYTES, true>(a, s, w, task, sums, parts);
+    if (a.lanes * (i64)sizeof(R) == VECTOR_BYTES) return network_run<R, VECTOR_BYTES, false>(a, s, w, task, sums, parts);
+    if (a.lanes * (i64)sizeof(R) == HALF_BYTES) return network_run<R, HALF_BYTES, false>(a, s, w, task, sums, parts);
+    return 1;
 }
 
-// The vectors that take the least time: a task of the widest takes about 1.6 times that of half as wide ones, which
-// takes hardly longer than that of a quarter, and tasks share the threads.
-template <class R> static i64 network_lanes(i64 batch, i64 threads) {
-    i64 best = 0;
-    double least = 0.0;
-    for (int bytes = 16; bytes <= VECTOR_BYTES; bytes *= 2) {
-        const i64 lanes = bytes / sizeof(R), tasks = (batch + lanes - 1) / lanes;
-        const double time = (double)((tasks + threads - 1) / threads) * (bytes == 16 ? 1.0 : bytes == 32 ? 1.1 : 1.7);
-        if (!best || time < least) best = lanes, least = time;
-    }
-    return best;
+template <class R> static i64 network_saved(const ElmNetwork *a) {
+    const NetworkShape s(*a, network_each<R>(*a));
+    const i64 tasks = (a->batch + a->lanes - 1) / a->lanes;
+    if (a->lanes == 1) return tasks * NetworkTask<R, VECTOR_BYTES, true>::kept_size(*a, s);
+    if (a->lanes * (i64)sizeof(R) == VECTOR_BYTES) return tasks * NetworkTask<R, VECTOR_BYTES, false>::kept_size(*a, s);
+    return tasks * NetworkTask<R, HALF_BYTES, false>::kept_size(*a, s);
+}
+
+// The lanes that take the least time, counted in steps of a neuron in half a vector of samples. In lanes of neurons the
+// synapses of one take a fifth of that, for they lie along the steps, and the rest of a vector of neurons a little more
+// than one; and their weights have to be laid out, which a few steps do not pay for.
+template <class R> static i64 network_lanes(i64 batch, i64 num_neuron, i64 num_steps, i64 threads) {
+    const auto turns = [&](i64 lanes) { return double(((batch + lanes - 1) / lanes + threads - 1) / threads); };
+    const i64 each = VECTOR_BYTES / sizeof(R), units = (num_neuron + each - 1) / each, half = HALF_BYTES / sizeof(R);
+    const double of_neurons = turns(1) * (0.2 * num_neuron + 1.3 * units) * num_steps + 5.0 * num_neuron;
+    const double of_half = turns(half) * num_neuron * num_steps, of_whole = turns(each) * num_neuron * num_steps * 1.55;
+    if (of_neurons < of_half && of_neurons < of_whole) return 1;
+    return half == each || of_half <= of_whole ? half : each;
 }
 
 template <class R> static void network_forward(const ElmNetwork *a, ElmShare *share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     Arena arena(Wiring<R>::bytes(*a, s));
     share->status = !arena.base;
     if (share->status) return;
-    const Wiring<R> w(*a, s, arena);
+    const Wiring<R> w(*a, s, false, arena);
     for (i64 task = share->first; task < share->last; task++)
         share->status |= network_task<R>(*a, s, w, task, nullptr, nullptr);
 }
 
 template <class R> static void network_backward(const ElmNetwork *a, ElmShare *share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     const NetworkParts parts(*a, s);
     Arena arena(Wiring<R>::bytes(*a, s));
     share->status = !arena.base;
@@ -79,14 +87,14 @@ template <class R> static void network_backward(const ElmNetwork *a, ElmShare *s
     }
     std::memset(sums, 0, bytes);
     share->scratch = sums;
-    const Wiring<R> w(*a, s, arena);
+    const Wiring<R> w(*a, s, true, arena);
     for (i64 task = share->first; task < share->last; task++)
         share->status |= network_task<R>(*a, s, w, task, (R *)sums, &parts);
 }
 
 // The threads' sums in their order; returns 1 where one of them lacked memory.
 template <class R> static i64 network_reduce(const ElmNetwork *a, const ElmShare *share, i64 num_share) {
-    const NetworkShape s(*a);
+    const NetworkShape s(*a, network_each<R>(*a));
     const NetworkParts parts(*a, s);
     i64 lacking = 0;
     for (i64 k = 0; k < num_share; k++) lacking |= share[k].status;

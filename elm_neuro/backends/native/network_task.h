@@ -31,14 +31,15 @@ template <class R> ELM_INLINE void network_slope(i64 activation, const R *z, R *
     }
 }
 
-template <class R, int BYTES> struct NetworkTask {
-    typedef Batch<R, BYTES> B;
+template <class R, int BYTES, bool NEURONS> struct NetworkTask {
+    typedef Batch<R, BYTES, NEURONS> B;
     typedef typename B::V V;
-    static constexpr int L = B::L, STEPS = B::STEPS, BLOCK = B::BLOCK, SOURCE = B::SOURCE;
+    static constexpr int L = B::L, EACH = B::EACH, SAMPLES = B::SAMPLES, STEPS = B::STEPS, BLOCK = B::BLOCK;
+    static constexpr int VECTORS = B::VECTORS, SOURCE = B::SOURCE;
     const ElmNetwork &a;
     const NetworkShape &s;
     const Wiring<R> &w;
-    const i64 index, first, samples;
+    const i64 index, first, samples, room;  // room: steps of a chunk for which there is memory
     i64 longest;
 
     NetworkTask(const ElmNetwork &args, const NetworkShape &shape, const Wiring<R> &wiring, i64 task)
@@ -46,49 +47,66 @@ template <class R, int BYTES> struct NetworkTask {
           s(shape),
           w(wiring),
           index(task),
-          first(task * L),
-          samples(a.batch - first < L ? a.batch - first : L),
+          first(task * SAMPLES),
+          samples(a.batch - first < SAMPLES ? a.batch - first : SAMPLES),
+          room(room_of(args)),
           longest(0) {
-        for (int lane = 0; lane < L; lane++) longest = valid(lane) > longest ? valid(lane) : longest;
+        for (int lane = 0; lane < SAMPLES; lane++) longest = valid(lane) > longest ? valid(lane) : longest;
     }
-    // Valid steps of a lane; one without a sample has none.
+    // Steps in whole blocks of vectors of them.
+    static i64 whole(i64 steps) {
+        constexpr i64 block = BLOCK * L / SAMPLES;
+        return (steps + block - 1) / block * block;
+    }
+    static i64 room_of(const ElmNetwork &a) { return a.num_steps < STEPS ? whole(a.num_steps) : STEPS; }
+    // Valid steps of a sample of the task; one that is not there has none.
     i64 valid(i64 lane) const { return lane >= samples ? 0 : a.lengths ? a.lengths[first + lane] : a.num_steps; }
     // Steps of a chunk that are valid, a lane each.
     V remaining(i64 start) const {
         R left[L];
         for (int lane = 0; lane < L; lane++) {
-            const i64 more = valid(lane) - start;
+            const i64 more = valid(NEURONS ? 0 : lane) - start;
             left[lane] = R(more < 0 ? 0 : more < STEPS ? more : STEPS);
         }
         return B::at(left);
     }
 
-    // What is kept: of every step, then of the start of every chunk; (step, neuron, vectors).
+    // What is kept: of every step, then of the start of every chunk; (step, unit, vectors).
     static i64 kept_size(const ElmNetwork &a, const NetworkShape &s) {
-        return s.n * L * (a.num_steps * s.kept() + (a.num_steps + STEPS - 1) / STEPS * s.start());
+        return s.units * L * (a.num_steps * s.kept() + (a.num_steps + STEPS - 1) / STEPS * s.start());
     }
-    R *kept(i64 step) const { return (R *)a.saved + index * kept_size(a, s) + step * s.n * s.kept() * L; }
-    R *started(i64 start) const { return kept(a.num_steps) + start / STEPS * s.n * s.start() * L; }
+    R *kept(i64 step) const { return (R *)a.saved + index * kept_size(a, s) + step * s.units * s.kept() * L; }
+    R *started(i64 start) const { return kept(a.num_steps) + start / STEPS * s.units * s.start() * L; }
 
-    // Rows of the samples, `width` entries each, to vectors and back.
-    void read(R *to, const void *from, i64 width) const {
-        for (i64 lane = 0; from && lane < samples; lane++)
-            for (i64 k = 0; k < width; k++) to[k * L + lane] = ((const R *)from)[(first + lane) * width + k];
+    // Neurons of a unit.
+    i64 neurons(i64 u) const { return s.n - u * EACH < EACH ? s.n - u * EACH : EACH; }
+    // Where entry k of a neuron and sample lies in vectors (unit, entries).
+    i64 place(i64 n, i64 k, i64 entries, i64 lane) const {
+        return (n / EACH * entries + k) * L + (NEURONS ? n % EACH : lane);
     }
-    void write(void *to, const R *from, i64 width) const {
+    // The entries of all neurons and samples to vectors and back.
+    void read(R *to, const void *from, i64 entries) const {
+        for (i64 lane = 0; from && lane < samples; lane++)
+            for (i64 n = 0; n < s.n; n++)
+                for (i64 k = 0; k < entries; k++)
+                    to[place(n, k, entries, lane)] = ((const R *)from)[((first + lane) * s.n + n) * entries + k];
+    }
+    void write(void *to, const R *from, i64 entries) const {
         for (i64 lane = 0; to && lane < samples; lane++)
-            for (i64 k = 0; k < width; k++) ((R *)to)[(first + lane) * width + k] = from[k * L + lane];
+            for (i64 n = 0; n < s.n; n++)
+                for (i64 k = 0; k < entries; k++)
+                    ((R *)to)[((first + lane) * s.n + n) * entries + k] = from[place(n, k, entries, lane)];
     }
 
     // The first entry of a source in a chunk: only rows of active sources are read.
     static void clear(R *rows, unsigned char *active, i64 source) {
         R *row = rows + source * SOURCE;
 #pragma GCC unroll 8
-        for (int k = 0; k < STEPS * L; k += Lanes<R>::W) store(row + k, Vector<R>{});
+        for (int k = 0; k < VECTORS; k++) B::put(row + k * L, V{});
         active[source] = 1;
     }
 
-    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each row (STEPS, L); `active`: whether an
+    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each row (STEPS, SAMPLES); `active`: whether an
     // input holds anything.
     void arrivals(i64 start, i64 count, R *rows, unsigned char *active) const {
         std::memset(active, 0, s.inputs);
@@ -97,10 +115,12 @@ template <class R, int BYTES> struct NetworkTask {
                 if (start + t >= valid(lane)) continue;
                 const i64 sample = first + lane;
                 const R *mask = a.input_mask ? (const R *)a.input_mask + sample * s.inputs : nullptr;
-                R *to = rows + t * L + lane;
+                R *to = rows + t * SAMPLES + lane;
                 const auto add = [&](i64 c, R value) ELM_LAMBDA {
+                    if (mask) value *= mask[c];
+                    if (value == R(0)) return;
                     if (!active[c]) clear(rows, active, c);
-                    to[c * SOURCE] += mask ? value * mask[c] : value;
+                    to[c * SOURCE] += value;
                 };
                 if (a.begin) {
                     const i64 row = sample * a.num_steps + start + t;
@@ -126,9 +146,17 @@ template <class R, int BYTES> struct NetworkTask {
                 if (start + t) from = (const R *)a.a + sample * a.a_batch + (start + t - 1) * a.a_time;
                 each_entry(from, s.n, [&](i64 n) ELM_LAMBDA {
                     if (!active[n]) clear(rows, active, n);
-                    rows[n * SOURCE + t * L + lane] = mask ? from[n] * mask[n] : from[n];
+                    rows[n * SOURCE + t * SAMPLES + lane] = mask ? from[n] * mask[n] : from[n];
                 });
             }
+    }
+
+    // Numbers of L neurons in `steps`, rows of a neuron each, to vectors, rows of a step each, and back; in whole blocks.
+    static void to_vectors(const R *from, i64 from_row, i64 steps, R *to, i64 to_row) {
+        for (i64 t = 0; t < steps; t += L) B::turn(from + t, from_row, to + t * to_row, to_row);
+    }
+    static void from_vectors(const R *from, i64 from_row, i64 steps, R *to, i64 to_row) {
+        for (i64 t = 0; t < steps; t += L) B::turn(from + t * from_row, from_row, to + t, to_row);
     }
 };
 

@@ -69,7 +69,7 @@ class Plan(NamedTuple):
     surrogate: int
     settings: tuple[float, ...]
     input_scale: float
-    lanes: int  # samples of a task: what is kept for the backward pass lies accordingly
+    lanes: int  # samples of a task, 1 for lanes of neurons: what is kept for the backward pass lies accordingly
 
     @classmethod
     def of(cls, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> Plan:
@@ -80,7 +80,10 @@ class Plan(NamedTuple):
             x.shape[1], x.shape[2], params.num_branch, tuple(bias.shape[1] for bias in params.mlp_bias),
             KERNEL_ACTIVATIONS[rule.activation], KERNEL_OUTPUTS[rule.output],
             KERNEL_SURROGATES[type(surrogate)] if spikes else 0, astuple(surrogate) if spikes else (),
-            rule.input_scale, _library.library().elm_network_lanes(like.dtype == torch.float64, batch, threads),
+            rule.input_scale,
+            _library.library().elm_network_lanes(
+                like.dtype == torch.float64, batch, like.shape[0], x.shape[1], threads
+            ),
         )  # fmt: skip
 
 

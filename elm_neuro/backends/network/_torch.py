@@ -47,6 +47,7 @@ class Torch(NetworkBackend):
     ) -> tuple[NetworkRecord, NetworkState]:
         """As :meth:`NetworkBackend.scan`."""
         x = masked(x if lengths is None else without_padding(x, lengths), input_mask)
+        x = _read_by(params, x)
         batch, num_steps, input_size = x.shape
         if num_steps == 0:
             return NetworkRecord(params.bias.new_zeros(batch, 0, params.bias.shape[0]), 0.0 * state.r), state
@@ -83,6 +84,15 @@ class Torch(NetworkBackend):
             running = (torch.arange(num_steps, device=lengths.device) < lengths.unsqueeze(-1)).unsqueeze(-1)
             record, size = torch.where(running, record, 0.0), torch.where(running, size, 0.0)
         return NetworkRecord(record, size.sum(1)), NetworkState(a, b.transpose(0, 1), m.transpose(0, 1), r)
+
+
+def _read_by(params: NetworkParams, x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:
+    """The input without what no neuron reads: a product would meet it with weights of 0, and NaN times 0 is NaN."""
+    read = torch.zeros(x.shape[-1] + params.bias.shape[0], dtype=torch.bool, device=x.device)
+    read = read.index_fill(0, params.index.flatten(), True)[: x.shape[-1]]
+    if not isinstance(x, SpikeEvents):
+        return torch.where(read, x, 0.0)
+    return x if x.value is None else x.select(read[x.channel])
 
 
 class _Layer(NamedTuple):

@@ -11,7 +11,7 @@
 #include "api.h"
 
 extern "C" {
-int64_t elm_network_lanes(int64_t, int64_t, int64_t);
+int64_t elm_network_lanes(int64_t, int64_t, int64_t, int64_t, int64_t);
 int64_t elm_network_saved(int64_t, const ElmNetwork *);
 int64_t elm_network_forward(int64_t, int64_t, const ElmNetwork *);
 int64_t elm_network_backward(int64_t, int64_t, const ElmNetwork *);
@@ -111,7 +111,8 @@ struct Problem {
     }
 };
 
-template <class R> static void drive(const Config &c) {
+// `lanes`: 1 for lanes of neurons, 0 for those that the library takes for many samples.
+template <class R> static void drive(const Config &c, int64_t lanes) {
     const int64_t is_double = sizeof(R) == 8, S = c.branches * c.of_branch, I = c.branches + c.d, B = c.batch;
     const int64_t first = c.hidden ? c.hidden : c.d, rows = B * c.steps;
     Problem p = {c, {}, {}, {}, {}, {}};
@@ -149,7 +150,7 @@ template <class R> static void drive(const Config &c) {
     ElmNetwork x = {};
     x.batch = B, x.num_steps = c.steps, x.num_neuron = c.n, x.num_input = c.inputs, x.num_branch = c.branches;
     x.num_synapse = c.of_branch, x.num_memory = c.d, x.num_layers = c.hidden ? 2 : 1, x.activation = ELM_SILU;
-    x.output = c.identity ? ELM_OUTPUT_IDENTITY : ELM_OUTPUT_RELU, x.lanes = elm_network_lanes(is_double, B, 2);
+    x.output = c.identity ? ELM_OUTPUT_IDENTITY : ELM_OUTPUT_RELU, x.lanes = lanes ? lanes : elm_network_lanes(is_double, 64, c.n, c.steps, 2);
     x.wide = 1, x.x_batch = c.steps * c.inputs, x.x_time = c.inputs, x.a_batch = c.steps * c.n, x.a_time = c.n;
     x.grad_batch = c.steps * c.n, x.grad_time = c.n, x.input_scale = 1.5, x.width[0] = first, x.width[1] = c.d;
     x.index = p.index.data(), x.lengths = c.lengths ? p.lengths.data() : nullptr;
@@ -205,11 +206,14 @@ int main() {
         {3, 17, 5, 4, 3, 2, 3, 5, false, false, true, true, true, true, true},
         {9, 19, 4, 3, 2, 3, 2, 13, true, true, false, true, true, true, true},
         {5, 33, 7, 2, 4, 1, 5, 0, true, false, true, false, false, true, true},
+        {2, 70, 3, 17, 2, 3, 2, 3, false, false, true, true, true, true, true},
         {17, 9, 2, 5, 1, 2, 1, 3, false, false, false, false, false, false, false},
     };
     for (const Config &c : configs) {
-        drive<double>(c);
-        drive<float>(c);
+        for (int64_t lanes : {0, 1}) {
+            drive<double>(c, lanes);
+            drive<float>(c, lanes);
+        }
     }
     if (!failures) std::printf("clean\n");
     return failures != 0;

@@ -73,7 +73,7 @@ def made(
 def calls(draw: st.DrawFn, *, activations: tuple[str, ...] = ("relu_squared", "relu", "silu")) -> Call:
     sizes = (
         draw(st.sampled_from([1, 6, 70])),
-        draw(st.sampled_from([1, 3, 5, 9, 17])),
+        draw(st.sampled_from([1, 3, 5, 9, 17, 19])),
         draw(st.sampled_from([1, 3, 8, 30])),
         draw(st.sampled_from([1, 2, 10])),
         draw(st.sampled_from([1, 3, 5, 8, 9])),
@@ -89,14 +89,15 @@ def calls(draw: st.DrawFn, *, activations: tuple[str, ...] = ("relu_squared", "r
         output=draw(st.sampled_from(["relu", "identity", "spike"])),
         surrogate=draw(st.sampled_from(surrogates)),
     )
-    batch, num_steps = draw(st.sampled_from([1, 2, 3, 9])), draw(st.sampled_from([1, 2, 7, 33]))
+    batch, num_steps = draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 7, 33]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     input_size, num_neuron, num_branch, _, num_memory = sizes
-    x = (uniform(batch, num_steps, input_size) < 0.3) * (0.5 + uniform(batch, num_steps, input_size))
+    density = draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+    x = (uniform(batch, num_steps, input_size) < density) * (0.5 + uniform(batch, num_steps, input_size))
     state = None
     if draw(st.booleans()):
         shapes = (num_neuron,), (num_neuron, num_branch), (num_neuron, num_memory), (num_neuron,)

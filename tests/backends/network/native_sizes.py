@@ -39,7 +39,7 @@ def compare(call: Call, dtype: torch.dtype, backend: str = "native") -> None:
 
 
 def sizes(dtype: torch.dtype) -> None:
-    """Batches of every remainder of a vector, steps around a chunk's, MLPs around what a product holds in registers."""
+    """Batches of every remainder of a vector, steps around a chunk's, neurons around a vector, MLPs around what a product holds in registers."""
     generator = torch.Generator().manual_seed(0)
     for number, (batch, num_steps, layer, kind) in enumerate(
         [
@@ -52,6 +52,9 @@ def sizes(dtype: torch.dtype) -> None:
             (16, 8, (5, 6, 2, 2, 3), {"output": "spike", "surrogate": ATan(), "activation": "silu"}),
             (17, 40, (9, 2, 3, 1, 6), {"trace": True, "high_pass": False, "output": "identity"}),
             (39, 7, (4, 11, 5, 2, 9), {"hidden": (6,)}),
+            (1, 67, (20, 17, 5, 3, 4), {"trace": True, "activation": "silu"}),
+            (2, 65, (3, 33, 2, 4, 5), {"output": "spike", "surrogate": ATan(), "hidden": (7, 4), "activation": "silu"}),
+            (1, 129, (9, 16, 3, 2, 2), {"hidden": (), "high_pass": False}),
         ]
     ):
         for sparse in (False, True):

@@ -9,7 +9,7 @@ from torch import Tensor
 from elm_neuro import SpikeEvents, backends
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.network import _native_pass, scan
-from elm_neuro.functional import NetworkRule
+from elm_neuro.functional import ATan, NetworkRule
 from tests.backends.native_cases import native, run_python
 from tests.backends.network.cases import Call, everything, made
 from tests.backends.network.native_sizes import in_dtype, sizes
@@ -56,6 +56,43 @@ def test_the_number_of_threads_may_change_between_the_passes(monkeypatch: pytest
         (found[before, after],) = torch.autograd.grad(record.a.square().sum(), x)
     assert_close(found[1, 8], found[1, 1])
     assert_close(found[8, 1], found[1, 1])
+
+
+@pytest.mark.parametrize("output", ["relu", "spike"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lanes_of_samples_and_of_neurons_give_the_same(
+    output: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of neurons a small batch, of samples a large one or a single step; and it decides how fast they are, not what they give."""
+    lanes_for = _library.library().elm_network_lanes
+    double = dtype == torch.float64
+    assert lanes_for(double, 1, 96, 100, 1) == 1
+    of_samples = lanes_for(double, 8, 96, 100, 1)
+    assert of_samples > 1 and lanes_for(double, 1, 96, 1, 1) > 1
+    params, rule = made(4, sizes=(6, 19, 3, 4, 2), trace=True, output=output, activation="silu", surrogate=ATan())
+    x = torch.rand(3, 70, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    call = in_dtype(Call(x, params, None, rule, {"lengths": torch.tensor([70, 0, 69])}), dtype)
+    found = []
+    plan_of = _native_pass.Plan.of
+    for lanes in (1, of_samples):
+        monkeypatch.setattr(_native_pass.Plan, "of", lambda *args, number=lanes: plan_of(*args)._replace(lanes=number))
+        found.append(everything(call, "native"))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, dtype=dtype, scale=10.0)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("bias", [-1e9, -0.6, 0.0, 0.6, 1e9])
+def test_spikes_of_every_density_send_what_every_synapse_would_read(bias: float, batch: int) -> None:
+    params, rule = made(6, sizes=(5, 21, 4, 6, 3), output="spike", surrogate=ATan(), activation="silu")
+    params = params._replace(bias=torch.full_like(params.bias, bias))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(batch, 40, 5, generator=generator, dtype=torch.float64)
+    options: dict[str, Tensor | None] = {"recurrent_mask": 1.25 * (torch.rand(batch, 21, generator=generator) < 0.8)}
+    options["recurrent_mask"] = options["recurrent_mask"].double()  # type: ignore[union-attr]
+    call = Call(x.requires_grad_(), params, None, rule, options)
+    for found, wanted in zip(everything(call, "native"), everything(call, "reference"), strict=True):
+        assert_close(found, wanted)
 
 
 def test_operands_may_lie_in_memory_as_they_like() -> None:

@@ -102,6 +102,19 @@ def test_a_sequence_in_two_parts_is_the_sequence(backend: str, call: Call) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("events", [False, True])
+def test_an_input_that_no_neuron_reads_says_nothing(backend: str, events: bool) -> None:
+    """Not even where it is no number: the equations know only what a synapse reads."""
+    params, rule = made(5)
+    params = params._replace(index=torch.where(params.index == 2, 1, params.index))
+    x = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wanted, _ = scan(x, params, None, rule, backend="reference")
+    x[1, 3, 2] = torch.nan
+    given = SpikeEvents.from_frames(x) if events else x
+    assert_close(scan(given, params, None, rule, backend=backend)[0].a, wanted.a)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_samples_do_not_see_each_other_nor_what_is_behind_their_end(backend: str) -> None:
     params, rule = made(5)
     generator = torch.Generator().manual_seed(2)
