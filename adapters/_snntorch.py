@@ -94,6 +94,8 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
             SpikingNeuron.instances[:] = [other for other in SpikingNeuron.instances if other is not self]
         self.core, self.output_shape = core, shape
         self._core_sizes = state_sizes(core)
+        size, neuron = core.input_size, getattr(core.config, "num_neuron", None)
+        self._inputs = ((size,), (neuron, size))  # shapes of one sample in one step
         Neuron._alive.add(self)
 
     def _name_states(self, names: tuple[str, ...]) -> None:

@@ -270,7 +270,7 @@ class Layer(_Face[State]):
         dims = self._batch_dims(x)
         before = self._joined(state, dims, x)
         if isinstance(x, Tensor):
-            x = x.reshape(x.shape[0], math.prod(dims), self.input_size).transpose(0, 1)
+            x = (x if len(dims) == 1 else x.reshape(x.shape[0], math.prod(dims), self.input_size)).transpose(0, 1)
         if self.record_states:
             frames = x.to_dense(self.core.initial_state(0)[0].dtype) if isinstance(x, SpikeEvents) else x
             return self._recorded(frames, before, dims)
@@ -278,7 +278,9 @@ class Layer(_Face[State]):
         # compiler.
         run = torch.compiler.disable(self._sequence) if torch.compiler.is_compiling() else self._sequence
         out, after = run(x, before)
-        return out.transpose(0, 1).reshape(out.shape[1], *dims, self.output_size).contiguous(), self._split(after, dims)
+        out = out.transpose(0, 1)
+        shape = (out.shape[0], *dims, self.output_size)
+        return (out if out.shape == shape else out.reshape(shape)).contiguous(), self._split(after, dims)
 
     def _sequence(self, x: Tensor | SpikeEvents, state: State | None) -> tuple[Tensor, State]:
         """A sequence of the core, (batch, time, features)."""

@@ -231,7 +231,6 @@ class Layer(Cell):
                 self._keep(tuple(inner[place] for place in self._order))
             return self._graded(spk.transpose(0, 1))
         spk, readout, inner = self._fired(x, states, lengths)  # (time, batch, ...)
-        spk = as_stored(spk, self.threshold)
         if lengths is not None:
             ends = lengths.to(readout.device)
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))
@@ -247,8 +246,9 @@ class Layer(Cell):
         before = None if states is None else self._core_state(states)
         pass_that_fires = self._pass_that_fires()
         if pass_that_fires is not None:
-            spk, y, inner = pass_that_fires(x, before, lengths, SpikeRule(self.threshold, self.spike_grad))
-            return self._graded(spk.transpose(0, 1)), y.transpose(0, 1), inner
+            threshold = self.threshold
+            spk, y, inner = pass_that_fires(x, before, lengths, SpikeRule(threshold, self.spike_grad))
+            return as_stored(self._graded(spk.transpose(0, 1)), threshold), y.transpose(0, 1), inner
         y, inner = self.core(x, before, lengths)
         readout = y.to(inner[0].dtype).transpose(0, 1)
         if self.reset_mechanism != "none" and len(readout):
@@ -257,7 +257,7 @@ class Layer(Cell):
                 mem = self._after_reset(y_t, mem)
                 steps.append(mem)
             readout = torch.stack(steps)
-        return self.fire(readout), readout, inner
+        return as_stored(self.fire(readout), self.threshold), readout, inner
 
     def _pass_that_fires(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
         """The core's own pass with a threshold in it, where a spike depends on its readout alone and nobody has changed
@@ -278,8 +278,8 @@ class Layer(Cell):
             return int(x.shape[0])
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
-        size, neuron = self.core.input_size, getattr(self.core.config, "num_neuron", None)
-        if x.shape[2:] not in ((size,), (neuron, size)):
+        size = self._inputs[0][0]
+        if x.shape[2:] not in self._inputs:
             raise ValueError(f"x must have shape (time, batch, {size}), got {tuple(x.shape)}")
         num_step, batch = x.shape[:2]
         known = batch

@@ -232,7 +232,8 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
     def reset(self) -> None:
         """Forget the states."""
         super().reset()
-        self.v_seq = None
+        if self.v_seq is not None:  # to assign asks torch and the host; this is called before every batch
+            self.v_seq = None
 
     def detach(self) -> None:
         """Cut the states from the graph, for truncated backpropagation; not in place, for they may be views."""

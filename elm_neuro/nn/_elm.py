@@ -98,6 +98,7 @@ class ELM(pretrained.Saved, nn.Module):
     """
 
     state_type = ELMState
+    is_cell = False
     config_type = ELMConfig
     backend = BackendName("elm")
 
@@ -222,20 +223,23 @@ class ELM(pretrained.Saved, nn.Module):
             y, after = self._by_calls(x, state, lengths, reason)
             y = y.to(after.m.dtype)
             return as_stored(cut_at(lengths, rule.fire(y)), self.cell.tau_s), y, after
-        config, rule = self.config, rule._replace(threshold=wide(rule.threshold))
-        if config.flatten_output and config.num_neuron is not None and rule.threshold.ndim:
-            rule = rule._replace(threshold=rule.threshold.expand(self.output_shape).view(config.num_neuron, -1))
+        threshold, config, tau_s = wide(rule.threshold), self.config, self.cell.tau_s
+        num_flattened = config.num_neuron if config.flatten_output else None
+        if num_flattened is not None and threshold.ndim:
+            threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
         prepared, lengths = self._prepared(x, state, lengths)
         spikes, y, after = backends.spiking_scan(
             *prepared,
-            rule,
+            backends.SpikeRule(threshold, rule.surrogate),
             lengths=lengths,
             recompute_every=self.recompute_every,
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
         self._check_result(prepared, lengths, after)
-        return as_stored(self._shaped(spikes), self.cell.tau_s), self._shaped(y), after
+        if num_flattened is not None:
+            spikes, y = spikes.flatten(-2), y.flatten(-2)
+        return as_stored(spikes, tau_s), y, after
 
     def _reason_to_call_cell(self) -> str | None:
         """Why the cell must be called step by step; None where a pass over its parameters does what it is meant to."""

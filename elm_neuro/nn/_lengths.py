@@ -29,8 +29,13 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
 
 
-def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor) -> Tensor:
-    """Value of `y`, (batch, time, ...), at each sample's last valid step; `before` for a sample without any."""
+def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor | None) -> Tensor:
+    """Value of `y`, (batch, time, ...), at each sample's last valid step; for a sample without any, `before`, of which
+    None is zeros.
+    """
+    if lengths is None and y.shape[1]:
+        return y[:, -1].clone()  # a view would keep the whole record alive
+    before = y.new_zeros(y.shape[0], *y.shape[2:]) if before is None else before
     return last_valid(y, lengths, before) if y.shape[1] else before
 
 

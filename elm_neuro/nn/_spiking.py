@@ -235,20 +235,19 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         """A sequence as the call takes it: spikes, the readout after reset at every step, which is not cut at
         `lengths`, and the state; not of a cell.
         """
-        rule = self.output.rule if type(self.output) is SpikeOutput and not has_hooks(self.output) else None
+        output = self.output
+        rule = output.rule if type(output) is SpikeOutput and not has_hooks(output) else None
         inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
         if rule is not None and inside is not None:
             inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
             s_all, v_all, inner = inside(x, inner, lengths, rule)
-            y, spikes, s_all = v_all, self.output.grade(s_all), s_all.to(v_all.dtype)
+            spikes, s_all = output.grade(s_all), s_all.to(v_all.dtype)
         else:
             y, inner, v, s = self._core_sequence(x, state, lengths)
-            spikes, v_all, s_all = self.output(y, s)
-        lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
-        if v is None or s is None:
-            v = s = y.new_zeros(y.shape[0], *y.shape[2:])
+            spikes, v_all, s_all = output(y, s)
+        lengths = None if lengths is None else torch.as_tensor(lengths, device=v_all.device)
         v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
-        return cut_at(lengths, as_stored(spikes, self.output.threshold)), v_all, self.state_type(*inner, v, s)
+        return cut_at(lengths, as_stored(spikes, output.threshold)), v_all, self.state_type(*inner, v, s)
 
     def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""
@@ -261,8 +260,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
             return self._step_with_lengths(self.readout_step, x, state, lengths)
         y, inner, v, s = self._core_sequence(x, state, lengths)
         lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
-        if v is None or s is None:
-            v = s = y.new_zeros(y.shape[0], *y.shape[2:])
+        s = y.new_zeros(y.shape[0], *y.shape[2:]) if s is None else s
         return as_stored(y, self.output.threshold), self.state_type(*inner, last_or_before(y, lengths, v), s)
 
     def _split(self, state: Any, batch: int) -> tuple[Any, Tensor, Tensor]:

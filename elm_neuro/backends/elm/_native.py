@@ -27,7 +27,7 @@ from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, branch_matrix, zero_state
+from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 # Up to so many samples a single step sums over all synapses of each; measured at 4500 synapses and 40 hidden units.
@@ -227,7 +227,8 @@ def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     else:
         frame = x.to(dtype).squeeze(1)
     u, w_m, b = first_step(frame, params, None if state is None else state.b)
-    y, spikes, m, _ = _run(_operands(params, state, w_m, None, dense=u.unsqueeze(1)), params, run, x.shape[0], 1)
+    operands = _operands(params, state, run, w_m, None, dense=u.unsqueeze(1))
+    y, spikes, m, _ = _run(operands, params, run, x.shape[0], 1)
     return y, spikes, ELMState(b, m)
 
 
@@ -239,7 +240,7 @@ def _hidden_first(arriving: Arriving, params: ELMParameters, state: ELMState | N
         f_0 = _torch.matvec(weight[..., : params.w_s.shape[-2]], state.b)
     # the pass itself makes the memory's part of the weight, and its table
     operands = _operands(
-        params, state, weight, arriving.lengths, arriving.events,
+        params, state, run, weight, arriving.lengths, arriving.events,
         kappa_b=params.kappa_b, frames=arriving.frames, f_0=f_0, bias=params.mlp_bias[0],
     )  # fmt: skip
     if torch.compiler.is_compiling():
@@ -290,7 +291,8 @@ def _branches_first(
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     u, w_m = _after_branches(traces, params, run.lowered)
-    y, spikes, m, _ = _run(_operands(params, state, w_m, lengths, dense=u), params, run, *u.shape[:2], in_one_part=True)
+    operands = _operands(params, state, run, w_m, lengths, dense=u)
+    y, spikes, m, _ = _run(operands, params, run, *u.shape[:2], in_one_part=True)
     return y, spikes, ELMState(b, m)
 
 
@@ -319,6 +321,7 @@ def _arrived_at_branches(frames: Tensor, params: ELMParameters, lowered: torch.d
 def _operands(
     params: ELMParameters,
     state: ELMState | None,
+    run_: Run,
     w_m: Tensor,
     lengths: Tensor | None,
     events: Events | None = None,
@@ -335,7 +338,8 @@ def _operands(
     return Operands(
         begin=begin, end=end, channel=channel, value=value, lengths=lengths, kappa_b=kappa_b, frames=frames,
         table=None, dense=dense, f_0=f_0, bias=bias, m_0=None if state is None else state.m, kappa=params.kappa_m,
-        gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y, threshold=None,
+        gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y,
+        threshold=None if run_.rule is None else run_.rule.threshold.expand(params.b_y.shape),
         layers=tuple([tensor for layer in layers for tensor in layer]),
     )  # fmt: skip
 
@@ -358,9 +362,11 @@ def _run(
         return Outputs(y, None, m_last, None)
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     tile = tile_for(batch, params.kappa_m)
-    plan = Plan(batch, num_steps, silu, tile, part, run_.lowered, time_first=time_first)
-    if run_.rule is not None:
-        surrogate, slope = KERNEL_SURROGATES[type(run_.rule.surrogate)]
-        plan = plan._replace(surrogate=surrogate, slope=float(getattr(run_.rule.surrogate, slope)))
-        operands = operands._replace(threshold=run_.rule.threshold.expand(params.b_y.shape))
-    return run(operands, plan, first)
+    surrogate, slope = (0, 0.0) if run_.rule is None else _surrogate_in_kernel(run_.rule.surrogate)
+    return run(operands, Plan(batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first), first)
+
+
+def _surrogate_in_kernel(surrogate: Surrogate) -> tuple[int, float]:
+    """Number and setting of a surrogate of KERNEL_SURROGATES."""
+    number, setting = KERNEL_SURROGATES[type(surrogate)]
+    return number, float(getattr(surrogate, setting))
