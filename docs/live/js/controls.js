@@ -100,7 +100,7 @@ export function showSpeed({ frames, work, step, realTime }, name, thread) {
   const times = realTime < 0.1 ? realTime.toPrecision(1) : realTime.toFixed(2);
   place.textContent =
     `${times} × real time · ${Math.round(frames)} frames/s, ${work.toFixed(1)} ms of work each · ` +
-    `${step.toFixed(3)} ms a step · ${name}, one thread, ${thread}`;
+    `${step.toFixed(3)} ms a step · ${name}, ${thread}`;
   Object.assign(place.dataset, {
     frames: frames.toFixed(1),
     work: work.toFixed(3),

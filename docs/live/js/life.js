@@ -16,7 +16,7 @@ export class Life {
   constructor(neuron, drive, sizes) {
     Object.assign(this, { neuron, drive, sizes });
     this.remote = false;
-    this.thread = "the page's";
+    this.thread = "one thread, the page's";
     this.age = new Uint8Array(sizes.inputs);
     this.restart();
   }

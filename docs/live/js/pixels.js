@@ -2,14 +2,6 @@
 
 const STEP = 0.5; // pixels between the discs that a line is made of
 
-/** Mix a colour [red, green, blue] into a pixel; `share` of 65536. */
-export function mix(data, pixel, colour, share) {
-  const at = 4 * pixel;
-  data[at] += ((colour[0] - data[at]) * share) >> 16;
-  data[at + 1] += ((colour[1] - data[at + 1]) * share) >> 16;
-  data[at + 2] += ((colour[2] - data[at + 2]) * share) >> 16;
-}
-
 export class Shapes {
   #covered; // of 255, by pixel, in the shape in the making
   #touched = [];
@@ -73,11 +65,18 @@ export class Shapes {
     return this.starts.length - 1;
   }
 
-  /** Mix a colour into a shape, `share` (0 to 1) of it where the shape covers the pixel. */
+  /** Mix a colour [red, green, blue] into a shape, `share` (0 to 1) of it where the shape covers the pixel. */
   paint(data, shape, colour, share) {
     const { pixels, covers } = this;
-    const weight = Math.round(257 * share);
+    const [red, green, blue] = [colour[0], colour[1], colour[2]];
+    const weight = Math.round(257 * share); // times 255 of a cover: of 65536
     const end = this.starts[shape + 1];
-    for (let i = this.starts[shape]; i < end; i += 1) mix(data, pixels[i], colour, weight * covers[i]);
+    for (let i = this.starts[shape]; i < end; i += 1) {
+      const at = 4 * pixels[i];
+      const part = weight * covers[i];
+      data[at] += ((red - data[at]) * part) >> 16;
+      data[at + 1] += ((green - data[at + 1]) * part) >> 16;
+      data[at + 2] += ((blue - data[at + 2]) * part) >> 16;
+    }
   }
 }

@@ -5,6 +5,7 @@ import { Record } from "./record.js";
 
 export class RemoteLife {
   #worker;
+  #asked = 0;
   #waiting = new Map(); // id of a call -> what its answer is for
 
   /** As Life.load. Throws an Error where the browser has no such threads, or the neuron cannot live in one. */
@@ -22,7 +23,7 @@ export class RemoteLife {
   constructor(sizes) {
     this.sizes = sizes;
     this.remote = true;
-    this.thread = "its own";
+    this.thread = "one thread of its own";
     this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.#worker.addEventListener("message", ({ data: { id, answer, error } }) => {
       const { resolve, reject } = this.#waiting.get(id);
@@ -64,7 +65,7 @@ export class RemoteLife {
 
   #ask(call, values, moved = []) {
     return new Promise((resolve, reject) => {
-      const id = (this.asked = (this.asked ?? 0) + 1);
+      const id = (this.#asked += 1);
       this.#waiting.set(id, { resolve, reject });
       this.#worker.postMessage({ id, call, values }, moved);
     });

@@ -1,8 +1,7 @@
 // Somatic voltage and spike probability of the last seconds, a value a millisecond. What was drawn moves to the left, and
-// only the columns of pixels that are new are painted.
+// only the columns of pixels that are new are drawn.
 
 import { blank, Surface } from "./canvas.js";
-import { mix } from "./pixels.js";
 
 const SHOWN_MS = 2000;
 const VOLTAGE = { low: -84, high: -54, marks: [-80, -70, -60], spikesTo: -57 };
@@ -13,8 +12,8 @@ const THICK = 1.4; // CSS pixels of a curve
 
 export class Traces {
   #changed = -1; // of the theme
-  #plot; // the pixels that move, see plotIn
-  #drawn = null; // the last column that is drawn, counted from the first step; null where none is
+  #plot; // see plotIn
+  #drawn = null; // columns of pixels that are drawn, counted from the first step; null where all are to be
 
   constructor(canvas, theme) {
     this.surface = new Surface(canvas);
@@ -63,61 +62,58 @@ export class Traces {
   }
 
   draw() {
-    const { image, x, pixels } = this.#plot;
-    const { width } = image;
-    const last = Math.floor((this.time * width) / SHOWN_MS) - 1;
-    const fresh = this.#drawn === null ? width : Math.min(last - this.#drawn, width);
+    const { left, columns, rows } = this.#plot;
+    const { canvas, context } = this.surface;
+    const end = Math.floor((this.time * columns) / SHOWN_MS); // of the columns that are whole
+    const fresh = this.#drawn === null ? columns : Math.min(end - this.#drawn, columns);
     if (fresh === 0) return;
-    pixels.copyWithin(0, fresh); // the ends of the rows are painted anew
-    for (let column = width - fresh; column < width; column += 1) this.#paint(column, last - width + 1 + column);
-    this.#drawn = last;
-    this.surface.context.putImageData(image, x, 0);
+    this.#drawn = end;
+    const still = columns - fresh;
+    context.save();
+    context.resetTransform();
+    if (still > 0) context.drawImage(canvas, left + fresh, 0, still, rows, left, 0, still, rows);
+    context.beginPath();
+    context.rect(left + still, 0, fresh, rows);
+    context.clip();
+    this.#drawGround(context, left + still, fresh);
+    const first = end - fresh - 2; // whose line reaches into the fresh columns
+    const from = Math.max(Math.floor((first * SHOWN_MS) / columns), this.time - SHOWN_MS, 0);
+    this.#drawCurves(context, from, (time) => left + columns - end + (time * columns) / SHOWN_MS);
+    context.restore();
   }
 
-  /** Paint one column of pixels: the `nth` since the first step. */
-  #paint(column, nth) {
-    const { image, voltage, probability, lines, thick } = this.#plot;
-    const { width, height, data } = image;
-    const { paper, line, ink, accent } = this.theme.rgb;
-    for (let row = 0; row < height; row += 1) {
-      const at = 4 * (row * width + column);
-      const colour = lines[row] ? line : paper;
-      [data[at], data[at + 1], data[at + 2], data[at + 3]] = [colour[0], colour[1], colour[2], 255];
-    }
-    const oldest = Math.max(this.time - SHOWN_MS, 0);
-    const end = Math.min(Math.ceil(((nth + 1) * SHOWN_MS) / width), this.time);
-    const from = Math.max(Math.ceil(((nth - 1) * SHOWN_MS) / width), oldest); // two columns: curves have a width
-    if (end <= from) return;
-    for (let time = from; time < end; time += 1) {
+  #drawGround(context, left, width) {
+    const { rows, marked } = this.#plot;
+    const { paper, line } = this.theme.colours;
+    context.fillStyle = paper;
+    context.fillRect(left, 0, width, rows);
+    context.fillStyle = line;
+    for (const y of marked) context.fillRect(left, Math.floor(y), width, Math.round(this.surface.ratio));
+  }
+
+  /** Both curves and the spikes from a time to now. */
+  #drawCurves(context, from, across) {
+    const { voltage, probability } = this.#plot;
+    const { ink, accent } = this.theme.colours;
+    context.lineJoin = "round";
+    context.lineWidth = THICK * this.surface.ratio;
+    context.strokeStyle = ink;
+    this.#curve(context, this.voltages, from, across, voltage);
+    context.strokeStyle = accent;
+    this.#curve(context, this.probabilities, from, across, probability);
+    context.beginPath();
+    for (let time = from; time < this.time; time += 1) {
       if (!this.spikes[time % SHOWN_MS]) continue;
-      const foot = Math.round(voltage(VOLTAGE.spikesTo));
-      for (let row = Math.round(voltage(VOLTAGE.high)); row < foot; row += 1) mix(data, row * width + column, accent, 65535);
+      context.moveTo(across(time), voltage(VOLTAGE.high));
+      context.lineTo(across(time), voltage(VOLTAGE.spikesTo));
     }
-    this.#curve(column, this.voltages, from, end, voltage, thick, ink);
-    this.#curve(column, this.probabilities, from, end, probability, thick, accent);
+    context.stroke();
   }
 
-  /** What the curve covers of each pixel of the column, its steps together; then the colour. */
-  #curve(column, values, from, end, y, thick, colour) {
-    const { image, cover } = this.#plot;
-    const share = 2 / Math.max(end - 1 - from, 1); // one of the two columns covers it
-    let [top, foot] = [cover.length, 0];
-    let last = y(values[from % SHOWN_MS]);
-    for (let time = Math.min(from + 1, end - 1); time < end; time += 1) {
-      const next = y(values[time % SHOWN_MS]);
-      const [high, low] = [Math.min(last, next) - thick / 2, Math.max(last, next) + thick / 2];
-      const stop = Math.min(Math.ceil(low), cover.length);
-      for (let row = Math.max(Math.floor(high), 0); row < stop; row += 1) {
-        cover[row] += share * (Math.min(row + 1, low) - Math.max(row, high));
-      }
-      top = Math.min(top, Math.max(Math.floor(high), 0));
-      foot = Math.max(foot, stop);
-      last = next;
-    }
-    for (let row = top; row < foot; row += 1) {
-      mix(image.data, row * image.width + column, colour, Math.round(65535 * Math.min(cover[row], 1)));
-      cover[row] = 0;
-    }
+  #curve(context, values, from, across, y) {
+    context.beginPath();
+    for (let time = from; time < this.time; time += 1) context.lineTo(across(time), y(values[time % SHOWN_MS]));
+    context.stroke();
   }
 
   /** The words around the plot. */
@@ -141,22 +137,21 @@ export class Traces {
   }
 }
 
-/** Pixels between the margins from the canvas's top, with the heights of values in them. */
+/** The part that moves, from the canvas's top and in its own pixels, with the heights of values in it. */
 function plotIn({ width, height, ratio }) {
   const inner = height - MARGIN.top - MARGIN.bottom - MARGIN.between;
   const foot = MARGIN.top + VOLTAGE_SHARE * inner; // of the voltage
   const voltage = heights(VOLTAGE.low, VOLTAGE.high, ratio * foot, ratio * MARGIN.top);
   const linear = heights(0, 1, ratio * (height - MARGIN.bottom), ratio * (foot + MARGIN.between));
   const probability = (value) => linear(Math.sqrt(value)); // small ones are the common ones
-  const columns = Math.max(Math.round(ratio * (width - MARGIN.left - MARGIN.right)), 1);
-  const rows = Math.max(Math.ceil(ratio * (height - MARGIN.bottom + 2)), 1);
-  const image = new ImageData(columns, rows);
-  const lines = new Uint8Array(rows); // 1 in the rows of a marked value
-  const marked = [...VOLTAGE.marks.map(voltage), ...PROBABILITY_MARKS.map(probability)];
-  for (const y of marked) lines.fill(1, Math.floor(y), Math.floor(y) + Math.round(ratio));
-  const pixels = new Uint32Array(image.data.buffer);
-  const cover = new Float32Array(rows);
-  return { image, pixels, cover, lines, voltage, probability, thick: THICK * ratio, x: Math.round(ratio * MARGIN.left) };
+  return {
+    left: Math.round(ratio * MARGIN.left),
+    columns: Math.max(Math.round(ratio * (width - MARGIN.left - MARGIN.right)), 1),
+    rows: Math.max(Math.ceil(ratio * (height - MARGIN.bottom + 2)), 1),
+    marked: [...VOLTAGE.marks.map(voltage), ...PROBABILITY_MARKS.map(probability)],
+    voltage,
+    probability,
+  };
 }
 
 function heights(low, high, foot, top) {
