@@ -1,6 +1,7 @@
 // A canvas that is as sharp as the screen. Its size is told when it changes: asking each frame would lay the page out.
 
 const SHARPEST = 2; // of the screen's pixels to CSS ones: beyond it nobody sees the difference, phones feel it
+const MOST_PIXELS = 1e6; // of a canvas: the browser copies all of them each frame
 
 export class Surface {
   constructor(canvas) {
@@ -16,8 +17,9 @@ export class Surface {
 
   /** Give the canvas the size of its box; whether it had another one, and so is empty now. */
   fit() {
-    const ratio = Math.min(globalThis.devicePixelRatio || 1, SHARPEST);
-    const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
+    const spared = Math.sqrt(MOST_PIXELS / Math.max(this.width * this.height, 1));
+    const ratio = Math.min(globalThis.devicePixelRatio || 1, SHARPEST, spared);
+    const [width, height] = [this.width, this.height].map((side) => Math.max(Math.round(side * ratio), 1));
     if (this.canvas.width === width && this.canvas.height === height && this.ratio === ratio) return false;
     [this.canvas.width, this.canvas.height, this.ratio] = [width, height, ratio];
     return true;

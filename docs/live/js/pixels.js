@@ -1,7 +1,5 @@
 // Shapes as lists of the pixels that they cover: a frame mixes colours into pixels, and draws no paths.
 
-const STEP = 0.5; // pixels between the discs that a line is made of
-
 export class Shapes {
   #covered; // of 255, by pixel, in the shape in the making
   #touched = [];
@@ -20,7 +18,7 @@ export class Shapes {
     const [top, foot] = [Math.max(Math.floor(y - radius), 0), Math.min(Math.ceil(y + radius), this.height - 1)];
     for (let row = top; row <= foot; row += 1) {
       for (let column = left; column <= right; column += 1) {
-        const inside = radius + 0.5 - Math.hypot(column + 0.5 - x, row + 0.5 - y);
+        const inside = radius + 0.5 - Math.sqrt((column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2);
         const cover = Math.round(255 * Math.min(Math.max(inside, 0), 1));
         const pixel = row * this.width + column;
         if (cover <= this.#covered[pixel]) continue;
@@ -30,11 +28,11 @@ export class Shapes {
     }
   }
 
-  /** Add a line of points to the shape in the making. */
+  /** Add a line of points to the shape in the making, as discs that are closer together than they are wide. */
   line(points, radius) {
     for (let i = 1; i < points.length; i += 1) {
       const [from, to] = [points[i - 1], points[i]];
-      const discs = Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / STEP);
+      const discs = Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / (radius / 2));
       for (let k = 0; k <= discs; k += 1) {
         this.disc(from.x + ((to.x - from.x) * k) / discs, from.y + ((to.y - from.y) * k) / discs, radius);
       }
