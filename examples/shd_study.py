@@ -7,6 +7,7 @@ repeat the ablations of the paper's figure 5.
     python examples/shd_study.py --models elm alif alif_elm --pool 5 --batch-size 32  # at equal parameters
     python examples/shd_study.py --task adding --models elm_network elm_equal --bins 2  # one layer, one neuron
     python examples/shd_study.py --ablations memory timescales --bins 2 --updates 20000
+    python examples/shd_study.py --models --ablations latency --bins 2 --batch-size 32  # both gradients of ALIF
 
 alif is the network of the recipe shd_alif (Blocks) and alif_elm one recurrent layer of adaptive LIF neurons read by an
 ELM of half the memory, each as wide as the parameters of the ELM allow; they take the latency --latency.
@@ -16,9 +17,10 @@ Every point of the grid model x bin x seed is one training with the values of th
 is done in STUDY/study.db, so the same command goes on where it was stopped, by Ctrl-C, --minutes or a crash, and
 several processes may share it. --updates is part of the study: another number begins another study in the same file.
 The best checkpoint on validation is tested. Written to STUDY, the folder --out: bins.md and bins.csv (the paper's
-tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of
---bins, the paper's is 2). Needs the extras data, train and study. Without files the digits are synthetic: their
-accuracies say nothing about SHD. Longer than the other examples: it is a study to run, not a pattern to copy.
+tables S8 and S9), bins.png/pdf (figures 5 b-d and S4), curves.csv, png, pdf (accuracy at every validation, at the
+first of --bins), ablation_*.md, csv, png, pdf (figure 5 e, f; at the first of --bins, the paper's is 2). Needs the
+extras data, train and study. Without files the digits are synthetic: their accuracies say nothing about SHD. Longer
+than the other examples: it is a study to run, not a pattern to copy.
 
 Longer than most examples: models, ablations and figures of one study, to be copied as one file.
 """
@@ -40,7 +42,7 @@ from typing import Any
 import lightning
 import optuna
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -65,13 +67,22 @@ from elm_neuro.training import (
 )
 
 MODELS = {"elm": "ELM", "branch_elm": "Branch-ELM", "lstm": "LSTM", "chrono_lstm": "Chrono-LSTM", "lif": "LIF"}
-MODELS |= {"alif": "ALIF", "alif_elm": "ALIF + ELM", "elm_network": "ELM Network", "elm_equal": "ELM, as many"}
+MODELS |= {"alif": "ALIF", "alif_blocks": "ALIF, Blocks", "alif_elm": "ALIF + ELM"}
+MODELS |= {"elm_network": "ELM Network", "elm_equal": "ELM, as many"}
 PAPER = ["elm", "branch_elm", "lstm", "lif"]
+SPIKING = ("alif", "alif_blocks", "alif_elm")
 OPTIMIZED: dict[str, dict[str, Any]] = {  # the paper's, Blocks', and those of the demonstration's mixed network
     "lif": {"optimizer": "adamax", "learning_rate": 2e-3, "spike_l1": 0.01},
     "alif": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
+    "alif_blocks": {"optimizer": "adam", "learning_rate": 1e-3, "eps": 1e-5},
     "alif_elm": {"optimizer": "adam", "learning_rate": 3e-3, "input_dropout": 0.5},
-    "elm_network": {"optimizer": "adamax", "learning_rate": 5e-3, "penalties": {"activity": 0.2, "mlp": 0.002}},
+    "elm_network": {
+        "optimizer": "adamax",
+        "learning_rate": 5e-3,
+        "warmup_steps": 400,
+        "label_smoothing": 0.01,
+        "penalties": {"activity": 0.2, "mlp": 0.002},
+    },
 }
 PARTS = {
     "train": "training",
@@ -80,13 +91,20 @@ PARTS = {
     "seen": "seen speakers",
     "unseen": "unseen speakers",
 }
-ABLATIONS: dict[str, dict[str, list[Any]]] = {
-    "memory": {"num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
-    "timescales": {
-        "tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0]
-    },  # figure 5f: the longest initial time constant in ms
+ABLATIONS: dict[str, dict[str, list[Any]]] = {  # the networks, and the values of what is changed
+    "memory": {"model": ["elm"], "num_memory": [10, 25, 50, 100, 200]},  # figure 5e; the MLP's width follows
+    "timescales": {  # figure 5f: the longest initial time constant in ms
+        "model": ["elm"],
+        "tau_m_high": [10.0, 50.0, 150.0, 500.0, 1000.0],
+    },
+    "latency": {"model": ["alif", "alif_blocks"], "latency": [0.0, 10.0, 20.0, 50.0, 100.0]},
 }
-UNITS = {"bin_ms": "bin (ms)", "num_memory": "memory units", "tau_m_high": r"longest initial $\tau_m$ (ms)"}
+UNITS = {
+    "bin_ms": "bin (ms)",
+    "num_memory": "memory units",
+    "tau_m_high": r"longest initial $\tau_m$ (ms)",
+    "latency": "latency (ms)",
+}
 
 
 def network(
@@ -117,14 +135,15 @@ def network(
     if model == "lif":
         hidden = LIF(num_channels, 65, delta_t=bin_ms, tau_v=20.0, recurrent=True, detach_recurrent=False)
         return RecurrentLIFClassifier(hidden, output_size=num_classes)
-    if model in ("alif", "alif_elm"):
+    if model in SPIKING:
         settings: dict[str, Any] = {"delta_t": bin_ms, "tau_v": 20.0, "tau_a": 150.0, "b_init": 1.0, "latency": latency}
         settings |= {"recurrent": True, "surrogate": MultiGaussian()}
+        settings |= {"gradient": "blocks" if model == "alif_blocks" else "loop"}
         half = {**elm, "num_memory": num_memory // 2}
 
         def sized(width: int) -> torch.nn.Module:
             first = ALIF(num_channels, width, **settings)
-            if model == "alif":
+            if model != "alif_elm":
                 return ALIFNetwork(first, ALIF(width, width, **settings), output_size=num_classes)
             return SpikingNetwork(first, ELM(width, num_classes, **half), readout="mean")
 
@@ -182,14 +201,31 @@ def data_module(args: argparse.Namespace, bin_ms: float) -> SHDDataModule:
     return SpokenDigitsDataModule(num_train=num_train, num_test=num_test, cache_dir=args.cache_dir, **options)
 
 
-def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **changes: Any) -> dict[str, float]:
+class Curve(Callback):
+    """Accuracy at every validation, with the updates and the processor's seconds until then."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+        self.start = time.process_time()
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        seconds = round(time.process_time() - self.start, 1)
+        trained = float(module.train_accuracy.compute())  # type: ignore[operator, union-attr]  # since the epoch began
+        valid = float(trainer.callback_metrics["valid/accuracy"])
+        point = {"updates": trainer.global_step, "processor_seconds": seconds, "train": trained, "valid": valid}
+        self.points.append(point)
+
+
+def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **changes: Any) -> dict[str, Any]:
     """Train one point of the grid for `args.updates` updates, and test its best checkpoint on validation."""
     lightning.seed_everything(seed, verbose=False)
     data = data_module(args, bin_ms)
     classes = 19 if args.task == "adding" else 20
     sizes = {"num_channels": data.num_channels, "num_classes": classes}
-    net = network(model, bin_ms=bin_ms, latency=args.latency, **sizes, **changes)
+    net = network(model, bin_ms=bin_ms, **sizes, **{"latency": args.latency} | changes)
     options = OPTIMIZED.get(model, {"optimizer": "adamax", "learning_rate": 5e-3, "input_dropout": 0.5})
+    if args.learning_rate is not None:
+        options = options | {"learning_rate": args.learning_rate}
     module = SpikeClassification(net, num_classes=classes, seed=seed, **options)
     start = time.perf_counter()
     every = max(
@@ -197,6 +233,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     )  # updates from one validation to the next, whatever the size of an epoch
     with tempfile.TemporaryDirectory() as folder, quiet():
         best = ModelCheckpoint(folder, "best", monitor="valid/accuracy", mode="max", save_on_train_epoch_end=False)
+        curve = Curve()
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
@@ -204,7 +241,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
             max_steps=args.updates,
             val_check_interval=every,
             check_val_every_n_epoch=None,
-            callbacks=[best],
+            callbacks=[best, curve],
             logger=False,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -218,7 +255,11 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     results |= {
         group: test[f"test/accuracy_{group}"] for group in ("seen", "unseen") if f"test/accuracy_{group}" in test
     }
-    return results | {"parameters": num_parameters(net), "seconds": round(time.perf_counter() - start, 1)}
+    seconds = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "processor_seconds": round(time.process_time() - curve.start, 1),
+    }
+    return results | {"parameters": num_parameters(net), **seconds, "curve": curve.points}
 
 
 def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
@@ -226,8 +267,7 @@ def grids(args: argparse.Namespace) -> dict[str, dict[str, list[Any]]]:
     seeds, bins = {"seed": args.seeds}, {"bin_ms": args.bins}
     results: dict[str, dict[str, list[Any]]] = {"bins": {"model": args.models, **bins, **seeds}} if args.models else {}
     return results | {
-        f"ablation_{name}": {"model": ["elm"], "bin_ms": args.bins[:1], **ABLATIONS[name], **seeds}
-        for name in args.ablations
+        f"ablation_{name}": {"bin_ms": args.bins[:1], **ABLATIONS[name], **seeds} for name in args.ablations
     }
 
 
@@ -241,8 +281,10 @@ def search(
         else f"synthetic digits {args.digits}"
     )
     training = f"{args.updates} updates of {args.batch_size}, pool {args.pool}, validated {args.epochs} times"
-    if not {"alif", "alif_elm"}.isdisjoint(space["model"]):
+    if "latency" not in space and not set(SPIKING).isdisjoint(space["model"]):
         training += f", latency {args.latency:g} ms"
+    if args.learning_rate is not None:
+        training += f", learning rate {args.learning_rate:g}"
     settings = f"{args.task}, {training}, {data}"
     study = optuna.create_study(
         study_name=f"{name}: {settings}",
@@ -316,11 +358,11 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
     what = f"{protocol} protocol on {source}: {args.updates} updates of {args.batch_size}, {name}"
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * 3 + ["---:"] * (len(header) - 3), *table)]
     note = "Mean and 95 % t interval over the seeds; best checkpoint on validation."
-    columns = sorted({column for run in results for column in run})
+    columns = sorted({column for run in results for column in run} - {"curve"})
     with whole_files(args.out / f"{name}.md", args.out / f"{name}.csv") as (text, points):
         text.write_text(f"# {what}\n\n{note}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
         with points.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(results)
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
@@ -329,12 +371,41 @@ def write(args: argparse.Namespace, name: str, axis: str, results: list[dict[str
         for (model, setting), runs in groups.items():
             lines_of[MODELS[model]].append((setting, *seed_interval([run[part] for run in runs])))
         panels[title] = dict(lines_of)
-    figure = plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority)
+    figure = plotting.accuracies(panels, xlabel=UNITS[axis], majority=majority, log=axis != "latency")
     plotting.save(plotting.note(figure, f"{protocol} protocol on {source}"), args.out / name)
     shown = Table(*header, title=what, title_justify="left")
     for line in table:
         shown.add_row(*line)
     console.print(shown)
+
+
+def write_curves(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Points and figure of how the networks learned, at the first bin: mean and range over the seeds."""
+    runs = [run for run in results if run["bin_ms"] == args.bins[0] and run.get("curve")]
+    if not runs:  # of a study that began before curves were kept
+        return
+    with whole_files(args.out / "curves.csv") as (path,), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["model", "bin_ms", "seed", *runs[0]["curve"][0]])
+        writer.writeheader()
+        writer.writerows(
+            {key: run[key] for key in ("model", "bin_ms", "seed")} | point for run in runs for point in run["curve"]
+        )
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {"training": {}, "validation": {}}
+    for part, lines_of in zip(("train", "valid"), panels.values(), strict=True):
+        for (model, _), group in by_setting(runs, "bin_ms").items():
+            at = defaultdict(list)
+            for point in itertools.chain.from_iterable(run["curve"] for run in group):
+                at[point["updates"]].append(point[part])
+            lines_of[MODELS[model]] = [
+                (updates, (max(seeds) + min(seeds)) / 2, (max(seeds) - min(seeds)) / 2) for updates, seeds in at.items()
+            ]
+    majority = max(run["majority"] for run in runs)
+    figure = plotting.accuracies(panels, xlabel="updates", majority=majority, log=False)
+    source = f"{args.train_file}" if args.train_file else "synthetic digits"
+    plotting.save(
+        plotting.note(figure, f"{source}, {args.bins[0]:g} ms bins; bars from the lowest to the highest seed"),
+        args.out / "curves",
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -361,7 +432,11 @@ def arguments() -> argparse.Namespace:
         help="networks to compare; none runs the ablations only",
     )
     parser.add_argument(
-        "--ablations", choices=list(ABLATIONS), nargs="*", default=[], help="of the ELM neuron, as in figure 5 e and f"
+        "--ablations",
+        choices=list(ABLATIONS),
+        nargs="*",
+        default=[],
+        help="memory and timescales of the ELM neuron, as in figure 5 e and f; latency: ALIF by either gradient",
     )
     parser.add_argument(
         "--bins", type=float, nargs="+", default=[10.0], metavar="MS", help="the paper's: 1 2 4 6 8 10 20 50 100"
@@ -373,6 +448,7 @@ def arguments() -> argparse.Namespace:
         default=1000,
         help="of the weights, for each point; the paper's: 56980 (SHD), 140000 (adding)",
     )
+    parser.add_argument("--learning-rate", type=float, help="of every model; default: as each was published")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further point after so long")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pool", type=int, default=1, help="neighbouring channels that become one; the paper has none")
@@ -405,6 +481,8 @@ def arguments() -> argparse.Namespace:
         or args.epochs > args.updates
     ):
         parser.error("--updates must be at least --epochs, and every size above 0")
+    if args.learning_rate is not None and not 0 < args.learning_rate < math.inf:
+        parser.error(f"--learning-rate must be a finite number above 0, got {args.learning_rate}")
     if args.train_file and not args.test_file and not args.held_out and args.task == "shd":
         parser.error("--train-file needs --test-file, or --held-out speakers to test on")
     if args.train_file and not args.train_file.is_file():
@@ -421,8 +499,10 @@ def main() -> None:
     for name, space in grids(args).items():
         study = search(args, name, space, deadline, console)
         if results := list(rows(study, space).values()):
-            axis = "bin_ms" if name == "bins" else next(iter(ABLATIONS[name.removeprefix("ablation_")]))
+            axis = "bin_ms" if name == "bins" else [*ABLATIONS[name.removeprefix("ablation_")]][-1]
             write(args, name, axis, results, console)
+            if name == "bins":
+                write_curves(args, results)
 
 
 if __name__ == "__main__":

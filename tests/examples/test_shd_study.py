@@ -69,6 +69,15 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
     assert "synthetic digits, which say nothing about SHD" in table
     assert "| ELM | 50 |" in table and "| majority class |" in table
     assert (out / "bins.png").exists() and (out / "bins.pdf").exists()
+    curves = points(out / "curves.csv")
+    assert [(row["model"], row["seed"], row["updates"]) for row in curves] == [
+        (row["model"], row["seed"], updates) for row in found for updates in ("2", "4")
+    ]
+    for row in found:  # the checkpoint that is tested is the best of the curve
+        of_run = [point for point in curves if (point["model"], point["seed"]) == (row["model"], row["seed"])]
+        assert float(row["valid"]) == pytest.approx(max(float(point["valid"]) for point in of_run))
+        assert 0 < float(of_run[0]["processor_seconds"]) <= float(row["processor_seconds"])
+    assert (out / "curves.png").exists() and "curve" not in found[0]
     again = study("--task", "adding")
     assert "test " not in again.stdout.split("SHD-Adding protocol")[0]  # nothing was trained
     assert points(out / "bins.csv") == found
@@ -76,11 +85,15 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
 
 def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path, study: Callable[..., Done]) -> None:
     pytest.importorskip("optuna")
-    done = study("--models", "--ablations", "timescales", "--seeds", "3")
+    done = study("--models", "--ablations", "timescales", "latency", "--seeds", "3")
     assert done.returncode == 0, done.stderr
     rows = points(tmp_path / "out" / "ablation_timescales.csv")
     assert [float(row["tau_m_high"]) for row in rows] == [10, 50, 150, 500, 1000]
     assert {row["seed"] for row in rows} == {"3"}
+    rows = points(tmp_path / "out" / "ablation_latency.csv")
+    assert [(row["model"], float(row["latency"])) for row in rows] == [
+        (model, latency) for model in ("alif", "alif_blocks") for latency in (0, 10, 20, 50, 100)
+    ]
     assert not (tmp_path / "out" / "bins.csv").exists()
 
 
