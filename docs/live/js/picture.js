@@ -88,7 +88,7 @@ export class Picture {
     this.#strokeTree(context, cut, chosen);
     const reads = new Set(this.layout.branches[chosen]);
     const { excitatory, inhibitory } = this.theme.colours;
-    const radius = Math.max(DOT, 0.9 * this.surface.ratio / this.frame.scale);
+    const radius = Math.max(DOT, (0.9 * this.surface.ratio) / this.frame.scale);
     this.dendrite.synapses.forEach(({ x, y }, input) => {
       context.fillStyle = this.layout.excitatory[input] ? excitatory : inhibitory;
       context.globalAlpha = reads.has(input) ? 0.75 : 0.25;
@@ -135,7 +135,8 @@ export class Picture {
     const first = this.dendrite.branches.length;
     for (let input = 0; input < age.length; input += 1) {
       const glow = GLOW[age[input]];
-      if (glow > 0) this.shapes.paint(data, first + input, this.layout.excitatory[input] ? excitatory : inhibitory, glow);
+      if (glow === 0) continue;
+      this.shapes.paint(data, first + input, this.layout.excitatory[input] ? excitatory : inhibitory, glow);
     }
   }
 

@@ -1,5 +1,5 @@
-// Somatic voltage and spike probability of the last seconds, a value a millisecond. What was drawn moves to the left, and
-// only the columns of pixels that are new are drawn.
+// Somatic voltage and spike probability of the last seconds, a value a millisecond. What was drawn moves to the left,
+// and only the columns of pixels that are new are drawn.
 
 import { blank, Surface } from "./canvas.js";
 
