@@ -34,7 +34,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=2 PYTHONWARNINGS=ignore::Depreca
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard elm_neuro/backends/native/*.cpp elm_neuro/backends/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs docs-serve test test-all test-ranges test-gpu sanitize-gpu lint format bench bench-gpu clean
+.PHONY: help demo docs docs-serve test test-all test-live test-ranges test-gpu sanitize-gpu lint format bench bench-gpu clean
 
 # .venv does not survive a move of the checkout: its scripts hold the old path.
 ifneq ($(shell cat $(VENV)/.home 2>/dev/null),$(CURDIR))
@@ -57,6 +57,11 @@ test: lint  ## linters, types and the tests (under 10 minutes)
 
 test-all: lint  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
+
+test-live: $(ALL_STAMP)  ## the living neuron's page in a browser: brings playwright, and a Chromium where none is installed
+	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt playwright
+	command -v chromium >/dev/null || $(BIN)/playwright install chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 tests/live $(ARGS)
 
 docs: $(ALL_STAMP)  ## build the documentation into site/, tutorials run, a warning is an error (minutes)
 	$(MKDOCS) build $(ARGS)

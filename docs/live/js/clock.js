@@ -1,51 +1,61 @@
 // How many steps are due in a frame, and how fast the page is.
 
-const LONGEST_MS = 100; // of a pause that is made up for: a hidden page does not catch up
+import { MOST_STEPS } from "./record.js"; // also the longest pause, in ms, that is made up for
+
 const FRAME_MS = 1000 / 60;
-const SHARE = 0.65; // of a frame's time, for steps: what is left draws
 const MEASURED_MS = 1000;
 
 export class Clock {
   constructor() {
     this.speed = 1; // of real time
-    this.owed = 0; // ms of the neuron's time
-    this.last = Number.NaN;
-    this.measured = { since: Number.NaN, frames: 0, steps: 0, busy: 0 };
-  }
-
-  /** Run the steps that are due at `now`, as many as fit into the frame; what does not fit is lost, not put off. */
-  async run(now, step) {
-    const passed = Math.min(Number.isNaN(this.last) ? 0 : now - this.last, LONGEST_MS);
-    this.last = now;
-    this.owed += passed * this.speed;
-    const start = performance.now();
-    const budget = SHARE * Math.max(passed, FRAME_MS);
-    let steps = 0;
-    for (; this.owed >= 1; this.owed -= 1, steps += 1) {
-      if (performance.now() - start > budget) {
-        this.owed %= 1;
-        break;
-      }
-      await step();
-    }
-    this.measured.steps += steps;
-    this.measured.busy += performance.now() - start;
+    this.restart();
   }
 
   /** Forget the time that passed, as after a pause. */
   restart() {
-    this.owed = 0;
+    this.owed = 0; // ms of the neuron's time
+    this.frameMs = FRAME_MS;
     this.last = Number.NaN;
-    this.measured = { since: Number.NaN, frames: 0, steps: 0, busy: 0 };
+    this.#measureFrom(Number.NaN);
   }
 
-  /** Once a second {frames a second, ms a step, share of real time}, else null. Called each frame. */
+  #measureFrom(now) {
+    this.since = now;
+    this.frames = this.steps = this.busy = this.work = 0;
+  }
+
+  /** A frame begins. */
+  tick(now) {
+    const passed = Number.isNaN(this.last) ? 0 : now - this.last;
+    this.last = now;
+    this.frameMs = Math.max(passed, FRAME_MS);
+    this.owed = Math.min(this.owed + passed * this.speed, MOST_STEPS);
+    this.frames += 1;
+  }
+
+  /** Whole steps that are due; what is not done of them is lost, not put off. */
+  take() {
+    const steps = Math.floor(this.owed);
+    this.owed -= steps;
+    return steps;
+  }
+
+  /** Steps were done, in `busy` ms. */
+  did({ steps, busy }) {
+    this.steps += steps;
+    this.busy += busy;
+  }
+
+  /**
+   * Once a second what is worth telling, else null: frames a second, ms of the page's work a frame, ms a step, share of
+   * real time.
+   */
   measure(now) {
-    const { since, frames, steps, busy } = this.measured;
-    this.measured.frames += 1;
-    if (now - since < MEASURED_MS || (steps === 0 && !Number.isNaN(since))) return null;
-    this.measured = { since: now, frames: 1, steps: 0, busy: 0 };
-    if (Number.isNaN(since)) return null;
-    return { frames: (1000 * frames) / (now - since), step: busy / steps, realTime: steps / (now - since) };
+    if (Number.isNaN(this.since)) this.#measureFrom(now);
+    const passed = now - this.since;
+    if (passed < MEASURED_MS || this.steps === 0) return null;
+    const { frames, steps, busy, work } = this;
+    this.#measureFrom(now);
+    return { frames: (1000 * frames) / passed, work: work / frames, step: busy / steps, realTime: steps / passed };
   }
 }

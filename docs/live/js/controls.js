@@ -22,7 +22,7 @@ function slider(id, change) {
 
 /** Wire the controls of the page to the life of the neuron. */
 export function wire(live) {
-  wireBackground(live.drive);
+  wireBackground(live);
   wireTimeConstants(live);
   slider("branch", (number) => {
     if (number - 1 !== live.chosen.branch) live.choose(number - 1);
@@ -42,19 +42,17 @@ export function wire(live) {
   setSpeed(); // a browser may remember what was chosen before
 }
 
-function wireBackground(drive) {
+function wireBackground(live) {
   for (const kind of ["excitatory", "inhibitory"]) {
     slider(`rate-${kind}`, (rate) => {
-      drive.rates[kind] = rate;
+      live.change({ rates: { ...live.settings.rates, [kind]: rate } });
       return `${rate} Hz`;
     });
   }
   const pattern = byId("pattern");
   for (const [name, { label }] of Object.entries(PATTERNS)) pattern.add(new Option(label, name));
-  pattern.value = drive.pattern;
-  pattern.addEventListener("change", () => {
-    drive.pattern = pattern.value;
-  });
+  pattern.value = live.settings.pattern;
+  pattern.addEventListener("change", () => live.change({ pattern: pattern.value }));
 }
 
 /** Sliders of powers of ten by which time constants are longer than published. */
@@ -62,11 +60,11 @@ function wireTimeConstants(live) {
   const sliders = [
     slider("tau-synapse", (power) => {
       const tau = live.description.tau_s * 10 ** power;
-      live.neuron.stretchSynapse[0] = power * Math.LN10;
+      live.change({ stretchSynapse: power * Math.LN10 });
       return `${tau.toPrecision(tau < 10 ? 2 : 3)} ms`;
     }),
     slider("tau-memory", (power) => {
-      live.neuron.stretchMemory.fill(power * Math.LN10);
+      live.change({ stretchMemory: power * Math.LN10 });
       return `× ${(10 ** power).toPrecision(2)}`;
     }),
   ];
@@ -81,27 +79,34 @@ export function showState(live) {
     chosen.value = branch + 1;
     chosen.dispatchEvent(new Event("input")); // writes its words
   }
-  const numCut = live.neuron.cut.reduce((sum, one) => sum + one, 0);
-  byId("cut-branch").checked = live.neuron.cut[branch] === 1;
+  const { cut } = live.settings;
+  const numCut = cut.reduce((sum, one) => sum + one, 0);
+  byId("cut-branch").checked = cut[branch] === 1;
   byId("join-all").disabled = numCut === 0;
   byId("num-cut").textContent = numCut ? `${numCut} cut` : "none cut";
   byId("run").textContent = live.running ? "Pause" : "Run";
 }
 
 /** Numbers of the moment; not announced, they change all the time. */
-export function showNumbers(neuron, rate) {
-  const soma = Number.isNaN(neuron.soma) ? "–" : neuron.soma.toFixed(1).replace("-", "−");
-  byId("soma").textContent = `${soma} mV`;
-  byId("probability").textContent = neuron.probability.toFixed(3);
+export function showNumbers({ soma, probability, rate }) {
+  byId("soma").textContent = `${Number.isNaN(soma) ? "–" : soma.toFixed(1).replace("-", "−")} mV`;
+  byId("probability").textContent = probability.toFixed(3);
   byId("rate").textContent = `${rate.toFixed(1)} Hz`;
 }
 
-export function showSpeed({ frames, step, realTime }, name) {
+/** @param thread the words for the one that steps are done in */
+export function showSpeed({ frames, work, step, realTime }, name, thread) {
   const place = byId("speed-words");
   const times = realTime < 0.1 ? realTime.toPrecision(1) : realTime.toFixed(2);
   place.textContent =
-    `${times} × real time · ${Math.round(frames)} frames/s · ${step.toFixed(3)} ms a step · ${name}, one thread`;
-  Object.assign(place.dataset, { frames: frames.toFixed(1), step: step.toFixed(4), realTime: realTime.toFixed(3) });
+    `${times} × real time · ${Math.round(frames)} frames/s, ${work.toFixed(1)} ms of work each · ` +
+    `${step.toFixed(3)} ms a step · ${name}, ${thread}`;
+  Object.assign(place.dataset, {
+    frames: frames.toFixed(1),
+    work: work.toFixed(3),
+    step: step.toFixed(4),
+    realTime: realTime.toFixed(3),
+  });
 }
 
 /** Say something to everybody, screen readers too. */

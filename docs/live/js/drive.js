@@ -1,7 +1,7 @@
 // What arrives at the synapses: background spikes at given rates, in a pattern, and what the visitor presses.
 
 const VOLLEY_MS = 250;
-const LARGEST_FACTOR = 3; // no pattern has a larger one: most draws are above it, and need no more
+const LARGEST_FACTOR = 3; // no pattern has a larger one
 
 // Factor on the rates at a time (ms) and a place along the dendrite (0 to 1), 1 on average.
 export const PATTERNS = {
@@ -20,7 +20,7 @@ export const PATTERNS = {
 
 export class Drive {
   /**
-   * @param layout of the synapses: {excitatory: bool[], place: 0 to 1[], branches: input[][]}
+   * @param layout of the synapses: {numExcitatory, excitatory: bool[], place: 0 to 1[], branches: input[][]}
    * @param random numbers in [0, 1)
    */
   constructor(layout, random = Math.random) {
@@ -44,17 +44,27 @@ export class Drive {
 
   /** Write the spikes of the step at `time` (ms) into `input`, negative where inhibitory. */
   fill(input, time) {
-    const { excitatory, place } = this.layout;
-    const { factor } = PATTERNS[this.pattern];
+    const { excitatory, numExcitatory } = this.layout;
     if (this.pattern === "volleys" && time % VOLLEY_MS === 0) this.pressBranch(this.branch);
-    const { excitatory: high, inhibitory: low } = this.rates;
-    for (let i = 0; i < input.length; i += 1) {
-      const draw = 1000 * this.random();
-      const rate = excitatory[i] ? high : low;
-      const spike = draw < LARGEST_FACTOR * rate && draw < factor(time, place[i]) * rate;
-      input[i] = spike ? (excitatory[i] ? 1 : -1) : 0;
-    }
+    input.fill(0);
+    this.#scatter(input, time, 0, numExcitatory, this.rates.excitatory, 1);
+    this.#scatter(input, time, numExcitatory, input.length, this.rates.inhibitory, -1);
     for (const [i, spikes] of this.pressed) input[i] += excitatory[i] ? spikes : -spikes;
     this.pressed.clear();
+  }
+
+  /** Spikes at the inputs from `from` to `to`: most are silent, so it goes from one that may have one to the next. */
+  #scatter(input, time, from, to, rate, spike) {
+    const { factor } = PATTERNS[this.pattern];
+    const { place } = this.layout;
+    const may = Math.min((LARGEST_FACTOR * rate) / 1000, 1);
+    for (let i = from + this.#gap(may); i < to; i += 1 + this.#gap(may)) {
+      if (LARGEST_FACTOR * this.random() < factor(time, place[i])) input[i] = spike;
+    }
+  }
+
+  /** Failures before the next success, where each try succeeds with a probability. */
+  #gap(probability) {
+    return probability > 0 ? Math.floor(Math.log(1 - this.random()) / Math.log(1 - probability)) : Infinity;
   }
 }

@@ -22,5 +22,5 @@ export function layoutOf(description) {
   });
   const perBranch = Math.ceil(numInputs / branches.length);
   const own = branches.map((_, branch) => order.slice(perBranch * branch, perBranch * (branch + 1)));
-  return { branches, excitatory, readers, place, own, perBranch };
+  return { branches, numExcitatory, excitatory, readers, place, own, perBranch };
 }

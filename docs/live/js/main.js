@@ -2,9 +2,10 @@
 
 import { showNotice, wire } from "./controls.js";
 import { layoutOf } from "./layout.js";
+import { Life } from "./life.js";
 import { Live } from "./live.js";
-import { Neuron } from "./neuron.js";
-import { hasGPU, loadRuntime, NAMES } from "./runtime.js";
+import { RemoteLife } from "./remote.js";
+import { hasGPU, NAMES, requireWebAssembly } from "./runtime.js";
 import { Theme } from "./theme.js";
 import { pressWithKeys, pressWithPointer } from "./touch.js";
 
@@ -15,19 +16,19 @@ async function start() {
   const description = await describe();
   const layout = layoutOf(description);
   showNotice("Loading the runtime, 14 MB once …");
-  const neuron = await load("wasm", description);
+  const life = await load("wasm", description);
   showNotice(null);
   const canvases = { picture: byId("picture"), traces: byId("traces"), memory: byId("memory") };
-  const live = new Live(neuron, "wasm", description, layout, theme, canvases);
+  const live = new Live(life, "wasm", description, layout, theme, canvases);
   wire(live);
   pressWithPointer(live);
   pressWithKeys(live);
   offerGPU(live);
   live.run(!live.calm.matches);
   document.documentElement.dataset.living = "yes";
-  const frame = async (now) => {
+  const frame = (now) => {
     try {
-      await live.frame(now);
+      live.frame(now);
     } catch (error) {
       showNotice(`The neuron stopped: ${error.message}`);
       return;
@@ -45,16 +46,14 @@ async function describe() {
   return answer.json();
 }
 
+/** In a thread of its own; where the browser has none, or it cannot live there, in the page's. */
 async function load(provider, description) {
-  const sizes = {
-    inputs: description.num_inputs,
-    branches: description.branches.length,
-    memory: description.tau_m.length,
-  };
-  const neuron = await Neuron.load(await loadRuntime(provider), provider, sizes);
-  await neuron.step(); // the first one also prepares the model
-  neuron.restart();
-  return neuron;
+  requireWebAssembly();
+  try {
+    return await RemoteLife.load(provider, description);
+  } catch {
+    return Life.load(provider, description);
+  }
 }
 
 /** A choice of where to compute, where the browser lends a GPU. */
@@ -67,7 +66,7 @@ async function offerGPU(live) {
       live.run(false);
       showNotice(`Loading ${NAMES[provider]} …`);
       try {
-        live.exchange(await load(provider, live.description), provider);
+        await live.exchange(provider);
         showNotice(null);
       } catch (error) {
         byId(`provider-${live.provider}`).checked = true;

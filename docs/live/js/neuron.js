@@ -47,11 +47,12 @@ export class Neuron {
 
   /** One millisecond: reads `input`, writes `probability` and `soma`. One call at a time. */
   async step() {
-    const after = await this.session.run(this.feeds, OUTPUTS);
+    const { feeds } = this; // a restart meanwhile makes new ones
+    const after = await this.session.run(feeds, OUTPUTS);
     this.probability = after.spike_probability.data[0];
     this.soma = after.soma_mv.data[0];
-    this.feeds.b = after.b_next;
-    this.feeds.m = after.m_next;
+    feeds.b = after.b_next;
+    feeds.m = after.m_next;
   }
 
   /** Traces of the branches. */

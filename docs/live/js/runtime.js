@@ -5,11 +5,16 @@ const MODULES = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 
 export const NAMES = { wasm: "WebAssembly", webgpu: "WebGPU" };
 
-/** The runtime for a provider, "wasm" or "webgpu". Throws an Error whose message a visitor can read. */
-export async function loadRuntime(provider) {
+/** Throws an Error where there is nothing to run in. */
+export function requireWebAssembly() {
   if (typeof WebAssembly !== "object") {
     throw new Error("This browser has no WebAssembly, which the neuron runs in.");
   }
+}
+
+/** The runtime for a provider, "wasm" or "webgpu". Throws an Error whose message a visitor can read. */
+export async function loadRuntime(provider) {
+  requireWebAssembly();
   let ort;
   try {
     ort = await import(new URL(MODULES[provider], FOLDER).href);

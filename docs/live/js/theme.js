@@ -26,9 +26,11 @@ export class Theme {
     const probe = document.body.appendChild(document.createElement("span"));
     this.dark = getComputedStyle(probe).colorScheme === "dark" || (choice === "auto" && systemIsDark());
     this.colours = {};
+    this.rgb = {}; // [red, green, blue], as pixels want it
     for (const name of NAMES) {
       probe.style.color = `var(--${name})`;
       this.colours[name] = getComputedStyle(probe).color; // resolved, as a canvas wants it
+      this.rgb[name] = rgbOf(this.colours[name]);
     }
     probe.remove();
     this.changed += 1;
@@ -40,6 +42,13 @@ export class Theme {
     const [lightness, chroma] = this.dark ? [0.76, 0.14] : [0.55, 0.16];
     return `oklch(${lightness} ${chroma} ${235 - 215 * share})`;
   }
+}
+
+function rgbOf(colour) {
+  const context = document.createElement("canvas").getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data.slice(0, 3);
 }
 
 function systemIsDark() {
