@@ -8,17 +8,15 @@
 //
 // A task is as many samples as a vector has lanes: what a synapse reads is then one vector wherever it lies, and every
 // weight a number for all lanes. Of a small batch a task is one sample, and the lanes of its vectors are neurons, whose
-// weights are laid out side by side; the synapses of each are added up with the steps of a chunk as lanes. Time is cut into chunks. What reads inputs is added up a neuron at a time through a
-// chunk, its sums over steps in registers; what reads neurons, and the MLPs, run a step after the other. Backward, the
-// steps leave the gradients of a chunk's sums behind, and then every neuron by itself adds up those of its weights.
+// weights are laid out side by side; the synapses of each are added up with the steps of a chunk as lanes. Time is cut
+// into chunks. What reads inputs is added up a neuron at a time through a chunk, its sums over steps in registers; what
+// reads neurons, and the MLPs, run a step after the other. Backward, the steps leave the gradients of a chunk's sums
+// behind, and then every neuron by itself adds up those of its weights.
 #pragma once
 #include "network_backward.h"
 #include "network_forward.h"
 
 namespace ELM_ISA {
-
-// Vectors of samples are whole registers or halves of the widest.
-constexpr int HALF_BYTES = VECTOR_BYTES == 64 ? 32 : VECTOR_BYTES;
 
 // A task with vectors of as many lanes as the call names: backward where there are `sums` to add to.
 template <class R, int BYTES, bool NEURONS>
@@ -35,33 +33,43 @@ static i64 network_run(const ElmNetwork &a, const NetworkShape &s, const Wiring<
     return 0;
 }
 
-template <class R>
+// Vectors of samples are whole registers, halves or quarters.
+template <class R, int BYTES = VECTOR_BYTES>
 static i64 network_task(const ElmNetwork &a, const NetworkShape &s, const Wiring<R> &w, i64 task, R *sums,
                         const NetworkParts *parts) {
-    if (a.lanes == 1) return network_run<R, VECTOR_BYTES, true>(a, s, w, task, sums, parts);
-    if (a.lanes * (i64)sizeof(R) == VECTOR_BYTES) return network_run<R, VECTOR_BYTES, false>(a, s, w, task, sums, parts);
-    if (a.lanes * (i64)sizeof(R) == HALF_BYTES) return network_run<R, HALF_BYTES, false>(a, s, w, task, sums, parts);
+    if constexpr (BYTES == VECTOR_BYTES)
+        if (a.lanes == 1) return network_run<R, BYTES, true>(a, s, w, task, sums, parts);
+    if (a.lanes * (i64)sizeof(R) == BYTES) return network_run<R, BYTES, false>(a, s, w, task, sums, parts);
+    if constexpr (BYTES > 16) return network_task<R, BYTES / 2>(a, s, w, task, sums, parts);
     return 1;
 }
 
-template <class R> static i64 network_saved(const ElmNetwork *a) {
-    const NetworkShape s(*a, network_each<R>(*a));
-    const i64 tasks = (a->batch + a->lanes - 1) / a->lanes;
-    if (a->lanes == 1) return tasks * NetworkTask<R, VECTOR_BYTES, true>::kept_size(*a, s);
-    if (a->lanes * (i64)sizeof(R) == VECTOR_BYTES) return tasks * NetworkTask<R, VECTOR_BYTES, false>::kept_size(*a, s);
-    return tasks * NetworkTask<R, HALF_BYTES, false>::kept_size(*a, s);
+template <class R, int BYTES = VECTOR_BYTES> static i64 network_kept(const ElmNetwork &a, const NetworkShape &s) {
+    if constexpr (BYTES == VECTOR_BYTES)
+        if (a.lanes == 1) return NetworkTask<R, BYTES, true>::kept_size(a, s);
+    if (a.lanes * (i64)sizeof(R) == BYTES) return NetworkTask<R, BYTES, false>::kept_size(a, s);
+    if constexpr (BYTES > 16) return network_kept<R, BYTES / 2>(a, s);
+    return 0;
 }
 
-// The lanes that take the least time, counted in steps of a neuron in half a vector of samples. In lanes of neurons the
-// synapses of one take a fifth of that, for they lie along the steps, and the rest of a vector of neurons a little more
-// than one; and their weights have to be laid out, which a few steps do not pay for.
+template <class R> static i64 network_saved(const ElmNetwork *a) {
+    return (a->batch + a->lanes - 1) / a->lanes * network_kept<R>(*a, NetworkShape(*a, network_each<R>(*a)));
+}
+
+// The lanes that take the least time, counted in steps of a neuron in a vector of 32 bytes of samples. In lanes of
+// neurons the synapses of one take a fifth of that, for they lie along the steps, and the rest of a vector of neurons a
+// little more than one; and their weights have to be laid out, which a few steps do not pay for.
 template <class R> static i64 network_lanes(i64 batch, i64 num_neuron, i64 num_steps, i64 threads) {
     const auto turns = [&](i64 lanes) { return double(((batch + lanes - 1) / lanes + threads - 1) / threads); };
-    const i64 each = VECTOR_BYTES / sizeof(R), units = (num_neuron + each - 1) / each, half = HALF_BYTES / sizeof(R);
-    const double of_neurons = turns(1) * (0.2 * num_neuron + 1.3 * units) * num_steps + 5.0 * num_neuron;
-    const double of_half = turns(half) * num_neuron * num_steps, of_whole = turns(each) * num_neuron * num_steps * 1.55;
-    if (of_neurons < of_half && of_neurons < of_whole) return 1;
-    return half == each || of_half <= of_whole ? half : each;
+    const i64 each = VECTOR_BYTES / sizeof(R), units = (num_neuron + each - 1) / each;
+    double least = turns(1) * (0.2 * num_neuron + 1.3 * units) * num_steps + 5.0 * num_neuron;
+    i64 best = 1;
+    for (int bytes = 16; bytes <= VECTOR_BYTES; bytes *= 2) {
+        const i64 lanes = bytes / sizeof(R);
+        const double time = turns(lanes) * num_neuron * num_steps * (bytes == 16 ? 0.88 : bytes == 32 ? 1.0 : 1.55);
+        if (time <= least) best = lanes, least = time;
+    }
+    return best;
 }
 
 template <class R> static void network_forward(const ElmNetwork *a, ElmShare *share) {

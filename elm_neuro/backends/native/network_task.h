@@ -102,12 +102,12 @@ template <class R, int BYTES, bool NEURONS> struct NetworkTask {
     static void clear(R *rows, unsigned char *active, i64 source) {
         R *row = rows + source * SOURCE;
 #pragma GCC unroll 8
-        for (int k = 0; k < VECTORS; k++) B::put(row + k * L, V{});
+        for (int k = 0; k < VECTORS * L; k += Lanes<R>::W) store(row + k, Vector<R>{});
         active[source] = 1;
     }
 
-    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each row (STEPS, SAMPLES); `active`: whether an
-    // input holds anything.
+    // What arrives from outside in the steps of a chunk, (inputs, SOURCE), in each row (STEPS, SAMPLES); `active`: whether
+    // an input holds anything.
     void arrivals(i64 start, i64 count, R *rows, unsigned char *active) const {
         std::memset(active, 0, s.inputs);
         for (i64 t = 0; t < count; t++)
@@ -118,7 +118,7 @@ template <class R, int BYTES, bool NEURONS> struct NetworkTask {
                 R *to = rows + t * SAMPLES + lane;
                 const auto add = [&](i64 c, R value) ELM_LAMBDA {
                     if (mask) value *= mask[c];
-                    if (value == R(0)) return;
+                    if (NEURONS && value == R(0)) return;  // what dropout took is no source; of 8 samples it is for some
                     if (!active[c]) clear(rows, active, c);
                     to[c * SOURCE] += value;
                 };

@@ -39,7 +39,9 @@ def compare(call: Call, dtype: torch.dtype, backend: str = "native") -> None:
 
 
 def sizes(dtype: torch.dtype) -> None:
-    """Batches of every remainder of a vector, steps around a chunk's, neurons around a vector, MLPs around what a product holds in registers."""
+    """Batches of every remainder of a vector, steps around a chunk's, neurons around a vector, MLPs around what a
+    product holds in registers.
+    """
     generator = torch.Generator().manual_seed(0)
     for number, (batch, num_steps, layer, kind) in enumerate(
         [
