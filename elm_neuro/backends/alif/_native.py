@@ -10,8 +10,8 @@ from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.alif._kernels import reason_of_kernels
 from elm_neuro.backends.alif._native_pass import Operands, Plan, run
 from elm_neuro.backends.alif._reference import Reference
-from elm_neuro.backends.native import _library
-from elm_neuro.backends.native._events import DTYPES, Events
+from elm_neuro.backends.native._backend import NativeBackend
+from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
@@ -23,22 +23,8 @@ REFERENCE = Reference()
 SPARSE_DENSITY = 0.2
 
 
-class Native(ALIFBackend):
+class Native(NativeBackend, ALIFBackend):
     """The kernels of :mod:`elm_neuro.backends.native`."""
-
-    name = "native"
-
-    @property
-    def about(self) -> str:
-        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
-
-    def missing(self) -> str | None:
-        return _library.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != "cpu":
-            return f"it runs on the CPU, got {parameter.device}"
-        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
 
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if x.device.type != "cpu":

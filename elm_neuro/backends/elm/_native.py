@@ -20,7 +20,8 @@ from elm_neuro.backends.elm._native_pass import run
 from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
 from elm_neuro.backends.native import _library
-from elm_neuro.backends.native._events import DTYPES, Events, searched
+from elm_neuro.backends.native._backend import NativeBackend
+from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.native._filter import filtered, filtered_events
 from elm_neuro.backends.parts._lengths import cut_at, last_valid, valid, without_padding
 from elm_neuro.backends.parts._projection import discounted_sum
@@ -34,23 +35,10 @@ from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 MAX_BATCH_OF_A_STEP = 8
 
 
-class Native(ELMBackend):
+class Native(NativeBackend, ELMBackend):
     """The kernels of :mod:`elm_neuro.backends.native`."""
 
-    name = "native"
     recomputes = traceable = True
-
-    @property
-    def about(self) -> str:
-        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
-
-    def missing(self) -> str | None:
-        return _library.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != "cpu":
-            return f"it runs on the CPU, got {parameter.device}"
-        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
 
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
         if x.device.type != "cpu":

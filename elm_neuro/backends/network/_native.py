@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
-from elm_neuro.backends.native._events import DTYPES, Events
+from elm_neuro.backends.native._backend import NativeBackend
+from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import rows
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._kernels import reason_of_kernels
@@ -17,22 +18,8 @@ from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 REFERENCE = Reference()
 
 
-class Native(NetworkBackend):
+class Native(NativeBackend, NetworkBackend):
     """The kernels of :mod:`elm_neuro.backends.native`."""
-
-    name = "native"
-
-    @property
-    def about(self) -> str:
-        return f"compiled kernels for the CPU ({_library.instruction_set()}), float32 and float64"
-
-    def missing(self) -> str | None:
-        return _library.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != "cpu":
-            return f"it runs on the CPU, got {parameter.device}"
-        return None if parameter.dtype in DTYPES else f"it runs in float32 and float64, got {parameter.dtype}"
 
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
         if x.device.type != "cpu":
