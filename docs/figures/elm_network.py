@@ -71,12 +71,15 @@ def drawn(rows: Rows) -> Figure:
     ):
         axis.axhline(float(rows[0]["majority"]), color=plotting.INK, linewidth=0.9, linestyle=":")
         axis.set_xlabel(xlabel)
-        axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         plotting.label_panel(axis, letter, title)
     axes[0].set_ylabel("accuracy")
+    axes[0].set_xscale("log")
+    axes[0].set_xticks([1, 3, 10, 30, 60], ["1", "3", "10", "30", "60"])
+    axes[0].set_xticks([], minor=True)
+    axes[1].set_xlim(left=0)
     handles = [Line2D([], [], color=colour) for colour, _ in zip(plotting.PALETTE, budgets, strict=False)]
     handles += [Line2D([], [], color=plotting.INK), Line2D([], [], color=plotting.INK, linestyle=DASHED, linewidth=0.8)]
     handles += [Line2D([], [], color=plotting.INK, linestyle=":", linewidth=0.9)]
