@@ -1,11 +1,11 @@
 """How an ELM Network and one ELM learn sums of two synthetic digits: the figure of docs/reference/elm_network.md.
 
-    python docs/figures/elm_network.py STUDY... [--out docs/figures/elm_network]
-    python docs/figures/elm_network.py
+    python docs/figures/elm_network.py STUDY...
+    python docs/figures/elm_network.py [--out docs/figures/elm_network]
 
-STUDY: folders of examples/shd_study.py. Written are OUT.csv, every point of their curves (updates, seconds of the
-processor, accuracy in training and on validation) with the test accuracy of each run, and OUT.png, drawn from it;
-without a folder the figure alone is drawn again.
+STUDY: folders of examples/shd_study.py. Written are elm_network.csv beside this file, every point of their curves
+(updates, seconds of the processor, accuracy in training and on validation) with the test accuracy of each run, and
+OUT.png, drawn from it; without a folder the figure alone is drawn again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", type=Path, metavar="STUDY")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(""))
     args = parser.parse_args()
-    table = args.out.with_suffix(".csv")
+    table = Path(__file__).with_suffix(".csv")
     if args.studies:
         rows = gathered(args.studies)
         lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
