@@ -209,7 +209,7 @@ class Curve(Callback):
         self.start = time.process_time()
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        seconds = round(time.process_time() - self.start, 1)
+        seconds = round(time.process_time() - self.start, 3)
         trained = float(module.train_accuracy.compute())  # type: ignore[operator, union-attr]  # since the epoch began
         valid = float(trainer.callback_metrics["valid/accuracy"])
         point = {"updates": trainer.global_step, "processor_seconds": seconds, "train": trained, "valid": valid}
@@ -257,7 +257,7 @@ def train(args: argparse.Namespace, model: str, bin_ms: float, seed: int, **chan
     }
     seconds = {
         "seconds": round(time.perf_counter() - start, 1),
-        "processor_seconds": round(time.process_time() - curve.start, 1),
+        "processor_seconds": round(time.process_time() - curve.start, 3),
     }
     return results | {"parameters": num_parameters(net), **seconds, "curve": curve.points}
 
