@@ -9,6 +9,8 @@
 //
 // The steps of a chunk leave behind the gradients of a neuron's sums; then each neuron goes through its chunk again,
 // with memory, branches and hidden units from what was kept, and adds up the gradients of its parameters.
+//
+// Longer than most files: both walks share the rows that the first leaves behind, and are read side by side.
 #pragma once
 #include "network_task.h"
 

@@ -17,7 +17,7 @@ from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._cuda_pass import Operands, Plan, run, sizes_of
 from elm_neuro.backends.network._kernels import reason_of_kernels
 from elm_neuro.backends.network._reference import Reference
-from elm_neuro.backends.network._sources import Sources, reason_of_sources
+from elm_neuro.backends.network._sources import Sources, read_inputs, reason_of_sources
 from elm_neuro.backends.parts._lengths import valid
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
@@ -70,7 +70,8 @@ class Cuda(NetworkBackend):
             masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
             return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
         sources = Sources.of(params, rule, num_input)
-        from_input = _project(x, sources.of_input, lengths, input_mask) + sources.constant
+        read = read_inputs(params, num_input)
+        from_input = _project(x, read, sources.of_input, lengths, input_mask) + sources.constant
         wiring = _network.wiring(params.index, num_input, params.num_branch)
         trace, high_pass = params.kappa_b is not None, params.kappa_r is not None
         operands = Operands(
@@ -86,12 +87,14 @@ class Cuda(NetworkBackend):
         return NetworkRecord(a, change), after
 
 
-def _project(x: Tensor | SpikeEvents, weight: Tensor, lengths: Tensor | None, mask: Tensor | None) -> Tensor:
-    """What the inputs add to every step, (batch, time, rows); nothing here waits for the device."""
+def _project(
+    x: Tensor | SpikeEvents, read: Tensor, weight: Tensor, lengths: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """What the inputs that are `read` add to every step, (batch, time, rows); nothing here waits for the device."""
     if not isinstance(x, SpikeEvents):
-        frames = x if lengths is None else torch.where(valid(lengths, x), x, 0.0)
+        frames = torch.where(read if lengths is None else read & valid(lengths, x), x, 0.0)
         return project(frames if mask is None else frames * mask.unsqueeze(1), weight)
-    value, (batch, num_steps, _) = x.value, x.shape
+    value, (batch, num_steps, _) = None if x.value is None else torch.where(read[x.channel], x.value, 0.0), x.shape
     if mask is not None or (lengths is not None and value is not None):
         row = torch.searchsorted(x.indptr, torch.arange(x.channel.shape[0], device=x.device), right=True) - 1
         sample = row // num_steps

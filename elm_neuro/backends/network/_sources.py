@@ -21,6 +21,14 @@ def reason_of_sources(params: NetworkParams, input_size: int) -> str | None:
     return f"it makes one matrix of sources by branches, of at most {MOST_ENTRIES} entries, got {entries}"
 
 
+def read_inputs(params: NetworkParams, input_size: int) -> Tensor:
+    """Which inputs some neuron reads, (input_size,): a product meets the others with weights of 0, and NaN times 0 is
+    NaN.
+    """
+    read = torch.zeros(input_size + params.bias.shape[0], dtype=torch.bool, device=params.index.device)
+    return read.index_fill(0, params.index.flatten(), True)[:input_size]
+
+
 class Sources(NamedTuple):
     """What sources add to a neuron's rows in a step: to its branches, or, without a trace, to the first layer of its
     MLP.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._masked import masked
-from elm_neuro.backends.network._sources import Sources, reason_of_sources
+from elm_neuro.backends.network._sources import Sources, read_inputs, reason_of_sources
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
@@ -87,9 +87,8 @@ class Torch(NetworkBackend):
 
 
 def _read_by(params: NetworkParams, x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:
-    """The input without what no neuron reads: a product would meet it with weights of 0, and NaN times 0 is NaN."""
-    read = torch.zeros(x.shape[-1] + params.bias.shape[0], dtype=torch.bool, device=x.device)
-    read = read.index_fill(0, params.index.flatten(), True)[: x.shape[-1]]
+    """The input without what no neuron reads."""
+    read = read_inputs(params, x.shape[-1])
     if not isinstance(x, SpikeEvents):
         return torch.where(read, x, 0.0)
     return x if x.value is None else x.select(read[x.channel])

@@ -20,7 +20,7 @@ from elm_neuro.backends.cuda._plans import Device
 from elm_neuro.backends.network import scan
 from elm_neuro.functional import FastSigmoid, NetworkParams, NetworkRule
 from tests.backends.cuda.fake_driver import FakeDriver
-from tests.backends.network import test_published
+from tests.backends.network import test_published, test_scan
 from tests.backends.network.cases import Call, calls, everything, made
 from tests.backends.network.native_sizes import compare, in_dtype
 from tests.tolerances import assert_close
@@ -54,6 +54,11 @@ def equals_the_reference(fake_driver: FakeDriver, call: Call) -> None:
 @pytest.mark.parametrize("name", test_published.NAMES)
 def test_the_published_network(fake_driver: FakeDriver, shared: Path, name: str, given: str) -> None:
     test_published.test_the_published_network(name, given, "cuda", shared)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_an_input_that_no_neuron_reads_says_nothing(fake_driver: FakeDriver, events: bool) -> None:
+    test_scan.test_an_input_that_no_neuron_reads_says_nothing("cuda", events)
 
 
 def in_several_orders(fake_driver: FakeDriver, **layer: Any) -> list[Tensor]:

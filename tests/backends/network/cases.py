@@ -89,6 +89,8 @@ def calls(draw: st.DrawFn, *, activations: tuple[str, ...] = ("relu_squared", "r
         output=draw(st.sampled_from(["relu", "identity", "spike"])),
         surrogate=draw(st.sampled_from(surrogates)),
     )
+    # so that no drawn layer is chaotic: over 33 steps one amplified the last bit of its weights to 1e-8
+    params = params._replace(w_s=torch.where(params.index < sizes[0], params.w_s, 0.3 * params.w_s))
     batch, num_steps = draw(st.integers(1, 9)), draw(st.sampled_from([1, 2, 7, 33]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
 
