@@ -5,7 +5,7 @@ asks them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -50,12 +50,20 @@ class Operator(Generic[B_co]):
     Args:
         name: of the operator, as :func:`elm_neuro.backends.offer` takes it.
         kind: the class that its backends derive from.
-        ordered: its backends; the first that is not missing and does not refuse the inputs is what "auto" is.
+        ordered: gives its backends, always the same; the first that is not missing and does not refuse the inputs is
+            what "auto" is. It is called when they are first asked for, not before: their passes are most of the
+            package, and ``import elm_neuro`` needs none.
     """
 
-    def __init__(self, name: str, kind: type[object], ordered: tuple[B_co, ...]) -> None:
+    def __init__(self, name: str, kind: type[object], ordered: Callable[[], tuple[B_co, ...]]) -> None:
         self.name, self.kind = name, kind
-        self.backends = ordered
+        self.ordered = ordered
+        self.offered: tuple[B_co, ...] = ()  # from outside, the latest first
+
+    @property
+    def backends(self) -> tuple[B_co, ...]:
+        """In the order in which "auto" asks them."""
+        return self.offered + self.ordered()
 
     def __iter__(self) -> Iterator[B_co]:
         return iter(self.backends)

@@ -139,7 +139,8 @@ class Offer:
     def withdraw(self) -> None:
         """Take the backend back."""
         with _changing:
-            self._operator.backends = tuple(other for other in self._operator if other is not self._backend)
+            operator, gone = self._operator, self._backend
+            operator.offered = tuple(other for other in operator.offered if other is not gone)
 
     def __enter__(self) -> Backend:
         return self._backend
@@ -177,7 +178,7 @@ def offer(operator: str, backend: Backend) -> Offer:
     with _changing:
         if backend.name == "auto" or of.named(backend.name) is not None:
             raise ValueError(f'name of a backend must be new to "{operator}" and not "auto", got {backend.name!r}')
-        of.backends = (backend, *of.backends)
+        of.offered = (backend, *of.offered)
     return Offer(of, backend)
 
 

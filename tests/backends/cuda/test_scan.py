@@ -285,8 +285,6 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
-    from elm_neuro.backends.elm._cuda_op import _scan
-
     neuron = BranchELM(7, 2, 3, num_branch=8, num_synapse_per_branch=2, routing="random")
     params = neuron.cell.effective_parameters()
     tensors = [
@@ -295,7 +293,7 @@ def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
         params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 3, requires_grad=True),
     ]  # fmt: skip
     leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
-    torch.library.opcheck(_scan, (*leaves, 5, 7, False, None, True))
+    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 5, 7, False, None, True))
 
 
 def test_second_derivatives_are_the_references(fake_driver: FakeDriver) -> None:
