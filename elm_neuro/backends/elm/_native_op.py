@@ -80,7 +80,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kappa.new_empty(batch, num_steps, *operands.b_y.shape),
         kappa.new_empty(batch, *kappa.shape),
         kappa.new_empty(saved_size(operands, batch, num_steps) if save else 0),
-        torch.empty((), dtype=torch.int64),
+        kappa.new_empty((), dtype=torch.int64),
     )
 
 
