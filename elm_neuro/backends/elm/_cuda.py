@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _available, _bytes
+from elm_neuro.backends.cuda import _bytes
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
@@ -23,27 +24,12 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
-DTYPES = (torch.float32, torch.float64)
-DEVICE = "cuda"  # tests run the kernels on another
 
-
-class Cuda(ELMBackend):
+class Cuda(CudaBackend, ELMBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
 
-    name = "cuda"
-    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
     traceable = True
     takes_bytes = True
-
-    def missing(self) -> str | None:
-        return _available.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != DEVICE:
-            return f"it runs on NVIDIA GPUs, got {parameter.device}"
-        if parameter.dtype not in DTYPES:
-            return f"it runs in float32 and float64, got {parameter.dtype}"
-        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
         kappa, num_hidden = params.kappa_m, len(params.mlp_weight) - 1

@@ -87,7 +87,7 @@ def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
     if torch.compiler.is_compiling() or only_operators(()) is not None:
         return None
     device, dtype = proto_w_s.device, proto_w_s.dtype
-    kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
+    kernels = GPU if device.type == CUDA.device_type else CPU if device.type == "cpu" else None
     if kernels is None or others[-1].requires_grad:
         return None
     for tensor in (proto_w_s, *others):

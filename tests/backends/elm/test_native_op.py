@@ -80,13 +80,11 @@ def test_operators_are_known_without_what_runs_them(fresh: Fresh) -> None:
     found = fresh(
         "import json, sys, torch, elm_neuro\n"
         "before = [name for name in sys.modules if name.startswith('elm_neuro.backends.native')]\n"
-        "x = torch.ones(1, 3, 1, requires_grad=True)\n"
-        "y = torch.ops.elm_neuro.leaky_filter(x, torch.tensor([0.5]), None)\n"
-        "y[0, 2].sum().backward()\n"
+        "y = torch.ops.elm_neuro.leaky_filter(torch.ones(1, 3, 1), torch.tensor([0.5]), None)\n"
         "names = [str(getattr(torch.ops.elm_neuro, name)) for name in ('scan', 'cuda_scan')]\n"
-        "print(json.dumps([before, names, y.flatten().tolist(), x.grad.flatten().tolist()]))"
+        "print(json.dumps([before, names, y.flatten().tolist()]))"
     )
-    assert found == [[], ["elm_neuro.scan", "elm_neuro.cuda_scan"], [1.0, 1.5, 1.75], [0.25, 0.5, 1.0]]
+    assert found == [[], ["elm_neuro.scan", "elm_neuro.cuda_scan"], [1.0, 1.5, 1.75]]
 
 
 class Readout(torch.nn.Module):
