@@ -57,13 +57,19 @@ class Operator(Generic[B_co]):
 
     def __init__(self, name: str, kind: type[object], ordered: Callable[[], tuple[B_co, ...]]) -> None:
         self.name, self.kind = name, kind
-        self.ordered = ordered
-        self.offered: tuple[B_co, ...] = ()  # from outside, the latest first
+        self._ordered = ordered
+        self._backends: tuple[B_co, ...] | None = None
 
     @property
     def backends(self) -> tuple[B_co, ...]:
         """In the order in which "auto" asks them."""
-        return self.offered + self.ordered()
+        if self._backends is None:
+            self._backends = self._ordered()
+        return self._backends
+
+    @backends.setter
+    def backends(self, backends: tuple[B_co, ...]) -> None:
+        self._backends = backends
 
     def __iter__(self) -> Iterator[B_co]:
         return iter(self.backends)

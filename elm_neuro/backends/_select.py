@@ -139,8 +139,7 @@ class Offer:
     def withdraw(self) -> None:
         """Take the backend back."""
         with _changing:
-            operator, gone = self._operator, self._backend
-            operator.offered = tuple(other for other in operator.offered if other is not gone)
+            self._operator.backends = tuple(other for other in self._operator if other is not self._backend)
 
     def __enter__(self) -> Backend:
         return self._backend
@@ -178,7 +177,7 @@ def offer(operator: str, backend: Backend) -> Offer:
     with _changing:
         if backend.name == "auto" or of.named(backend.name) is not None:
             raise ValueError(f'name of a backend must be new to "{operator}" and not "auto", got {backend.name!r}')
-        of.offered = (backend, *of.offered)
+        of.backends = (backend, *of.backends)
     return Offer(of, backend)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from elm_neuro.backends.elm._reference import Reference
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._spikes import SpikeRule
-from elm_neuro.backends.parts._twice import with_second_derivative
+from elm_neuro.backends.parts._twice import answers_itself, with_second_derivative
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, Surrogate
 
@@ -26,7 +26,7 @@ def twice_differentiable(
     lengths: Tensor | None,
 ) -> tuple[Tensor, ELMState]:
     """Readout and state that a backend gave for these inputs, differentiable as often as the reference's."""
-    if not recorded(y, after):
+    if not recorded(y, after) or answers_itself((y, *after)):
         return y, after
     plain = Plain.of(y, x, params, lengths, None).run
     result, b, m = with_second_derivative((y, *after), plain, _inputs(x, params, state))

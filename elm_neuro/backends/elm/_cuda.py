@@ -86,6 +86,7 @@ def _scan(
         x = x.to(dtype)
         if lengths is not None:
             x = without_padding(x, lengths)
+    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered)
     num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
     multiplied = events is None and not holds_bytes(x)  # by cuBLAS, whose time is that of the product's size
     fewer_branches = params.routing is not None and multiplied and num_first > num_branch
@@ -96,16 +97,18 @@ def _scan(
         )  # fmt: skip
         if events is not None:
             operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
-        y, b, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+        y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
         return y, ELMState(b, m)
     v, b = _through_branches(x, events, params, state, lengths, lowered)
     operands = _operands(params, state, lengths)._replace(v=v, w1=params.mlp_weight[0][..., num_branch:])
-    y, _, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+    y, _, m = _run(operands, options)
     return y, ELMState(b, m)
 
 
-def _run(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    return run_as_operator(operands, options) if torch.compiler.is_compiling() else run(operands, options)
+def _run(operands: Operands, options: Options, events: SpikeEvents | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        return run_as_operator(operands, options)
+    return run(operands, options, events)
 
 
 def _operands(params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> Operands:

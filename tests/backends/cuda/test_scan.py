@@ -296,18 +296,42 @@ def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
     torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 5, 7, False, None, True))
 
 
-def test_second_derivatives_are_the_references(fake_driver: FakeDriver) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"num_mlp_layers": 0}, {"num_neuron": 2, "activation": "silu"}, {"recompute_every": 2},
+        {"tau_s": tuple(1.0 + i for i in range(7))},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("events", [False, True])
+def test_second_derivatives_are_the_references(fake_driver: FakeDriver, options: dict[str, Any], events: bool) -> None:
+    """By parameters, frames and the state before them, of output and state after; some steps are past an end."""
     found = []
     for backend in ("cuda", "reference"):
         torch.manual_seed(0)
-        neuron = ELM(7, 2, num_memory=3, backend=backend).double()
-        leaves = list(neuron.parameters())
-        y = neuron(torch.rand(1, 4, 7, dtype=torch.float64))[0]
-        grads = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True, allow_unused=True)
+        neuron = ELM(7, 2, num_memory=3, backend=backend, **options).double()
+        frames = torch.poisson(torch.full((2, 4, 7), 0.7, dtype=torch.float64)).requires_grad_(not events)
+        state = [torch.rand_like(part, requires_grad=True) for part in neuron.cell.initial_state(2)]
+        leaves = [*neuron.parameters(), *state, *(() if events else (frames,))]
+        x = SpikeEvents.from_frames(frames) if events else frames
+        y, after = neuron(x, ELMState(*state), torch.tensor([4, 2]))
+        loss = y.sin().sum() + after.m.sin().sum() + after.b.sin().sum()
+        grads = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
         penalty = torch.stack([grad.square().sum() for grad in grads if grad is not None]).sum()
-        found.append(torch.autograd.grad(penalty, leaves, allow_unused=True))
+        found.append((*grads, *torch.autograd.grad(penalty, leaves, allow_unused=True)))
+    assert any(result is not None and result.any() for result in found[0])
     for result, wanted in zip(*found, strict=True):
         torch.testing.assert_close(result, wanted)
+
+
+def test_operands_that_are_changed_before_the_backward_pass_are_noticed(fake_driver: FakeDriver) -> None:
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    state = [part + 1.0 for part in neuron.cell.initial_state(1)]
+    y, after = neuron(torch.rand(1, 4, 7), ELMState(*state))
+    assert y.add_(1.0).grad_fn is not None and after.m.mul_(2.0).grad_fn is not None  # what it gave may be changed
+    state[1].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_a_learned_decay_of_the_branches_is_refused(fake_driver: FakeDriver) -> None:
