@@ -17,7 +17,7 @@ from elm_neuro.backends.cuda import _bytes, _driver
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
 from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
 from elm_neuro.backends.cuda._readout import MAX_OUTPUT, readout, readout_backward
-from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
+from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients, outer
 from elm_neuro.backends.elm._again import Plain
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._bytes import BYTES
@@ -26,6 +26,7 @@ from elm_neuro.backends.parts._twice import differentiable_gradients, differenti
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import branch_matrix
 
+MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 
@@ -297,8 +298,10 @@ def _through_readout(
 
 def _products(flows: Flows, memory: Tensor, of_y: Tensor | None) -> Products:
     """Weight gradients, to be added up."""
-    of_h = None if flows.dq is None or flows.hidden is None else _outer(flows.dq, flows.hidden)
-    return Products(_outer(flows.dz, memory), of_h, of_y, flows.sums)
+    dz, dq = flows.dz, flows.dq
+    if memory.numel() * dz.shape[-1] <= MAX_WORK:
+        return Products(*outer(dz, memory, dq, None if dq is None else flows.hidden), of_y, flows.sums)
+    return Products(_outer(dz, memory), None if dq is None else _outer(dq, _there(flows.hidden)), of_y, flows.sums)
 
 
 def _outer(out: Tensor, inp: Tensor) -> Tensor:

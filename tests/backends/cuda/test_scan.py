@@ -156,17 +156,26 @@ def test_float32_stays_within_the_table(fake_driver: FakeDriver, branched: bool)
 
 
 @pytest.mark.parametrize("num_neuron", [None, 2])
-@pytest.mark.parametrize("most", [0, 8])
-def test_readouts_of_few_and_of_many_outputs_equal_the_reference(
-    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, most: int, num_neuron: int | None
+@pytest.mark.parametrize(("most_outputs", "most_work"), [(0, 0), (8, 2**24)])
+@pytest.mark.parametrize("options", [{}, {"num_mlp_layers": 0}, {"activation": "silu"}])
+def test_products_by_own_kernels_and_by_cublas_equal_the_reference(
+    fake_driver: FakeDriver,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    most_outputs: int,
+    most_work: int,
+    num_neuron: int | None,
 ) -> None:
-    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most)
+    """Of the readout, and of the layers' weights."""
+    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most_outputs)
+    monkeypatch.setattr(_cuda_pass, "MAX_WORK", most_work)
     torch.manual_seed(0)
-    neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron).double()
+    neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron, **options).double()
     x = torch.randn(4, 37, 3, dtype=torch.float64, requires_grad=True)  # several parts of the rows
     for lengths in (None, torch.tensor([37, 0, 5, 36])):
         check((neuron, x, None, lengths), fake_driver, seed=3, events=False, recompute_every=None)
-    assert ("elm_readout" in [name for name, *_ in fake_driver.launched]) == (most > 0)
+    launched = {name for name, *_ in fake_driver.launched}
+    assert {"elm_readout", "elm_outer"} & launched == ({"elm_readout", "elm_outer"} if most_work else set())
 
 
 def test_gradients_past_a_samples_end_may_be_anything_and_lie_anyhow(fake_driver: FakeDriver) -> None:
@@ -190,13 +199,13 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gradients", "elm_effective_backward",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gradients", "elm_effective_backward",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gather_inputs", "elm_gradients",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
         "elm_effective_backward",
     ]  # fmt: skip
 
