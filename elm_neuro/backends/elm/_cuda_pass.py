@@ -233,10 +233,8 @@ def _sizes(o: Operands, options: Options) -> Sizes:
 
 
 def _recurrence(o: Operands, v: Tensor, f_0: Tensor | None) -> Recurrence:
-    num_branch = 0 if o.w_s is None else o.w_s.shape[-2]
     kappa_b = None if o.v is not None else o.kappa_b
-    w_m = o.w1[..., num_branch:]
-    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, w_m, o.w2, o.b2)
+    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, o.w1, o.w2, o.b2)
 
 
 def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
