@@ -18,7 +18,7 @@ from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._narrow import as_stored, wide
 
 
@@ -32,7 +32,7 @@ class ELMTraces(NamedTuple):
 
 
 @pretrained.register
-class ELM(pretrained.Saved, nn.Module):
+class ELM(pretrained.Saved, Configured, nn.Module):
     r"""Expressive Leaky Memory neuron over sequences; every input is its own branch.
 
     .. math::
@@ -156,23 +156,9 @@ class ELM(pretrained.Saved, nn.Module):
         return self.cell.config
 
     @property
-    def input_size(self) -> int:
-        return self.cell.config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of outputs of a neuron."""
-        return self.cell.config.output_size
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's output in one step."""
         return self.cell.config.output_shape
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self.cell.config.delta_t
 
     @property
     def tau_m(self) -> Tensor:

@@ -183,6 +183,33 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+class _HasConfig(Protocol):
+    @property
+    def config(self) -> Any: ...
+
+
+class Configured:
+    """Sizes and time step of a layer, as its `config` says."""
+
+    @property
+    def input_size(self: _HasConfig) -> int:
+        """Number of inputs."""
+        size: int = self.config.input_size
+        return size
+
+    @property
+    def output_size(self: _HasConfig) -> int:
+        """Number of outputs of a neuron; of neurons, where each has one."""
+        size: int = self.config.output_size
+        return size
+
+    @property
+    def delta_t(self: _HasConfig) -> float:
+        """Time step in ms."""
+        step: float = self.config.delta_t
+        return step
+
+
 class BackendName:
     """The attribute `backend` of a layer: a name is checked where it is assigned.
 
