@@ -20,6 +20,7 @@ from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
@@ -28,7 +29,7 @@ from elm_neuro.nn._saved import check_tau_s
 
 
 @pretrained.register
-class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
+class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     r"""One time step of an ELM neuron, ``y_t, state = cell(x_t, state)``.
 
     Args:
@@ -250,23 +251,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         return None
 
     @property
-    def input_size(self) -> int:
-        return self.config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of outputs of a neuron."""
-        return self.config.output_size
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's output in one step."""
         return self.config.output_shape
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self.config.delta_t
 
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device by default."""
