@@ -176,11 +176,11 @@ def test_import_adds_little_to_importing_torch(tmp_path: Path, monkeypatch: pyte
 
 
 def test_import_leaves_what_runs_a_neuron_to_its_first_use() -> None:
-    """And one operator leaves the others' to theirs; names that come later are listed, and there."""
+    """And one backend leaves the others to theirs; names that come later are listed, and there."""
     code = (
         "import json, sys, torch, elm_neuro\n"
         "loaded, names, other = [*sys.modules], dir(elm_neuro), hasattr(elm_neuro, 'no_such_name')\n"
-        "elm_neuro.ELM(3, 2)(torch.zeros(1, 2, 3))[0].sum().backward()\n"
+        "elm_neuro.ELM(3, 2, backend='reference')(torch.zeros(1, 2, 3))[0].sum().backward()\n"
         "print(json.dumps([loaded, [*sys.modules], names, other, elm_neuro.checkpoints.__name__]))"
     )
     loaded, run, names, other, module = json.loads(fresh_interpreter(code))
@@ -188,8 +188,9 @@ def test_import_leaves_what_runs_a_neuron_to_its_first_use() -> None:
     later = ("elm_neuro.backends.cuda", "elm_neuro.backends.native", "elm_neuro.checkpoints", "elm_neuro.datasets")
     assert not [name for name in loaded if name.startswith(later) or "._native" in name or "._cuda" in name]
     assert "elm_neuro.nn._elm" in loaded
-    assert "elm_neuro.backends.elm._ordered" in run
-    assert not {"elm_neuro.backends.alif._ordered", "elm_neuro.backends.network._ordered"} & set(run)
+    assert "elm_neuro.backends.elm._reference" in run
+    others = ("elm._native", "elm._cuda", "elm._torch", "alif._reference", "network._reference", "cuda._driver")
+    assert not {f"elm_neuro.backends.{name}" for name in others} & set(run)
     assert set(elm_neuro.__all__) <= set(names)
     assert (module, other) == ("elm_neuro.checkpoints", False)
 

@@ -1,12 +1,42 @@
-"""The backends of this operator, in the order in which "auto" asks them."""
+"""The backends of this operator, in the order in which "auto" asks them: the last one runs everything.
+
+Each is imported when it is first asked for.
+"""
 
 from __future__ import annotations
 
-from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._cuda import Cuda
-from elm_neuro.backends.alif._native import Native
-from elm_neuro.backends.alif._reference import Reference
-from elm_neuro.backends.alif._torch import Torch
+from collections.abc import Callable
 
-# "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ALIFBackend, ...] = (Native(), Cuda(), Torch(), Reference())
+from elm_neuro.backends.alif._backend import ALIFBackend
+
+
+def _native() -> ALIFBackend:
+    from elm_neuro.backends.alif._native import Native
+
+    return Native()
+
+
+def _cuda() -> ALIFBackend:
+    from elm_neuro.backends.alif._cuda import Cuda
+
+    return Cuda()
+
+
+def _torch() -> ALIFBackend:
+    from elm_neuro.backends.alif._torch import Torch
+
+    return Torch()
+
+
+def _reference() -> ALIFBackend:
+    from elm_neuro.backends.alif._reference import Reference
+
+    return Reference()
+
+
+ORDERED: dict[str, Callable[[], ALIFBackend]] = {
+    "native": _native,
+    "cuda": _cuda,
+    "torch": _torch,
+    "reference": _reference,
+}

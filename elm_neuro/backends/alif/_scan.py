@@ -9,20 +9,14 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._ordered import ORDERED
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
-
-def _ordered() -> tuple[ALIFBackend, ...]:
-    from elm_neuro.backends.alif._ordered import ORDERED
-
-    return ORDERED
-
-
-OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, _ordered))
+OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
 
 @untraced

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
-from elm_neuro.backends.elm import _cuda, _native
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.native import _effective
+from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
 
-CUDA, NATIVE = _cuda.Cuda(), _native.Native()
+CUDA, NATIVE = CudaBackend(), NativeBackend()
 
 
 class Timescales(NamedTuple):
@@ -139,6 +139,8 @@ def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
 def _forward_on_gpu(
     proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
 ) -> tuple[Tensor, ...]:
+    from elm_neuro.backends.cuda._weights import effective_forward
+
     return effective_forward(proto_w_s, proto_tau_m, tau_s, _constants_of_gpu(timescales))
 
 
@@ -149,6 +151,8 @@ def _backward_on_gpu(
     wanted: tuple[bool, bool],
     timescales: Timescales,
 ) -> tuple[Tensor | None, Tensor | None]:
+    from elm_neuro.backends.cuda._weights import effective_backward
+
     return effective_backward(proto_w_s, proto_tau_m, grads, wanted, _constants_of_gpu(timescales))
 
 

@@ -12,6 +12,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
 from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._plain import not_numbers, resolved
@@ -25,13 +26,7 @@ from elm_neuro.functional import ELMParameters, ELMState
 SPARSE_INPUT = ("auto", "on", "off")
 
 
-def _ordered() -> tuple[ELMBackend, ...]:
-    from elm_neuro.backends.elm._ordered import ORDERED
-
-    return ORDERED
-
-
-OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, _ordered), leading=True)
+OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
 
 
 def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None) -> None:
