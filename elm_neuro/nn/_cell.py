@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
-from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
@@ -203,6 +202,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         """:meth:`effective_parameters` after :meth:`reason_to_call`; without those of the linear `layers` for a step
         that calls them.
         """
+        # here, since it brings the kernels, which none needs to make a neuron
+        from elm_neuro.backends.elm._effective import Timescales, effective
+
         config = self.config
         timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
         proto_w_s, proto_tau_m, tau_s = wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s)

@@ -12,10 +12,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
 from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._cuda import Cuda
-from elm_neuro.backends.elm._native import Native
-from elm_neuro.backends.elm._reference import Reference
-from elm_neuro.backends.elm._torch import Torch
+from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._plain import not_numbers, resolved
@@ -27,8 +24,8 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
 SPARSE_INPUT = ("auto", "on", "off")
-# "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ELMBackend, ...] = (Native(), Cuda(), Torch(), Reference())
+
+
 OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
 
 
