@@ -38,6 +38,7 @@ class SHDDataset(Dataset[Item]):
         output: "events" gives `SpikeEvents` of batch 1, "frames" a Tensor (num_steps, num_channels), float32.
         binary: whether several spikes of one channel and step count as one.
         pool: this many neighbouring channels become one, ``channel // pool``; there are ``ceil(700 / pool)``.
+        scale: what a spike counts; ``1 / pool`` makes a channel the mean of those that became it.
         indices: samples to use, in that order; None uses all.
 
     Raises:
@@ -63,6 +64,7 @@ class SHDDataset(Dataset[Item]):
         output: Literal["events", "frames"] = "events",
         binary: bool = False,
         pool: int = 1,
+        scale: float = 1.0,
         indices: ArrayLike | None = None,
     ) -> None:
         self.recordings = recordings if isinstance(recordings, SpikeRecordings) else read_shd(recordings)
@@ -73,7 +75,7 @@ class SHDDataset(Dataset[Item]):
             raise ValueError(f"pool must be in [1, {self.recordings.num_channels}], got {pool}")
         self.output, self.binary, self.pool = output, binary, pool
         self.indices = indices_of(np.arange(len(self.recordings)) if indices is None else indices, len(self.recordings))
-        self._steps = Steps(bin_us, duration_us, pool, binary)
+        self._steps = Steps(bin_us, duration_us, pool, binary, scale)
         self._table = FrameTable(self.recordings, self._steps) if output == "frames" else None
         _, self.num_steps, self.num_channels = self._steps.shape(0, self.recordings.num_channels)
 

@@ -26,12 +26,21 @@ class Steps:
         duration_us: length of a sample in microseconds; later spikes are left out.
         pool: this many neighbouring channels become one.
         binary: whether several spikes of one channel and step count as one.
+        scale: what a spike counts.
+
+    Raises:
+        ValueError: `scale` is no finite number above 0.
     """
 
     bin_us: int
     duration_us: int
     pool: int = 1
     binary: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(f"scale must be a finite number above 0, got {self.scale}")
 
     def shape(self, num_samples: int, num_channels: int) -> tuple[int, int, int]:
         """(sample, step, pooled channel) of recordings over `num_channels`."""
@@ -39,11 +48,34 @@ class Steps:
 
     def events(self, recordings: SpikeRecordings, chosen: NDArray[np.int64]) -> SpikeEvents:
         """The samples `chosen`, (num_chosen,), as events."""
-        return to_events(*self._cells(recordings, chosen), self.binary)
+        return self.as_events(*self._cells(recordings, chosen))
 
     def frames(self, recordings: SpikeRecordings, chosen: NDArray[np.int64]) -> Tensor:
         """The same as frames."""
-        return to_frames(*self._cells(recordings, chosen), self.binary)
+        return self.as_frames(*self._cells(recordings, chosen))
+
+    def as_events(
+        self, rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int]
+    ) -> SpikeEvents:
+        """Spikes whose rows ``sample * num_steps + step`` rise, as events of `shape`."""
+        num_rows = shape[0] * shape[1]
+        if self.binary:  # one in each cell
+            cells = np.sort(rows * shape[2] + channels)
+            rows, channels = np.divmod(cells[np.diff(cells, prepend=-1) > 0], shape[2])
+        indptr = np.zeros(num_rows + 1, dtype=np.int64)
+        np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
+        value = None if self.scale == 1.0 else torch.full(channels.shape, self.scale)
+        return SpikeEvents(torch.from_numpy(indptr), torch.from_numpy(channels), value, shape)
+
+    def as_frames(self, rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int]) -> Tensor:
+        """The same as frames of counts, or of zeros and ones, times `scale`."""
+        cells = torch.from_numpy(rows * shape[2] + channels)
+        frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32)
+        if self.binary:
+            frames[cells] = 1.0
+        else:
+            frames.index_add_(0, cells, torch.ones(cells.shape[0]))
+        return (frames if self.scale == 1.0 else frames.mul_(self.scale)).view(shape)
 
     def _cells(
         self, recordings: SpikeRecordings, chosen: NDArray[np.int64]
@@ -81,32 +113,6 @@ class FrameTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrameTable, (self.recordings, self.steps)
-
-
-def to_events(
-    rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
-) -> SpikeEvents:
-    """Spikes whose rows ``sample * num_steps + step`` rise, as events of `shape`; `binary` leaves one in each cell."""
-    num_rows = shape[0] * shape[1]
-    if binary:
-        cells = np.sort(rows * shape[2] + channels)
-        rows, channels = np.divmod(cells[np.diff(cells, prepend=-1) > 0], shape[2])
-    indptr = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
-    return SpikeEvents(torch.from_numpy(indptr), torch.from_numpy(channels), None, shape)
-
-
-def to_frames(
-    rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
-) -> Tensor:
-    """The same as frames of counts, or of zeros and ones."""
-    cells = torch.from_numpy(rows * shape[2] + channels)
-    frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32)
-    if binary:
-        frames[cells] = 1.0
-    else:
-        frames.index_add_(0, cells, torch.ones(cells.shape[0]))
-    return frames.view(shape)
 
 
 def whole_microseconds(name: str, milliseconds: float) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from elm_neuro.datasets import SHDAdding, SpikeRecordings
+from elm_neuro.datasets import SHDAdding, SHDDataset, SpikeRecordings
 from elm_neuro.datasets.shd import _frames
 from elm_neuro.datasets.shd._frames import FrameTable, Steps
 
@@ -17,6 +18,8 @@ STEPS = {
     "whole": Steps(50_000, 1_000_000, pool=70),
     "cut": Steps(30_000, 730_000, pool=9),
     "binary": Steps(100_000, 1_000_000, pool=350, binary=True),
+    "scaled": Steps(50_000, 1_000_000, pool=70, scale=0.1),
+    "both": Steps(50_000, 1_000_000, pool=70, binary=True, scale=3.0),
 }
 
 
@@ -25,7 +28,7 @@ def looped(recordings: SpikeRecordings, i: int, steps: Steps) -> NDArray[np.floa
     for time, unit in zip(*(array.tolist() for array in recordings.sample(i)), strict=True):
         if time < steps.duration_us:
             frames[time // steps.bin_us, unit // steps.pool] += 1
-    return np.minimum(frames, 1) if steps.binary else frames
+    return (np.minimum(frames, 1) if steps.binary else frames) * np.float32(steps.scale)
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
@@ -40,6 +43,8 @@ def test_frames_are_those_of_a_loop_however_often_and_in_whatever_company_they_a
         wanted = np.array([looped(recordings, i, steps) for i in chosen])
         assert frames.dtype == torch.float32 and np.array_equal(frames.numpy(), wanted.reshape(frames.shape))
         frames.fill_(7.0)  # whoever changes a batch changes no other
+        events = steps.events(recordings, np.array(chosen, dtype=np.int64))
+        np.testing.assert_allclose(events.to_dense().numpy(), wanted.reshape(frames.shape), rtol=1e-6)
     copy = pickle.loads(pickle.dumps(table))
     assert np.array_equal(copy.batch(np.arange(6)).numpy(), [looped(recordings, i, steps) for i in range(6)])
 
@@ -66,14 +71,27 @@ def test_no_more_is_remembered_than_was_asked_for_and_nothing_of_large_recording
     assert made == [[2, 4], [1], [2, 4], [2, 4]]
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [SHDDataset, SHDAdding])
+def test_a_spike_that_counts_nothing_is_refused(recordings: SpikeRecordings, kind: Any, scale: float) -> None:
+    with pytest.raises(ValueError, match=f"scale must be a finite number above 0, got {scale}"):
+        kind(recordings, scale=scale)
+
+
+@pytest.mark.parametrize("output", ["events", "frames"])
 @pytest.mark.parametrize("bin_ms", [50.0, 30.0])  # the second digit begins with a step, or within one
-def test_a_pairs_frames_in_a_second_epoch_are_its_spikes(recordings: SpikeRecordings, bin_ms: float) -> None:
-    pairs = SHDAdding(recordings, recordings, split="train", num_samples=5, bin_ms=bin_ms, output="frames", pool=100)
+def test_a_pairs_frames_in_a_second_epoch_are_its_spikes(
+    recordings: SpikeRecordings, bin_ms: float, output: Any
+) -> None:
+    pairs = SHDAdding(
+        recordings, recordings, split="train", num_samples=5, bin_ms=bin_ms, output=output, pool=100, scale=0.5
+    )
     for epoch in (0, 1, 0):
         pairs.set_epoch(epoch)
-        frames, _, _ = pairs.batch(range(5))
+        inputs, _, _ = pairs.batch(range(5))
+        frames = inputs if isinstance(inputs, torch.Tensor) else inputs.to_dense()
         wanted = np.zeros((5, int(np.ceil(2000 / bin_ms)), 7))
         for i in range(5):
             times, units = pairs.sample(i)
-            np.add.at(wanted[i], ((times / 1000 // bin_ms).astype(int), units // 100), 1)
-        assert isinstance(frames, torch.Tensor) and np.array_equal(frames.numpy(), wanted)
+            np.add.at(wanted[i], ((times / 1000 // bin_ms).astype(int), units // 100), 0.5)
+        assert np.array_equal(frames.numpy(), wanted)
