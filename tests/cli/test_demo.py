@@ -181,6 +181,7 @@ def test_a_demo_adds_names_its_lists_and_the_most_frequent_sum(
     assert run["speakers"] == {"2": {"accuracy": pytest.approx(run["test"]["accuracy"]), "samples": 64}}
     report = (tmp_path / "report.md").read_text()
     assert f"The most frequent sum alone scores {100 * metrics['majority']:.1f} %" in report
+    assert "10 neighbouring channels pooled, a spike counts 0.1. Seeds 0: of weights and dropout." in report
     assert FIGURES <= {path.name for path in tmp_path.iterdir()}
     assert "Test accuracy on sums of two digits of mine.h5" in capsys.readouterr().out
 
