@@ -30,11 +30,14 @@ def add_parsers(commands: Any) -> None:
     )
     demo.description = (
         "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many "
-        "parameters, on synthetic "
-        "spoken digits (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
+        "parameters, to name a spoken digit, or to add two, on synthetic "
+        "recordings (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
     )
     demo.add_argument(
-        "--task", choices=["digits", "adding"], default="digits", help="name the digit, or add two (default: digits)"
+        "--task",
+        choices=["digits", "adding"],
+        default="digits",
+        help="name the digit, or add two that follow each other (default: digits)",
     )
     demo.add_argument(
         "--train-file", metavar="F", help="SHD-format file of training samples, in place of synthetic ones"

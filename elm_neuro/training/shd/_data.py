@@ -29,6 +29,7 @@ class Binning:
         bin_ms: width of a step in ms, the neurons' delta_t.
         duration_ms: length of a sample in ms; later spikes are left out.
         pool: this many neighbouring channels become one.
+        scale: what a spike counts.
         binary: whether several spikes of one channel and step count as one.
         output: "events" or "frames".
     """
@@ -36,6 +37,7 @@ class Binning:
     bin_ms: float = 10.0
     duration_ms: float = 1000.0
     pool: int = 1
+    scale: float = 1.0
     binary: bool = False
     output: Literal["events", "frames"] = "events"
 
