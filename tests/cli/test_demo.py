@@ -154,7 +154,7 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
     assert "settings must be those of the run that is resumed" in capsys.readouterr().err
 
 
-def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(
+def test_a_demo_adds_names_its_lists_and_the_most_frequent_sum(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -162,8 +162,6 @@ def test_a_demo_of_adding_names_its_lists_and_the_most_frequent_sum(
             [
                 "demo",
                 "--smoke",
-                "--task",
-                "adding",
                 "--train-file",
                 str(train_file),
                 "--held-out-speakers",
@@ -206,7 +204,7 @@ def test_data_dir_finds_shd_where_tonic_puts_it(
     for name in ("shd_train.h5", "shd_test.h5"):
         (tmp_path / "SHD" / name).write_bytes(train_file.read_bytes())
     assert main(arguments) == 130
-    assert names == ["shd_train.h5 and shd_test.h5"]
+    assert names == ["sums of two digits of shd_train.h5 and shd_test.h5"]
 
 
 @pytest.mark.usefixtures("nothing_drawn")
