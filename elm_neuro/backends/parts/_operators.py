@@ -7,7 +7,6 @@ when one runs. ``torch.library.custom_op`` does the same, but takes 2 ms of ever
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,20 +32,13 @@ def declare(name: str, schema: str, implementation: Callable[[], Implementation]
     def empty(*arguments: Any) -> Any:
         return implementation().empty(*arguments)
 
-    @cache
-    def differentiable() -> Callable[..., Any]:
-        from torch._library.autograd import Info, make_autograd_impl
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        implementation().save(ctx, inputs, output)
 
-        _, _, save, differentiate = implementation()
-        made: Callable[..., Any] = make_autograd_impl(
-            getattr(torch.ops.elm_neuro, name).default, Info(differentiate, save)
-        )
-        return made
-
-    def run_differentiable(keyset: torch._C.DispatchKeySet, *arguments: Any) -> Any:
-        return differentiable()(keyset, *arguments)
+    def differentiate(ctx: Any, *grads: Any) -> Any:
+        return implementation().differentiate(ctx, *grads)
 
     LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     LIBRARY.impl(name, empty, "Meta")
-    LIBRARY.impl(name, run_differentiable, "Autograd", with_keyset=True)
+    torch.library.register_autograd(f"elm_neuro::{name}", differentiate, setup_context=save, lib=LIBRARY)
