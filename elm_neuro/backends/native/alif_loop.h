@@ -1,6 +1,7 @@
 // A chunk of a LIF layer as its steps, one after the other, and its gradient: backpropagation through them.
 #pragma once
 #include "alif_layer.h"
+#include "surrogates.h"
 
 namespace ELM_ISA {
 
@@ -53,7 +54,7 @@ static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const Ali
 
 // One vector of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
 // than what they would have kept. `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
-// `current` goes in as what arrives, holds the membranes before their reset, and comes out as the gradient.
+// `current` goes in as what arrives, may hold the membranes before their reset, and comes out as the gradient.
 template <class R>
 ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
                                    const AlifSums<R> &sum, const R *start, const R *grad_spikes, const R *extra,
@@ -65,36 +66,40 @@ ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, cons
     const i64 left = s.n - c;
     const Slope<R> slope(a.surrogate, a.setting);
     R *dv_row = carry, *da_row = carry + np;
-    R distances[ELM_ALIF_CHUNK * W], adaptation[ELM_ALIF_CHUNK * W], before[ELM_ALIF_CHUNK * W], resting[ELM_ALIF_CHUNK * W];
+    struct Step {
+        Vector<R> adaptation, before, rest;
+    } steps[ELM_ALIF_CHUNK];
+    R distances[ELM_ALIF_CHUNK * W], slopes[ELM_ALIF_CHUNK * W];
+    const R latency = R(a.latency);
     AlifLane<R> lane = {load(start + c), load(start + np + c), load(start + 2 * np + c)};
     for (i64 t = 0; t < count; t++) {
-        Vector<R> distance;
-        store(adaptation + t * W, lane.a);
-        store(before + t * W, lane.v);
-        store(resting + t * W, lane.rest);
+        Step &of = steps[t];
+        of.before = lane.v, of.adaptation = lane.a, of.rest = lane.rest;
         R *at = current + t * np + c;
-        store(at, lane.run(load(at), beta, p, b, R(a.latency), adaptive, distance));
+        Vector<R> distance;
+        const Vector<R> membrane = lane.run(load(at), beta, p, b, latency, adaptive, distance);
+        if (through_reset) store(at, membrane);
         store(distances + t * W, distance);
     }
+    slope(distances, slopes, count);
     Vector<R> dv = load(dv_row + c), da = load(da_row + c);
     Vector<R> d_bias = load(sum.bias + c), d_beta = load(sum.beta + c), d_p = load(sum.p + c), d_b = load(sum.b + c);
     for (i64 t = count - 1; t >= 0; t--) {
-        const Vector<R> distance = load(distances + t * W), m = load(current + t * np + c);
+        const Step &of = steps[t];
         Vector<R> ds = grad_spikes && left > 0 ? load_upto(grad_spikes + t * a.grad_time + c, left) : zero;
         if (extra) ds += load(extra + t * np + c);
         if (adaptive) ds += da;
-        if (through_reset) ds -= m * dv;
-        const Vector<R> dx = ds * slope(distance);
-        const Vector<R> dm = dx + (distance > zero ? zero : dv);
+        if (through_reset) ds -= load(current + t * np + c) * dv;
+        const Vector<R> dx = ds * load(slopes + t * W);
+        const Vector<R> dm = dx + (load(distances + t * W) > zero ? zero : dv);
         if (adaptive) {
-            const Vector<R> earlier = load(adaptation + t * W);
-            d_b -= dx * earlier;
-            d_p += da * earlier;
+            d_b -= dx * of.adaptation;
+            d_p += da * of.adaptation;
             da = p * da - b * dx;
         }
-        const Vector<R> arrives = load(resting + t * W) > zero ? zero : dm;
+        const Vector<R> arrives = of.rest > zero ? zero : dm;
         d_bias += arrives;
-        d_beta += dm * load(before + t * W);
+        d_beta += dm * of.before;
         store(current + t * np + c, arrives);
         dv = beta * dm;
     }

@@ -149,6 +149,49 @@ template <class R, class Each> ELM_INLINE void each_entry(const R *row, i64 n, E
     }
 }
 
+// The same of up to 64 entries of an unpadded row of which `left` remain.
+template <class R> ELM_INLINE uint64_t occupied_word(const R *p, i64 left) {
+    constexpr int W = Lanes<R>::W, GROUP = 64 / Lanes<R>::W;
+    uint64_t bits = 0;
+    if (left >= 64) {
+#pragma GCC unroll 64
+        for (int k = 0; k < GROUP; k++) bits |= (uint64_t)occupied(p + k * W) << (k * W);
+    } else {
+        for (i64 k = 0; k < left; k += W) {
+            R lanes[W];
+            store(lanes, load_upto(p + k, left - k));
+            bits |= (uint64_t)occupied(lanes) << k;
+        }
+    }
+    return bits;
+}
+
+// Lists the bits of a word, counted from `first`, in their order, and returns how many there are. Up to BEYOND further
+// entries of the list are overwritten: without a branch for each bit, of which every other would be guessed wrong.
+#if defined(__AVX512F__)
+constexpr i64 BEYOND = 16;
+ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
+    if (!bits) return 0;
+    __m512i index = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                                                  12, 13, 14, 15));
+    i64 count = 0;
+    for (int k = 0; k < 64; k += 16) {
+        const __mmask16 mask = (__mmask16)(bits >> k);
+        _mm512_storeu_si512(to + count, _mm512_maskz_compress_epi32(mask, index));
+        count += __builtin_popcount(mask);
+        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+    }
+    return count;
+}
+#else
+constexpr i64 BEYOND = 0;
+ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
+    i64 count = 0;
+    for (; bits; bits &= bits - 1) to[count++] = first + __builtin_ctzll(bits);
+    return count;
+}
+#endif
+
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {
     for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
@@ -214,6 +257,25 @@ ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     p = p * r + 4.9999994e-1f;
     p = p * (r * r) + r + 1.0f;
     k = (k - 0x4B400000 + 127) << 23;
+    Vector<float> scale;
+    __builtin_memcpy(&scale, &k, sizeof scale);
+    return p * scale;
+}
+// exp(-z^2); in float32 as 2^q, whose exponent needs no second part of ln 2: where that is missed the bell is nearly 0.
+ELM_INLINE Vector<double> bell_of(Vector<double> z) { return exp_of(-(z * z)); }
+ELM_INLINE Vector<float> bell_of(Vector<float> z) {
+    typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
+    const Vector<float> most = all<float>(126.0f), squared = z * (z * 1.44269504f), q = squared > most ? most : squared;
+    const Vector<float> shifted = 12582912.0f - q;  // 1.5 * 2^23: the integer part of -q lands in the low bits
+    const Vector<float> r = (12582912.0f - shifted) - q;
+    Vector<float> p = r * 1.32647272e-3f + 9.67151264e-3f;
+    p = p * r + 5.55073374e-2f;
+    p = p * r + 2.40222421e-1f;
+    p = p * r + 6.93146978e-1f;
+    p = p * r + 1.0f;
+    Integers k;
+    __builtin_memcpy(&k, &shifted, sizeof k);
+    k = (k << 23) + (127 << 23);
     Vector<float> scale;
     __builtin_memcpy(&scale, &k, sizeof scale);
     return p * scale;

@@ -30,30 +30,50 @@ template <class R> struct Slope {
     }
 
     ELM_INLINE_MEMBER Vector<R> operator()(Vector<R> x) const {
-        const Vector<R> one = all<R>(R(1)), zero = {}, distance = x < zero ? -x : x;
         switch (surrogate) {
-            case ELM_ATAN: {  // alpha / 2 / (1 + (pi / 2 alpha x)^2)
-                const Vector<R> scaled = x * scale;
-                return factor / (scaled * scaled + one);
-            }
-            case ELM_FAST_SIGMOID: {  // 1 / (1 + k |x|)^2
-                const Vector<R> denominator = distance * scale + one;
-                return one / (denominator * denominator);
-            }
-            case ELM_BOXCAR: return distance < scale ? factor : zero;  // height within width / 2
-            case ELM_MULTI_GAUSSIAN: {  // gamma [(1 + h) N(0, sigma) - h N(sigma, s sigma) - h N(-sigma, s sigma)]
-                const Vector<R> sides = bell((x - mean) * side_scale) + bell((x + mean) * side_scale);
-                return bell(x * scale) * factor - sides * side_factor;
-            }
-            default: {  // k sigmoid(k x) (1 - sigmoid(k x))
-                const Vector<R> s = sigmoid_of(x * scale);
-                return s * (one - s) * factor;
-            }
+            case ELM_ATAN: return of<ELM_ATAN>(x);
+            case ELM_FAST_SIGMOID: return of<ELM_FAST_SIGMOID>(x);
+            case ELM_BOXCAR: return of<ELM_BOXCAR>(x);
+            case ELM_MULTI_GAUSSIAN: return of<ELM_MULTI_GAUSSIAN>(x);
+            default: return of<ELM_SIGMOID>(x);
+        }
+    }
+
+    // The slopes at `count` vectors of distances: a pass of its own, in which none waits for another.
+    ELM_INLINE_MEMBER void operator()(const R *x, R *slopes, i64 count) const {
+        switch (surrogate) {
+            case ELM_ATAN: return slopes_of<ELM_ATAN>(x, slopes, count);
+            case ELM_FAST_SIGMOID: return slopes_of<ELM_FAST_SIGMOID>(x, slopes, count);
+            case ELM_BOXCAR: return slopes_of<ELM_BOXCAR>(x, slopes, count);
+            case ELM_MULTI_GAUSSIAN: return slopes_of<ELM_MULTI_GAUSSIAN>(x, slopes, count);
+            default: return slopes_of<ELM_SIGMOID>(x, slopes, count);
         }
     }
 
 private:
-    static ELM_INLINE_MEMBER Vector<R> bell(Vector<R> z) { return exp_of(-(z * z)); }
+    template <int KIND> ELM_INLINE_MEMBER void slopes_of(const R *x, R *slopes, i64 count) const {
+        for (i64 j = 0; j < count * Lanes<R>::W; j += Lanes<R>::W) store(slopes + j, of<KIND>(load(x + j)));
+    }
+
+    template <int KIND> ELM_INLINE_MEMBER Vector<R> of(Vector<R> x) const {
+        const Vector<R> one = all<R>(R(1)), zero = {}, distance = x < zero ? -x : x;
+        if constexpr (KIND == ELM_ATAN) {  // alpha / 2 / (1 + (pi / 2 alpha x)^2)
+            const Vector<R> scaled = x * scale;
+            return factor / (scaled * scaled + one);
+        } else if constexpr (KIND == ELM_FAST_SIGMOID) {  // 1 / (1 + k |x|)^2
+            const Vector<R> denominator = distance * scale + one;
+            return one / (denominator * denominator);
+        } else if constexpr (KIND == ELM_BOXCAR) {  // height within width / 2
+            return distance < scale ? factor : zero;
+        } else if constexpr (KIND == ELM_MULTI_GAUSSIAN) {
+            // gamma [(1 + h) N(0, sigma) - h N(sigma, s sigma) - h N(-sigma, s sigma)]
+            const Vector<R> sides = bell_of((x - mean) * side_scale) + bell_of((x + mean) * side_scale);
+            return bell_of(x * scale) * factor - sides * side_factor;
+        } else {  // k sigmoid(k x) (1 - sigmoid(k x))
+            const Vector<R> s = sigmoid_of(x * scale);
+            return s * (one - s) * factor;
+        }
+    }
 };
 
 // The same for one vector.
