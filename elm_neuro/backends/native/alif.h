@@ -89,17 +89,19 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         for (i64 k = 0; k < s.history; k++)
             copy_row(extra + (length + k) * np, (const R *)a.grad_s_last + (sample * s.history + k) * s.n, s.n);
     const R *grad = a.grad_spikes ? (const R *)a.grad_spikes + sample * a.grad_batch : nullptr;
+    const Slope<R> slope(a.surrogate, a.setting);
     for (i64 start = (length - 1) / s.chunk * s.chunk; start >= 0 && length; start -= s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         const R *state = s.start(a, sample, start / s.chunk), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
         const R *further = extra ? extra + (start + s.history) * np : nullptr;
+        if (start) prefetch(s.start(a, sample, start / s.chunk - 1), s.rows * np * sizeof(R));
         const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
         alif_arriving(chunk);
         for (i64 c = 0; c < s.n; c += W)
             if (a.blocks)
-                alif_blocks_backward(a, s, w, sum, state, of_chunk, further, start, count, length, c, carry, d_current);
+                alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry, d_current);
             else
-                alif_loop_backward(a, s, w, sum, state, of_chunk, further, count, c, carry, d_current);
+                alif_loop_backward(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
         alif_arrived(chunk, sum);
         for (i64 t = 0; fed_back && t < count; t++) {  // no spike of a chunk has arrived in it: later rows of `extra`
             R *row = extra + (start + t) * np;

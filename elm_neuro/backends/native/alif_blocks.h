@@ -82,7 +82,7 @@ template <class R> static void alif_blocks_end(const AlifShape<R> &s, R *state) 
 // its course without the block's spike, and the two sums over the block's later steps.
 template <class R>
 ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                     const AlifSums<R> &sum, const R *rows, const R *grad_spikes, const R *extra,
+                                     const AlifSums<R> &sum, const Slope<R> &slope, const R *rows, const R *grad_spikes, const R *extra,
                                      i64 start, i64 count, i64 length, i64 c, R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     struct Step {
@@ -92,7 +92,6 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
     const i64 np = s.np, left = s.n - c;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr;
-    const Slope<R> slope(a.surrogate, a.setting);
     AlifBlockLane<R> lane(rows, np, c);
     for (i64 t = 0; t < count; t++) {
         Step &of = steps[t];

@@ -57,14 +57,13 @@ static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const Ali
 // `current` goes in as what arrives, may hold the membranes before their reset, and comes out as the gradient.
 template <class R>
 ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                   const AlifSums<R> &sum, const R *start, const R *grad_spikes, const R *extra,
+                                   const AlifSums<R> &sum, const Slope<R> &slope, const R *start, const R *grad_spikes, const R *extra,
                                    i64 count, i64 c, R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     const i64 np = s.np;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr, through_reset = !a.detach_reset;
     const i64 left = s.n - c;
-    const Slope<R> slope(a.surrogate, a.setting);
     R *dv_row = carry, *da_row = carry + np;
     struct Step {
         Vector<R> adaptation, before, rest;

@@ -171,7 +171,6 @@ template <class R> ELM_INLINE uint64_t occupied_word(const R *p, i64 left) {
 #if defined(__AVX512F__)
 constexpr i64 BEYOND = 16;
 ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
-    if (!bits) return 0;
     __m512i index = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
                                                                                   12, 13, 14, 15));
     i64 count = 0;
@@ -261,13 +260,12 @@ ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     __builtin_memcpy(&scale, &k, sizeof scale);
     return p * scale;
 }
-// exp(-z^2); in float32 as 2^q, whose exponent needs no second part of ln 2: where that is missed the bell is nearly 0.
-ELM_INLINE Vector<double> bell_of(Vector<double> z) { return exp_of(-(z * z)); }
-ELM_INLINE Vector<float> bell_of(Vector<float> z) {
+// 2^-q of q >= 0, in less than exp: what is subtracted is whole.
+ELM_INLINE Vector<float> halved(Vector<float> q) {
     typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
-    const Vector<float> most = all<float>(126.0f), squared = z * (z * 1.44269504f), q = squared > most ? most : squared;
-    const Vector<float> shifted = 12582912.0f - q;  // 1.5 * 2^23: the integer part of -q lands in the low bits
-    const Vector<float> r = (12582912.0f - shifted) - q;
+    const Vector<float> most = all<float>(126.0f);
+    q = q > most ? most : q;  // NaN stays NaN
+    const Vector<float> shifted = 12582912.0f - q, r = (12582912.0f - shifted) - q;
     Vector<float> p = r * 1.32647272e-3f + 9.67151264e-3f;
     p = p * r + 5.55073374e-2f;
     p = p * r + 2.40222421e-1f;
