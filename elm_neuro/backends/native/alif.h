@@ -94,8 +94,8 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         const R *state = s.start(a, sample, start / s.chunk), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
         const R *further = extra ? extra + (start + s.history) * np : nullptr;
-        if (start) prefetch(s.start(a, sample, start / s.chunk - 1), s.rows * np * sizeof(R));
         const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
+        if (start) alif_prefetch(AlifChunk<R>{a, s, w, own, sample, start - s.chunk, s.chunk, nullptr});
         alif_arriving(chunk);
         for (i64 c = 0; c < s.n; c += W)
             if (a.blocks)

@@ -94,6 +94,17 @@ template <class R, class I> struct AlifArrived : AlifChunk<R> {
     }
 };
 
+// What a chunk reads, on its way back: the processor foresees rows that follow one another, not chunks.
+template <class R> ELM_INLINE void alif_prefetch(const AlifChunk<R> &chunk) {
+    const ElmAlif &a = chunk.a;
+    const AlifShape<R> &s = chunk.s;
+    prefetch(s.start(a, chunk.sample, chunk.start / s.chunk), s.rows * s.np * sizeof(R));
+    if (a.w_rec) prefetch(chunk.own.rows + chunk.start * s.words, chunk.count * s.words * sizeof(uint64_t));
+    if (!a.begin) return;
+    const i64 size = a.wide ? sizeof(int64_t) : sizeof(int32_t), row = chunk.row(), first = a.begin[row];
+    prefetch((const char *)a.channel + first * size, (a.end[row + chunk.count - 1] - first) * size);
+}
+
 template <class R> ELM_INLINE void alif_arriving(const AlifChunk<R> &chunk) {
     constexpr int W = Lanes<R>::W;
     const AlifShape<R> &s = chunk.s;

@@ -8,7 +8,7 @@ namespace ELM_ISA {
 // not count 1.
 template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
     const i64 base = share->index * a->room, limit = base + a->room;
-    i64 at = base;
+    i64 at = base, valued = base;  // events that have a value: none before the first that is not 1
     R *value = (R *)a->value;
     bool counts_one = true;
     for (i64 b = share->first; b < share->last; b++) {
@@ -29,14 +29,16 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                 for (i64 c = 0; c < a->num_input; c += 64)
                     at += list_bits(occupied_word(x + c, a->num_input - c), (int32_t)c, a->channel + at);
             }
-            for (i64 e = first; e < at; e++) {
-                value[e] = x[a->channel[e]];
-                counts_one &= value[e] == R(1);
-            }
             a->end[b * a->num_steps + t] = at;
+            for (i64 e = first; e < at && counts_one; e++) counts_one = x[a->channel[e]] == R(1);
+            if (counts_one) continue;
+            for (; valued < first; valued++) value[valued] = R(1);
+            for (; valued < at; valued++) value[valued] = x[a->channel[valued]];
         }
     }
     if (!counts_one) share->status = 2;
+    if (a->num_part == 1) return;
+    for (; valued < at; valued++) value[valued] = R(1);  // another part may have values
 }
 
 }  // namespace ELM_ISA

@@ -111,6 +111,30 @@ template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
         store(p, x);
 }
 
+// Lanes for which something holds, in as little room as the registers have for it.
+#if defined(__AVX512F__)
+template <class R> struct MaskOf;
+template <> struct MaskOf<float> {
+    typedef __mmask16 type;
+};
+template <> struct MaskOf<double> {
+    typedef __mmask8 type;
+};
+template <class R> using Mask = typename MaskOf<R>::type;
+ELM_INLINE Mask<float> above(Vector<float> x, Vector<float> y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
+ELM_INLINE Mask<double> above(Vector<double> x, Vector<double> y) { return _mm512_cmp_pd_mask(x, y, _CMP_GT_OQ); }
+ELM_INLINE Vector<float> where(Mask<float> mask, Vector<float> yes, Vector<float> no) {
+    return (Vector<float>)_mm512_mask_mov_ps(no, mask, yes);
+}
+ELM_INLINE Vector<double> where(Mask<double> mask, Vector<double> yes, Vector<double> no) {
+    return (Vector<double>)_mm512_mask_mov_pd(no, mask, yes);
+}
+#else
+template <class R> using Mask = decltype(Vector<R>{} > Vector<R>{});
+template <class V> ELM_INLINE auto above(V x, V y) { return x > y; }
+template <class M, class V> ELM_INLINE V where(M mask, V yes, V no) { return mask ? yes : no; }
+#endif
+
 // The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
 #if defined(__AVX512F__)
 ELM_INLINE unsigned occupied(const float *p) {
@@ -260,23 +284,20 @@ ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     __builtin_memcpy(&scale, &k, sizeof scale);
     return p * scale;
 }
-// 2^-q of q >= 0, in less than exp: what is subtracted is whole.
+// 2^-q of 0 <= q <= 125, in less than exp: what is subtracted is whole, and goes into the exponent as it is.
 ELM_INLINE Vector<float> halved(Vector<float> q) {
     typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
-    const Vector<float> most = all<float>(126.0f);
-    q = q > most ? most : q;  // NaN stays NaN
     const Vector<float> shifted = 12582912.0f - q, r = (12582912.0f - shifted) - q;
     Vector<float> p = r * 1.32647272e-3f + 9.67151264e-3f;
     p = p * r + 5.55073374e-2f;
     p = p * r + 2.40222421e-1f;
     p = p * r + 6.93146978e-1f;
     p = p * r + 1.0f;
-    Integers k;
-    __builtin_memcpy(&k, &shifted, sizeof k);
-    k = (k << 23) + (127 << 23);
-    Vector<float> scale;
-    __builtin_memcpy(&scale, &k, sizeof scale);
-    return p * scale;
+    Integers bits, k;
+    __builtin_memcpy(&bits, &p, sizeof bits), __builtin_memcpy(&k, &shifted, sizeof k);
+    bits += k << 23;  // NaN stays NaN
+    __builtin_memcpy(&p, &bits, sizeof p);
+    return p;
 }
 ELM_INLINE Vector<float> sigmoid_of(Vector<float> x) { return 1.0f / (1.0f + exp_of(-x)); }
 

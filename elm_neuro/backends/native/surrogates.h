@@ -8,7 +8,7 @@ namespace ELM_ISA {
 // once, in their order in `setting`, since a division in a loop over neurons costs as much as an exponential.
 template <class R> struct Slope {
     i64 surrogate;
-    Vector<R> scale, factor, side_scale, side_factor, mean, most, terms[3];
+    Vector<R> scale, factor, side_scale, side_factor, mean, most, terms[2];
 
     ELM_INLINE_MEMBER Slope(i64 kind, const double *setting) : surrogate(kind) {
         double of_scale = setting[0], of_factor = setting[0], of_side_scale = 0, of_side_factor = 0, of_mean = 0, ratio = 0;
@@ -21,7 +21,7 @@ template <class R> struct Slope {
                 of_mean = setting[0];
                 of_scale = 0.7071067811865476 / of_mean, of_factor = (1.0 + h) * peak / of_mean;
                 of_side_scale = 0.7071067811865476 / wide, of_side_factor = h * peak / wide;
-                if (sizeof(R) == sizeof(float) && setting[2] >= 3.0) {
+                if (sizeof(R) == sizeof(float) && setting[2] >= 5.0) {
                     surrogate = WIDE_SIDES;
                     of_scale *= of_scale * 1.4426950408889634, of_side_scale *= of_side_scale * 1.4426950408889634;
                     of_side_factor *= 2.0 * std::exp(-0.5 / (setting[2] * setting[2]));
@@ -33,9 +33,8 @@ template <class R> struct Slope {
         }
         scale = all<R>(R(of_scale)), factor = all<R>(R(of_factor)), mean = all<R>(R(of_mean));
         side_scale = all<R>(R(of_side_scale)), side_factor = all<R>(R(of_side_factor));
-        most = all<R>(R(126.0 / of_side_scale)), terms[0] = all<R>(R(ratio / 2.0 * of_side_factor));
+        most = all<R>(R(125.0 / of_side_scale)), terms[0] = all<R>(R(ratio / 2.0 * of_side_factor));
         terms[1] = all<R>(R(ratio * ratio / 24.0 * of_side_factor));
-        terms[2] = all<R>(R(ratio * ratio * ratio / 720.0 * of_side_factor));
     }
 
     ELM_INLINE_MEMBER Vector<R> operator()(Vector<R> x) const {
@@ -62,9 +61,9 @@ template <class R> struct Slope {
     }
 
 private:
-    // The multi-Gaussian in float32 whose sides are at least three times as wide as its middle: together they are
-    // exp(-(x^2 + mean^2) / (2 width^2)) 2 cosh(x mean / width^2), and where the exponential is not 0 four terms of the
-    // series of cosh leave out less than 3e-7.
+    // The multi-Gaussian in float32 whose sides are at least five times as wide as its middle: together they are
+    // exp(-(x^2 + mean^2) / (2 width^2)) 2 cosh(x mean / width^2), of which three terms of the series of cosh leave out
+    // less than 1e-6 of their height.
     static constexpr int WIDE_SIDES = ELM_SIGMOID + 1;
 
     template <int KIND> ELM_INLINE_MEMBER void slopes_of(const R *x, R *slopes, i64 count) const {
@@ -86,10 +85,9 @@ private:
             const Vector<R> sides = bell((x - mean) * side_scale) + bell((x + mean) * side_scale);
             return bell(x * scale) * factor - sides * side_factor;
         } else if constexpr (KIND == WIDE_SIDES && sizeof(R) == sizeof(float)) {
-            Vector<R> squared = x * x;
-            squared = squared > most ? most : squared;
-            const Vector<R> sides = ((terms[2] * squared + terms[1]) * squared + terms[0]) * squared + side_factor;
-            return halved(squared * scale) * factor - halved(squared * side_scale) * sides;
+            const Vector<R> all_of_it = all<R>(R(125)), far = x * x, squared = far > most ? most : far;
+            const Vector<R> sides = (terms[1] * squared + terms[0]) * squared + side_factor, q = squared * scale;
+            return halved(q > all_of_it ? all_of_it : q) * factor - halved(squared * side_scale) * sides;
         } else {  // k sigmoid(k x) (1 - sigmoid(k x))
             const Vector<R> s = sigmoid_of(x * scale);
             return s * (one - s) * factor;
