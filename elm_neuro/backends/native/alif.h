@@ -23,7 +23,7 @@ template <class R> ELM_INLINE const R *alif_fed_back(const ElmAlif &a, const Ali
 template <class R>
 static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample) {
     const i64 length = alif_length<R>(a, sample), np = s.np;
-    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifSpikes<R>::bytes(s) + s.num_words(a) * sizeof(uint64_t));
+    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
     if (!arena.base) return 1;
     const AlifSpikes<R> own(a, s, sample, arena);
     R *state = arena.take<R>(s.rows * np);
@@ -31,15 +31,15 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
     R *current = arena.take<R>(s.chunk * np);
     if (a.v_0) copy_row(v, (const R *)a.v_0 + sample * s.n, s.n);
     if (a.a_0) copy_row(ad, (const R *)a.a_0 + sample * s.n, s.n);
-    if (a.s_0)  // a spike `history - k` steps ago keeps its neuron at rest in the next k steps
-        for (i64 k = 0; k < s.history; k++)
-            for (i64 j = 0; j < s.n; j++) {
-                const R spike = ((const R *)a.s_0)[(sample * s.history + k) * s.n + j];
-                if (spike == R(1))
-                    rest[j] = R(k);
-                else if (spike != R(0))
-                    return 2;
+    for (i64 k = 0; a.s_0 && k < s.history; k++) {  // a spike `history - k` steps ago leaves k steps of rest
+        const R *spikes = alif_fed_back(a, s, sample, k);
+        for (i64 from = 0; from < s.n; from += 64)
+            for (uint64_t bits = occupied_word(spikes + from, s.n - from); bits; bits &= bits - 1) {
+                const i64 j = from + __builtin_ctzll(bits);
+                if (spikes[j] != R(1)) return 2;
+                rest[j] = R(k);
             }
+    }
     for (i64 t = 0; own.rows && t < s.history; t++) own.note(s, t, alif_fed_back(a, s, sample, t));
     R *spikes = (R *)a.spikes + sample * a.spikes_batch;
     for (i64 start = 0; start < length; start += s.chunk) {
@@ -74,7 +74,7 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     const i64 length = alif_length<R>(a, sample), np = s.np;
     const bool fed_back = a.w_rec && !a.detach_recurrent;
     const i64 kept = fed_back || a.grad_s_last ? length + s.history : 0;
-    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + s.chunk + kept) * np * sizeof(R) + AlifSpikes<R>::bytes(s));
+    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + s.chunk + kept) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
     if (!arena.base) return 1;
     const AlifSpikes<R> own(a, s, sample, arena);
     // gradients carried from a chunk to the one before it: of the membrane, of the adaptation, then what blocks add
@@ -97,11 +97,14 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
         if (start) alif_prefetch(AlifChunk<R>{a, s, w, own, sample, start - s.chunk, s.chunk, nullptr});
         alif_arriving(chunk);
-        for (i64 c = 0; c < s.n; c += W)
-            if (a.blocks)
-                alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry, d_current);
+        for (i64 c = 0; a.blocks && c < s.n; c += W)
+            alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry,
+                                 d_current);
+        for (i64 c = 0; !a.blocks && c < s.n; c += 2 * W)  // two vectors: a chain of dependent operations is long
+            if (c + W < s.n)
+                alif_loop_backward<2>(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
             else
-                alif_loop_backward(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
+                alif_loop_backward<1>(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
         alif_arrived(chunk, sum);
         for (i64 t = 0; fed_back && t < count; t++) {  // no spike of a chunk has arrived in it: later rows of `extra`
             R *row = extra + (start + t) * np;

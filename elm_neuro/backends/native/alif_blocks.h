@@ -82,8 +82,9 @@ template <class R> static void alif_blocks_end(const AlifShape<R> &s, R *state) 
 // its course without the block's spike, and the two sums over the block's later steps.
 template <class R>
 ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                     const AlifSums<R> &sum, const Slope<R> &slope, const R *rows, const R *grad_spikes, const R *extra,
-                                     i64 start, i64 count, i64 length, i64 c, R *carry, R *current) {
+                                     const AlifSums<R> &sum, const Slope<R> &slope, const R *rows,
+                                     const R *grad_spikes, const R *extra, i64 start, i64 count, i64 length, i64 c,
+                                     R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     struct Step {
         Vector<R> before, a, free, mask, crossed;

@@ -1,5 +1,5 @@
-// What arrives at a LIF layer in a chunk of steps, from outside and from its own neurons, and the gradients of the weights
-// that it comes through.
+// What arrives at a LIF layer in a chunk of steps, from outside and from its own neurons, and the gradients of the
+// weights that it comes through.
 #pragma once
 #include "alif_layer.h"
 
@@ -12,7 +12,10 @@ template <class R> struct AlifSpikes {
     i64 *begin;
 
     static i64 room(const AlifShape<R> &s) { return s.chunk * s.words * 64 + BEYOND; }
-    static size_t bytes(const AlifShape<R> &s) { return room(s) * sizeof(int32_t) + (s.chunk + 1) * sizeof(i64); }
+    static size_t bytes(const ElmAlif &a, const AlifShape<R> &s) {
+        const i64 words = a.saved ? 0 : s.num_words(a);
+        return room(s) * sizeof(int32_t) + (s.chunk + 1) * sizeof(i64) + words * sizeof(uint64_t);
+    }
 
     AlifSpikes(const ElmAlif &a, const AlifShape<R> &s, i64 sample, Arena &arena)
         : rows(nullptr), list(arena.room<int32_t>(room(s))), begin(arena.room<i64>(s.chunk + 1)) {
@@ -55,10 +58,10 @@ template <class R, class I> struct AlifArriving : AlifChunk<R> {
         const AlifShape<R> &s = this->s;
         Vector<R> bias[NV];
         load_block<R, NV>(bias, this->w.bias + c, NV * Lanes<R>::W);
-        const R *in = a.dense ? (const R *)a.dense + this->sample * a.dense_batch + this->start * a.dense_time + c : nullptr;
+        const i64 dense = this->sample * a.dense_batch + this->start * a.dense_time + c;  // where the first row lies
         for (i64 t = 0; t < this->count; t++) {
             Vector<R> sum[NV] = {};
-            if (in) load_block<R, NV>(sum, in + t * a.dense_time, s.n - c);
+            if (a.dense) load_block<R, NV>(sum, (const R *)a.dense + dense + t * a.dense_time, s.n - c);
             if (a.begin)
                 gather<R, I, NV>(sum, a.begin[this->row() + t], a.end[this->row() + t], (const I *)a.channel,
                                  (const R *)a.value, (const R *)a.table + c, s.np);

@@ -6,8 +6,8 @@ namespace ELM_ISA {
 
 // Sizes of a call, padded to whole vectors, and where things lie.
 template <class R> struct AlifShape {
-    i64 n, np, chunk, history, rows;  // history: steps of spikes that a state remembers, L + 1; rows: of a neuron's state
-    i64 words;                        // of 64 neurons
+    i64 n, np, chunk;
+    i64 history, rows, words;  // steps of spikes that a state remembers, L + 1; rows of a state; words of 64 neurons
     explicit AlifShape(const ElmAlif &a)
         : n(a.num_neuron),
           np(padded<R>(a.num_neuron)),

@@ -39,8 +39,7 @@ template <class R> struct AlifLane {
     }
 };
 
-// Every neuron forward through the steps `start` to `start + count`, a vector of them at a time. `state`: rows of membrane,
-// adaptation and rest.
+// Every neuron forward through the steps `start` to `start + count`. `state`: rows of membrane, adaptation and rest.
 template <class R>
 static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 start, i64 count,
                               const R *current, R *state, R *spikes) {
@@ -65,58 +64,83 @@ static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const Ali
     }
 }
 
-// One vector of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
-// than what they would have kept. `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
-// `current` goes in as what arrives, may hold the membranes before their reset, and comes out as the gradient.
-template <class R>
-ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                   const AlifSums<R> &sum, const Slope<R> &slope, const R *start, const R *grad_spikes, const R *extra,
-                                   i64 count, i64 c, R *carry, R *current) {
-    constexpr int W = Lanes<R>::W;
-    const i64 np = s.np;
-    const Vector<R> zero = {}, one = all<R>(R(1));
-    const AlifConstants<R> of(a, w, c);
-    const bool through_reset = !a.detach_reset;
-    const i64 left = s.n - c;
-    R *dv_row = carry, *da_row = carry + np;
-    R distances[ELM_ALIF_CHUNK * W], slopes[ELM_ALIF_CHUNK * W], adaptation[ELM_ALIF_CHUNK * W], before[ELM_ALIF_CHUNK * W];
-    Mask<R> resting[ELM_ALIF_CHUNK], fires[ELM_ALIF_CHUNK];
-    AlifLane<R> lane(start, np, c);
-    Vector<R> now = zero;
-    for (i64 t = 0; t < count; t++, now += one) {
-        Vector<R> distance;
-        store(adaptation + t * W, lane.a);
-        store(before + t * W, lane.v);
-        resting[t] = above(lane.until, now);
-        R *at = current + t * np + c;
-        const Vector<R> membrane = lane.run(of, now, load(at), resting[t], distance, fires[t]);
-        if (through_reset) store(at, membrane);
-        store(distances + t * W, distance);
+// A vector of neurons on its way back: `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
+// the sums are those of the layer's constants.
+template <class R> struct AlifBack {
+    Vector<R> dv, da, bias, beta, p, b;
+    ELM_INLINE_MEMBER AlifBack(const AlifSums<R> &sum, const R *carry, i64 np, i64 c)
+        : dv(load(carry + c)),
+          da(load(carry + np + c)),
+          bias(load(sum.bias + c)),
+          beta(load(sum.beta + c)),
+          p(load(sum.p + c)),
+          b(load(sum.b + c)) {}
+    ELM_INLINE_MEMBER void keep(const AlifSums<R> &sum, R *carry, i64 np, i64 c) const {
+        store(carry + c, dv), store(carry + np + c, da);
+        store(sum.bias + c, bias), store(sum.beta + c, beta), store(sum.p + c, p), store(sum.b + c, b);
     }
-    slope(distances, slopes, count);
-    Vector<R> dv = load(dv_row + c), da = load(da_row + c);
-    Vector<R> d_bias = load(sum.bias + c), d_beta = load(sum.beta + c), d_p = load(sum.p + c), d_b = load(sum.b + c);
-    for (i64 t = count - 1; t >= 0; t--) {
-        Vector<R> ds = grad_spikes && left > 0 ? load_upto(grad_spikes + t * a.grad_time + c, left) : zero;
-        if (extra) ds += load(extra + t * np + c);
-        if (of.adaptive) ds += da;
-        if (through_reset) ds -= load(current + t * np + c) * dv;
-        const Vector<R> dx = ds * load(slopes + t * W);
-        const Vector<R> dm = dx + where(fires[t], zero, dv);
-        if (of.adaptive) {
-            const Vector<R> earlier = load(adaptation + t * W);
-            d_b -= dx * earlier;
-            d_p += da * earlier;
-            da = of.p * da - of.b * dx;
+    // A step, from the gradient of its spike, which `slope` makes that of the membrane; returns that of what arrives.
+    ELM_INLINE_MEMBER Vector<R> run(const AlifConstants<R> &w, Vector<R> ds, Vector<R> slope, Vector<R> before,
+                                    Vector<R> adaptation, Mask<R> resting, Mask<R> fires) {
+        const Vector<R> zero = {}, dx = (w.adaptive ? ds + da : ds) * slope, dm = dx + where(fires, zero, dv);
+        if (w.adaptive) {
+            b -= dx * adaptation;
+            p += da * adaptation;
+            da = w.p * da - w.b * dx;
         }
-        const Vector<R> arrives = where(resting[t], zero, dm);
-        d_bias += arrives;
-        d_beta += dm * load(before + t * W);
-        store(current + t * np + c, arrives);
-        dv = of.beta * dm;
+        const Vector<R> arrives = where(resting, zero, dm);
+        bias += arrives;
+        beta += dm * before;
+        dv = w.beta * dm;
+        return arrives;
     }
-    store(dv_row + c, dv), store(da_row + c, da);
-    store(sum.bias + c, d_bias), store(sum.beta + c, d_beta), store(sum.p + c, d_p), store(sum.b + c, d_b);
+};
+
+// NV vectors of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
+// than what they would have kept. `current` goes in as what arrives, may hold the membranes before their reset, and
+// comes out as the gradient.
+template <int NV, class R>
+ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
+                                   const AlifSums<R> &sum, const Slope<R> &slope, const R *start,
+                                   const R *grad_spikes, const R *extra, i64 count, i64 c, R *carry, R *current) {
+    constexpr int W = Lanes<R>::W;
+    const i64 np = s.np, d = c + (NV - 1) * W;  // of the last vector
+    const Vector<R> zero = {}, one = all<R>(R(1));
+    const bool through_reset = !a.detach_reset;
+    const AlifConstants<R> of[2] = {{a, w, c}, {a, w, d}};
+    AlifLane<R> lane[2] = {{start, np, c}, {start, np, d}};
+    R distances[ELM_ALIF_CHUNK * NV * W], slopes[ELM_ALIF_CHUNK * NV * W];
+    struct {
+        Vector<R> before, adaptation;
+        Mask<R> resting, fires;
+    } steps[ELM_ALIF_CHUNK][NV];
+    Vector<R> now = zero;
+    for (i64 t = 0; t < count; t++, now += one)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v++) {
+            auto &step = steps[t][v];
+            Vector<R> distance;
+            R *at = current + t * np + c + v * W;
+            step.before = lane[v].v, step.adaptation = lane[v].a, step.resting = above(lane[v].until, now);
+            const Vector<R> membrane = lane[v].run(of[v], now, load(at), step.resting, distance, step.fires);
+            if (through_reset) store(at, membrane);
+            store(distances + (t * NV + v) * W, distance);
+        }
+    slope(distances, slopes, count * NV);
+    AlifBack<R> back[2] = {{sum, carry, np, c}, {sum, carry, np, d}};
+    for (i64 t = count - 1; t >= 0; t--)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v++) {
+            const auto &step = steps[t][v];
+            const i64 j = c + v * W;
+            R *at = current + t * np + j;
+            Vector<R> ds = grad_spikes && j < s.n ? load_upto(grad_spikes + t * a.grad_time + j, s.n - j) : zero;
+            if (extra) ds += load(extra + t * np + j);
+            if (through_reset) ds -= load(at) * back[v].dv;
+            const Vector<R> of_step = load(slopes + (t * NV + v) * W);
+            store(at, back[v].run(of[v], ds, of_step, step.before, step.adaptation, step.resting, step.fires));
+        }
+    for (int v = 0; v < NV; v++) back[v].keep(sum, carry, np, c + v * W);
 }
 
 }  // namespace ELM_ISA

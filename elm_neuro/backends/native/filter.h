@@ -134,8 +134,8 @@ static __attribute__((noinline)) void integrate_columns_backward(const Arrivals<
     store_block<R, NV>(s.state + c, f, NV * W);
 }
 
-// Runs `columns<NV>(c)` for all columns from `c` to `end`, in as few blocks of NV vectors as the registers allow, of nearly
-// equal width.
+// Runs `columns<NV>(c)` for all columns from `c` to `end`, in as few blocks of NV vectors as the registers allow, of
+// nearly equal width.
 template <class R, class Run> static void in_blocks(const Run &run, i64 c, i64 end) {
     constexpr int W = Lanes<R>::W;
     i64 vectors = (end - c + W - 1) / W;

@@ -4,8 +4,8 @@
 
 namespace ELM_ISA {
 
-// Part `index` of the samples to part `index` of the events; status 1 where they do not fit, else 2 where one of them does
-// not count 1.
+// Part `index` of the samples to part `index` of the events; status 1 where they do not fit, else 2 where one of them
+// does not count 1.
 template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
     const i64 base = share->index * a->room, limit = base + a->room;
     i64 at = base, valued = base;  // events that have a value: none before the first that is not 1

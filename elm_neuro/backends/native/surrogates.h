@@ -4,14 +4,16 @@
 
 namespace ELM_ISA {
 
-// The slope at a distance x from the threshold. What it is computed from stands in registers: made of the class's fields
-// once, in their order in `setting`, since a division in a loop over neurons costs as much as an exponential.
+// The slope at a distance x from the threshold. What it is computed from stands in registers: made of the class's
+// fields once, in their order in `setting`, since a division in a loop costs as much as an exponential.
 template <class R> struct Slope {
     i64 surrogate;
-    Vector<R> scale, factor, side_scale, side_factor, mean, most, terms[2];
+    Vector<R> scale, factor, side_scale, side_factor, mean;
+    Vector<R> most, terms[2];  // of WIDE_SIDES: the largest square, from which on the sides are 0; terms of the series
 
     ELM_INLINE_MEMBER Slope(i64 kind, const double *setting) : surrogate(kind) {
-        double of_scale = setting[0], of_factor = setting[0], of_side_scale = 0, of_side_factor = 0, of_mean = 0, ratio = 0;
+        double of_scale = setting[0], of_factor = setting[0], of_side_scale = 0, of_side_factor = 0, of_mean = 0;
+        double ratio = 0;
         switch (kind) {
             case ELM_ATAN: of_scale *= 1.5707963267948966, of_factor *= 0.5; break;
             case ELM_FAST_SIGMOID: break;
@@ -21,7 +23,7 @@ template <class R> struct Slope {
                 of_mean = setting[0];
                 of_scale = 0.7071067811865476 / of_mean, of_factor = (1.0 + h) * peak / of_mean;
                 of_side_scale = 0.7071067811865476 / wide, of_side_factor = h * peak / wide;
-                if (sizeof(R) == sizeof(float) && setting[2] >= 5.0) {
+                if (sizeof(R) == sizeof(float) && setting[2] >= 5.0 && of_mean >= 1e-6 && wide <= 1e6) {
                     surrogate = WIDE_SIDES;
                     of_scale *= of_scale * 1.4426950408889634, of_side_scale *= of_side_scale * 1.4426950408889634;
                     of_side_factor *= 2.0 * std::exp(-0.5 / (setting[2] * setting[2]));
@@ -85,9 +87,9 @@ private:
             const Vector<R> sides = bell((x - mean) * side_scale) + bell((x + mean) * side_scale);
             return bell(x * scale) * factor - sides * side_factor;
         } else if constexpr (KIND == WIDE_SIDES && sizeof(R) == sizeof(float)) {
-            const Vector<R> all_of_it = all<R>(R(125)), far = x * x, squared = far > most ? most : far;
+            const Vector<R> limit = all<R>(R(125)), far = x * x, squared = far > most ? most : far;
             const Vector<R> sides = (terms[1] * squared + terms[0]) * squared + side_factor, q = squared * scale;
-            return halved(q > all_of_it ? all_of_it : q) * factor - halved(squared * side_scale) * sides;
+            return halved(q > limit ? limit : q) * factor - halved(squared * side_scale) * sides;
         } else {  // k sigmoid(k x) (1 - sigmoid(k x))
             const Vector<R> s = sigmoid_of(x * scale);
             return s * (one - s) * factor;
