@@ -49,7 +49,7 @@ help:  ## show this list
 	@echo "             ARGS='...'                       further arguments of elm-neuro demo, pytest or the benchmark"
 	@echo "             JOBS=2                           test processes      UPSTREAM=path   checkout of the authors' code (bench)"
 
-demo: $(DEMO_READY)  ## train a spiking network with an ELM layer on spoken digits and write a report (minutes)
+demo: $(DEMO_READY)  ## train a spiking network with an ELM layer to add spoken digits and write a report (minutes)
 	$(BIN)/elm-neuro demo $(ARGS)
 
 test: lint  ## linters, types and the tests (under 10 minutes)

@@ -302,13 +302,15 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
 
     def multi_step_forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Tensor:
         """A sequence on the states inside."""
-        memories, states = tuple(self._memories.values()), None  # of fresh ones the core knows that they are zeros
-        if all(not isinstance(part, Tensor) and part == 0.0 for part in memories):
+        memories, states = tuple(self._memories.values()), None
+        for part in memories:
+            if isinstance(part, Tensor) or part != 0.0:
+                states = self.materialize_states((x,), memories, "m")
+                break
+        else:  # of fresh ones the core knows that they are zeros
             self._batch_of(x, "m")
-        else:
-            states = self.materialize_states((x,), memories, "m")
-        y, v, after = self._sequence(x, states, lengths, with_v=self.store_v_seq)
-        if self.store_v_seq:
+        y, v, after = self._sequence(x, states, lengths, with_v=self._store_v_seq)
+        if self._store_v_seq:
             self.v_seq = v
         self._memories.update(zip(self._memories, after, strict=True))
         return y

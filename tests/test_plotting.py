@@ -248,6 +248,15 @@ def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:
     assert {tuple(point) for point in points.get_offsets().tolist()} == expected
 
 
+def test_a_mark_of_a_raster_is_as_dark_as_its_spikes_are_many() -> None:
+    counts = np.array([[4.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
+    figure = plotting.rasters([counts, 0 * counts], [counts > 0] * 2, delta_t=10.0, titles=["one", "none"])
+    (points,) = figure.axes[0].collections
+    shades = dict(zip(map(tuple, points.get_offsets().tolist()), points.get_facecolors()[:, 3].tolist(), strict=True))
+    assert shades == {(5.0, 0.0): 1.0, (5.0, 1.0): 0.25, (15.0, 1.0): 0.5}
+    assert not len(figure.axes[1].collections[0].get_offsets())
+
+
 def test_workings_show_the_neurons_own_records() -> None:
     neuron = ELM(16, 5, num_memory=12, delta_t=10.0)
     traces = neuron.traces(spikes()[None])

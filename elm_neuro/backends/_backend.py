@@ -5,7 +5,7 @@ asks them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from torch import Tensor
@@ -41,31 +41,50 @@ class Backend(ABC):
         return None
 
 
-B_co = TypeVar("B_co", bound=Backend, covariant=True)
+B = TypeVar("B", bound=Backend)
 
 
-class Operator(Generic[B_co]):
+class Operator(Generic[B]):
     """A computation and its backends.
 
     Args:
         name: of the operator, as :func:`elm_neuro.backends.offer` takes it.
         kind: the class that its backends derive from.
-        ordered: its backends; the first that is not missing and does not refuse the inputs is what "auto" is.
+        ordered: its backends by name, as functions that make them; the first that is not missing and does not refuse
+            the inputs is what "auto" is. One is made when it is first asked for: the passes are most of the package,
+            ``import elm_neuro`` needs none, and who has no GPU none of those for GPUs.
     """
 
-    def __init__(self, name: str, kind: type[object], ordered: tuple[B_co, ...]) -> None:
+    def __init__(self, name: str, kind: type[object], ordered: Mapping[str, Callable[[], B]]) -> None:
         self.name, self.kind = name, kind
-        self.backends = ordered
+        self._ordered, self._made = dict(ordered), dict[str, B]()
 
-    def __iter__(self) -> Iterator[B_co]:
-        return iter(self.backends)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its backends, in the order in which "auto" asks them."""
+        return tuple(self._ordered)
 
-    def named(self, name: str) -> B_co | None:
+    def __getitem__(self, name: str) -> B:
+        if name not in self._made:
+            self._made[name] = self._ordered[name]()
+        return self._made[name]
+
+    def named(self, name: str) -> B | None:
         """Its backend of that name, if it has one."""
-        for backend in self.backends:
-            if backend.name == name:
-                return backend
-        return None
+        return self[name] if name in self._ordered else None
+
+    def __iter__(self) -> Iterator[B]:
+        return iter([self[name] for name in self.names])
+
+    def add(self, backend: B) -> None:
+        """Have one more, which "auto" asks first."""
+        self._made[backend.name] = backend
+        self._ordered = {backend.name: lambda: backend, **self._ordered}
+
+    def remove(self, backend: B) -> None:
+        """No longer have this one."""
+        if self._made.get(backend.name) is backend:
+            del self._made[backend.name], self._ordered[backend.name]
 
     def __repr__(self) -> str:
-        return f"Operator({self.name!r}: {', '.join(backend.name for backend in self.backends)})"
+        return f"Operator({self.name!r}: {', '.join(self.names)})"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -18,8 +18,8 @@ from elm_neuro.functional._transforms import transformed
 
 B = TypeVar("B", bound=Backend)
 
-_operators: dict[str, Operator[Backend]] = {}
-_leading: list[Operator[Backend]] = []  # for which resolve answers where no operator is named
+_operators: dict[str, Operator[Any]] = {}
+_leading: list[Operator[Any]] = []  # for which resolve answers where no operator is named
 _chosen: ContextVar[str | None] = ContextVar("elm_neuro_backend", default=None)
 _num_contexts = 0  # blocks of `use` that are open in any thread: torch.compile can read this, but no ContextVar
 _changing = Lock()
@@ -48,7 +48,7 @@ def available(operator: str | None = None) -> dict[str, str]:
     ['native', 'cuda', 'torch', 'reference']
     """
     texts: dict[str, str] = {}
-    for backend in _backends(operator):
+    for backend in (backend for of in _operators_of(operator) for backend in of):
         reason = backend.missing()
         if backend.name not in texts or texts[backend.name].startswith("cannot run"):
             texts[backend.name] = backend.about if reason is None else f"cannot run: {reason}"
@@ -74,9 +74,10 @@ def resolve(name: str = "auto", like: Tensor | None = None, *, operator: str | N
     if name == "auto":
         chosen = _chosen_for(of)
         if chosen is None:
-            return _first(of, lambda backend: None if like is None else backend.refusal_of(like)).name
+            first: Backend = _first(of, lambda backend: None if like is None else backend.refusal_of(like))
+            return first.name
         name = chosen.name
-    _running(name, _backends(operator))
+    _running(name, _operators_of(operator))
     return name
 
 
@@ -92,7 +93,7 @@ def choose(operator: Operator[B], name: str, refusal: Callable[[B], str | None])
         ValueError: there is no such backend, or it refuses the inputs.
         RuntimeError: it cannot run here.
     """
-    backend = _chosen_for(operator) if name == "auto" else _running(name, operator.backends)
+    backend = _chosen_for(operator) if name == "auto" else _running(name, (operator,))
     if transformed():
         refusal = _refusing_transforms(refusal)
     if backend is None:
@@ -120,7 +121,7 @@ def use(name: str) -> Iterator[None]:
     'reference'
     """
     if name != "auto":
-        _running(name, _backends(None))
+        _running(name, _operators_of(None))
     token = _chosen.set(None if name == "auto" else name)
     _count(1)
     try:
@@ -133,13 +134,13 @@ def use(name: str) -> Iterator[None]:
 class Offer:
     """A backend that was offered to an operator: at the end of a ``with`` block, or of :meth:`withdraw`, it is gone."""
 
-    def __init__(self, operator: Operator[Backend], backend: Backend) -> None:
+    def __init__(self, operator: Operator[Any], backend: Backend) -> None:
         self._operator, self._backend = operator, backend
 
     def withdraw(self) -> None:
         """Take the backend back."""
         with _changing:
-            self._operator.backends = tuple(other for other in self._operator if other is not self._backend)
+            self._operator.remove(self._backend)
 
     def __enter__(self) -> Backend:
         return self._backend
@@ -177,7 +178,7 @@ def offer(operator: str, backend: Backend) -> Offer:
     with _changing:
         if backend.name == "auto" or of.named(backend.name) is not None:
             raise ValueError(f'name of a backend must be new to "{operator}" and not "auto", got {backend.name!r}')
-        of.backends = (backend, *of.backends)
+        of.add(backend)
     return Offer(of, backend)
 
 
@@ -194,24 +195,22 @@ def _refusing_transforms(refusal: Callable[[B], str | None]) -> Callable[[B], st
     return refuse
 
 
-def _operator(name: str) -> Operator[Backend]:
+def _operator(name: str) -> Operator[Any]:
     if name not in _operators:
         raise ValueError(f"operator must be one of {list(_operators)}, got {name!r}")
     return _operators[name]
 
 
-def _backends(operator: str | None) -> tuple[Backend, ...]:
-    """Of one operator, or of all."""
-    if operator is not None:
-        return _operator(operator).backends
-    return tuple(backend for of in _operators.values() for backend in of.backends)
+def _operators_of(name: str | None) -> tuple[Operator[Any], ...]:
+    """The one of that name, or all."""
+    return tuple(_operators.values()) if name is None else (_operator(name),)
 
 
-def _running(name: str, among: tuple[B, ...]) -> B:
+def _running(name: str, among: tuple[Operator[B], ...]) -> B:
     """The backend of that name; one that is not missing where several operators have it."""
-    named = [backend for backend in among if backend.name == name]
+    named = [of[name] for of in among if name in of.names]
     if not named:
-        known = sorted({backend.name for backend in among})
+        known = sorted({other for of in among for other in of.names})
         raise ValueError(f'backend must be "auto" or one of {known}, got {name!r}')
     for backend in named:
         if backend.missing() is None:
@@ -221,17 +220,18 @@ def _running(name: str, among: tuple[B, ...]) -> B:
 
 def _first(operator: Operator[B], refusal: Callable[[B], str | None]) -> B:
     """The first backend that is not missing and does not refuse."""
-    for backend in operator.backends:
+    for name in operator.names:
+        backend = operator[name]
         if backend.missing() is None and refusal(backend) is None:
             return backend
-    reasons = [f"{backend.name}: {backend.missing() or refusal(backend)}" for backend in operator.backends]
+    reasons = [f"{backend.name}: {backend.missing() or refusal(backend)}" for backend in operator]
     raise ValueError(f'no backend of "{operator.name}" can run this: {"; ".join(reasons)}')
 
 
 def _chosen_for(operator: Operator[B]) -> B | None:
     """The context's choice, where the operator has such a backend."""
     name = _chosen.get() if _num_contexts else None
-    return None if name is None or operator.named(name) is None else _running(name, operator.backends)
+    return None if name is None or name not in operator.names else _running(name, (operator,))
 
 
 def _count(change: int) -> None:

@@ -26,15 +26,18 @@ SMOKE = {
 def add_parsers(commands: Any) -> None:
     """Declare the command."""
     demo = commands.add_parser(
-        "demo", help="train a spiking network with an ELM layer on spoken digits and write a report"
+        "demo", help="train a spiking network with an ELM layer to add spoken digits and write a report"
     )
     demo.description = (
         "Train a spiking network that mixes LIF and an ELM neuron, and a control of LIF neurons with as many "
-        "parameters, on synthetic "
-        "spoken digits (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
+        "parameters, to add two spoken digits, or to name one, on synthetic "
+        "recordings (nothing is downloaded) or on SHD-format files; print test accuracies and write a report."
     )
     demo.add_argument(
-        "--task", choices=["digits", "adding"], default="digits", help="name the digit, or add two (default: digits)"
+        "--task",
+        choices=["adding", "digits"],
+        default="adding",
+        help="add two digits that follow each other, or name one (default: adding)",
     )
     demo.add_argument(
         "--train-file", metavar="F", help="SHD-format file of training samples, in place of synthetic ones"

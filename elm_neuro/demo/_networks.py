@@ -29,7 +29,7 @@ def data_module(
     settings: DemoSettings, *, bin_ms: float, seed: int, valid: float | list[int] | None = None
 ) -> SHDDataModule:
     """The data of a run, in steps of `bin_ms`; `valid` replaces the settings' validation samples."""
-    binning = Binning(bin_ms=bin_ms, pool=settings.pool, output="frames")
+    binning = Binning(bin_ms=bin_ms, pool=settings.pool, scale=settings.scale, output="frames")
     if settings.task == "adding":
         return _pairs(settings, binning)
     options: dict[str, Any] = {

@@ -171,7 +171,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _markdown(metrics: Mapping[str, Any]) -> str:
-    data, onnx = metrics["data"], metrics.get("onnx")
+    data, onnx, adding = metrics["data"], metrics.get("onnx"), metrics["settings"]["task"] == "adding"
     rows = [["network", "parameters", *GROUPS.values()], ["---", *["---:"] * (1 + len(GROUPS))], *_rows(metrics)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     samples, speakers, settings = data["samples"], data["speakers"], metrics["settings"]
@@ -185,13 +185,15 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
         )
     else:
         source = f"The data are those of {data['name']}."
-    if settings["task"] == "adding":
+    if adding:
         source += (
             " Two digits follow each other and the class is their sum, by the fixed protocol v1 of SHD-Adding, at "
             "settings easier than the "
             f"paper's. The most frequent sum alone scores {100 * metrics['majority']:.1f} %."
         )
-    logits = "logits at the last step" if settings["task"] == "adding" else "logits averaged over time"
+    logits = "logits at the last step" if adding else "logits averaged over time"
+    of_a_seed = "of weights and dropout" if adding else "of weights, order and validation split"
+    counts = "" if settings["scale"] == 1 else f", a spike counts {settings['scale']:g}"
     pictures = {
         "rasters": "Spikes of test samples, and of the LIF layer that reads them",
         "neuron": "One test sample on its way through the ELM neuron",
@@ -218,11 +220,7 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             "",
             verdict(metrics)
             + " Both have the same number of parameters up to 2 %, the same epochs and "
-            + (
-                "the same settings, chosen with the first."
-                if settings["task"] == "adding"
-                else "the same grid of settings to be tuned over."
-            )
+            + ("the same settings, chosen with the first." if adding else "the same grid of settings to be tuned over.")
             + (" ± is the standard deviation over the seeds." if len(settings["seeds"]) > 1 else ""),
             "",
             f"{MIXED}: a layer of LIF neurons read by one ELM neuron, {logits}. {CONTROL}: a layer of LIF neurons, a "
@@ -234,8 +232,7 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
             "trained on: "
             f"{_list(speakers['train'])}; only in the test set: {_list(speakers['test only'])}. "
             f"{settings['num_epochs']} epochs, time steps of {bins}, "
-            f"{settings['pool']} neighbouring channels pooled. Seeds {_list(settings['seeds'])}: of weights, order and "
-            "validation split. "
+            f"{settings['pool']} neighbouring channels pooled{counts}. Seeds {_list(settings['seeds'])}: {of_a_seed}. "
             f"The last epoch's weights are tested. {metrics['seconds']:.0f} s in all{memory}.",
             "",
             "## Figures",

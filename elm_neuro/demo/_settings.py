@@ -38,11 +38,11 @@ TUNED: dict[str, Tuned] = {
     CONTROL: Tuned(learning_rate=1e-2, input_dropout=0.3),
 }
 
-# Easier than the paper's SHD-Adding, so that minutes on a CPU are enough to learn something: coarse steps, pooled
-# channels, larger batches. Not tuned over a grid: a handful of settings were tried with the mixed network alone, and
-# the control takes over what it was given.
-ADDING = Tuned(bin_ms=50.0, learning_rate=3e-3, input_dropout=0.1)
-ADDING_SETTINGS: dict[str, Any] = {"task": "adding", "num_epochs": 12, "pool": 10}
+# Easier than the paper's SHD-Adding, so that two minutes of a CPU are enough to learn something: coarse steps, pooled
+# channels, larger batches. Chosen with the mixed network on the validation list of the synthetic digits, seed 10, and
+# confirmed by seed 11; the control takes them over, and learnt no more at a learning rate of 1e-2.
+ADDING = Tuned(bin_ms=50.0, learning_rate=3e-3, input_dropout=0.4)
+ADDING_SETTINGS: dict[str, Any] = {"task": "adding", "num_epochs": 16, "pool": 10, "scale": 0.1}
 ADDING_CLIP = 1.0  # norm of the gradient: without it the neuron loses again what it has learnt
 ADDING_TAU_M_INIT = (50.0, 2000.0)  # ms, log-spaced, up to the length of a pair
 ADDING_TAU_M_BOUNDS = (1.0, 4000.0)  # ms
@@ -58,12 +58,14 @@ class DemoSettings:
         train_file: SHD-format file; None makes synthetic spoken digits.
         test_file: SHD-format file; None holds out speakers of `train_file`.
         held_out: speakers of `train_file` who only test.
-        seeds: of weights, order and validation split; each is a run of both networks.
+        seeds: of weights, order and validation split; of "adding", whose lists never change, of weights and dropout.
+            Each is a run of both networks.
         num_epochs: passes over the training samples.
         num_train: synthetic training samples.
         num_test: synthetic test samples.
         cache_dir: folder of the synthetic samples.
         pool: this many neighbouring channels become one.
+        scale: what a spike counts.
         batch_size: samples of a batch.
         valid: fraction of the training samples that only validate, for the learning curves; of "adding" the protocol's
             speakers do.
@@ -83,6 +85,7 @@ class DemoSettings:
     num_test: int = 720
     cache_dir: str | None = None
     pool: int = 5
+    scale: float = 1.0
     batch_size: int = 32
     valid: float = 0.1
     num_pairs: tuple[int, int, int] = (8192, 512, 2048)

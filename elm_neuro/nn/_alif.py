@@ -25,14 +25,14 @@ from elm_neuro.nn._alif_config import (
 from elm_neuro.nn._checks import as_frames, check_sequence, check_step, checked_lengths, checked_state, may_look
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 
 
 @pretrained.register
-class ALIFCell(pretrained.Saved, Meaning, nn.Module):
+class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
     r"""One time step of a layer of adaptive LIF neurons, ``spikes, state = cell(x_t, state)``; :class:`ALIF` explains
     the arguments.
 
@@ -84,20 +84,6 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
         """What was constructed, with the surrogate that is set now."""
         config = self._config
         return config if config.surrogate is self.surrogate else replace(config, surrogate=self.surrogate)
-
-    @property
-    def input_size(self) -> int:
-        return self._config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of neurons."""
-        return self._config.output_size
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self._config.delta_t
 
     @property
     def latency_steps(self) -> int:
@@ -201,7 +187,7 @@ class ALIFCell(pretrained.Saved, Meaning, nn.Module):
 
 
 @pretrained.register
-class ALIF(pretrained.Saved, nn.Module):
+class ALIF(pretrained.Saved, Configured, nn.Module):
     r"""Layer of leaky integrate-and-fire neurons whose threshold rises with every spike, over sequences.
 
     :math:`i_t = W_{in} x_t + bias`, then :func:`elm_neuro.functional.alif_step`. Source: Taylor, King, Harper, NeurIPS
@@ -258,20 +244,6 @@ class ALIF(pretrained.Saved, nn.Module):
     @property
     def config(self) -> ALIFConfig:
         return self.cell.config
-
-    @property
-    def input_size(self) -> int:
-        return self.cell.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of neurons."""
-        return self.cell.output_size
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self.cell.delta_t
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype and on their device."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
-from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
@@ -21,6 +20,7 @@ from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
+from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
@@ -29,7 +29,7 @@ from elm_neuro.nn._saved import check_tau_s
 
 
 @pretrained.register
-class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
+class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     r"""One time step of an ELM neuron, ``y_t, state = cell(x_t, state)``.
 
     Args:
@@ -202,6 +202,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         """:meth:`effective_parameters` after :meth:`reason_to_call`; without those of the linear `layers` for a step
         that calls them.
         """
+        # here, since it brings the kernels, which none needs to make a neuron
+        from elm_neuro.backends.elm._effective import Timescales, effective
+
         config = self.config
         timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
         proto_w_s, proto_tau_m, tau_s = wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s)
@@ -248,23 +251,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, nn.Module):
         return None
 
     @property
-    def input_size(self) -> int:
-        return self.config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of outputs of a neuron."""
-        return self.config.output_size
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's output in one step."""
         return self.config.output_shape
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self.config.delta_t
 
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device by default."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
 from elm_neuro.backends.elm import check_sparse_input
-from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
@@ -18,7 +18,7 @@ from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._narrow import as_stored, wide
 
 
@@ -32,7 +32,7 @@ class ELMTraces(NamedTuple):
 
 
 @pretrained.register
-class ELM(pretrained.Saved, nn.Module):
+class ELM(pretrained.Saved, Configured, nn.Module):
     r"""Expressive Leaky Memory neuron over sequences; every input is its own branch.
 
     .. math::
@@ -156,23 +156,9 @@ class ELM(pretrained.Saved, nn.Module):
         return self.cell.config
 
     @property
-    def input_size(self) -> int:
-        return self.cell.config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of outputs of a neuron."""
-        return self.cell.config.output_size
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's output in one step."""
         return self.cell.config.output_shape
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self.cell.config.delta_t
 
     @property
     def tau_m(self) -> Tensor:
@@ -216,13 +202,23 @@ class ELM(pretrained.Saved, nn.Module):
         return (y if self.config.batch_first else y.transpose(0, 1)), after
 
     def forward_spiking(
-        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, rule: backends.SpikeRule
+        self,
+        x: Tensor | SpikeEvents,
+        state: ELMState | None,
+        lengths: Tensor | None,
+        rule: backends.SpikeRule,
+        *,
+        last_readout: bool = False,
     ) -> tuple[Tensor, Tensor, ELMState]:
-        """As the call, batch first, and the spikes of the readout before it: in one pass where the backend can."""
+        """As the call, batch first, and the spikes of the readout before it: in one pass where the backend can.
+
+        With `last_readout` the readout is that of each sample's last valid step, (batch, *output_shape).
+        """
         if (reason := self._reason_to_call_cell()) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             y = y.to(after.m.dtype)
-            return as_stored(cut_at(lengths, rule.fire(y)), self.cell.tau_s), y, after
+            spikes = as_stored(cut_at(lengths, rule.fire(y)), self.cell.tau_s)
+            return spikes, last_or_zeros(y, lengths) if last_readout else y, after
         threshold, config, tau_s = wide(rule.threshold), self.config, self.cell.tau_s
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
@@ -235,6 +231,7 @@ class ELM(pretrained.Saved, nn.Module):
             recompute_every=self.recompute_every,
             sparse_input=self.sparse_input,
             backend=self.backend,
+            last_readout=last_readout,
         )
         self._check_result(prepared, lengths, after)
         if num_flattened is not None:

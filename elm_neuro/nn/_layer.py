@@ -36,8 +36,9 @@ class Layer(Protocol[State]):
     - ``is_cell = True`` where its ``forward`` takes one step, as ``step`` does; `lengths` are then 0 or 1;
     - ``backend``, the name of the backend that it runs on;
     - ``core``, the layer that it wraps;
-    - ``forward_spiking(x, state, lengths, rule)``, beside its ``forward``: spikes, output and state at once, by the
-      threshold and surrogate of a :class:`elm_neuro.backends.SpikeRule`;
+    - ``forward_spiking(x, state, lengths, rule, *, last_readout)``, beside its ``forward``: spikes, output and state at
+      once, by the threshold and surrogate of a :class:`elm_neuro.backends.SpikeRule`; with `last_readout` the output of
+      each sample's last valid step alone, (batch, *output_shape), 0 for a sample without any;
     - ``config_type`` and ``from_config``, to be saved: :func:`elm_neuro.pretrained.register`.
     """
 
@@ -180,6 +181,33 @@ def has_hooks(module: nn.Module) -> bool:
         or torch_module._global_backward_hooks
         or torch_module._global_backward_pre_hooks
     )
+
+
+class _HasConfig(Protocol):
+    @property
+    def config(self) -> Any: ...
+
+
+class Configured:
+    """Sizes and time step of a layer, as its `config` says."""
+
+    @property
+    def input_size(self: _HasConfig) -> int:
+        """Number of inputs."""
+        size: int = self.config.input_size
+        return size
+
+    @property
+    def output_size(self: _HasConfig) -> int:
+        """Number of outputs of a neuron; of neurons, where each has one."""
+        size: int = self.config.output_size
+        return size
+
+    @property
+    def delta_t(self: _HasConfig) -> float:
+        """Time step in ms."""
+        step: float = self.config.delta_t
+        return step
 
 
 class BackendName:

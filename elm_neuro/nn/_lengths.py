@@ -34,9 +34,18 @@ def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor | None) -> 
     None is zeros.
     """
     if lengths is None and y.shape[1]:
-        return y[:, -1].clone()  # a view would keep the whole record alive
+        return y.select(1, -1).clone()  # a view would keep the whole record alive
     before = y.new_zeros(y.shape[0], *y.shape[2:]) if before is None else before
     return last_valid(y, lengths, before) if y.shape[1] else before
+
+
+def where_any(last: Tensor, num_steps: int, lengths: Tensor | None, before: Tensor | None) -> Tensor:
+    """`last`, (batch, ...), of samples that have a valid step; of the others, for which it is 0, `before`: None is
+    zeros.
+    """
+    if before is None or (lengths is None and num_steps):
+        return last
+    return before if lengths is None else _where(lengths > 0, last, before)
 
 
 def step_where_valid(y: Tensor, after: State, before: State, lengths: Tensor | None) -> tuple[Tensor, State]:

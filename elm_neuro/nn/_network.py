@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
 from elm_neuro.backends.network import NetworkRecord
-from elm_neuro.backends.network._masked import masked
-from elm_neuro.backends.network._reference import loop
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate, network_step
@@ -239,6 +237,10 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
         Raises:
             ValueError: a backend is named that is no loop.
         """
+        # for a layer that is changed inside only, so not imported with the package
+        from elm_neuro.backends.network._masked import masked
+        from elm_neuro.backends.network._reference import loop
+
         of = backends.network.OPERATOR
         choose(of, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
         frames = as_frames(masked(x if lengths is None else without_padding(x, lengths), masks.input), state.m)

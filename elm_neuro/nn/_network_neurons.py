@@ -17,13 +17,14 @@ from elm_neuro.functional._wiring import WIRINGS, Wiring, check_wiring, small_wo
 from elm_neuro.nn._cell import Affine
 from elm_neuro.nn._checks import checked_state
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
+from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import state_dtype, wide
 from elm_neuro.nn._network_config import ELMNetworkConfig
 from elm_neuro.nn._routing import NAME, Routed
 
 
-class NetworkNeurons(Meaning, Routed, nn.Module):
+class NetworkNeurons(Meaning, Routed, Configured, nn.Module):
     """The parameters of :class:`elm_neuro.nn.ELMNetwork`, and its state.
 
     Args:
@@ -86,20 +87,6 @@ class NetworkNeurons(Meaning, Routed, nn.Module):
         """What was constructed, with the surrogate that is set now."""
         config = self._config
         return config if config.surrogate is self.surrogate else replace(config, surrogate=self.surrogate)
-
-    @property
-    def input_size(self) -> int:
-        return self._config.input_size
-
-    @property
-    def output_size(self) -> int:
-        """Number of neurons."""
-        return self._config.output_size
-
-    @property
-    def delta_t(self) -> float:
-        """Time step in ms."""
-        return self._config.delta_t
 
     @property
     def emits_spikes(self) -> bool:

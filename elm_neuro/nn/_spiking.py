@@ -20,7 +20,7 @@ from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape, step_by_call
-from elm_neuro.nn._lengths import last_or_before, step_where_valid
+from elm_neuro.nn._lengths import last_or_before, step_where_valid, where_any
 from elm_neuro.nn._narrow import as_stored
 from elm_neuro.nn._spike_output import Numbers, SpikeOptions, SpikeOutput, numbers
 
@@ -226,7 +226,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
-        spikes, _, after = self.forward_with_readout(x, state, lengths)
+        spikes, _, after = self._sequence(x, state, lengths, last_readout=True)
         return spikes, after
 
     def forward_with_readout(
@@ -235,19 +235,27 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         """A sequence as the call takes it: spikes, the readout after reset at every step, which is not cut at
         `lengths`, and the state; not of a cell.
         """
+        return self._sequence(x, state, lengths, last_readout=False)
+
+    def _sequence(
+        self, x: Tensor | SpikeEvents, state: Any, lengths: Tensor | None, *, last_readout: bool
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Spikes, the readout after reset, which may be that of each sample's last valid step alone, and the state."""
         output = self.output
         rule = output.rule if type(output) is SpikeOutput and not has_hooks(output) else None
         inside = None if rule is None or torch.compiler.is_compiling() else forward_spiking(self.core)
         if rule is not None and inside is not None:
             inner, v, s = (None, None, None) if state is None else self._split(state, x.shape[0])
-            s_all, v_all, inner = inside(x, inner, lengths, rule)
+            s_all, v_all, inner = inside(x, inner, lengths, rule, last_readout=last_readout)
             spikes, s_all = output.grade(s_all), s_all.to(v_all.dtype)
         else:
             y, inner, v, s = self._core_sequence(x, state, lengths)
             spikes, v_all, s_all = output(y, s)
+            last_readout = False
         lengths = None if lengths is None else torch.as_tensor(lengths, device=v_all.device)
-        v, s = last_or_before(v_all, lengths, v), last_or_before(s_all, lengths, s)
-        return cut_at(lengths, as_stored(spikes, output.threshold)), v_all, self.state_type(*inner, v, s)
+        v = where_any(v_all, s_all.shape[1], lengths, v) if last_readout else last_or_before(v_all, lengths, v)
+        after = self.state_type(*inner, v, last_or_before(s_all, lengths, s))
+        return cut_at(lengths, as_stored(spikes, output.threshold)), v_all, after
 
     def readout_step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of the core: its output in place of spikes; state.v holds it, state.s stays."""

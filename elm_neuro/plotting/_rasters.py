@@ -42,7 +42,7 @@ def rasters(
     figure = Figure(figsize=(1.65 * len(inputs) + 0.6, 4.0))
     axes = figure.subplots(2, len(inputs), sharex=True, sharey="row", squeeze=False)
     for column, (above, below, title) in enumerate(zip(inputs, hidden, titles, strict=True)):
-        draw_raster(axes[0, column], above, delta_t=delta_t, colour=INK)
+        draw_raster(axes[0, column], above, delta_t=delta_t, colour=INK, shaded=True)
         draw_raster(axes[1, column], below, delta_t=delta_t, colour=BLUE)
         axes[0, column].set_title(title)
         axes[1, column].set_xlabel("time (ms)")
@@ -53,7 +53,7 @@ def rasters(
     return figure
 
 
-def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK) -> None:
+def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK, shaded: bool = False) -> None:
     """A mark where there are spikes, over time in ms.
 
     Args:
@@ -61,12 +61,22 @@ def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK
         counts: spikes of one sample, (time, channel).
         delta_t: time step in ms.
         colour: of the marks.
+        shaded: whether a mark is the paler, the fewer spikes it stands for.
     """
     spikes = as_array(counts)
     step, channel = np.nonzero(spikes)
+    counted = np.abs(spikes[step, channel])
+    shade = counted / counted.max() if shaded and counted.size else None
     size = min(4.0, max(0.9, 260.0 / max(spikes.shape)))  # points: neighbouring rows just touch, and no mark vanishes
     axis.scatter(
-        delta_t * (step + 0.5), channel, s=size**2 / 2, marker="s", linewidths=0, color=colour, rasterized=True
+        delta_t * (step + 0.5),
+        channel,
+        s=size**2 / 2,
+        marker="s",
+        linewidths=0,
+        color=colour,
+        alpha=shade,
+        rasterized=True,
     )
     axis.set_xlim(0, delta_t * len(spikes))
     axis.set_ylim(-1, spikes.shape[1])

@@ -141,7 +141,8 @@ def test_a_context_chooses_only_for_the_operators_that_have_such_a_backend(toy: 
 
 
 def test_where_all_refuse_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.elm.OPERATOR, "backends", (Toy(), Missing()))
+    monkeypatch.setattr(backends.elm.OPERATOR, "_ordered", {"toy": Toy, "fpga": Missing})
+    monkeypatch.setattr(backends.elm.OPERATOR, "_made", {})
     with pytest.raises(
         ValueError, match=r'no backend of "elm" can run this: toy: it takes at most 9 .*; fpga: there is no'
     ):

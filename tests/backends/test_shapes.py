@@ -12,7 +12,7 @@ from elm_neuro import ALIF, ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.functional import ATan
 from tests.backends.equal_cases import BACKENDS
 
-ALIFS = [one.name for one in backends.alif.ORDERED if one.missing() is None]
+ALIFS = [one.name for one in backends.alif.OPERATOR if one.missing() is None]
 ELMS: dict[str, Any] = {
     "elm": lambda: ELM(5, 2, num_memory=3),
     "branches": lambda: BranchELM(8, 2, 3, num_branch=4, num_synapse_per_branch=2, routing="random"),

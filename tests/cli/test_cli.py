@@ -55,7 +55,10 @@ def test_what_cannot_be_done_is_said_without_a_traceback(
     ("arguments", "message"),
     [
         (["demo", "--test-file", "a.h5"], "--test-file needs --train-file"),
-        (["demo", "--train-file", "a.h5"], "--train-file needs --test-file, or --held-out-speakers"),
+        (
+            ["demo", "--task", "digits", "--train-file", "a.h5"],
+            "--train-file needs --test-file, or --held-out-speakers",
+        ),
         (["demo", "--held-out-speakers", "2"], "--held-out-speakers goes with a --train-file"),
         (["demo", "--data-dir", ".", "--train-file", "a.h5"], "--data-dir goes without"),
         (["demo", "--epochs", "0"], "--epochs must be at least 1, got 0"),

@@ -31,7 +31,7 @@ def metrics(accuracy: float) -> dict[str, Any]:
         },
         "networks": {MIXED: network, CONTROL: network | {"mean": {"accuracy": 0.5}}},
         "majority": 0.25,
-        "settings": {"task": "digits", "seeds": [0], "num_epochs": 2, "pool": 5},
+        "settings": {"task": "digits", "seeds": [0], "num_epochs": 2, "pool": 5, "scale": 1.0},
         "tuned": {MIXED: {"bin_ms": 10.0}, CONTROL: {"bin_ms": 20.0}},
         "peak_memory_mib": None,
         "seconds": 1.0,

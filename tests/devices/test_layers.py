@@ -105,7 +105,7 @@ def runs(name: str, params: Any) -> bool:
     """Whether a backend runs on the parameters' device."""
     if backends.available()[name].startswith("cannot run"):
         return False
-    return next(b for b in backends.elm.OPERATOR.backends if b.name == name).refusal_of(params.kappa_m) is None
+    return backends.elm.OPERATOR[name].refusal_of(params.kappa_m) is None
 
 
 def test_every_backend_of_the_device_gives_the_references_numbers(device: torch.device) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from elm_neuro import ALIF, LIF, ALIFState, SpikeEvents
 from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate
+from tests.gpu.checks import assert_a_graph_repeats, assert_waits_for_nothing, assert_works_on_the_current_stream
 from tests.tolerances import assert_close
 
 NUM_INPUT = 30
@@ -85,49 +86,18 @@ def test_the_gradient_of_blocks_equals_that_of_torch(latency: float) -> None:
 def test_the_same_call_gives_the_same_bits_and_does_not_wait() -> None:
     layer, x = small(), spikes(8, 200)
     first = everything(layer, "cuda", x.requires_grad_(), None, None)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        layer(x)[0].sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_waits_for_nothing(layer, x)
     for one, other in zip(first, everything(layer, "cuda", x, None, None), strict=True):
         assert torch.equal(one, other)
 
 
 def test_a_cuda_graph_repeats_the_pass() -> None:
-    layer, x = small(), spikes()
-    expected, stream = layer(x)[0].detach(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            layer.zero_grad(set_to_none=True)
-            layer(x)[0].sum().backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    eager = layer.cell.weight.grad.clone()  # type: ignore[union-attr]
-    graph = torch.cuda.CUDAGraph()
-    layer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        y = layer(x)[0]
-        y.sum().backward()
-    x.zero_()
-    graph.replay()
-    assert not torch.equal(y, expected)
-    x.copy_(spikes())
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(y.detach(), expected)
-    assert_close(layer.cell.weight.grad, eager)  # type: ignore[arg-type]
+    layer = small()
+    assert_a_graph_repeats(layer, spikes, layer.cell.weight)
 
 
 def test_work_goes_to_the_current_stream() -> None:
-    layer, expected = small(), small()(spikes())[0].detach()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        y = layer(spikes().mul(1.0))[0]
-    stream.synchronize()
-    assert torch.equal(y.detach(), expected)
+    assert_works_on_the_current_stream(small(), spikes)
 
 
 def test_memory_that_runs_out_is_torchs_error() -> None:

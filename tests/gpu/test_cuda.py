@@ -9,6 +9,7 @@ import torch
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from tests.gpu.cases import CASES, NUM_INPUT, Case
+from tests.gpu.checks import assert_a_graph_repeats, assert_waits_for_nothing, assert_works_on_the_current_stream
 from tests.tolerances import assert_close
 
 
@@ -78,12 +79,7 @@ def test_nothing_waits_for_the_device(events: bool) -> None:
     neuron, x = small(), spikes()
     given: Any = SpikeEvents.from_frames(x) if events else x
     neuron(given)[0].sum().backward()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        neuron(given)[0].sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_waits_for_nothing(neuron, given)
 
 
 @pytest.mark.parametrize("every", [None, 7])
@@ -97,29 +93,8 @@ def test_recomputed_gradients_are_the_same(every: int | None) -> None:
 
 
 def test_a_cuda_graph_repeats_the_pass() -> None:
-    neuron, x = small(), spikes()
-    expected = neuron(x)[0].detach()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            neuron.zero_grad(set_to_none=True)
-            neuron(x)[0].sum().backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    eager = neuron.cell.w_y.weight.grad.clone()  # type: ignore[union-attr]
-    graph = torch.cuda.CUDAGraph()
-    neuron.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        y = neuron(x)[0]
-        y.sum().backward()
-    x.zero_()
-    graph.replay()
-    assert not torch.equal(y, expected)
-    x.copy_(spikes())
-    graph.replay()
-    torch.cuda.synchronize()
-    assert_close(y.detach(), expected)
-    assert_close(neuron.cell.w_y.weight.grad, eager)  # type: ignore[arg-type]
+    neuron = small()
+    assert_a_graph_repeats(neuron, spikes, neuron.cell.w_y.weight)
 
 
 def test_torch_captures_a_neuron_with_its_gradients() -> None:
@@ -148,14 +123,7 @@ def test_torch_captures_a_neuron_with_its_gradients() -> None:
 
 
 def test_work_goes_to_the_current_stream() -> None:
-    neuron, expected = small(), small()(spikes())[0].detach()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        x = spikes().mul(1.0)
-        y = neuron(x)[0]
-    stream.synchronize()
-    assert_close(y.detach(), expected)
+    assert_works_on_the_current_stream(small(), spikes)
 
 
 def test_autocast_lowers_products_alone() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro import ELMNetwork, ELMNetworkClassifier, SpikeEvents, backends
+from tests.gpu.checks import assert_a_graph_repeats, assert_waits_for_nothing, assert_works_on_the_current_stream
 from tests.tolerances import assert_close
 
 NUM_INPUT = 30
@@ -97,49 +98,18 @@ def test_a_pass_waits_for_nothing_and_repeats_to_the_last_bit() -> None:
     layer = small()
     for x in (spikes(8, 200), SpikeEvents.from_frames(spikes(8, 200))):
         first = everything(layer, "cuda", x)
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            layer(x)[0].sum().backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        assert_waits_for_nothing(layer, x)
         for one, other in zip(first, everything(layer, "cuda", x), strict=True):
             assert torch.equal(one, other)
 
 
 def test_a_cuda_graph_repeats_the_pass() -> None:
-    layer, x = small(), spikes()
-    expected, stream = layer(x)[0].detach(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            layer.zero_grad(set_to_none=True)
-            layer(x)[0].sum().backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    eager = layer.w_s.grad.clone()  # type: ignore[union-attr]
-    graph = torch.cuda.CUDAGraph()
-    layer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(graph):
-        y = layer(x)[0]
-        y.sum().backward()
-    x.zero_()
-    graph.replay()
-    assert not torch.equal(y, expected)
-    x.copy_(spikes())
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(y.detach(), expected)
-    assert_close(layer.w_s.grad, eager)  # type: ignore[arg-type]
+    layer = small()
+    assert_a_graph_repeats(layer, spikes, layer.w_s)
 
 
 def test_work_goes_to_the_current_stream() -> None:
-    layer, expected = small(), small()(spikes())[0].detach()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        y = layer(spikes().mul(1.0))[0]
-    stream.synchronize()
-    assert torch.equal(y.detach(), expected)
+    assert_works_on_the_current_stream(small(), spikes)
 
 
 def test_memory_that_runs_out_is_torchs_error() -> None:

@@ -7,13 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.alif._reference import Reference
-from elm_neuro.backends.alif._torch import Torch
 from elm_neuro.backends.parts._twice import with_second_derivative
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
-
-REFERENCE, TORCH = Reference(), Torch()
 
 
 def twice_differentiable(
@@ -45,8 +41,12 @@ class Plain(NamedTuple):
 
     def run(self, frames: Any, weight: Any, bias: Any, beta: Any, p: Any, b: Any, w_rec: Any, *state: Any) -> Any:
         """Spikes and state."""
+        # for second derivatives only, so not imported with the package
+        from elm_neuro.backends.alif._reference import Reference
+        from elm_neuro.backends.alif._torch import Torch
+
         params = self.settings._replace(beta=beta, p=p, b=b, w_rec=w_rec)
         x = self.events if frames is None else frames
-        plain = TORCH if params.gradient == "blocks" else REFERENCE
+        plain = Torch() if params.gradient == "blocks" else Reference()
         spikes, after = plain.scan(x, weight, bias, params, ALIFState(*state), lengths=self.lengths)  # type: ignore[arg-type]
         return spikes, *after

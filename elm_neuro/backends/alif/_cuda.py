@@ -14,7 +14,8 @@ from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.alif._kernels import reason_of_kernels
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import remembered
-from elm_neuro.backends.cuda import _alif, _available
+from elm_neuro.backends.cuda import _alif
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
@@ -23,26 +24,11 @@ from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, Surrogate
 
-DEVICE = "cuda"
-DTYPES = (torch.float32, torch.float64)
 REFERENCE = Reference()
 
 
-class Cuda(ALIFBackend):
+class Cuda(CudaBackend, ALIFBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
-
-    name = "cuda"
-    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
-
-    def missing(self) -> str | None:
-        return _available.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != DEVICE:
-            return f"it runs on NVIDIA GPUs, got {parameter.device}"
-        if parameter.dtype not in DTYPES:
-            return f"it runs in float32 and float64, got {parameter.dtype}"
-        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
     def refusal(self, x: Tensor | SpikeEvents, params: ALIFParameters, state: ALIFState) -> str | None:
         if x.device != params.beta.device:

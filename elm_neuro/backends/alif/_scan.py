@@ -9,18 +9,13 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._cuda import Cuda
-from elm_neuro.backends.alif._native import Native
-from elm_neuro.backends.alif._reference import Reference
-from elm_neuro.backends.alif._torch import Torch
+from elm_neuro.backends.alif._ordered import ORDERED
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
-# "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ALIFBackend, ...] = (Native(), Cuda(), Torch(), Reference())
 OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
 

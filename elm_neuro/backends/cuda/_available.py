@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
-
 
 def constant(function: Callable[..., str | None]) -> Callable[..., str | None]:
     """As ``torch.compiler.assume_constant_result``, which would import the compiler with the package."""
@@ -33,6 +31,9 @@ def unknown(index: int) -> str | None:
 
 @cache
 def _missing_parts() -> str | None:
+    # here, as below, for who has a GPU: elsewhere nobody needs them
+    from elm_neuro.backends.cuda import _compile, _driver, _nvrtc
+
     try:
         _compile.compiler()
         _driver.launcher()
@@ -43,6 +44,8 @@ def _missing_parts() -> str | None:
 
 @cache
 def _unknown(index: int) -> str | None:
+    from elm_neuro.backends.cuda import _compile, _driver
+
     if _compile.knows(_driver.launcher().device(index).architecture):
         return None
     return _told(f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}")

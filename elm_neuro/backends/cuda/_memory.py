@@ -36,7 +36,7 @@ class Recurrence(NamedTuple):
     m_0: Tensor | None  # memory before the first step, (batch, [num_neuron,] num_memory); None for zeros
     kappa: Tensor  # ([num_neuron,] num_memory)
     gain: Tensor
-    w_m: Tensor  # the memory's part of the first layer's weight, ([num_neuron,] first, num_memory)
+    w1: Tensor  # of the first layer, ([num_neuron,] first, inputs): the memory's part are its last columns
     w2: Tensor | None  # of the layer after it, ([num_neuron,] num_memory, first); None without hidden layers
     b2: Tensor | None
 
@@ -78,7 +78,7 @@ def run_forward(given: Recurrence, *, silu: bool, save: bool) -> Records:
     memory = kappa.new_empty(num_neuron, batch, num_steps, kappa.shape[-1])
     tanhs = torch.empty_like(memory) if save else None
     hidden = (
-        kappa.new_empty(num_neuron, batch, num_steps, given.w_m.shape[-2]) if save and given.w2 is not None else None
+        kappa.new_empty(num_neuron, batch, num_steps, given.w1.shape[-2]) if save and given.w2 is not None else None
     )
     m_last = kappa.new_empty(batch, *kappa.shape)
     matrices = _matrices(given, kernel)
@@ -96,7 +96,7 @@ def run_backward(
     """All steps from the last to the first."""
     v, kappa, num_neuron, hidden = given.v, given.kappa, given.num_neuron, records.hidden
     batch, num_steps = v.shape[:2]
-    num_memory, first = kappa.shape[-1], given.w_m.shape[-2]
+    num_memory, first = kappa.shape[-1], given.w1.shape[-2]
     kernel = _kernel(given, silu=silu, backward=True)
     dq = None if given.w2 is None else torch.empty_like(records.memory)
     dz = kappa.new_empty(num_neuron, batch, num_steps, first)
@@ -146,7 +146,7 @@ def _kernel(given: Recurrence, *, silu: bool, backward: bool) -> Kernel:
     deep = given.w2 is not None
     double = given.kappa.dtype == torch.float64
     return kernel_for(
-        given.kappa.shape[-1], given.w_m.shape[-2], deep, silu and deep, double,
+        given.kappa.shape[-1], given.w1.shape[-2], deep, silu and deep, double,
         given.v.shape[0], given.num_neuron, given.v.device.index or 0, backward,
     )  # fmt: skip
 
@@ -170,9 +170,13 @@ def kernel_for(
 
 def _matrices(given: Recurrence, kernel: Kernel) -> tuple[int | Tensor | None, ...]:
     """The two matrices with their strides, and a copy in the order of the threads where the kernel wants one."""
-    w_m, w2, num_neuron = given.w_m, given.w2, given.num_neuron
-    of_m = w_m.stride() if w_m.ndim == 3 else (0, *w_m.stride())
+    w1, w2, num_neuron = given.w1, given.w2, given.num_neuron
+    of_m = w1.stride() if w1.ndim == 3 else (0, *w1.stride())
+    # where the memory's columns begin, as an address: a view would take longer than all else here
+    w_m = w1.data_ptr() + (w1.shape[-1] - given.kappa.shape[-1]) * of_m[2] * w1.element_size()
     of_2 = (0, 0, 0) if w2 is None else w2.stride() if w2.ndim == 3 else (0, *w2.stride())
+    up: int | Tensor
+    down: int | Tensor | None
     up, up_stride, down, down_stride = w_m, of_m, w2, of_2
     if kernel.plan.backward:  # the transposed matrices, in the other order
         if w2 is None:
@@ -183,9 +187,9 @@ def _matrices(given: Recurrence, kernel: Kernel) -> tuple[int | Tensor | None, .
     fields = (up_stride[1], up_stride[2], up_stride[0], down_stride[1], down_stride[2], down_stride[0], up, down)
     if not kernel.packed_vectors:
         return (*fields, None)
-    packed = w_m.new_empty(num_neuron * kernel.packed_vectors * kernel.threads * (16 // w_m.element_size()))
+    packed = w1.new_empty(num_neuron * kernel.packed_vectors * kernel.threads * (16 // w1.element_size()))
     grid = (kernel.packed_vectors, num_neuron)
-    _driver.launcher().launch(kernel.program, "elm_pack", grid, kernel.threads, 0, PACK(*fields, packed), w_m.device)
+    _driver.launcher().launch(kernel.program, "elm_pack", grid, kernel.threads, 0, PACK(*fields, packed), w1.device)
     return (*fields, packed)
 
 

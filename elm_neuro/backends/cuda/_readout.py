@@ -40,6 +40,11 @@ def program(dtype: torch.dtype) -> Program:
     )
 
 
+def num_parts(rows: int) -> int:
+    """In how many parts the products over so many rows are computed."""
+    return min(MAX_PARTS, -(-rows // ROWS))
+
+
 def readout(memory: Tensor, w_y: Tensor, b_y: Tensor, lengths: Tensor | None) -> Tensor:
     """Output of every step, (batch, time, [num_neuron,] output), 0 past a sample's end.
 
@@ -64,7 +69,7 @@ def readout_backward(grad_y: Tensor, memory: Tensor, w_y: Tensor, lengths: Tenso
     """
     num_neuron, batch, num_steps, num_memory = memory.shape
     num_output, rows = w_y.shape[-2], batch * num_steps
-    num_part = min(MAX_PARTS, -(-rows // ROWS))
+    num_part = num_parts(rows)
     grad_memory = torch.empty_like(memory)
     product = memory.new_empty(num_neuron * num_part, num_output, num_memory + 1)
     stride = grad_y.stride()

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._readout import num_parts
 
 THREADS = 256
 SIDE = 32  # rows or columns of a block of the gradients
@@ -28,6 +29,7 @@ GRADIENTS, _GRADIENTS_BYTES = structure(
     "blocks_w1 routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
     "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y grad_b_y"
 )
+OUTER, _OUTER_BYTES = structure("num_row num_part num_memory first dz memory dq hidden product_m product_h")
 _EFFECTIVE = "num_w_s num_memory num_tau_s low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
 EFFECTIVE, _EFFECTIVE_BYTES = structure(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
 
@@ -44,14 +46,15 @@ def program(dtype: torch.dtype) -> Program:
             ("ELM_BYTES_TABLE", _TABLE_BYTES),
             ("ELM_BYTES_BRANCHES", _BRANCHES_BYTES),
             ("ELM_BYTES_GRADIENTS", _GRADIENTS_BYTES),
+            ("ELM_BYTES_OUTER", _OUTER_BYTES),
             ("ELM_BYTES_EFFECTIVE", _EFFECTIVE_BYTES),
         ),
     )
 
 
-def _launch(kernel: str, blocks: int, args: Arguments, like: Tensor, shared: int = 0) -> None:
+def _launch(kernel: str, blocks: int, args: Arguments, like: Tensor, shared: int = 0, rows: int = 1) -> None:
     if blocks:
-        _driver.launcher().launch(program(like.dtype), kernel, (blocks, 1), THREADS, shared, args, like.device)
+        _driver.launcher().launch(program(like.dtype), kernel, (blocks, rows), THREADS, shared, args, like.device)
 
 
 class Sizes(NamedTuple):
@@ -162,6 +165,26 @@ class Products(NamedTuple):
     h: Tensor | None
     y: Tensor | None
     sums: Tensor
+
+
+def outer(dz: Tensor, memory: Tensor, dq: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Products over parts of the rows, (sample, step), of the weights between memory and first layer, (num_neuron *
+    part, first, num_memory), and of the layer after it, in one launch: for small ones.
+
+    Args:
+        dz: (num_neuron, batch, time, first), contiguous as the others are.
+        memory: (num_neuron, batch, time, num_memory).
+        dq: shape of memory; None where there is no layer after the first.
+        hidden: shape of dz.
+    """
+    num_neuron, batch, num_steps, num_memory = memory.shape
+    rows, first = batch * num_steps, dz.shape[-1]
+    num_part = num_parts(rows)
+    product_m = memory.new_empty(num_neuron * num_part, first, num_memory)
+    product_h = None if dq is None else memory.new_empty(num_neuron * num_part, num_memory, first)
+    args = OUTER(rows, num_part, num_memory, first, dz, memory, dq, hidden, product_m, product_h)
+    _launch("elm_outer", num_part, args, memory, rows=num_neuron)
+    return product_m, product_h
 
 
 def gradients(

@@ -44,6 +44,12 @@ struct Gradients {
     Real *grad_b_y;                                 // null: product_y has no column of the bias
 };
 
+struct Outer {
+    i64 num_row, num_part, num_memory, first;   // rows: (sample, step)
+    const Real *dz, *memory, *dq, *hidden;      // (neuron, row, ...); dq and hidden null: no layer after the first
+    Real *product_m, *product_h;                // (neuron, part, first, memory), (neuron, part, memory, first)
+};
+
 struct Effective {
     i64 num_w_s, num_memory, num_tau_s;
     double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
@@ -53,7 +59,7 @@ struct Effective {
     Real *grad_w_s, *grad_tau_m;           // of the protos
 };
 
-static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS && sizeof(Effective) == ELM_BYTES_EFFECTIVE, "structures of weights.cuh and _weights.py");
+static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS && sizeof(Outer) == ELM_BYTES_OUTER && sizeof(Effective) == ELM_BYTES_EFFECTIVE, "structures of weights.cuh and _weights.py");
 
 // table[input] = sum over its synapses of w1[:, branch] w_s; a thread an entry.
 ELM_KERNEL(elm_table, Table, WEIGHT_THREADS, 1) {
@@ -182,6 +188,26 @@ ELM_KERNEL(elm_gradients, Gradients, WEIGHT_THREADS, 1) {
         gradient_w1(a, room);
     else
         gradient_sums(a, room);
+}
+
+// Products over a part of the rows, (out, in): a thread an entry, whose neighbours read the same row of `in`.
+ELM_DEVICE void outer(const Real *out, i64 num_out, const Real *in, i64 num_in, i64 num_row, Real *product) {
+    for (i64 entry = threadIdx.x; entry < num_out * num_in; entry += WEIGHT_THREADS) {
+        const Real *o = out + entry / num_in, *i = in + entry % num_in;
+        Real sum = Real(0);
+#pragma unroll 4
+        for (i64 row = 0; row < num_row; row++) sum += o[row * num_out] * i[row * num_in];
+        product[entry] = sum;
+    }
+}
+
+// The products that elm_gradients adds up, where they are so small that cuBLAS takes longer to be asked; a block a part.
+ELM_KERNEL(elm_outer, Outer, WEIGHT_THREADS, 1) {
+    const i64 neuron = blockIdx.y, share = (a.num_row + a.num_part - 1) / a.num_part, begin = blockIdx.x * share;
+    const i64 rows = begin + share < a.num_row ? share : a.num_row - begin, from = neuron * a.num_row + begin;
+    const i64 to = (neuron * a.num_part + blockIdx.x) * a.first * a.num_memory;
+    outer(a.dz + from * a.first, a.first, a.memory + from * a.num_memory, a.num_memory, rows, a.product_m + to);
+    if (a.dq) outer(a.dq + from * a.num_memory, a.num_memory, a.hidden + from * a.first, a.first, rows, a.product_h + to);
 }
 
 // As functional/_timescales.py, with a time constant not below its TAU_FLOOR_MS.

@@ -1,12 +1,12 @@
 """The ELM's scan over time, a backend a file."""
 
+from elm_neuro.backends.elm import _operators as _operators  # torch knows them from here on
 from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._scan import OPERATOR, ORDERED, SPARSE_INPUT, check_sparse_input, scan, spiking_scan
+from elm_neuro.backends.elm._scan import OPERATOR, SPARSE_INPUT, check_sparse_input, scan, spiking_scan
 from elm_neuro.backends.parts._spikes import SpikeRule
 
 __all__ = [
     "OPERATOR",
-    "ORDERED",
     "SPARSE_INPUT",
     "ELMBackend",
     "SpikeRule",

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from elm_neuro.backends._backend import Backend
-from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
@@ -55,6 +55,7 @@ class ELMBackend(Backend):
         lengths: Tensor | None = None,
         sparse_input: str = "auto",
         recompute_every: int | None = None,
+        last_readout: bool = False,
     ) -> tuple[Tensor, Tensor, ELMState]:
         """Spikes, readout and state, as :func:`elm_neuro.backends.elm.spiking_scan` explains: here by torch, after
         :meth:`scan`.
@@ -63,4 +64,4 @@ class ELMBackend(Backend):
             x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
         )
         y = y.to(after.m.dtype)
-        return cut_at(lengths, rule.fire(y)), y, after
+        return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after

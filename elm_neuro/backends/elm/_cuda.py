@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _available, _bytes
+from elm_neuro.backends.cuda import _bytes
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
@@ -23,27 +24,12 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
-DTYPES = (torch.float32, torch.float64)
-DEVICE = "cuda"  # tests run the kernels on another
 
-
-class Cuda(ELMBackend):
+class Cuda(CudaBackend, ELMBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
 
-    name = "cuda"
-    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
     traceable = True
     takes_bytes = True
-
-    def missing(self) -> str | None:
-        return _available.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != DEVICE:
-            return f"it runs on NVIDIA GPUs, got {parameter.device}"
-        if parameter.dtype not in DTYPES:
-            return f"it runs in float32 and float64, got {parameter.dtype}"
-        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
         kappa, num_hidden = params.kappa_m, len(params.mlp_weight) - 1
@@ -100,6 +86,7 @@ def _scan(
         x = x.to(dtype)
         if lengths is not None:
             x = without_padding(x, lengths)
+    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered)
     num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
     multiplied = events is None and not holds_bytes(x)  # by cuBLAS, whose time is that of the product's size
     fewer_branches = params.routing is not None and multiplied and num_first > num_branch
@@ -110,16 +97,18 @@ def _scan(
         )  # fmt: skip
         if events is not None:
             operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
-        y, b, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+        y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
         return y, ELMState(b, m)
     v, b = _through_branches(x, events, params, state, lengths, lowered)
     operands = _operands(params, state, lengths)._replace(v=v, w1=params.mlp_weight[0][..., num_branch:])
-    y, _, m = _run(operands, Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered))
+    y, _, m = _run(operands, options)
     return y, ELMState(b, m)
 
 
-def _run(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    return run_as_operator(operands, options) if torch.compiler.is_compiling() else run(operands, options)
+def _run(operands: Operands, options: Options, events: SpikeEvents | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        return run_as_operator(operands, options)
+    return run(operands, options, events)
 
 
 def _operands(params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> Operands:

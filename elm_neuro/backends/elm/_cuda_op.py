@@ -17,18 +17,9 @@ from elm_neuro.backends.elm._cuda_pass import (
     forward,
     laid_out,
 )
+from elm_neuro.backends.elm._schemas import CUDA_BACKWARD, NUM_SAVED
+from elm_neuro.backends.parts._operators import Implementation
 
-# The fields of Operands from kappa_b on.
-TENSORS = (
-    "Tensor kappa_b, Tensor? routing, Tensor? x, Tensor? v, Tensor? w_s, Tensor w1, Tensor? b1, Tensor kappa, "
-    "Tensor gain, Tensor? w2, Tensor? b2, Tensor w_y, Tensor b_y, Tensor? b_0, Tensor? m_0"
-)
-OPTIONS = "int num_steps, int num_input, bool silu, ScalarType? lowered"
-NUM_SAVED = len(Saved._fields) - 3  # without the arrangement of events
-FORWARD = f"({TENSORS}, {OPTIONS}, bool save) -> ({', '.join(['Tensor'] * (3 + NUM_SAVED))})"
-BACKWARD = (
-    f"(Tensor? grad_y, Tensor? grad_b, Tensor? grad_m, Tensor[] saved, {TENSORS}, {OPTIONS}, bool of_x) -> Tensor[]"
-)
 NUM_TENSORS = len(Operands._fields) - KAPPA_B
 
 
@@ -42,7 +33,6 @@ def _operands(tensors: Any) -> Operands:
     return Operands._make((*(None,) * KAPPA_B, *tensors))
 
 
-@torch.library.custom_op("elm_neuro::cuda_scan", mutates_args=(), schema=FORWARD)
 def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
     outputs, saved = forward(laid_out(_operands(tensors)), Options(*rest[:-1]), save=rest[-1])
@@ -53,8 +43,7 @@ def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     return (outputs.y.contiguous(), outputs.b, outputs.m, *kept)
 
 
-@_scan.register_fake
-def _(*arguments: Any) -> tuple[Tensor, ...]:
+def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     o = _operands(arguments[:NUM_TENSORS])
     num_steps, num_input, _, _, save = arguments[NUM_TENSORS:]
     arriving = o.x if o.x is not None else o.v
@@ -85,7 +74,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.custom_op("elm_neuro::cuda_scan_backward", mutates_args=(), schema=BACKWARD)
+@torch.library.custom_op("elm_neuro::cuda_scan_backward", mutates_args=(), schema=CUDA_BACKWARD)
 def _scan_backward(
     grad_y: Tensor | None, grad_b: Tensor | None, grad_m: Tensor | None, saved: list[Tensor], *arguments: Any
 ) -> list[Tensor]:
@@ -139,4 +128,4 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     return (None,) * (FIRST_DIFFERENTIATED - KAPPA_B) + tuple(present) + (None,) * (len(ctx.options) + 1)
 
 
-_scan.register_autograd(_differentiate, setup_context=_save)
+SCAN = Implementation(_scan, _fake, _save, _differentiate)

@@ -17,13 +17,16 @@ from elm_neuro.backends.cuda import _bytes, _driver
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
 from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
 from elm_neuro.backends.cuda._readout import MAX_OUTPUT, readout, readout_backward
-from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients
+from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients, outer
+from elm_neuro.backends.elm._again import Plain
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._bytes import BYTES
 from elm_neuro.backends.parts._lengths import cut_at
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
+from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import branch_matrix
 
+MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 
@@ -86,36 +89,52 @@ class Outputs(NamedTuple):
     m: Tensor  # (batch, [num_neuron,] num_memory)
 
 
-def run(operands: Operands, options: Options) -> Outputs:
-    """Readout of every step and the state after each sample's last."""
-    return Outputs._make(_Pass.apply(options, torch.is_grad_enabled(), *operands))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+def run(operands: Operands, options: Options, events: SpikeEvents | None) -> Outputs:
+    """Readout of every step and the state after each sample's last; `events` are what begin, channel and value are
+    of.
+    """
+    constants, differentiated = operands[:FIRST_DIFFERENTIATED], operands[FIRST_DIFFERENTIATED:]
+    # the constants as one argument: autograd asks each of its arguments more than once
+    return Outputs._make(_Pass.apply(options, events, torch.is_grad_enabled(), constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 class _Pass(Function):
     @staticmethod
-    def forward(ctx: Any, options: Options, recorded: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        operands = laid_out(Operands._make(tensors))
+    def forward(
+        ctx: Any,
+        options: Options,
+        events: SpikeEvents | None,
+        recorded: bool,
+        constants: tuple[Tensor | None, ...],
+        *differentiated: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        tensors = constants + differentiated
         save = recorded and any(ctx.needs_input_grad)
-        outputs, saved = forward(operands, options, save=save)
-        ctx.options = options
+        outputs, saved = forward(laid_out(Operands._make(tensors)), options, save=save)
+        ctx.options, ctx.events = options, events
         ctx.set_materialize_grads(False)
         if save:
-            ctx.save_for_backward(*operands, *saved)
-        if operands.v is not None:
+            ctx.save_for_backward(*tensors, *saved)
+        ctx.differentiates_again = differentiated[0] is not None or events is not None
+        if not ctx.differentiates_again:
             ctx.mark_non_differentiable(outputs.b)
         return tuple(outputs)
 
     @staticmethod
-    @differentiable_once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        operands, saved = (
-            Operands._make(tensors[: len(Operands._fields)]),
-            Saved._make(tensors[len(Operands._fields) :]),
-        )
-        of_x = ctx.needs_input_grad[2 + FIRST_DIFFERENTIATED]
-        found = backward(operands, saved, ctx.options, grads, of_x=of_x)
-        return (None,) * (2 + FIRST_DIFFERENTIATED) + found
+        if torch.is_grad_enabled() and ctx.differentiates_again:
+            operands = Operands._make(ctx.saved_tensors[: len(Operands._fields)])
+            found = _differentiable(operands, ctx.options, ctx.events, ctx.needs_input_grad[4:], grads)
+            return (None, None, None, None, *found)
+        return _backward(ctx, *grads)
+
+
+@differentiable_once
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
+    found = backward(laid_out(operands), saved, ctx.options, grads, of_x=ctx.needs_input_grad[4])
+    return (None, None, None, None, *found)
 
 
 def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Outputs, Saved]:
@@ -181,6 +200,25 @@ def backward(
     )
 
 
+def _differentiable(
+    o: Operands,
+    options: Options,
+    events: SpikeEvents | None,
+    needed: tuple[bool, ...],
+    grads: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the operands from `x` on with a graph of their own: the reference's, run again."""
+    activation = "silu" if options.silu else "relu"
+    plain = Plain(events, o.lengths, activation, None, None, o.kappa.dtype)
+
+    def again(x: Any, v: None, w_s: Any, w1: Any, b1: Any, kappa: Any, gain: Any, w2: Any, b2: Any, *rest: Any) -> Any:
+        w_y, b_y, b_0, m_0 = rest
+        layers = (w1, b1) if w2 is None else (w1, w2, b1, b2)
+        return plain.run(x, b_0, m_0, w_s, o.routing, o.kappa_b, kappa, gain, w_y, b_y, *layers)
+
+    return differentiable_gradients(again, o[FIRST_DIFFERENTIATED:], needed, grads)
+
+
 def laid_out(operands: Operands) -> Operands:
     """The operands as the kernels read them: all whole but `x`, and `v`, whose rows are."""
     whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in operands])
@@ -195,10 +233,8 @@ def _sizes(o: Operands, options: Options) -> Sizes:
 
 
 def _recurrence(o: Operands, v: Tensor, f_0: Tensor | None) -> Recurrence:
-    num_branch = 0 if o.w_s is None else o.w_s.shape[-2]
     kappa_b = None if o.v is not None else o.kappa_b
-    w_m = o.w1[..., num_branch:]
-    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, w_m, o.w2, o.b2)
+    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, o.w1, o.w2, o.b2)
 
 
 def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
@@ -216,7 +252,7 @@ def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tens
         if x.ndim == 4:
             v = torch.einsum("btni,nif->btnf", x, factor.view(sizes.num_neuron, sizes.num_input, sizes.first))
         else:
-            v = (x @ factor).view(*x.shape[:2], *neurons, sizes.first)
+            v = torch.mm(x.reshape(-1, sizes.num_input), factor).view(*x.shape[:2], *neurons, sizes.first)
         return v.to(table.dtype).contiguous(), table, total, None
     events = Events(_there(o.begin), _there(o.channel), o.value)
     num_row = events.begin.shape[0] - 1
@@ -260,8 +296,10 @@ def _through_readout(
 
 def _products(flows: Flows, memory: Tensor, of_y: Tensor | None) -> Products:
     """Weight gradients, to be added up."""
-    of_h = None if flows.dq is None or flows.hidden is None else _outer(flows.dq, flows.hidden)
-    return Products(_outer(flows.dz, memory), of_h, of_y, flows.sums)
+    dz, dq = flows.dz, flows.dq
+    if memory.numel() * dz.shape[-1] <= MAX_WORK:
+        return Products(*outer(dz, memory, dq, None if dq is None else flows.hidden), of_y, flows.sums)
+    return Products(_outer(dz, memory), None if dq is None else _outer(dq, _there(flows.hidden)), of_y, flows.sums)
 
 
 def _outer(out: Tensor, inp: Tensor) -> Tensor:
@@ -289,7 +327,8 @@ def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> 
     x, flow = _lowered(options, o.x, dv)
     if x.ndim == 4:
         return torch.einsum("btni,btnf->nif", x, flow).to(dv.dtype).contiguous().unsqueeze(0)
-    return (x.flatten(0, 1).mT @ flow.flatten(0, 1).flatten(1)).to(dv.dtype).unsqueeze(0)
+    rows = x.shape[0] * x.shape[1]
+    return torch.mm(x.reshape(rows, -1).t(), flow.view(rows, -1)).to(dv.dtype).unsqueeze(0)
 
 
 def _frames_gradient(o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, options: Options) -> Tensor | None:

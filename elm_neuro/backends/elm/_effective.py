@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda._weights import effective_backward, effective_forward
-from elm_neuro.backends.elm import _cuda, _native
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.native import _effective
+from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import bounded_tau, decay, memory_gain
 
-CUDA, NATIVE = _cuda.Cuda(), _native.Native()
+CUDA, NATIVE = CudaBackend(), NativeBackend()
 
 
 class Timescales(NamedTuple):
@@ -87,7 +87,7 @@ def _kernels(proto_w_s: Tensor, *others: Tensor) -> Kernels | None:
     if torch.compiler.is_compiling() or only_operators(()) is not None:
         return None
     device, dtype = proto_w_s.device, proto_w_s.dtype
-    kernels = GPU if device.type == _cuda.DEVICE else CPU if device.type == "cpu" else None
+    kernels = GPU if device.type == CUDA.device_type else CPU if device.type == "cpu" else None
     if kernels is None or others[-1].requires_grad:
         return None
     for tensor in (proto_w_s, *others):
@@ -139,6 +139,8 @@ def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
 def _forward_on_gpu(
     proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
 ) -> tuple[Tensor, ...]:
+    from elm_neuro.backends.cuda._weights import effective_forward
+
     return effective_forward(proto_w_s, proto_tau_m, tau_s, _constants_of_gpu(timescales))
 
 
@@ -149,6 +151,8 @@ def _backward_on_gpu(
     wanted: tuple[bool, bool],
     timescales: Timescales,
 ) -> tuple[Tensor | None, Tensor | None]:
+    from elm_neuro.backends.cuda._weights import effective_backward
+
     return effective_backward(proto_w_s, proto_tau_m, grads, wanted, _constants_of_gpu(timescales))
 
 

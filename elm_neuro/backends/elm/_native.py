@@ -23,7 +23,7 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.native._filter import filtered, filtered_events
-from elm_neuro.backends.parts._lengths import cut_at, last_valid, valid, without_padding
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, valid, without_padding
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
@@ -97,16 +97,25 @@ class Native(NativeBackend, ELMBackend):
         lengths: Tensor | None = None,
         sparse_input: str = "auto",
         recompute_every: int | None = None,
+        last_readout: bool = False,
     ) -> tuple[Tensor, Tensor, ELMState]:
         recomputed = recompute_every is not None and not _torch.may_commute(params)  # its parts hand on no spikes
         if x.shape[0] * x.shape[1] == 0 or recomputed:
             return super().spiking_scan(
-                x, params, state, rule, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
+                x,
+                params,
+                state,
+                rule,
+                lengths=lengths,
+                sparse_input=sparse_input,
+                recompute_every=recompute_every,
+                last_readout=last_readout,
             )
         lengths = None if lengths is None else lengths.contiguous()
-        y, spikes, after = _scan(x, params, state, lengths, Run(sparse_input, recompute_every, rule=rule))
+        run_ = Run(sparse_input, recompute_every, rule=rule, last_readout=last_readout)
+        y, spikes, after = _scan(x, params, state, lengths, run_)
         if spikes is None:
-            return cut_at(lengths, rule.fire(y)), y, after
+            return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
         return spikes, y, after
 
 
@@ -121,6 +130,7 @@ class Run(NamedTuple):
     recompute_every: int | None
     lowered: torch.dtype | None = None  # of products over the whole sequence, under autocast
     rule: SpikeRule | None = None  # by which the readout fires inside the pass
+    last_readout: bool = False  # with a rule, and without gradients: no record of the others
 
 
 Scanned: TypeAlias = tuple[Tensor, Tensor | None, ELMState]  # readout, spikes where there is a rule, state
@@ -139,9 +149,9 @@ def _scan(
         return _hidden_first(arriving, params, state, run)
     if arriving is not None:  # what it was searched for is not there
         x, run = arriving.frames_or_raise(), run._replace(sparse_input="off")
-    part = partial(_branches_first, run=run if run.recompute_every is None else run._replace(rule=None))
     if run.recompute_every is None:
-        return part(x, params, state, lengths=lengths)
+        return _branches_first(x, params, state, lengths=lengths, run=run)
+    part = partial(_branches_first, run=run._replace(rule=None, last_readout=False))
 
     def without_spikes(*args: Any, **options: Any) -> tuple[Tensor, ELMState]:
         y, _, after = part(*args, **options)
@@ -327,9 +337,14 @@ def _operands(
         begin=begin, end=end, channel=channel, value=value, lengths=lengths, kappa_b=kappa_b, frames=frames,
         table=None, dense=dense, f_0=f_0, bias=bias, m_0=None if state is None else state.m, kappa=params.kappa_m,
         gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y,
-        threshold=None if run_.rule is None else run_.rule.threshold.expand(params.b_y.shape),
+        threshold=None if run_.rule is None else _one_or_all(run_.rule.threshold, params.b_y),
         layers=tuple([tensor for layer in layers for tensor in layer]),
     )  # fmt: skip
+
+
+def _one_or_all(threshold: Tensor, b_y: Tensor) -> Tensor:
+    """The threshold as the kernels read it: one number, or one for each output of each neuron."""
+    return threshold.expand(b_y.shape) if threshold.ndim else threshold
 
 
 def _run(
@@ -351,7 +366,8 @@ def _run(
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     tile = tile_for(batch, params.kappa_m)
     surrogate, slope = (0, 0.0) if run_.rule is None else _surrogate_in_kernel(run_.rule.surrogate)
-    return run(operands, Plan(batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first), first)
+    plan = Plan(batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout)
+    return run(operands, plan, first)
 
 
 def _surrogate_in_kernel(surrogate: Surrogate) -> tuple[int, float]:

@@ -27,8 +27,8 @@ from elm_neuro.backends.native._rows import padded_table, rows, strides
 def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """What a pass gives, and what the backward pass reads (nothing without `save`)."""
     like, parts = operands.kappa, plan.parts()
-    y = _room_like_arriving(operands, plan)
-    spikes = None if operands.threshold is None else torch.empty_like(y)
+    y = _room_for_last(operands, plan) if plan.last_readout else _room_like_arriving(operands, plan)
+    spikes = None if operands.threshold is None else _room_like_arriving(operands, plan)
     m_last = like.new_empty(plan.batch, *like.shape)
     size = saved_size(operands, plan.batch, plan.num_steps) if save and len(parts) == 1 else 0
     activations = _library.large(like, size)
@@ -37,7 +37,12 @@ def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs,
     m, f = operands.m_0, operands.f_0
     for index, (first, count) in enumerate(parts):
         args, _alive = _arguments(operands, plan, first, count, m, f)
-        _give_readout(args, y, spikes, first)
+        if plan.last_readout:
+            args.y_last = y.data_ptr()
+        else:
+            args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(y, first)
+        if spikes is not None:
+            args.spikes, (args.y_batch, args.y_time, args.y_neuron) = _from(spikes, first)  # as y lies
         if index + 1 < len(parts):
             m, f = torch.empty_like(m_last), like.new_empty(plan.batch, *operands.w_m.shape[:-1])
             m_starts.append(m)
@@ -79,7 +84,7 @@ def run_backward(
         if grad_y is not None:
             args.grad_y, (args.grad_y_batch, args.grad_y_time, args.grad_y_neuron) = _from(grad_y, first)
         if grad_spikes is not None and readout is not None:
-            _give_readout(args, readout, None, first)
+            args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(readout, first)
             args.grad_spikes, (args.grad_spikes_batch, args.grad_spikes_time, args.grad_spikes_neuron) = _from(
                 grad_spikes, first
             )
@@ -92,9 +97,12 @@ def run_backward(
         if grad_product is not None:
             _project_backward(operands, grad_product, first, count, grads)
         grad_m, grad_f = grad_m_0, grad_f_0  # what the last step of the part before this one gets
+    grad_threshold = grads.threshold
+    if grad_threshold is not None and operands.threshold is not None and not operands.threshold.ndim:
+        grad_threshold = grad_threshold.sum()
     return [
         grads.frames, grads.table, grads.dense, grad_f if wanted.f_0 else None, grads.bias,
-        grad_m if wanted.m_0 else None, grads.kappa, grads.gain, grads.w_m, grads.w_y, grads.b_y, grads.threshold,
+        grad_m if wanted.m_0 else None, grads.kappa, grads.gain, grads.w_m, grads.w_y, grads.b_y, grad_threshold,
         *grads.layers,
     ]  # fmt: skip
 
@@ -125,9 +133,15 @@ def _room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
         w_m=operands.w_m.new_empty(operands.w_m.shape),
         w_y=room(operands.w_y),
         b_y=room(operands.b_y),
-        threshold=None if threshold is None or not wanted.threshold else threshold.new_zeros(threshold.shape),
+        threshold=None if threshold is None or not wanted.threshold else torch.zeros_like(operands.b_y),
         layers=tuple([room(layer) for layer in operands.layers]),
     )  # fmt: skip
+
+
+def _room_for_last(operands: Operands, plan: Plan) -> Tensor:
+    """Room for the readout of each sample's last step, (batch, ...); without steps the kernel writes none."""
+    make = operands.b_y.new_empty if operands.lengths is None else operands.b_y.new_zeros
+    return make((plan.batch, *operands.b_y.shape))
 
 
 def _room_like_arriving(operands: Operands, plan: Plan) -> Tensor:
@@ -185,7 +199,8 @@ def _arguments(
     args.w_m, args.w_m_row, args.w_m_neuron = w_m.data_ptr(), w_m.stride(-2), w_m.stride(0)
     args.w_y, args.b_y = operands.w_y.data_ptr(), operands.b_y.data_ptr()
     if operands.threshold is not None:
-        args.threshold, args.surrogate, args.slope = operands.threshold.data_ptr(), plan.surrogate, plan.slope
+        args.threshold, args.one_threshold = operands.threshold.data_ptr(), not operands.threshold.ndim
+        args.surrogate, args.slope = plan.surrogate, plan.slope
     if layers:
         args.weight, args.layer_bias = _library.addresses(layers[::2]), _library.addresses(layers[1::2])
     return args, (lengths, dense)
@@ -195,13 +210,6 @@ def _from(record: Tensor, first: int) -> tuple[int, tuple[int, int, int]]:
     """Where (batch, time, ...) begins at step `first`, and its strides."""
     by_batch, by_time, by_neuron = strides(record)
     return record.data_ptr() + first * by_time * record.element_size(), (by_batch, by_time, by_neuron)
-
-
-def _give_readout(args: _library.ScanArgs, y: Tensor, spikes: Tensor | None, first: int) -> None:
-    """Name where readout and spikes lie, both alike."""
-    args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(y, first)
-    if spikes is not None:
-        args.spikes = _from(spikes, first)[0]
 
 
 def _give_gradients(

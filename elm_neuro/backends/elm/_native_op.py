@@ -22,19 +22,11 @@ from elm_neuro.backends.elm._native_operands import (
     saved_size,
     tile_for,
 )
+from elm_neuro.backends.elm._schemas import NATIVE_BACKWARD
 from elm_neuro.backends.native._events import Events
+from elm_neuro.backends.parts._operators import Implementation
 
 FIRST_PASSED = FIRST_DIFFERENTIATED - 1  # kappa_b: what stands before it, the operator does not take
-# The fields of Operands from kappa_b on, without the threshold.
-TENSORS = (
-    "Tensor? kappa_b, Tensor? frames, Tensor? table, Tensor? dense, Tensor? f_0, Tensor? bias, Tensor? m_0, "
-    "Tensor kappa, Tensor gain, Tensor w_m, Tensor w_y, Tensor b_y, Tensor[] layers"
-)
-FORWARD = f"({TENSORS}, bool silu, str sparse_input, bool save) -> (Tensor, Tensor, Tensor, Tensor)"
-BACKWARD = (
-    f"(Tensor? grad_y, Tensor? grad_m_last, Tensor saved, Tensor tile, {TENSORS}, bool silu, str sparse_input)"
-    " -> Tensor[]"
-)
 
 
 def run_as_operator(operands: Operands, *, silu: bool, sparse_input: str) -> tuple[Tensor, Tensor]:
@@ -71,7 +63,6 @@ def _sizes(operands: Operands) -> tuple[int, int]:
     return arriving.shape[0], arriving.shape[1]
 
 
-@torch.library.custom_op("elm_neuro::scan", mutates_args=(), schema=FORWARD)
 def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, layers, silu, sparse_input, save = arguments
     operands = _operands(tensors, layers)
@@ -81,8 +72,7 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return outputs.y.contiguous(), outputs.m_last, saved.activations, torch.tensor(plan.tile)
 
 
-@_scan.register_fake
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *tensors, layers, _, _, save = arguments
     operands = _operands(tensors, layers)
     (batch, num_steps), kappa = _sizes(operands), operands.kappa
@@ -90,11 +80,11 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kappa.new_empty(batch, num_steps, *operands.b_y.shape),
         kappa.new_empty(batch, *kappa.shape),
         kappa.new_empty(saved_size(operands, batch, num_steps) if save else 0),
-        torch.empty((), dtype=torch.int64),
+        kappa.new_empty((), dtype=torch.int64),
     )
 
 
-@torch.library.custom_op("elm_neuro::scan_backward", mutates_args=(), schema=BACKWARD)
+@torch.library.custom_op("elm_neuro::scan_backward", mutates_args=(), schema=NATIVE_BACKWARD)
 def _scan_backward(
     grad_y: Tensor | None, grad_m_last: Tensor | None, saved: Tensor, tile: Tensor, *arguments: Any
 ) -> list[Tensor]:
@@ -144,4 +134,4 @@ def _differentiate(ctx: Any, grad_y: Tensor | None, grad_m_last: Tensor | None, 
     return None, None, *present[: len(single) - 2], present[len(single) - 2 :], None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_save)
+SCAN = Implementation(_scan, _fake, _save, _differentiate)

@@ -37,7 +37,7 @@ class Operands(NamedTuple):
     # FirstLayer all of it, ([num_neuron,] hidden, num_branch + num_memory)
     w_y: Tensor  # ([num_neuron,] output_size, num_memory)
     b_y: Tensor  # ([num_neuron,] output_size)
-    threshold: Tensor | None  # of the spikes, shape of b_y; None where there are none
+    threshold: Tensor | None  # of the spikes, (), or shape of b_y; None where there are none
     layers: tuple[Tensor, ...]  # weight and bias of each layer after the first
 
 
@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     surrogate: int = 0  # whose derivative stands for that of the spikes, as in native/api.h
     slope: float = 0.0  # its alpha, or its scale
     time_first: bool = False  # how the readout lies in memory
+    last_readout: bool = False  # give that of each sample's last step only
 
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""
@@ -85,8 +86,8 @@ class Saved(NamedTuple):
 class Outputs(NamedTuple):
     """What a pass gives."""
 
-    y: Tensor  # (batch, time, [num_neuron,] output_size)
-    spikes: Tensor | None  # the same shape, where there is a threshold
+    y: Tensor  # (batch, time, [num_neuron,] output_size), or of the last step alone, without `time`
+    spikes: Tensor | None  # (batch, time, [num_neuron,] output_size), where there is a threshold
     m_last: Tensor  # (batch, [num_neuron,] num_memory), after each sample's last step
     arrived: Tensor | None  # branch sums, (batch, [num_neuron,] num_branch), where there is a FirstLayer
 

@@ -12,12 +12,9 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
 from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._cuda import Cuda
-from elm_neuro.backends.elm._native import Native
-from elm_neuro.backends.elm._reference import Reference
-from elm_neuro.backends.elm._torch import Torch
+from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
-from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
@@ -27,8 +24,8 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
 
 SPARSE_INPUT = ("auto", "on", "off")
-# "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[ELMBackend, ...] = (Native(), Cuda(), Torch(), Reference())
+
+
 OPERATOR: Operator[ELMBackend] = register(Operator("elm", ELMBackend, ORDERED), leading=True)
 
 
@@ -108,6 +105,7 @@ def spiking_scan(
     recompute_every: int | None = None,
     sparse_input: str = "auto",
     backend: str = "auto",
+    last_readout: bool = False,
 ) -> tuple[Tensor, Tensor, ELMState]:
     """Run the neuron over all time steps, its readout against a threshold: the numbers of :func:`scan` and then
     ``rule.fire``, in one pass where the backend can.
@@ -121,6 +119,8 @@ def spiking_scan(
         recompute_every: keep the activations of so many steps.
         sparse_input: turn dense frames into events.
         backend: "auto", or one of :func:`elm_neuro.backends.available`.
+        last_readout: give the readout of each sample's last valid step only, (batch, [num_neuron,] output_size), 0 for
+            a sample without any; without gradients `native` then keeps no record of the others.
 
     Returns:
         Spikes, 0 or 1, and readout, each (batch, time, [num_neuron,] output_size), in the state's dtype; the state
@@ -131,10 +131,19 @@ def spiking_scan(
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
+        record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
         spikes, y, after = chosen.spiking_scan(
-            x, params, state, rule, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
+            x,
+            params,
+            state,
+            rule,
+            lengths=lengths,
+            sparse_input=sparse_input,
+            recompute_every=recompute_every,
+            last_readout=not record,
         )
-        return twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
+        spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
+        return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
     y, after = scan(
         x,
         params,
@@ -145,7 +154,7 @@ def spiking_scan(
         backend=chosen.name,
     )
     y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
-    return cut_at(lengths, rule.fire(y)), y, after
+    return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
 
 
 def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> None:

@@ -17,6 +17,7 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows, with_padded_rows
 from elm_neuro.backends.parts._filter import decay_gradient
+from elm_neuro.backends.parts._operators import Implementation
 from elm_neuro.backends.parts._twice import differentiable_once
 
 
@@ -143,13 +144,11 @@ def _call(call: _library.Call, events: Events | None, out: Tensor, args: _librar
 # Inside torch.compile the same is an operator, into which it does not look.
 
 
-@torch.library.custom_op("elm_neuro::leaky_filter", mutates_args=())
-def _leaky_filter_op(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+def _leaky_filter(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
     return _forward(None, None, dense, kappa, initial)
 
 
-@_leaky_filter_op.register_fake
-def _(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
+def _fake_filter(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
     return kappa.new_empty(dense.shape)
 
 
@@ -178,4 +177,4 @@ def _differentiate_filter(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ..
     return dense, decay, initial if ctx.has_initial else None
 
 
-_leaky_filter_op.register_autograd(_differentiate_filter, setup_context=_save_filter)
+LEAKY_FILTER = Implementation(_leaky_filter, _fake_filter, _save_filter, _differentiate_filter)

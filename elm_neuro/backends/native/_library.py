@@ -52,9 +52,9 @@ class ScanArgs(ctypes.Structure):
         "batch num_steps num_neuron num_memory num_layers hidden silu num_output num_input "
         "first_step all_steps wide tile num_task accumulate dense_batch dense_time dense_neuron "
         "y_batch y_time y_neuron grad_y_batch grad_y_time grad_y_neuron "
-        "grad_spikes_batch grad_spikes_time grad_spikes_neuron w_m_neuron w_m_row surrogate",
+        "grad_spikes_batch grad_spikes_time grad_spikes_neuron w_m_neuron w_m_row one_threshold surrogate",
         "begin end lengths channel value table dense kappa_b f_0 bias m_0 kappa gain w_m w_y b_y threshold "
-        "weight layer_bias y spikes m_last f_last saved grad_y grad_spikes grad_m_last grad_f_last "
+        "weight layer_bias y spikes m_last f_last y_last saved grad_y grad_spikes grad_m_last grad_f_last "
         "grad_table grad_dense grad_f_0 grad_m_0 grad_bias grad_kappa grad_gain grad_w_m grad_w_y grad_b_y "
         "grad_threshold grad_weight grad_layer_bias",
         doubles="slope",

@@ -22,6 +22,7 @@ struct ElmScan {
     int64_t grad_y_batch, grad_y_time, grad_y_neuron;
     int64_t grad_spikes_batch, grad_spikes_time, grad_spikes_neuron;
     int64_t w_m_neuron, w_m_row;  // of w_m
+    int64_t one_threshold;        // whether `threshold` is a single number; its gradient has num_output nevertheless
     int64_t surrogate;            // ELM_ATAN, ...: whose derivative the backward pass takes for that of the spikes
     double slope;                 // its alpha, or its scale
     const int64_t *begin, *end, *lengths;  // null without events; lengths (batch,) or null: valid steps of each sample
@@ -30,10 +31,10 @@ struct ElmScan {
     const void *dense, *kappa_b;           // kappa_b: one number, null where nothing is integrated
     const void *f_0, *bias, *m_0;          // f_{-1} and m_{-1}, (batch, num_neuron, ...), or null for zeros
     const void *kappa, *gain, *w_m, *w_y, *b_y;
-    const void *threshold;                                            // (num_neuron, num_output), or null: no spikes
+    const void *threshold;                                            // (num_neuron, num_output) or one, or null: no spikes
     const void *weight[ELM_MAX_LAYERS], *layer_bias[ELM_MAX_LAYERS];  // of the layers after the first, contiguous
-    void *y, *spikes, *m_last,
-        *f_last;  // y, spikes and f_last or null; the backward pass reads y where there are spikes
+    void *y, *spikes, *m_last, *f_last;  // but for m_last or null; the backward pass reads y where there are spikes
+    void *y_last;  // y of each sample's last step, (batch, num_neuron, num_output), or null; without steps left alone
     void *saved;  // what the backward pass reads, or null where none will follow
     const void *grad_y, *grad_spikes, *grad_m_last, *grad_f_last;  // each or null
     void *grad_table, *grad_dense, *grad_f_0, *grad_m_0;           // each or null; the table's comes zeroed

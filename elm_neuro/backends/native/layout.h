@@ -113,7 +113,10 @@ template <class R> struct Neuron {
              transposed);
         pack(readout, transposed ? s.op : s.dp, (const R *)a.w_y + n * s.o * s.d, s.d, s.o, s.d, transposed);
         copy_row(read_bias, (const R *)a.b_y + n * s.o, s.o);
-        if (a.threshold) copy_row(threshold, (const R *)a.threshold + n * s.o, s.o);
+        if (a.threshold && a.one_threshold)
+            for (i64 j = 0; j < s.o; j++) threshold[j] = *(const R *)a.threshold;
+        else if (a.threshold)
+            copy_row(threshold, (const R *)a.threshold + n * s.o, s.o);
         if (a.bias) copy_row(first_bias, (const R *)a.bias + n * s.first, s.first);
         if (a.kappa_b)
             for (i64 j = 0; j < s.first; j++) kappa_b[j] = *(const R *)a.kappa_b;

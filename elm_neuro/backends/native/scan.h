@@ -135,7 +135,7 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
                                                    const Task &task) {
     constexpr int W = Lanes<R>::W;
     constexpr i64 CHUNK = ROWS_PER_CHUNK / MB;
-    const bool silu = a.silu, save = a.saved, sparse = !silu, reads = a.y || a.spikes;
+    const bool silu = a.silu, save = a.saved, sparse = !silu, reads = a.y || a.spikes || a.y_last;
     const Samples<MB> samples(a, task);
     const i64 chunk = CHUNK < samples.longest ? CHUNK : samples.longest;
     const i64 room = (1 + chunk) * s.fp + (s.layers + 3) * s.hp + 3 * s.dp + s.op + 64 * (s.layers + 8);
@@ -208,7 +208,9 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
             for (int i = 0; i < MB; i++) {
                 const R *m = memory + i * s.dp;
                 for (i64 j = 0; j < s.dp; j += W) store(decayed + i * s.dp + j, load(m + j) * load(w.kappa + j));
-                if (t == samples.length[i] - 1) copy_row((R *)a.m_last + samples.row[i] * s.d, m, s.d);
+                const bool last = t == samples.length[i] - 1;
+                if (last) copy_row((R *)a.m_last + samples.row[i] * s.d, m, s.d);
+                if (last && a.y_last) copy_row((R *)a.y_last + samples.row[i] * s.o, y + i * s.op, s.o);
                 if (!reads || t >= samples.length[i]) continue;
                 const i64 at = row_of(task.sample + i, t, task.neuron, a.y_batch, a.y_time, a.y_neuron);
                 if (a.y) copy_row((R *)a.y + at, y + i * s.op, s.o);

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.network._backend import NetworkRecord
-from elm_neuro.backends.network._reference import Reference
 from elm_neuro.backends.parts._twice import with_second_derivative
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
-
-REFERENCE = Reference()
 
 
 def twice_differentiable(
@@ -49,10 +46,13 @@ class Plain(NamedTuple):
 
     def run(self, frames: Any, *tensors: Any) -> Any:
         """Record and state."""
+        # for second derivatives only, so not imported with the package
+        from elm_neuro.backends.network._reference import Reference
+
         state, rest = NetworkState(*tensors[:4]), tensors[4:]
         weights, biases = rest[: self.num_layers], rest[self.num_layers : 2 * self.num_layers]
         w_s, w_y, bias, kappa_m, gain, *kappas = rest[2 * self.num_layers :]
         params = NetworkParams(self.index_of_synapse, w_s, weights, biases, w_y, bias, kappa_m, gain, *kappas)
         x = self.events if frames is None else frames
-        record, after = REFERENCE.scan(x, params, self.rule, state, **self.options)  # type: ignore[arg-type]
+        record, after = Reference().scan(x, params, self.rule, state, **self.options)  # type: ignore[arg-type]
         return *record, *after

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _available, _network
+from elm_neuro.backends.cuda import _network
+from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, project_events
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._cuda_pass import Operands, Plan, run, sizes_of
@@ -23,26 +24,11 @@ from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 
-DEVICE = "cuda"  # tests run the kernels on another
-DTYPES = (torch.float32, torch.float64)
 REFERENCE = Reference()
 
 
-class Cuda(NetworkBackend):
+class Cuda(CudaBackend, NetworkBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
-
-    name = "cuda"
-    about = "kernels for NVIDIA GPUs, compiled at first use, float32 and float64"
-
-    def missing(self) -> str | None:
-        return _available.missing()
-
-    def refusal_of(self, parameter: Tensor) -> str | None:
-        if parameter.device.type != DEVICE:
-            return f"it runs on NVIDIA GPUs, got {parameter.device}"
-        if parameter.dtype not in DTYPES:
-            return f"it runs in float32 and float64, got {parameter.dtype}"
-        return _available.unknown(parameter.device.index or 0) if DEVICE == "cuda" else None
 
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
         if x.device != params.bias.device:

@@ -12,18 +12,13 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.network._again import twice_differentiable
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
-from elm_neuro.backends.network._cuda import Cuda
-from elm_neuro.backends.network._native import Native
-from elm_neuro.backends.network._reference import Reference
-from elm_neuro.backends.network._torch import Torch
+from elm_neuro.backends.network._ordered import ORDERED
 from elm_neuro.backends.parts._plain import PLAIN, not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState, zero_network_state
 
-# "auto" is the first that is not missing and does not refuse; the last one runs everything.
-ORDERED: tuple[NetworkBackend, ...] = (Native(), Cuda(), Torch(), Reference())
 OPERATOR: Operator[NetworkBackend] = register(Operator("network", NetworkBackend, ORDERED))
 
 

@@ -25,9 +25,15 @@ def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeE
 def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tensor:
     """Entry of `record`, (batch, time, ...), at each sample's last valid step; `initial` where there is none."""
     if lengths is None:
-        return record[:, -1].clone()  # a view would keep the whole record alive
+        return record.select(1, -1).clone()  # a view would keep the whole record alive
     last = record[torch.arange(record.shape[0], device=lengths.device), (lengths - 1).clamp(min=0)]
     return torch.where((lengths > 0).view(-1, *[1] * (last.ndim - 1)), last, initial)
+
+
+def last_or_zeros(record: Tensor, lengths: Tensor | None) -> Tensor:
+    """Entry of `record`, (batch, time, ...), at each sample's last valid step; zeros where there is none."""
+    zeros = record.new_zeros(record.shape[0], *record.shape[2:])
+    return last_valid(record, lengths, zeros) if record.shape[1] else zeros
 
 
 def where_running(running: Tensor, after: Tensor, before: Tensor) -> Tensor:

@@ -31,6 +31,14 @@ def with_second_derivative(
     return found
 
 
+def answers_itself(outputs: tuple[Tensor, ...]) -> bool:
+    """Whether the pass that gave these outputs is one whose backward pass, a node of its own, has an answer for who
+    asks for a graph of it: its context says ``differentiates_again``.
+    """
+    nodes = {out.grad_fn for out in outputs if out.requires_grad}
+    return len(nodes) == 1 and getattr(nodes.pop(), "differentiates_again", False)
+
+
 class _Twice(Function):
     @staticmethod
     def forward(ctx: Any, plain: Callable[..., tuple[Tensor, ...]], num_output: int, *tensors: Any) -> Tensors:

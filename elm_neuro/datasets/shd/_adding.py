@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from elm_neuro.datasets._counter import checked_seed
 from elm_neuro.datasets._items import Items, collate, index_of, indices_of
-from elm_neuro.datasets.shd._binned import to_events, to_frames, whole_microseconds
+from elm_neuro.datasets.shd._frames import FrameTable, Steps, whole_microseconds
 from elm_neuro.datasets.shd._pairs import (
     SPLITS,
     Split,
@@ -87,6 +87,7 @@ class SHDAdding(Dataset[PairItem]):
         output: "events" gives `SpikeEvents` of batch 1, "frames" a Tensor (num_steps, num_channels), float32.
         binary: whether several spikes of one channel and step count as one.
         pool: this many neighbouring channels become one, ``channel // pool``.
+        scale: what a spike counts.
 
     Raises:
         ValueError: an argument is out of range, speakers are needed and not known, or no digit is left for the list.
@@ -119,6 +120,7 @@ class SHDAdding(Dataset[PairItem]):
         output: Literal["events", "frames"] = "events",
         binary: bool = False,
         pool: int = 1,
+        scale: float = 1.0,
     ) -> None:
         for name, value, allowed in (
             ("split", split, SPLITS),
@@ -156,6 +158,8 @@ class SHDAdding(Dataset[PairItem]):
         if not 1 <= pool <= self.recordings.num_channels:
             raise ValueError(f"pool must be in [1, {self.recordings.num_channels}], got {pool}")
         self.num_channels = -(-self.recordings.num_channels // pool)
+        self._steps, whole = Steps(self._bin_us, self.digit_us, pool, binary, scale), self.digit_us % self._bin_us == 0
+        self._table = FrameTable(self.recordings, self._steps) if output == "frames" and whole else None
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that live on see a new epoch
         self._drawn = (0, self._draw(0))
         self.fingerprint = fingerprint(self.recordings, self._drawn[1], self.digit_us)
@@ -263,15 +267,7 @@ class SHDAdding(Dataset[PairItem]):
             ValueError: `indices` is not a list of integers in [-num_items, num_items).
         """
         pairs = self.pairs[indices_of(indices, len(self))]
-        times, units, item = self._spikes(pairs)
-        rows = times // np.int32(self._bin_us) + item * self.num_steps
-        channels = np.floor_divide(units, self.pool, dtype=np.int64)
-        shape = (len(pairs), self.num_steps, self.num_channels)
-        inputs = (
-            to_frames(rows, channels, shape, self.binary)
-            if self.output == "frames"
-            else to_events(rows, channels, shape, self.binary)
-        )
+        inputs = self._spike_by_spike(pairs) if self._table is None else self._put_together(self._table, pairs)
         return inputs, torch.from_numpy(add_labels(self.recordings.labels, pairs)), self._speakers(pairs)
 
     @staticmethod
@@ -299,6 +295,18 @@ class SHDAdding(Dataset[PairItem]):
                 )
             inputs = inputs.transpose(0, 1)
         return inputs, labels, speakers
+
+    def _put_together(self, table: FrameTable, pairs: NDArray[np.int64]) -> Tensor:
+        """Frames of pairs whose second digit begins with a step."""
+        return table.batch(pairs.reshape(-1)).view(len(pairs), self.num_steps, self.num_channels)
+
+    def _spike_by_spike(self, pairs: NDArray[np.int64]) -> SpikeEvents | Tensor:
+        """Events or frames of pairs, spike by spike."""
+        times, units, item = self._spikes(pairs)
+        rows = times // np.int32(self._bin_us) + item * self.num_steps
+        channels = np.floor_divide(units, self.pool, dtype=np.int64)
+        binned = self._steps.as_frames if self.output == "frames" else self._steps.as_events
+        return binned(rows, channels, (len(pairs), self.num_steps, self.num_channels))
 
     def _spikes(self, pairs: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
         """Times, the second digit's shifted, channels and place in `pairs` of all spikes."""

@@ -8,12 +8,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from elm_neuro.datasets._items import Items, collate, index_of, indices_of
 from elm_neuro.datasets.shd._files import read_shd
+from elm_neuro.datasets.shd._frames import FrameTable, Steps, whole_microseconds
 from elm_neuro.datasets.shd._recordings import SpikeRecordings
 from elm_neuro.events import SpikeEvents
 
@@ -37,6 +38,7 @@ class SHDDataset(Dataset[Item]):
         output: "events" gives `SpikeEvents` of batch 1, "frames" a Tensor (num_steps, num_channels), float32.
         binary: whether several spikes of one channel and step count as one.
         pool: this many neighbouring channels become one, ``channel // pool``; there are ``ceil(700 / pool)``.
+        scale: what a spike counts; ``1 / pool`` makes a channel the mean of those that became it.
         indices: samples to use, in that order; None uses all.
 
     Raises:
@@ -62,21 +64,20 @@ class SHDDataset(Dataset[Item]):
         output: Literal["events", "frames"] = "events",
         binary: bool = False,
         pool: int = 1,
+        scale: float = 1.0,
         indices: ArrayLike | None = None,
     ) -> None:
         self.recordings = recordings if isinstance(recordings, SpikeRecordings) else read_shd(recordings)
-        self._bin_us, self._duration_us = (
-            whole_microseconds("bin_ms", bin_ms),
-            whole_microseconds("duration_ms", duration_ms),
-        )
+        bin_us, duration_us = whole_microseconds("bin_ms", bin_ms), whole_microseconds("duration_ms", duration_ms)
         if output not in ("events", "frames"):
             raise ValueError(f'output must be "events" or "frames", got {output!r}')
         if not 1 <= pool <= self.recordings.num_channels:
             raise ValueError(f"pool must be in [1, {self.recordings.num_channels}], got {pool}")
         self.output, self.binary, self.pool = output, binary, pool
         self.indices = indices_of(np.arange(len(self.recordings)) if indices is None else indices, len(self.recordings))
-        self.num_steps = -(-self._duration_us // self._bin_us)
-        self.num_channels = -(-self.recordings.num_channels // pool)
+        self._steps = Steps(bin_us, duration_us, pool, binary, scale)
+        self._table = FrameTable(self.recordings, self._steps) if output == "frames" else None
+        _, self.num_steps, self.num_channels = self._steps.shape(0, self.recordings.num_channels)
 
     @property
     def labels(self) -> Tensor:
@@ -114,16 +115,8 @@ class SHDDataset(Dataset[Item]):
             ValueError: `indices` is not a list of integers in [-num_items, num_items).
         """
         chosen = self.indices[indices_of(indices, len(self))]
-        times, units, count = self.recordings.spikes_of(chosen, before=self._duration_us)
-        rows = times // np.int32(self._bin_us) + np.repeat(np.arange(chosen.size) * self.num_steps, count)
-        channels = np.floor_divide(units, self.pool, dtype=np.int64)
-        shape = (chosen.size, self.num_steps, self.num_channels)
         speakers = np.full(chosen.size, -1) if self.recordings.speakers is None else self.recordings.speakers[chosen]
-        inputs = (
-            to_frames(rows, channels, shape, self.binary)
-            if self.output == "frames"
-            else to_events(rows, channels, shape, self.binary)
-        )
+        inputs = self._table.batch(chosen) if self._table else self._steps.events(self.recordings, chosen)
         return inputs, torch.from_numpy(self.recordings.labels[chosen]), torch.from_numpy(speakers)
 
     @staticmethod
@@ -146,44 +139,6 @@ class SHDDataset(Dataset[Item]):
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}"
         return (
-            f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._bin_us / 1000}, output={self.output!r}, "
+            f"SHDDataset(num_items={len(self)}, {shape}, bin_ms={self._steps.bin_us / 1000}, output={self.output!r}, "
             f"binary={self.binary})"
         )
-
-
-def to_events(
-    rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
-) -> SpikeEvents:
-    """Spikes whose rows ``sample * num_steps + step`` rise, as events of `shape`; `binary` leaves one in each cell."""
-    num_rows = shape[0] * shape[1]
-    if binary:
-        cells = np.sort(rows * shape[2] + channels)
-        rows, channels = np.divmod(cells[np.diff(cells, prepend=-1) > 0], shape[2])
-    indptr = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
-    return SpikeEvents(torch.from_numpy(indptr), torch.from_numpy(channels), None, shape)
-
-
-def to_frames(
-    rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int], binary: bool
-) -> Tensor:
-    """The same as frames of counts, or of zeros and ones."""
-    cells = torch.from_numpy(rows * shape[2] + channels)
-    frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32)
-    if binary:
-        frames[cells] = 1.0
-    else:
-        frames.index_add_(0, cells, torch.ones(cells.shape[0]))
-    return frames.view(shape)
-
-
-def whole_microseconds(name: str, milliseconds: float) -> int:
-    """`milliseconds` in microseconds.
-
-    Raises:
-        ValueError: they are not positive, not whole, or 2**31 or more.
-    """
-    microseconds = milliseconds * 1000.0
-    if not (0.5 < microseconds < 2**31 and abs(microseconds - round(microseconds)) < 1e-6):
-        raise ValueError(f"{name} must be positive and a whole number of microseconds, got {milliseconds} ms")
-    return round(microseconds)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
+import torch
 from lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 PARTS = ("train", "valid", "test")
 PARTS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
@@ -33,6 +34,8 @@ class ResumesInEpoch(LightningDataModule):
     """
 
     batch_size: int
+    num_workers: int
+    collate: ClassVar[Callable[..., Any]]  # puts items of its data sets into a batch
     resume = (0, 0)  # epoch, batches of it that are done
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,6 +48,19 @@ class ResumesInEpoch(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.resume = (int(state_dict.get("epoch", 0)), int(state_dict.get("batches", 0)))
+
+    def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
+        """Batches in the order of the data set, or, in training, of a sampler."""
+        kind = DataLoader if sampler is None else Resumable
+        return kind(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=type(self).collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
 
 
 def count_epochs_rightly(checkpoint: dict[str, Any]) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from elm_neuro.datasets.lra import TokenDataset
-from elm_neuro.training.loop._sampling import Resumable, ResumesInEpoch, processes_and_rank
+from elm_neuro.training.loop._sampling import ResumesInEpoch, processes_and_rank
 from elm_neuro.training.lra._sampling import BucketOrder
 
 PathLike = str | os.PathLike[str]
@@ -36,6 +35,7 @@ class TokenDataModule(ResumesInEpoch):
     """
 
     network_settings: ClassVar[tuple[str, ...]] = ("convention", "max_length")
+    collate = staticmethod(TokenDataset.collate)
 
     def __init__(self, *, batch_size: int, num_workers: int, seed: int, cache_dir: PathLike | None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class TokenDataModule(ResumesInEpoch):
             dataset, dataset.lengths, batch_size=self.batch_size, num_replicas=replicas, rank=rank, seed=self.seed
         )
         sampler.resume = self.resume
-        return self._loader(dataset, sampler, Resumable)
+        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
         """Validation batches; none where nothing is held back."""
@@ -109,16 +109,3 @@ class TokenDataModule(ResumesInEpoch):
     def _by_length(dataset: TokenDataset) -> TokenDataset:
         """The same items, the longest first: less padding, and what does not fit into memory is known at once."""
         return TokenDataset(dataset.sequences, dataset.indices[np.argsort(-dataset.lengths, kind="stable")])
-
-    def _loader(
-        self, dataset: TokenDataset, sampler: BucketOrder | None = None, kind: type[DataLoader[Any]] = DataLoader
-    ) -> DataLoader[Any]:
-        return kind(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=TokenDataset.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )

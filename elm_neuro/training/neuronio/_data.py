@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
-from elm_neuro.training.loop._sampling import InListOrder, Resumable, ResumesInEpoch, parts_of, processes_and_rank
+from elm_neuro.training.loop._sampling import InListOrder, ResumesInEpoch, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
 
@@ -53,6 +53,7 @@ class NeuronIODataModule(ResumesInEpoch):
     """
 
     network_settings: ClassVar[tuple[str, ...]] = ("window_ms", "skip_ms")  # what `test` takes from a checkpoint
+    collate = staticmethod(NeuronIODataset.collate)
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class NeuronIODataModule(ResumesInEpoch):
         dataset = self.part("train")
         sampler = InListOrder(dataset, num_replicas=replicas, rank=rank, shuffle=False)
         sampler.resume, sampler.batch_size = self.resume, self.batch_size
-        return self._loader(dataset, sampler, Resumable)
+        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
         """Validation batches; none where `valid` is an empty list."""
@@ -164,19 +165,6 @@ class NeuronIODataModule(ResumesInEpoch):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Test batches."""
         return self.test_dataloader()
-
-    def _loader(
-        self, dataset: NeuronIODataset, sampler: InListOrder | None = None, kind: type[DataLoader[Any]] = DataLoader
-    ) -> DataLoader[Any]:
-        return kind(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=NeuronIODataset.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Frames of int8 become floating once they are on the device."""

@@ -139,6 +139,7 @@ class SHDAddingDataModule(SHDDataModule):
             output=self.binning.output,
             binary=self.binning.binary,
             pool=self.binning.pool,
+            scale=self.binning.scale,
         )
 
     def _recordings(self, source: str | os.PathLike[str] | SpokenDigits) -> SpikeRecordings:

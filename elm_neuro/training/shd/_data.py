@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
 from elm_neuro.datasets.shd._recordings import WORDS, where_shd_is
-from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
+from elm_neuro.training.loop._sampling import Remaining, ResumesInEpoch, processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -30,6 +29,7 @@ class Binning:
         bin_ms: width of a step in ms, the neurons' delta_t.
         duration_ms: length of a sample in ms; later spikes are left out.
         pool: this many neighbouring channels become one.
+        scale: what a spike counts.
         binary: whether several spikes of one channel and step count as one.
         output: "events" or "frames".
     """
@@ -37,6 +37,7 @@ class Binning:
     bin_ms: float = 10.0
     duration_ms: float = 1000.0
     pool: int = 1
+    scale: float = 1.0
     binary: bool = False
     output: Literal["events", "frames"] = "events"
 
@@ -67,6 +68,7 @@ class SHDDataModule(ResumesInEpoch):
 
     # what `test` and `export` take from a checkpoint: how samples are made, and who was trained on
     network_settings: ClassVar[tuple[str, ...]] = ("binning", "valid", "seed")
+    collate = staticmethod(SHDDataset.collate)
 
     def __init__(
         self,
@@ -189,20 +191,7 @@ class SHDDataModule(ResumesInEpoch):
 
     def _training_loader(self, dataset: Dataset[Any], sampler: Remaining) -> DataLoader[Any]:
         sampler.resume, sampler.batch_size = self.resume, self.batch_size
-        return self._loader(dataset, sampler, Resumable)
-
-    def _loader(
-        self, dataset: Dataset[Any], sampler: Remaining | None = None, kind: type[DataLoader[Any]] = DataLoader
-    ) -> DataLoader[Any]:
-        return kind(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=SHDDataset.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return self._loader(dataset, sampler)
 
 
 class SpokenDigitsDataModule(SHDDataModule):

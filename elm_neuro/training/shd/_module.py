@@ -8,7 +8,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import CatMetric
+from torchmetrics import CatMetric, MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from elm_neuro.events import SpikeEvents
@@ -174,7 +174,10 @@ class SpikeClassification(Task):
         self.penalties, self.label_smoothing = _checked_penalties(network, penalties or {}), label_smoothing
         self.confusion: Tensor | None = None
         self.by_speaker: dict[int, tuple[float, int]] = {}
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        # the loss has refused what is no class
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self._logged = False  # whether this epoch's two metrics are
         self.evaluation = nn.ModuleDict({"valid": Speakers(num_classes), "test": Speakers(num_classes)})
 
     def setup(self, stage: str | None = None) -> None:
@@ -201,11 +204,7 @@ class SpikeClassification(Task):
         with seeded(seed_of(self, self.seed, batch_idx, stream=1), device), spikes_recorded(self.network) as spikes:
             logits, penalties = self.network.forward_with_penalties(x) if self.penalties else (self(x), {})  # type: ignore[operator]
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_accuracy.update(logits, labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
-        self.log(
-            "train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels)
-        )
+        self._count(loss, logits, labels)
         if self.spike_l1:
             count = sum(layer[0, 0].numel() for layer in spikes)  # neurons
             rate = torch.stack([layer.abs().mean() * (layer[0, 0].numel() / count) for layer in spikes]).sum()
@@ -217,6 +216,21 @@ class SpikeClassification(Task):
             )
             loss = loss + weight * penalties[name]
         return loss
+
+    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take in a training batch; the metrics are logged once an epoch: with every batch takes as long as a layer."""
+        self.train_loss.update(loss.detach().expand(len(labels)))  # torchmetrics 1.9 forgets weights beside "disable"
+        self.train_accuracy.update(logits.detach(), labels)
+        if not self._logged:
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+            self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+            self._logged = True
+
+    def on_train_epoch_start(self) -> None:
+        """Begin this epoch's metrics anew."""
+        self.train_loss.reset()
+        self.train_accuracy.reset()
+        self._logged = False
 
     def evaluate(self, batch: Batch, stage: str) -> None:
         """Take in a batch, without dropout."""

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from elm_neuro import ALIF, SpikeEvents
-from elm_neuro.backends.alif import ORDERED
+from elm_neuro.backends.alif import OPERATOR
 from elm_neuro.functional import FastSigmoid, MultiGaussian
 
 SIZES = [("lat0", "T100"), ("lat1", "T64"), ("lat4", "T64"), ("lat20", "T100")]
 NAMES = [f"{latency}_{kind}_{steps}" for latency, steps in SIZES for kind in ("rec", "ff")]
-BACKENDS = [backend.name for backend in ORDERED if backend.missing() is None]
+BACKENDS = [backend.name for backend in OPERATOR if backend.missing() is None]
 BLOCKS = [name for name in BACKENDS if name in ("torch", "native")]
 
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from elm_neuro.backends.alif import _cuda as _alif_cuda
 from elm_neuro.backends.cuda import _driver, _memory
-from elm_neuro.backends.elm import _cuda
-from elm_neuro.backends.network import _cuda as _network_cuda
+from elm_neuro.backends.cuda._backend import CudaBackend
 from tests.backends.cuda.fake_driver import COMPILER, FakeDriver
 
 
@@ -21,8 +19,7 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     driver = FakeDriver()
     _memory.kernel_for.cache_clear()
     monkeypatch.setattr(_driver, "launcher", lambda: driver)
-    for operator in (_cuda, _alif_cuda, _network_cuda):
-        monkeypatch.setattr(operator, "DEVICE", "cpu")
-        monkeypatch.setattr(operator.Cuda, "missing", lambda self: None)
+    monkeypatch.setattr(CudaBackend, "device_type", "cpu")
+    monkeypatch.setattr(CudaBackend, "missing", lambda self: None)
     yield driver
     _memory.kernel_for.cache_clear()

@@ -133,12 +133,12 @@ SANITIZED = """
 import torch
 from elm_neuro import BranchELM, ELM, SpikeEvents
 from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.elm import _cuda
+from elm_neuro.backends.cuda._backend import CudaBackend
 from tests.backends.cuda.fake_driver import FakeDriver
 driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 _driver.launcher = lambda: driver
-_cuda.DEVICE = "cpu"
-_cuda.Cuda.missing = lambda self: None
+CudaBackend.device_type = "cpu"
+CudaBackend.missing = lambda self: None
 torch.manual_seed(0)
 for neuron in (
     ELM(9, 2, num_memory=5, backend="cuda"),
@@ -157,12 +157,12 @@ SANITIZED_NETWORK = """
 import torch
 from elm_neuro import ELMNetwork, SpikeEvents
 from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.network import _cuda
+from elm_neuro.backends.cuda._backend import CudaBackend
 from tests.backends.cuda.fake_driver import FakeDriver
 driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 _driver.launcher = lambda: driver
-_cuda.DEVICE = "cpu"
-_cuda.Cuda.missing = lambda self: None
+CudaBackend.device_type = "cpu"
+CudaBackend.missing = lambda self: None
 torch.manual_seed(0)
 branches = {"num_branch": 3, "num_synapse_per_branch": 2, "num_memory": 5, "backend": "cuda"}
 for layer, events in (

@@ -156,17 +156,26 @@ def test_float32_stays_within_the_table(fake_driver: FakeDriver, branched: bool)
 
 
 @pytest.mark.parametrize("num_neuron", [None, 2])
-@pytest.mark.parametrize("most", [0, 8])
-def test_readouts_of_few_and_of_many_outputs_equal_the_reference(
-    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, most: int, num_neuron: int | None
+@pytest.mark.parametrize(("most_outputs", "most_work"), [(0, 0), (8, 2**24)])
+@pytest.mark.parametrize("options", [{}, {"num_mlp_layers": 0}, {"activation": "silu"}])
+def test_products_by_own_kernels_and_by_cublas_equal_the_reference(
+    fake_driver: FakeDriver,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    most_outputs: int,
+    most_work: int,
+    num_neuron: int | None,
 ) -> None:
-    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most)
+    """Of the readout, and of the layers' weights."""
+    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most_outputs)
+    monkeypatch.setattr(_cuda_pass, "MAX_WORK", most_work)
     torch.manual_seed(0)
-    neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron).double()
+    neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron, **options).double()
     x = torch.randn(4, 37, 3, dtype=torch.float64, requires_grad=True)  # several parts of the rows
     for lengths in (None, torch.tensor([37, 0, 5, 36])):
         check((neuron, x, None, lengths), fake_driver, seed=3, events=False, recompute_every=None)
-    assert ("elm_readout" in [name for name, *_ in fake_driver.launched]) == (most > 0)
+    launched = {name for name, *_ in fake_driver.launched}
+    assert {"elm_readout", "elm_outer"} & launched == ({"elm_readout", "elm_outer"} if most_work else set())
 
 
 def test_gradients_past_a_samples_end_may_be_anything_and_lie_anyhow(fake_driver: FakeDriver) -> None:
@@ -190,13 +199,13 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gradients", "elm_effective_backward",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gradients", "elm_effective_backward",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
         "elm_effective", "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_gather_inputs", "elm_gradients",
+        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
         "elm_effective_backward",
     ]  # fmt: skip
 
@@ -285,8 +294,6 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
-    from elm_neuro.backends.elm._cuda_op import _scan
-
     neuron = BranchELM(7, 2, 3, num_branch=8, num_synapse_per_branch=2, routing="random")
     params = neuron.cell.effective_parameters()
     tensors = [
@@ -295,21 +302,45 @@ def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
         params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 3, requires_grad=True),
     ]  # fmt: skip
     leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
-    torch.library.opcheck(_scan, (*leaves, 5, 7, False, None, True))
+    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 5, 7, False, None, True))
 
 
-def test_second_derivatives_are_the_references(fake_driver: FakeDriver) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"num_mlp_layers": 0}, {"num_neuron": 2, "activation": "silu"}, {"recompute_every": 2},
+        {"tau_s": tuple(1.0 + i for i in range(7))},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("events", [False, True])
+def test_second_derivatives_are_the_references(fake_driver: FakeDriver, options: dict[str, Any], events: bool) -> None:
+    """By parameters, frames and the state before them, of output and state after; some steps are past an end."""
     found = []
     for backend in ("cuda", "reference"):
         torch.manual_seed(0)
-        neuron = ELM(7, 2, num_memory=3, backend=backend).double()
-        leaves = list(neuron.parameters())
-        y = neuron(torch.rand(1, 4, 7, dtype=torch.float64))[0]
-        grads = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True, allow_unused=True)
+        neuron = ELM(7, 2, num_memory=3, backend=backend, **options).double()
+        frames = torch.poisson(torch.full((2, 4, 7), 0.7, dtype=torch.float64)).requires_grad_(not events)
+        state = [torch.rand_like(part, requires_grad=True) for part in neuron.cell.initial_state(2)]
+        leaves = [*neuron.parameters(), *state, *(() if events else (frames,))]
+        x = SpikeEvents.from_frames(frames) if events else frames
+        y, after = neuron(x, ELMState(*state), torch.tensor([4, 2]))
+        loss = y.sin().sum() + after.m.sin().sum() + after.b.sin().sum()
+        grads = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
         penalty = torch.stack([grad.square().sum() for grad in grads if grad is not None]).sum()
-        found.append(torch.autograd.grad(penalty, leaves, allow_unused=True))
+        found.append((*grads, *torch.autograd.grad(penalty, leaves, allow_unused=True)))
+    assert any(result is not None and result.any() for result in found[0])
     for result, wanted in zip(*found, strict=True):
         torch.testing.assert_close(result, wanted)
+
+
+def test_operands_that_are_changed_before_the_backward_pass_are_noticed(fake_driver: FakeDriver) -> None:
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    state = [part + 1.0 for part in neuron.cell.initial_state(1)]
+    y, after = neuron(torch.rand(1, 4, 7), ELMState(*state))
+    assert y.add_(1.0).grad_fn is not None and after.m.mul_(2.0).grad_fn is not None  # what it gave may be changed
+    state[1].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_a_learned_decay_of_the_branches_is_refused(fake_driver: FakeDriver) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -12,6 +17,19 @@ from tests.backends.native_cases import (
     native,
 )
 from tests.tolerances import assert_close
+
+Fresh: TypeAlias = Callable[[str], Any]
+
+
+@pytest.fixture
+def fresh() -> Fresh:
+    """What a program that is run by another interpreter prints, as JSON."""
+
+    def run(code: str) -> Any:
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    return run
 
 
 @native
@@ -54,3 +72,53 @@ def test_compiled_operators_refuse_second_derivatives() -> None:
     (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
     with pytest.raises(RuntimeError, match="elm_neuro"):
         gradient.sum().backward()
+
+
+@native
+def test_operators_are_known_without_what_runs_them(fresh: Fresh) -> None:
+    """The filter's, whose closed form is a sum: nothing of the package but its import comes before."""
+    found = fresh(
+        "import json, sys, torch, elm_neuro\n"
+        "before = [name for name in sys.modules if name.startswith('elm_neuro.backends.native')]\n"
+        "y = torch.ops.elm_neuro.leaky_filter(torch.ones(1, 3, 1), torch.tensor([0.5]), None)\n"
+        "names = [str(getattr(torch.ops.elm_neuro, name)) for name in ('scan', 'cuda_scan')]\n"
+        "print(json.dumps([before, names, y.flatten().tolist()]))"
+    )
+    assert found == [[], ["elm_neuro.scan", "elm_neuro.cuda_scan"], [1.0, 1.5, 1.75]]
+
+
+class Readout(torch.nn.Module):
+    """Without the state, whose class a saved program does not know."""
+
+    def __init__(self, neuron: ELM) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.neuron(x)[0]
+        return y
+
+
+@native
+@pytest.mark.slow
+def test_a_saved_program_runs_where_only_the_package_was_imported(tmp_path: Path, fresh: Fresh) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(5, 2, num_memory=3, tau_s=tuple(1.0 + i for i in range(5)))
+    x = torch.rand(2, 4, 5)
+    torch.export.save(torch.export.export(Readout(neuron), (x,)), tmp_path / "neuron.pt2")
+    torch.save(x, tmp_path / "x.pt")
+    y, sums = fresh(
+        "import json, torch, elm_neuro\n"
+        f"program = torch.export.load({str(tmp_path / 'neuron.pt2')!r}).module()\n"
+        f"y = program(torch.load({str(tmp_path / 'x.pt')!r}))\n"
+        "y.sum().backward()\n"
+        "sums = {name: parameter.grad.sum().item() for name, parameter in program.named_parameters()}\n"
+        "print(json.dumps([y.tolist(), sums]))"
+    )
+    expected = neuron(x)[0]
+    expected.sum().backward()
+    assert_close(torch.tensor(y), expected)
+    assert len(sums) > 3
+    for name, parameter in neuron.named_parameters():
+        assert parameter.grad is not None
+        assert_close(torch.tensor(sums[f"neuron.{name}"]), parameter.grad.sum(), scale=10.0)

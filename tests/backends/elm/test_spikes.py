@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,6 +145,52 @@ def test_another_surrogate_fires_behind_the_pass(backend: str) -> None:
     assert chosen is not None and not chosen.fires(neuron.cell.effective_parameters(), rule)
     x, state = draw(neuron, 3, 8)
     assert_equal(neuron, rule, x, state, torch.tensor([8, 0, 3]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("recompute_every", [None, 5])
+@pytest.mark.parametrize("learning", [False, True])
+def test_the_last_readout_alone_is_that_of_the_whole_record(
+    backend: str, options: dict[str, Any], recompute_every: int | None, learning: bool
+) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(30, 5, num_memory=7, **options).double()
+    rule = backends.SpikeRule(torch.tensor(-0.1, dtype=torch.float64), ATan())
+    x, state = draw(neuron, 6, 23)
+    ends = torch.tensor([23, 0, 1, 12, 22, 7])
+    for given in (x, x.transpose(0, 1).contiguous().transpose(0, 1), SpikeEvents.from_frames(x)):
+        for lengths in (None, ends):
+            run: Any = partial(
+                backends.spiking_scan, given, neuron.cell.effective_parameters(), state, rule,
+                lengths=lengths, recompute_every=recompute_every, backend=backend,
+            )  # fmt: skip
+            with torch.set_grad_enabled(learning):
+                spikes, whole, after = run()
+                fired, last, same = run(last_readout=True)
+            wanted = whole[:, -1] if lengths is None else whole[torch.arange(6), (lengths - 1).clamp(min=0)]
+            wanted = wanted if lengths is None else wanted * (lengths > 0).view(-1, *[1] * (wanted.ndim - 1))
+            assert torch.equal(last, wanted) and torch.equal(fired, spikes)
+            assert all(torch.equal(one, other) for one, other in zip(same, after, strict=True))
+            assert last.requires_grad == learning and not last._is_view()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sample_without_steps_keeps_its_readout_in_the_state(backend: str) -> None:
+    torch.manual_seed(0)
+    layer = SpikingELM(ELM(30, 5, num_memory=7, backend=backend), threshold=0.05)
+    x, _ = draw(layer.core, 4, 13)
+    with torch.no_grad():
+        _, before = layer(x)
+        for lengths in (torch.tensor([13, 0, 5, 1]), torch.zeros(4, dtype=torch.int64)):
+            _, v_all, whole = layer.forward_with_readout(x, before, lengths)
+            _, after = layer(x, before, lengths)
+            ended = lengths == 0
+            assert torch.equal(after.v[ended], before.v[ended]) and torch.equal(after.s[ended], before.s[ended])
+            assert torch.equal(after.v[~ended], v_all[torch.arange(4), (lengths - 1).clamp(min=0)][~ended])
+            assert all(torch.equal(one, other) for one, other in zip(after, whole, strict=True))
+        for lengths in (None, torch.zeros(4, dtype=torch.int64)):
+            assert all(torch.equal(*pair) for pair in zip(layer(x[:, :0], before, lengths)[1], before, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

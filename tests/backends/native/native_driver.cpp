@@ -218,12 +218,18 @@ template <class R> struct Kernels {
             a.grad_layer_bias[l] = grads[Inputs::LAYERS + 2 * l + 1].data();
         }
         a.y = y.data(), a.m_last = m_last.data();
-        std::vector<R> without(y.size());
+        std::vector<R> without(y.size()), last(c.batch * c.neurons * c.outputs, R(7));
         a.y = without.data();
         failures += elm_scan_forward(is_double, threads, &a) != 0;  // with nothing kept
+        a.y = nullptr, a.y_last = last.data();
+        failures += elm_scan_forward(is_double, threads, &a) != 0;  // not even the readout, but for the last one
+        a.y_last = nullptr;
         a.y = y.data(), a.saved = saved.data(), a.f_last = f_last.data();
         failures += elm_scan_forward(is_double, threads, &a) != 0;
         for (size_t i = 0; i < y.size(); i++) compare("output without a backward pass", c, without[i], y[i], 1.0, 0.0);
+        for (int64_t b = 0, size = c.neurons * c.outputs; b < c.batch; b++)
+            for (int64_t j = 0, end = in.lengths[b]; j < size; j++)
+                compare("last output", c, last[b * size + j], end ? y[(b * c.steps + end - 1) * size + j] : R(7), 1.0, 0.0);
         a.grad_y = grad_y.data(), a.grad_m_last = grad_m.data();
         failures += elm_scan_backward(is_double, threads, &a) != 0;
         fire(c, in, a, threads);
@@ -244,6 +250,8 @@ template <class R> void Kernels<R>::fire(const Config &c, const Inputs &in, ElmS
     for (R &entry : threshold) entry = R(0.2 * uniform());
     for (R &entry : of_spikes) entry = R(uniform());
     for (int64_t surrogate = ELM_ATAN; surrogate <= ELM_FAST_SIGMOID; surrogate++) {
+        a.one_threshold = surrogate != ELM_ATAN;
+        if (a.one_threshold) threshold.assign(size, threshold[0]);
         a.threshold = threshold.data(), a.spikes = spikes.data(), a.surrogate = surrogate, a.slope = 2.5;
         a.grad_spikes = nullptr, a.grad_threshold = nullptr;
         failures += elm_scan_forward(is_double, threads, &a) != 0;

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from elm_neuro.backends.network import ORDERED, scan
+from elm_neuro.backends.network import OPERATOR, scan
 from elm_neuro.functional import zero_network_state
 from tests.backends.network.frozen import NAMES, Frozen
 
-BACKENDS = [backend.name for backend in ORDERED if backend.missing() is None]
+BACKENDS = [backend.name for backend in OPERATOR if backend.missing() is None]
 
 
 def same(found: torch.Tensor, wanted: Any, atol: float) -> None:

@@ -8,12 +8,12 @@ from hypothesis import given
 from torch import Tensor
 
 from elm_neuro import SpikeEvents, backends
-from elm_neuro.backends.network import ORDERED, scan
+from elm_neuro.backends.network import OPERATOR, scan
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState, zero_network_state
 from tests.backends.network.cases import Call, calls, everything, leaves, made
 from tests.tolerances import assert_close
 
-BACKENDS = [backend.name for backend in ORDERED if backend.missing() is None]
+BACKENDS = [backend.name for backend in OPERATOR if backend.missing() is None]
 SHAPES = [(True, False, ()), (False, True, (4,)), (True, True, (3, 5))]
 FAST = [name for name in BACKENDS if name != "reference"]
 
@@ -204,14 +204,14 @@ def test_operands_that_do_not_fit_are_refused() -> None:
 
 
 def test_its_backends_are_known() -> None:
-    assert list(backends.available("network")) == [backend.name for backend in ORDERED]
+    assert list(backends.available("network")) == [backend.name for backend in OPERATOR]
     assert backends.resolve("reference", operator="network") == "reference"
 
 
 def test_torch_leaves_layers_to_the_loop_whose_map_would_not_fit() -> None:
     params, rule = made(1, sizes=(100, 40, 5, 2, 2))
     wide = params._replace(index=params.index, bias=params.bias)
-    backend = next(one for one in ORDERED if one.name == "torch")
+    backend = next(one for one in OPERATOR if one.name == "torch")
     assert backend.refusal(torch.zeros(1, 1, 100), wide, rule) is None
     reason = backend.refusal(torch.empty(1, 0, 700_000), wide, rule)
     assert reason is not None and "got 140008000" in reason

@@ -137,6 +137,35 @@ def test_validation_on_held_out_speakers_counts_them_as_unseen(
     assert {"train/loss", "train/accuracy", "valid/loss", "valid/majority"} <= set(trainer.callback_metrics)
 
 
+def test_training_figures_are_means_over_the_samples_of_their_own_epoch(
+    files: tuple[Path, Path], make_trainer: Callable[..., Trainer]
+) -> None:
+    batches: list[tuple[float, float, int]] = []  # loss, right answers and size of each
+    logged: list[tuple[float, float]] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            x, labels, _ = batch
+            with torch.no_grad():
+                logits = pl_module.network(x).double()
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            batches.append((loss.item(), (logits.argmax(1) == labels).sum().item(), len(labels)))
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            metrics = trainer.callback_metrics
+            logged.append((float(metrics["train/loss"]), float(metrics["train/accuracy"])))
+
+    trainer = make_trainer(max_epochs=3, callbacks=[Watch()])
+    data = SHDDataModule(*files, binning=BINNING, valid=0.2, batch_size=13)
+    trainer.fit(module(input_dropout=0.0), datamodule=data)
+    steps = len(batches) // 3
+    assert len(logged) == 3 and batches[0][2] == 13 != batches[-1][2]
+    for epoch, (loss, accuracy) in enumerate(logged):
+        losses, right, sizes = np.array(batches[epoch * steps : (epoch + 1) * steps]).sum(0)
+        assert loss == pytest.approx(losses / sizes, rel=1e-5)
+        assert accuracy == pytest.approx(right / sizes)
+
+
 def test_inputs_are_dropped_in_training_only(files: tuple[Path, Path], make_trainer: Callable[..., Trainer]) -> None:
     data = SHDDataModule(*files, binning=BINNING, valid=0.2, batch_size=90)
     received: list[float] = []
