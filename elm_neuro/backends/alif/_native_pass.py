@@ -106,7 +106,8 @@ def _forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Tensor, ...
     args, _alive = _arguments(operands, plan)
     spikes = _library.large(like, batch * plan.num_steps * num_neuron).view(batch, plan.num_steps, num_neuron)
     state = [torch.empty_like(part) for part in (operands.v_0, operands.a_0, operands.s_0)]
-    saved = _library.large(like, _saved_size(args, like.dtype) if save else 0)
+    is_double = like.dtype == torch.float64
+    saved = _library.large(like, _library.library().elm_alif_saved(is_double, ctypes.byref(args)) if save else 0)
     args.spikes, args.spikes_batch, args.spikes_time = spikes.data_ptr(), *spikes.stride()[:2]
     args.v_last, args.a_last, args.s_last = (part.data_ptr() for part in state)
     args.saved = saved.data_ptr() if save else None
@@ -192,12 +193,6 @@ def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tenso
         _library.address, operands[Operands._fields.index("bias") :]
     )
     return args, table
-
-
-def _saved_size(args: _library.AlifArgs, dtype: torch.dtype) -> int:
-    """Entries that the backward pass reads: some rows of the state before every chunk."""
-    chunks, rows = -(-args.num_steps // args.chunk), _library.alif_rows(blocks=bool(args.blocks))
-    return int(args.batch * chunks * rows * _library.padded(dtype, args.num_neuron))
 
 
 def _call(call: _library.Call, args: _library.AlifArgs, like: Tensor) -> int:

@@ -83,15 +83,16 @@ class Events(NamedTuple):
         parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
         room = size // parts
         begin = torch.empty(batch * num_steps, dtype=torch.int64)
-        end, channel, value = torch.empty_like(begin), torch.empty(size, dtype=torch.int32), x.new_empty(size)
+        end, channel = torch.empty_like(begin), _library.large(torch.empty(0, dtype=torch.int32), size)
+        value = _library.large(x, size)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
         args.frames, args.begin, args.end = x.data_ptr(), begin.data_ptr(), end.data_ptr()
         args.channel, args.value = channel.data_ptr(), value.data_ptr()
-        if _library.library().elm_compact(x.dtype == torch.float64, parts, ctypes.byref(args)):
+        status = _library.library().elm_compact(x.dtype == torch.float64, parts, ctypes.byref(args))
+        if status & 1:
             return None
-        return cls(
-            begin, end, channel, value if value.dtype == dtype else value.to(dtype), (batch, num_steps, num_input)
-        )
+        values = value.to(dtype) if status else None  # None: every event counts 1
+        return cls(begin, end, channel, values, (batch, num_steps, num_input))
 
     def discounted_sum(self, kappa: float, dtype: torch.dtype, lengths: Tensor | None) -> Tensor:
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""

@@ -212,7 +212,7 @@ def _declare(library: ctypes.CDLL) -> None:
     ):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
     library.elm_alif_chunk.argtypes, library.elm_alif_chunk.restype = (), word
-    library.elm_alif_rows.argtypes, library.elm_alif_rows.restype = (word,), word
+    library.elm_alif_saved.argtypes, library.elm_alif_saved.restype = (word, pointer), word
     library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 5, word
     library.elm_network_saved.argtypes, library.elm_network_saved.restype = (word, pointer), word
     library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 2, word
@@ -268,11 +268,6 @@ def chunk(dtype: torch.dtype) -> int:
 def alif_chunk() -> int:
     """Steps through which a neuron of a LIF layer runs at most before the next one does."""
     return int(library().elm_alif_chunk())
-
-
-def alif_rows(*, blocks: bool) -> int:
-    """Numbers of a neuron that are saved before each chunk of a LIF layer's steps."""
-    return int(library().elm_alif_rows(blocks))
 
 
 def large(like: Tensor, size: int) -> Tensor:

@@ -4,7 +4,8 @@
 namespace ELM_ISA {
 
 extern const ElmAlifKernels alif_table[2];
-const ElmAlifKernels alif_table[2] = {{alif_forward<float>, alif_backward<float>, alif_reduce<float>},
-                                      {alif_forward<double>, alif_backward<double>, alif_reduce<double>}};
+const ElmAlifKernels alif_table[2] = {
+    {alif_saved<float>, alif_forward<float>, alif_backward<float>, alif_reduce<float>},
+    {alif_saved<double>, alif_forward<double>, alif_backward<double>, alif_reduce<double>}};
 
 }  // namespace ELM_ISA

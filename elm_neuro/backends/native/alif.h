@@ -9,38 +9,48 @@
 // What a chunk computes is in alif_loop.h, with the gradient of the loop, and in alif_blocks.h, with that of Blocks.
 #pragma once
 #include "alif_blocks.h"
+#include "alif_currents.h"
 #include "alif_loop.h"
 
 namespace ELM_ISA {
 
+// The spikes that reach the layer in step t: an output of L + 1 steps ago, or of before the sequence; null for none.
+template <class R> ELM_INLINE const R *alif_fed_back(const ElmAlif &a, const AlifShape<R> &s, i64 sample, i64 t) {
+    if (t >= s.history) return (const R *)a.spikes + sample * a.spikes_batch + (t - s.history) * a.spikes_time;
+    return a.s_0 ? (const R *)a.s_0 + (sample * s.history + t) * s.n : nullptr;
+}
+
 template <class R>
 static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample) {
     const i64 length = alif_length<R>(a, sample), np = s.np;
-    Arena arena((size_t)(s.rows + 1 + s.chunk) * np * sizeof(R));
+    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
     if (!arena.base) return 1;
-    R *state = arena.take<R>(s.rows * np), *scratch = arena.take<R>(np);
+    const AlifSpikes<R> own(a, s, sample, arena);
+    R *state = arena.take<R>(s.rows * np);
     R *v = state, *ad = state + np, *rest = state + 2 * np;  // the first rows in either gradient
     R *current = arena.take<R>(s.chunk * np);
     if (a.v_0) copy_row(v, (const R *)a.v_0 + sample * s.n, s.n);
     if (a.a_0) copy_row(ad, (const R *)a.a_0 + sample * s.n, s.n);
-    if (a.s_0)  // a spike `history - k` steps ago keeps its neuron at rest in the next k steps
-        for (i64 k = 0; k < s.history; k++)
-            for (i64 j = 0; j < s.n; j++) {
-                const R spike = ((const R *)a.s_0)[(sample * s.history + k) * s.n + j];
-                if (spike == R(1))
-                    rest[j] = R(k);
-                else if (spike != R(0))
-                    return 2;
+    for (i64 k = 0; a.s_0 && k < s.history; k++) {  // a spike `history - k` steps ago leaves k steps of rest
+        const R *spikes = alif_fed_back(a, s, sample, k);
+        for (i64 from = 0; from < s.n; from += 64)
+            for (uint64_t bits = occupied_word(spikes + from, s.n - from); bits; bits &= bits - 1) {
+                const i64 j = from + __builtin_ctzll(bits);
+                if (spikes[j] != R(1)) return 2;
+                rest[j] = R(k);
             }
+    }
+    for (i64 t = 0; own.rows && t < s.history; t++) own.note(s, t, alif_fed_back(a, s, sample, t));
     R *spikes = (R *)a.spikes + sample * a.spikes_batch;
     for (i64 start = 0; start < length; start += s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         if (a.saved) std::memcpy(s.start(a, sample, start / s.chunk), state, s.rows * np * sizeof(R));
-        alif_currents(a, s, w, sample, start, count, current, scratch);
+        alif_arriving(AlifChunk<R>{a, s, w, own, sample, start, count, current});
         if (a.blocks)
             alif_blocks_forward(a, s, w, start, count, current, state, spikes);
         else
             alif_loop_forward(a, s, w, start, count, current, state, spikes);
+        for (i64 t = start; own.rows && t < start + count; t++) own.note(s, t + s.history, spikes + t * a.spikes_time);
     }
     if (a.blocks) alif_blocks_end<R>(s, state);
     for (i64 t = length; t < a.num_steps; t++) std::memset(spikes + t * a.spikes_time, 0, s.n * sizeof(R));
@@ -48,7 +58,7 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
     copy_row((R *)a.a_last + sample * s.n, ad, s.n);
     for (i64 k = 0; k < s.history; k++) {
         R *to = (R *)a.s_last + (sample * s.history + k) * s.n;
-        const R *from = alif_arriving<R>(a, s, sample, length + k);
+        const R *from = alif_fed_back(a, s, sample, length + k);
         if (from)
             std::memcpy(to, from, s.n * sizeof(R));
         else
@@ -64,11 +74,11 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     const i64 length = alif_length<R>(a, sample), np = s.np;
     const bool fed_back = a.w_rec && !a.detach_recurrent;
     const i64 kept = fed_back || a.grad_s_last ? length + s.history : 0;
-    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + 2 + s.chunk + kept) * np * sizeof(R));
+    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + s.chunk + kept) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
     if (!arena.base) return 1;
+    const AlifSpikes<R> own(a, s, sample, arena);
     // gradients carried from a chunk to the one before it: of the membrane, of the adaptation, then what blocks add
-    R *carry = arena.take<R>(ELM_ALIF_BLOCK_ROWS * np), *scratch = arena.take<R>(np);
-    R *later = arena.take<R>(np);  // stays 0: no step's input is kept for the next
+    R *carry = arena.take<R>(ELM_ALIF_BLOCK_ROWS * np);
     R *dv = carry, *da = carry + np;
     R *d_current = arena.take<R>(s.chunk * np);  // what arrives, until its gradient is known
     // further gradients of the spikes of step t - history in row t: what the state remembers, what is fed back
@@ -79,47 +89,36 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         for (i64 k = 0; k < s.history; k++)
             copy_row(extra + (length + k) * np, (const R *)a.grad_s_last + (sample * s.history + k) * s.n, s.n);
     const R *grad = a.grad_spikes ? (const R *)a.grad_spikes + sample * a.grad_batch : nullptr;
-    const Arrivals<R> events = {a.begin, a.end, a.channel, (const R *)a.value, nullptr, sum.table, np, a.wide != 0};
+    const Slope<R> slope(a.surrogate, a.setting);
     for (i64 start = (length - 1) / s.chunk * s.chunk; start >= 0 && length; start -= s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         const R *state = s.start(a, sample, start / s.chunk), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
         const R *further = extra ? extra + (start + s.history) * np : nullptr;
-        alif_currents(a, s, w, sample, start, count, d_current, scratch);
-        for (i64 c = 0; c < s.n; c += W)
-            if (a.blocks)
-                alif_blocks_backward(a, s, w, sum, state, of_chunk, further, start, count, length, c, carry, d_current);
+        const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
+        if (start) alif_prefetch(AlifChunk<R>{a, s, w, own, sample, start - s.chunk, s.chunk, nullptr});
+        alif_arriving(chunk);
+        for (i64 c = 0; a.blocks && c < s.n; c += W)
+            alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry,
+                                 d_current);
+        for (i64 c = 0; !a.blocks && c < s.n; c += 2 * W)  // two vectors: a chain of dependent operations is long
+            if (c + W < s.n)
+                alif_loop_backward<2>(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
             else
-                alif_loop_backward(a, s, w, sum, state, of_chunk, further, count, c, carry, d_current);
-        if (sum.table || a.grad_dense) {
-            Steps<R> steps = alif_steps(a, s, sample, start, count);
-            steps.state = later;
-            steps.width = np;
-            steps.in = d_current;
-            steps.in_row = np;
-            steps.out = a.grad_dense ? (R *)a.grad_dense + (sample * a.num_steps + start) * s.n : nullptr;
-            steps.out_row = steps.out_width = s.n;
-            integrate(events, steps, 0, s.n, true);
-        }
-        if (!a.w_rec) continue;
-        for (i64 t = 0; t < count; t++) {
-            const R *arriving = alif_arriving<R>(a, s, sample, start + t);
-            if (arriving)
-                each_entry(arriving, s.n, [&](i64 from) ELM_LAMBDA {
-                    alif_add(sum.w_rec + from * np, d_current + t * np, np);
-                });
-            if (fed_back)  // within a chunk no spike has arrived yet: its row of `extra` is still to come
-                for (i64 to = 0; to < s.n; to++) {
-                    const Vector<R> factor = all<R>(d_current[t * np + to]);
-                    R *row = extra + (start + t) * np;
-                    for (i64 j = 0; j < np; j += W)
-                        store(row + j, load(row + j) + factor * load(w.by_receiver + to * np + j));
-                }
+                alif_loop_backward<1>(a, s, w, sum, slope, state, of_chunk, further, count, c, carry, d_current);
+        alif_arrived(chunk, sum);
+        for (i64 t = 0; fed_back && t < count; t++) {  // no spike of a chunk has arrived in it: later rows of `extra`
+            R *row = extra + (start + t) * np;
+            for (i64 to = 0; to < s.n; to++) {
+                const Vector<R> factor = all<R>(d_current[t * np + to]);
+                for (i64 j = 0; j < np; j += W)
+                    store(row + j, load(row + j) + factor * load(w.by_receiver + to * np + j));
+            }
         }
     }
     if (a.grad_dense)
         std::memset((R *)a.grad_dense + (sample * a.num_steps + length) * s.n, 0,
                     (a.num_steps - length) * s.n * sizeof(R));
-    if (a.blocks) alif_add(da, carry + 2 * np, np);
+    for (i64 j = 0; a.blocks && j < np; j += W) store(da + j, load(da + j) + load(carry + 2 * np + j));
     if (a.grad_v_0) copy_row((R *)a.grad_v_0 + sample * s.n, dv, s.n);
     if (a.grad_a_0) copy_row((R *)a.grad_a_0 + sample * s.n, da, s.n);
     for (i64 k = 0; a.grad_s_0 && k < s.history; k++) {
@@ -131,6 +130,8 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     }
     return 0;
 }
+
+template <class R> static i64 alif_saved(const ElmAlif *a) { return AlifShape<R>(*a).saved(*a); }
 
 template <class R> static void alif_forward(const ElmAlif *a, ElmShare *share) {
     const AlifShape<R> s(*a);

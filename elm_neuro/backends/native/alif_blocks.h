@@ -9,6 +9,7 @@
 // u, or 0 after a spike, and the adaptation, which the spike raised as a constant. Chunks and blocks need not coincide.
 #pragma once
 #include "alif_layer.h"
+#include "surrogates.h"
 
 namespace ELM_ISA {
 
@@ -81,25 +82,29 @@ template <class R> static void alif_blocks_end(const AlifShape<R> &s, R *state) 
 // its course without the block's spike, and the two sums over the block's later steps.
 template <class R>
 ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                     const AlifSums<R> &sum, const R *rows, const R *grad_spikes, const R *extra,
-                                     i64 start, i64 count, i64 length, i64 c, R *carry, R *current) {
+                                     const AlifSums<R> &sum, const Slope<R> &slope, const R *rows,
+                                     const R *grad_spikes, const R *extra, i64 start, i64 count, i64 length, i64 c,
+                                     R *carry, R *current) {
     constexpr int W = Lanes<R>::W;
     struct Step {
-        Vector<R> distance, before, a, free, mask, crossed;
+        Vector<R> before, a, free, mask, crossed;
     } steps[ELM_ALIF_CHUNK];
+    R distances[ELM_ALIF_CHUNK * W], slopes[ELM_ALIF_CHUNK * W];
     const i64 np = s.np, left = s.n - c;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr;
-    const Slope<R> slope(a.surrogate, a.setting);
     AlifBlockLane<R> lane(rows, np, c);
     for (i64 t = 0; t < count; t++) {
         Step &of = steps[t];
         if ((start + t) % s.history == 0) lane.begin_block();
         of.before = lane.u, of.a = lane.a, of.free = lane.free, of.mask = lane.mask;
         lane.arrive(load(current + t * np + c), beta);
-        lane.fire(p, b, R(a.latency), adaptive, of.distance);
+        Vector<R> distance;
+        lane.fire(p, b, R(a.latency), adaptive, distance);
         of.crossed = lane.crossed;
+        store(distances + t * W, distance);
     }
+    slope(distances, slopes, count);
     Vector<R> du = load(carry + c), da = load(carry + np + c), d_free = load(carry + 2 * np + c);
     Vector<R> once = load(carry + 3 * np + c), twice = load(carry + 4 * np + c);
     Vector<R> d_bias = load(sum.bias + c), d_beta = load(sum.beta + c), d_p = load(sum.p + c), d_b = load(sum.b + c);
@@ -113,7 +118,7 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
         if (grad_spikes && left > 0) once += load_upto(grad_spikes + t * a.grad_time + c, left);
         if (extra) once += load(extra + t * np + c);
         twice += once;
-        const Vector<R> dx = twice * slope(of.distance);
+        const Vector<R> dx = twice * load(slopes + t * W);
         du += dx;
         if (adaptive) {
             d_b -= dx * of.free;

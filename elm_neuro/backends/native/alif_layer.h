@@ -1,23 +1,31 @@
-// What both gradients of a LIF layer share: sizes, the layer's constants, what arrives, a thread's sums.
+// What both gradients of a LIF layer share: sizes, the layer's constants, a thread's sums.
 #pragma once
 #include "filter.h"
-#include "surrogates.h"
 
 namespace ELM_ISA {
 
 // Sizes of a call, padded to whole vectors, and where things lie.
 template <class R> struct AlifShape {
-    i64 n, np, chunk, history, rows;  // history: steps of spikes that a state remembers, L + 1; rows: of a neuron's state
+    i64 n, np, chunk;
+    i64 history, rows, words;  // steps of spikes that a state remembers, L + 1; rows of a state; words of 64 neurons
     explicit AlifShape(const ElmAlif &a)
         : n(a.num_neuron),
           np(padded<R>(a.num_neuron)),
           chunk(a.chunk),
           history(a.latency + 1),
-          rows(a.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS) {}
+          rows(a.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS),
+          words((n + 63) / 64) {}
     i64 chunks(const ElmAlif &a) const { return (a.num_steps + chunk - 1) / chunk; }
-    // saved: the rows of the state before every chunk
+    i64 num_words(const ElmAlif &a) const { return a.w_rec ? (history + a.num_steps) * words : 0; }  // of a sample
+    // saved: the rows of the state before every chunk, then the words of AlifSpikes
     R *start(const ElmAlif &a, i64 sample, i64 index) const {
         return (R *)a.saved + (sample * chunks(a) + index) * rows * np;
+    }
+    uint64_t *saved_words(const ElmAlif &a, i64 sample) const {
+        return (uint64_t *)start(a, a.batch, 0) + sample * num_words(a);
+    }
+    i64 saved(const ElmAlif &a) const {
+        return a.batch * (chunks(a) * rows * np + num_words(a) * (i64)(sizeof(uint64_t) / sizeof(R)));
     }
     i64 sums(const ElmAlif &a) const {  // a thread's gradients: bias, beta, p, b, W_rec by sender, the table
         return (4 + (a.w_rec ? n : 0) + (a.grad_table ? a.num_input : 0)) * np;
@@ -58,46 +66,6 @@ template <class R> ELM_INLINE const R *alif_arriving(const ElmAlif &a, const Ali
     if (t >= s.history)
         return (const R *)a.spikes + sample * a.spikes_batch + (t - s.history) * a.spikes_time;
     return a.s_0 ? (const R *)a.s_0 + (sample * s.history + t) * s.n : nullptr;
-}
-
-template <class R> ELM_INLINE void alif_add(R *to, const R *from, i64 np) {
-    for (i64 j = 0; j < np; j += Lanes<R>::W) store(to + j, load(to + j) + load(from + j));
-}
-
-template <class R> ELM_INLINE Steps<R> alif_steps(const ElmAlif &a, const AlifShape<R> &s, i64 sample, i64 start,
-                                                  i64 count) {
-    Steps<R> steps = {};
-    steps.row = sample * a.num_steps + start;
-    steps.count = steps.arriving = count;
-    return steps;
-}
-
-// What arrives in steps `start` to `start + count`, from outside and from the layer, with the bias, (count, np).
-template <class R>
-ELM_INLINE void alif_currents(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample, i64 start,
-                              i64 count, R *current, R *scratch) {
-    constexpr int W = Lanes<R>::W;
-    const Arrivals<R> events = {a.begin,   a.end, a.channel, (const R *)a.value, (const R *)a.table,
-                                nullptr,   s.np,  a.wide != 0};
-    Steps<R> steps = alif_steps(a, s, sample, start, count);
-    steps.bias = w.bias;
-    steps.state = scratch;
-    steps.width = s.n;
-    steps.in = a.dense ? (const R *)a.dense + sample * a.dense_batch + start * a.dense_time : nullptr;
-    steps.in_row = a.dense_time;
-    steps.out = current;
-    steps.out_row = steps.out_width = s.np;
-    integrate(events, steps, 0, s.n, false);
-    if (Lanes<R>::PAD > W)  // vectors beyond the last one that holds a neuron
-        for (i64 t = 0; t < count; t++)
-            for (i64 j = (s.n + W - 1) / W * W; j < s.np; j += W) store(current + t * s.np + j, Vector<R>{});
-    if (!a.w_rec) return;
-    for (i64 t = 0; t < count; t++) {
-        const R *arriving = alif_arriving<R>(a, s, sample, start + t);
-        if (arriving)
-            each_entry(arriving, s.n,
-                       [&](i64 from) ELM_LAMBDA { alif_add(current + t * s.np, w.by_sender + from * s.np, s.np); });
-    }
 }
 
 // A thread's sums of the gradients.

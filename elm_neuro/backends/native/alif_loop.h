@@ -1,105 +1,146 @@
 // A chunk of a LIF layer as its steps, one after the other, and its gradient: backpropagation through them.
 #pragma once
 #include "alif_layer.h"
+#include "surrogates.h"
 
 namespace ELM_ISA {
 
-// A neuron's step: whether it fires, and what it carries on; `current` comes unmasked.
+// A layer's constants for a vector of neurons.
+template <class R> struct AlifConstants {
+    Vector<R> beta, p, b, past;  // past: steps from a spike to the next input
+    bool adaptive;
+    ELM_INLINE_MEMBER AlifConstants(const ElmAlif &a, const AlifLayer<R> &w, i64 c)
+        : beta(load(w.beta + c)),
+          p(load(w.p + c)),
+          b(load(w.b + c)),
+          past(all<R>(R(a.latency + 1))),
+          adaptive(a.b != nullptr) {}
+};
+
+// A neuron's steps through a chunk. `until`: the first step of the chunk in which it is not at rest.
 template <class R> struct AlifLane {
-    Vector<R> v, a, rest;
-    // Returns the membrane before the reset.
-    ELM_INLINE_MEMBER Vector<R> run(Vector<R> current, Vector<R> beta, Vector<R> p, Vector<R> b, R latency,
-                                    bool adaptive, Vector<R> &distance) {
-        const Vector<R> zero = {}, one = all<R>(R(1)), membrane = beta * v + (rest > zero ? zero : current);
-        distance = membrane - (adaptive ? b * a + one : one);
-        const auto fires = distance > zero;
-        v = fires ? zero : membrane;
-        if (adaptive) a = p * a + (fires ? one : zero);
-        const Vector<R> less = rest - one;
-        rest = fires ? all<R>(latency) : less > zero ? less : zero;
+    Vector<R> v, a, until;
+    ELM_INLINE_MEMBER AlifLane(const R *rows, i64 np, i64 c)
+        : v(load(rows + c)), a(load(rows + np + c)), until(load(rows + 2 * np + c)) {}
+    ELM_INLINE_MEMBER void keep(R *rows, i64 np, i64 c, i64 count) const {
+        const Vector<R> zero = {}, rest = until - all<R>(R(count));
+        store(rows + c, v), store(rows + np + c, a), store(rows + 2 * np + c, rest > zero ? rest : zero);
+    }
+    // Step `now`, whose `current` comes unmasked. Returns the membrane before the reset.
+    ELM_INLINE_MEMBER Vector<R> run(const AlifConstants<R> &w, Vector<R> now, Vector<R> current, Mask<R> resting,
+                                    Vector<R> &distance, Mask<R> &fires) {
+        const Vector<R> zero = {}, one = all<R>(R(1)), membrane = w.beta * v + where(resting, zero, current);
+        distance = membrane - (w.adaptive ? w.b * a + one : one);
+        fires = above(distance, zero);
+        v = where(fires, zero, membrane);
+        if (w.adaptive) a = w.p * a + where(fires, one, zero);
+        until = where(fires, now + w.past, until);
         return membrane;
     }
 };
 
-// Every neuron forward through the steps `start` to `start + count`, a vector of them at a time. `state`: rows of membrane,
-// adaptation and rest.
+// Every neuron forward through the steps `start` to `start + count`. `state`: rows of membrane, adaptation and rest.
 template <class R>
 static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 start, i64 count,
                               const R *current, R *state, R *spikes) {
     constexpr int W = Lanes<R>::W;
     const i64 np = s.np;
-    const R latency = R(a.latency);
-    const bool adaptive = a.b != nullptr;
-    R *v = state, *ad = state + np, *rest = state + 2 * np;
+    const Vector<R> zero = {}, one = all<R>(R(1));
     for (i64 c = 0; c < s.n; c += 2 * W) {  // two vectors: a step's chain of dependent operations is long
-        const bool pair = c + W < np;
-        const i64 d = pair ? c + W : c;  // where there is one only, it is run twice and written once
-        AlifLane<R> x = {load(v + c), load(ad + c), load(rest + c)}, y = {load(v + d), load(ad + d), load(rest + d)};
-        const Vector<R> zero = {}, one = all<R>(R(1));
-        const Vector<R> beta_x = load(w.beta + c), p_x = load(w.p + c), b_x = load(w.b + c);
-        const Vector<R> beta_y = load(w.beta + d), p_y = load(w.p + d), b_y = load(w.b + d);
-        for (i64 t = 0; t < count; t++) {
-            Vector<R> dx, dy;
-            x.run(load(current + t * np + c), beta_x, p_x, b_x, latency, adaptive, dx);
-            y.run(load(current + t * np + d), beta_y, p_y, b_y, latency, adaptive, dy);
+        const i64 d = c + W < np ? c + W : c;  // where there is one only, it is run twice and written once
+        AlifLane<R> x(state, np, c), y(state, np, d);
+        const AlifConstants<R> of_x(a, w, c), of_y(a, w, d);
+        Vector<R> now = zero, distance;
+        for (i64 t = 0; t < count; t++, now += one) {
+            Mask<R> x_fires, y_fires;
+            x.run(of_x, now, load(current + t * np + c), above(x.until, now), distance, x_fires);
+            y.run(of_y, now, load(current + t * np + d), above(y.until, now), distance, y_fires);
             R *to = spikes + (start + t) * a.spikes_time;
-            store_upto(to + c, dx > zero ? one : zero, s.n - c);
-            if (d > c && d < s.n) store_upto(to + d, dy > zero ? one : zero, s.n - d);
+            store_upto(to + c, where(x_fires, one, zero), s.n - c);
+            if (d > c && d < s.n) store_upto(to + d, where(y_fires, one, zero), s.n - d);
         }
-        store(v + c, x.v), store(ad + c, x.a), store(rest + c, x.rest);
-        if (d > c) store(v + d, y.v), store(ad + d, y.a), store(rest + d, y.rest);
+        x.keep(state, np, c, count);
+        if (d > c) y.keep(state, np, d, count);
     }
 }
 
-// One vector of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
-// than what they would have kept. `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
-// `current` goes in as what arrives, holds the membranes before their reset, and comes out as the gradient.
-template <class R>
-ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
-                                   const AlifSums<R> &sum, const R *start, const R *grad_spikes, const R *extra,
-                                   i64 count, i64 c, R *carry, R *current) {
-    constexpr int W = Lanes<R>::W;
-    const i64 np = s.np;
-    const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
-    const bool adaptive = a.b != nullptr, through_reset = !a.detach_reset;
-    const i64 left = s.n - c;
-    const Slope<R> slope(a.surrogate, a.setting);
-    R *dv_row = carry, *da_row = carry + np;
-    R distances[ELM_ALIF_CHUNK * W], adaptation[ELM_ALIF_CHUNK * W], before[ELM_ALIF_CHUNK * W], resting[ELM_ALIF_CHUNK * W];
-    AlifLane<R> lane = {load(start + c), load(start + np + c), load(start + 2 * np + c)};
-    for (i64 t = 0; t < count; t++) {
-        Vector<R> distance;
-        store(adaptation + t * W, lane.a);
-        store(before + t * W, lane.v);
-        store(resting + t * W, lane.rest);
-        R *at = current + t * np + c;
-        store(at, lane.run(load(at), beta, p, b, R(a.latency), adaptive, distance));
-        store(distances + t * W, distance);
+// A vector of neurons on its way back: `dv` is the gradient of the membrane after a step, `da` that of its adaptation;
+// the sums are those of the layer's constants.
+template <class R> struct AlifBack {
+    Vector<R> dv, da, bias, beta, p, b;
+    ELM_INLINE_MEMBER AlifBack(const AlifSums<R> &sum, const R *carry, i64 np, i64 c)
+        : dv(load(carry + c)),
+          da(load(carry + np + c)),
+          bias(load(sum.bias + c)),
+          beta(load(sum.beta + c)),
+          p(load(sum.p + c)),
+          b(load(sum.b + c)) {}
+    ELM_INLINE_MEMBER void keep(const AlifSums<R> &sum, R *carry, i64 np, i64 c) const {
+        store(carry + c, dv), store(carry + np + c, da);
+        store(sum.bias + c, bias), store(sum.beta + c, beta), store(sum.p + c, p), store(sum.b + c, b);
     }
-    Vector<R> dv = load(dv_row + c), da = load(da_row + c);
-    Vector<R> d_bias = load(sum.bias + c), d_beta = load(sum.beta + c), d_p = load(sum.p + c), d_b = load(sum.b + c);
-    for (i64 t = count - 1; t >= 0; t--) {
-        const Vector<R> distance = load(distances + t * W), m = load(current + t * np + c);
-        Vector<R> ds = grad_spikes && left > 0 ? load_upto(grad_spikes + t * a.grad_time + c, left) : zero;
-        if (extra) ds += load(extra + t * np + c);
-        if (adaptive) ds += da;
-        if (through_reset) ds -= m * dv;
-        const Vector<R> dx = ds * slope(distance);
-        const Vector<R> dm = dx + (distance > zero ? zero : dv);
-        if (adaptive) {
-            const Vector<R> earlier = load(adaptation + t * W);
-            d_b -= dx * earlier;
-            d_p += da * earlier;
-            da = p * da - b * dx;
+    // A step, from the gradient of its spike, which `slope` makes that of the membrane; returns that of what arrives.
+    ELM_INLINE_MEMBER Vector<R> run(const AlifConstants<R> &w, Vector<R> ds, Vector<R> slope, Vector<R> before,
+                                    Vector<R> adaptation, Mask<R> resting, Mask<R> fires) {
+        const Vector<R> zero = {}, dx = (w.adaptive ? ds + da : ds) * slope, dm = dx + where(fires, zero, dv);
+        if (w.adaptive) {
+            b -= dx * adaptation;
+            p += da * adaptation;
+            da = w.p * da - w.b * dx;
         }
-        const Vector<R> arrives = load(resting + t * W) > zero ? zero : dm;
-        d_bias += arrives;
-        d_beta += dm * load(before + t * W);
-        store(current + t * np + c, arrives);
-        dv = beta * dm;
+        const Vector<R> arrives = where(resting, zero, dm);
+        bias += arrives;
+        beta += dm * before;
+        dv = w.beta * dm;
+        return arrives;
     }
-    store(dv_row + c, dv), store(da_row + c, da);
-    store(sum.bias + c, d_bias), store(sum.beta + c, d_beta), store(sum.p + c, d_p), store(sum.b + c, d_b);
+};
+
+// NV vectors of neurons backward through a chunk, after its steps once more from the state `start` before it: cheaper
+// than what they would have kept. `current` goes in as what arrives, may hold the membranes before their reset, and
+// comes out as the gradient.
+template <int NV, class R>
+ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w,
+                                   const AlifSums<R> &sum, const Slope<R> &slope, const R *start,
+                                   const R *grad_spikes, const R *extra, i64 count, i64 c, R *carry, R *current) {
+    constexpr int W = Lanes<R>::W;
+    const i64 np = s.np, d = c + (NV - 1) * W;  // of the last vector
+    const Vector<R> zero = {}, one = all<R>(R(1));
+    const bool through_reset = !a.detach_reset;
+    const AlifConstants<R> of[2] = {{a, w, c}, {a, w, d}};
+    AlifLane<R> lane[2] = {{start, np, c}, {start, np, d}};
+    R distances[ELM_ALIF_CHUNK * NV * W], slopes[ELM_ALIF_CHUNK * NV * W];
+    struct {
+        Vector<R> before, adaptation;
+        Mask<R> resting, fires;
+    } steps[ELM_ALIF_CHUNK][NV];
+    Vector<R> now = zero;
+    for (i64 t = 0; t < count; t++, now += one)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v++) {
+            auto &step = steps[t][v];
+            Vector<R> distance;
+            R *at = current + t * np + c + v * W;
+            step.before = lane[v].v, step.adaptation = lane[v].a, step.resting = above(lane[v].until, now);
+            const Vector<R> membrane = lane[v].run(of[v], now, load(at), step.resting, distance, step.fires);
+            if (through_reset) store(at, membrane);
+            store(distances + (t * NV + v) * W, distance);
+        }
+    slope(distances, slopes, count * NV);
+    AlifBack<R> back[2] = {{sum, carry, np, c}, {sum, carry, np, d}};
+    for (i64 t = count - 1; t >= 0; t--)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v++) {
+            const auto &step = steps[t][v];
+            const i64 j = c + v * W;
+            R *at = current + t * np + j;
+            Vector<R> ds = grad_spikes && j < s.n ? load_upto(grad_spikes + t * a.grad_time + j, s.n - j) : zero;
+            if (extra) ds += load(extra + t * np + j);
+            if (through_reset) ds -= load(at) * back[v].dv;
+            const Vector<R> of_step = load(slopes + (t * NV + v) * W);
+            store(at, back[v].run(of[v], ds, of_step, step.before, step.adaptation, step.resting, step.fires));
+        }
+    for (int v = 0; v < NV; v++) back[v].keep(sum, carry, np, c + v * W);
 }
 
 }  // namespace ELM_ISA

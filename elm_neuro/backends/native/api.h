@@ -144,7 +144,7 @@ struct ElmShare {
     int64_t first, last, index;
     void *scratch;   // what the thread leaves for the reduction
     int64_t status;  // 0; 1 where the events do not fit, or there was not enough memory; 2 where a
-                     // remembered spike is neither 0 nor 1
+                     // remembered spike is neither 0 nor 1, or an event found in frames is not 1
 };
 
 struct ElmKernels {
@@ -161,6 +161,7 @@ struct ElmKernels {
 };
 
 struct ElmAlifKernels {
+    int64_t (*saved)(const ElmAlif *);
     void (*forward)(const ElmAlif *, ElmShare *);
     void (*backward)(const ElmAlif *, ElmShare *);
     int64_t (*reduce)(const ElmAlif *, const ElmShare *, int64_t num_share);

@@ -53,9 +53,14 @@ ELM_INLINE void scatter(const Vector<R> (&sum)[NV], i64 begin, i64 end, const I 
     constexpr int W = Lanes<R>::W;
     for (i64 e = begin; e < end; e++) {
         R *to = table + (i64)channel[e] * row;
-        const Vector<R> factor = all<R>(value ? value[e] : R(1));
+        if (value) {
+            const Vector<R> factor = all<R>(value[e]);
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) store(to + v * W, load(to + v * W) + factor * sum[v]);
+            for (int v = 0; v < NV; v++) store(to + v * W, load(to + v * W) + factor * sum[v]);
+        } else {
+#pragma GCC unroll 16
+            for (int v = 0; v < NV; v++) store(to + v * W, load(to + v * W) + sum[v]);
+        }
     }
 }
 
@@ -129,24 +134,16 @@ static __attribute__((noinline)) void integrate_columns_backward(const Arrivals<
     store_block<R, NV>(s.state + c, f, NV * W);
 }
 
-template <class R, class I, int NV>
-ELM_INLINE void integrate_block(const Arrivals<R> &a, const Steps<R> &s, i64 c, bool backward) {
-    if (backward)
-        integrate_columns_backward<R, I, NV>(a, s, c);
-    else
-        integrate_columns<R, I, NV>(a, s, c);
-}
-
-// All columns from `c` to `end`, in as few blocks as the registers allow, of nearly equal width.
-template <class R, class I>
-static void integrate_from_to(const Arrivals<R> &a, const Steps<R> &s, i64 c, i64 end, bool backward) {
+// Runs `columns<NV>(c)` for all columns from `c` to `end`, in as few blocks of NV vectors as the registers allow, of
+// nearly equal width.
+template <class R, class Run> static void in_blocks(const Run &run, i64 c, i64 end) {
     constexpr int W = Lanes<R>::W;
     i64 vectors = (end - c + W - 1) / W;
     for (i64 blocks = (vectors + MAX_BLOCK - 1) / MAX_BLOCK; blocks > 0; blocks--) {
         const i64 wide = (vectors + blocks - 1) / blocks;
         switch (wide) {
 #define ELM_CASE(NV) \
-    case NV: integrate_block<R, I, NV>(a, s, c, backward); break;
+    case NV: run.template columns<NV>(c); break;
             ELM_CASE(1)
             ELM_CASE(2)
             ELM_CASE(3)
@@ -172,11 +169,23 @@ static void integrate_from_to(const Arrivals<R> &a, const Steps<R> &s, i64 c, i6
     }
 }
 
+template <class R, class I> struct Integration {
+    const Arrivals<R> &a;
+    const Steps<R> &s;
+    bool backward;
+    template <int NV> ELM_INLINE_MEMBER void columns(i64 c) const {
+        if (backward)
+            integrate_columns_backward<R, I, NV>(a, s, c);
+        else
+            integrate_columns<R, I, NV>(a, s, c);
+    }
+};
+
 template <class R> ELM_INLINE void integrate(const Arrivals<R> &a, const Steps<R> &s, i64 c, i64 end, bool backward) {
     if (a.wide)
-        integrate_from_to<R, int64_t>(a, s, c, end, backward);
+        in_blocks<R>(Integration<R, int64_t>{a, s, backward}, c, end);
     else
-        integrate_from_to<R, int32_t>(a, s, c, end, backward);
+        in_blocks<R>(Integration<R, int32_t>{a, s, backward}, c, end);
 }
 
 // One sample of the branch traces; `state` and `kappa` padded.

@@ -111,6 +111,30 @@ template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
         store(p, x);
 }
 
+// Lanes for which something holds, in as little room as the registers have for it.
+#if defined(__AVX512F__)
+template <class R> struct MaskOf;
+template <> struct MaskOf<float> {
+    typedef __mmask16 type;
+};
+template <> struct MaskOf<double> {
+    typedef __mmask8 type;
+};
+template <class R> using Mask = typename MaskOf<R>::type;
+ELM_INLINE Mask<float> above(Vector<float> x, Vector<float> y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
+ELM_INLINE Mask<double> above(Vector<double> x, Vector<double> y) { return _mm512_cmp_pd_mask(x, y, _CMP_GT_OQ); }
+ELM_INLINE Vector<float> where(Mask<float> mask, Vector<float> yes, Vector<float> no) {
+    return (Vector<float>)_mm512_mask_mov_ps(no, mask, yes);
+}
+ELM_INLINE Vector<double> where(Mask<double> mask, Vector<double> yes, Vector<double> no) {
+    return (Vector<double>)_mm512_mask_mov_pd(no, mask, yes);
+}
+#else
+template <class R> using Mask = decltype(Vector<R>{} > Vector<R>{});
+template <class V> ELM_INLINE auto above(V x, V y) { return x > y; }
+template <class M, class V> ELM_INLINE V where(M mask, V yes, V no) { return mask ? yes : no; }
+#endif
+
 // The lanes that are not 0, as bits; NaN counts as not 0, -0 as 0.
 #if defined(__AVX512F__)
 ELM_INLINE unsigned occupied(const float *p) {
@@ -148,6 +172,48 @@ template <class R, class Each> ELM_INLINE void each_entry(const R *row, i64 n, E
         for (unsigned bits = occupied(lanes); bits; bits &= bits - 1) each(j + __builtin_ctz(bits));
     }
 }
+
+// The same of up to 64 entries of an unpadded row of which `left` remain.
+template <class R> ELM_INLINE uint64_t occupied_word(const R *p, i64 left) {
+    constexpr int W = Lanes<R>::W, GROUP = 64 / Lanes<R>::W;
+    uint64_t bits = 0;
+    if (left >= 64) {
+#pragma GCC unroll 64
+        for (int k = 0; k < GROUP; k++) bits |= (uint64_t)occupied(p + k * W) << (k * W);
+    } else {
+        for (i64 k = 0; k < left; k += W) {
+            R lanes[W];
+            store(lanes, load_upto(p + k, left - k));
+            bits |= (uint64_t)occupied(lanes) << k;
+        }
+    }
+    return bits;
+}
+
+// Lists the bits of a word, counted from `first`, in their order, and returns how many there are. Up to BEYOND further
+// entries of the list are overwritten: without a branch for each bit, of which every other would be guessed wrong.
+#if defined(__AVX512F__)
+constexpr i64 BEYOND = 16;
+ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
+    __m512i index = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                                                  12, 13, 14, 15));
+    i64 count = 0;
+    for (int k = 0; k < 64; k += 16) {
+        const __mmask16 mask = (__mmask16)(bits >> k);
+        _mm512_storeu_si512(to + count, _mm512_maskz_compress_epi32(mask, index));
+        count += __builtin_popcount(mask);
+        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+    }
+    return count;
+}
+#else
+constexpr i64 BEYOND = 0;
+ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
+    i64 count = 0;
+    for (; bits; bits &= bits - 1) to[count++] = first + __builtin_ctzll(bits);
+    return count;
+}
+#endif
 
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {
@@ -217,6 +283,21 @@ ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     Vector<float> scale;
     __builtin_memcpy(&scale, &k, sizeof scale);
     return p * scale;
+}
+// 2^-q of 0 <= q <= 125, in less than exp: what is subtracted is whole, and goes into the exponent as it is.
+ELM_INLINE Vector<float> halved(Vector<float> q) {
+    typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
+    const Vector<float> shifted = 12582912.0f - q, r = (12582912.0f - shifted) - q;
+    Vector<float> p = r * 1.32647272e-3f + 9.67151264e-3f;
+    p = p * r + 5.55073374e-2f;
+    p = p * r + 2.40222421e-1f;
+    p = p * r + 6.93146978e-1f;
+    p = p * r + 1.0f;
+    Integers bits, k;
+    __builtin_memcpy(&bits, &p, sizeof bits), __builtin_memcpy(&k, &shifted, sizeof k);
+    bits += k << 23;  // NaN stays NaN
+    __builtin_memcpy(&p, &bits, sizeof p);
+    return p;
 }
 ELM_INLINE Vector<float> sigmoid_of(Vector<float> x) { return 1.0f / (1.0f + exp_of(-x)); }
 

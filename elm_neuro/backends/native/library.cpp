@@ -199,7 +199,9 @@ int64_t elm_alif_forward(int64_t is_double, int64_t threads, const ElmAlif *args
 }
 
 int64_t elm_alif_chunk() { return ELM_ALIF_CHUNK; }
-int64_t elm_alif_rows(int64_t blocks) { return blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS; }
+
+// Entries of what the backward pass reads.
+int64_t elm_alif_saved(int64_t is_double, const ElmAlif *args) { return alif_kernels(is_double).saved(args); }
 
 int64_t elm_alif_backward(int64_t is_double, int64_t threads, const ElmAlif *args) {
     ElmShare share[MAX_THREADS];
@@ -239,7 +241,7 @@ int64_t elm_network_backward(int64_t is_double, int64_t threads, const ElmNetwor
     return network_kernels(is_double).reduce(args, share, used);
 }
 
-// 0, or 1 where the events do not fit.
+// Bit 0 where the events do not fit, bit 1 where one of them does not count 1.
 int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
     return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
 }

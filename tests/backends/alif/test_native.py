@@ -12,7 +12,7 @@ from torch import Tensor
 from elm_neuro import ALIF, LIF, ALIFState, SpikeEvents
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import rows
-from elm_neuro.functional import ATan
+from elm_neuro.functional import ATan, MultiGaussian
 from tests.backends.alif.cases import calls, everything
 from tests.tolerances import assert_close
 
@@ -128,3 +128,26 @@ def test_events_changed_after_they_were_made_are_refused() -> None:
         spikes.sum().backward()
     with pytest.raises(ValueError, match="changed after it had been made"):
         layer(x)
+
+
+@pytest.mark.parametrize("sigma", [1e-8, 0.05, 0.5, 20.0])
+@pytest.mark.parametrize("s", [0.5, 2.0, 4.99, 5.0, 6.0, 40.0])
+def test_the_slope_of_the_multi_gaussian_is_that_of_its_formula(s: float, sigma: float) -> None:
+    """One step of neurons at rest whose membrane is their bias, which then has the slope as its gradient."""
+    near = torch.linspace(-8.0, 8.0, 4001)
+    bias = torch.cat([1.0 + sigma * near, 1.0 + s * sigma * near, torch.tensor([1.0, -1e30, 1e30])])
+    surrogate = MultiGaussian(sigma=sigma, h=0.3, s=s, gamma=0.7)
+    layer = ALIF(1, len(bias), latency=0.0, surrogate=surrogate, backend="native")
+    with torch.no_grad():
+        layer.cell.bias.copy_(bias)
+    layer(torch.zeros(1, 1, 1))[0].sum().backward()
+
+    def bell(x: Tensor, width: float) -> Tensor:
+        return torch.exp(-0.5 * (x / width) ** 2) / (width * (2.0 * torch.pi) ** 0.5)
+
+    x = (bias - 1.0).double()
+    sides = bell(x - sigma, s * sigma) + bell(x + sigma, s * sigma)
+    wanted = 0.7 * (1.3 * bell(x, sigma) - 0.3 * sides)
+    assert layer.cell.bias.grad is not None
+    height = wanted.abs().max()
+    assert_close(layer.cell.bias.grad / height, wanted / height, dtype=torch.float32, scale=0.1)

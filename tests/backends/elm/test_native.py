@@ -117,7 +117,7 @@ def test_lengths_may_lie_anywhere_in_memory(given: str) -> None:
 def test_nothing_is_kept_where_no_backward_pass_follows(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
     monkeypatch.setattr(_library, "large", lambda like, size: kept.append(size) or like.new_empty(size))
-    neuron, x = ELM(30, 2, num_memory=4, backend="native"), torch.rand(2, 20, 30)
+    neuron, x = ELM(30, 2, num_memory=4, sparse_input="off", backend="native"), torch.rand(2, 20, 30)
     with context():
         neuron(x)
     neuron(x)

@@ -13,6 +13,7 @@ extern "C" {
 const char *elm_isa();
 int64_t elm_padded(int64_t, int64_t);
 int64_t elm_alif_chunk();
+int64_t elm_alif_saved(int64_t, const ElmAlif *);
 int64_t elm_alif_forward(int64_t, int64_t, const ElmAlif *);
 int64_t elm_alif_backward(int64_t, int64_t, const ElmAlif *);
 }
@@ -86,8 +87,7 @@ template <class R> static void drive(const Config &c, bool against) {
     x.b = c.adaptive ? b_.data() : nullptr, x.w_rec = c.recurrent ? w_.data() : nullptr;
     x.v_0 = v0.data(), x.a_0 = a0.data(), x.s_0 = s0.data();
     x.spikes = spikes.data(), x.v_last = v.data(), x.a_last = a.data(), x.s_last = h.data();
-    const int64_t kept = c.blocks ? ELM_ALIF_BLOCK_ROWS : ELM_ALIF_ROWS;
-    std::vector<R> saved(B * kept * ((T + x.chunk - 1) / x.chunk) * np);
+    std::vector<R> saved(elm_alif_saved(is_double, &x));
     x.saved = saved.data();
     failures += elm_alif_forward(is_double, 2, &x) != 0;
 

@@ -31,6 +31,32 @@ def test_events_found_in_frames_are_those_that_are_there(num_input: int, dtype: 
 
 @native
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("other", [None, (0, 0, 0), (0, 2999, 70), (2, 5, 69), (3, 2999, 70)])
+def test_events_that_all_count_1_have_no_values(
+    other: tuple[int, int, int] | None, dtype: torch.dtype, threads: int
+) -> None:
+    torch.manual_seed(0)
+    x, before = (torch.rand(4, 3000, 71) < 0.05).to(dtype), torch.get_num_threads()
+    if other is not None:
+        x[other] = 0.5
+    try:
+        torch.set_num_threads(threads)
+        found = Events.compacted(x, dtype)
+    finally:
+        torch.set_num_threads(before)
+    assert found is not None
+    assert (found.value is None) is (other is None)
+    frames = torch.zeros(4 * 3000, 71, dtype=dtype)
+    rows = torch.repeat_interleave(torch.arange(4 * 3000), found.end - found.begin)
+    events = torch.cat([torch.arange(a, b) for a, b in zip(found.begin, found.end, strict=True)])
+    value = torch.ones(len(events), dtype=dtype) if found.value is None else found.value[events]
+    frames[rows, found.channel[events].long()] = value
+    torch.testing.assert_close(frames.view_as(x), x, rtol=0.0, atol=0.0)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 3])
 def test_frames_with_too_many_spikes_are_left_dense(threads: int) -> None:
     before = torch.get_num_threads()
     try:
