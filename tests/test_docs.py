@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import zlib
@@ -157,10 +158,14 @@ def test_tutorials_run_as_scripts_too(script: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", FIGURES)
-def test_figures_are_drawn(script: str, tmp_path: Path) -> None:
-    smoke = ["--smoke"] if "--smoke" in (ROOT / script).read_text(encoding="utf-8") else []
-    figure = tmp_path / "figure.png"
-    subprocess.run([sys.executable, ROOT / script, *smoke, "--out", figure], check=True, cwd=ROOT, env=_environment())
+def test_figures_are_drawn(script: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    source, figure = (ROOT / script).read_text(encoding="utf-8"), tmp_path / "figure.png"
+    smoke, environment = ["--smoke"] if "--smoke" in source else [], _environment()
+    if "from_pretrained" in source:  # of a published neuron, as it stands in the cache of who has downloaded it
+        published = request.getfixturevalue("shared") / "data/checkpoints/num_memory_20"
+        shutil.copytree(published, tmp_path / "elm_neuro/upstream/num_memory_20")
+        environment |= {"XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, ROOT / script, *smoke, "--out", figure], check=True, cwd=ROOT, env=environment)
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
