@@ -4,17 +4,17 @@
                                                  [--hosts] [--repeats 5] [--memory] [--json FILE] [--smoke]
                                                  [--device cuda]
 
-Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes. 128 inputs of
-which 10 % spike (1000 of 1 % on the published grid), 128 neurons, multi-Gaussian surrogate, the loss is the sum of
-the spikes: their gradient costs nothing. ``loop`` is the plain loop over the equations (backend ``reference``);
-``native`` takes frames, ``events`` the same spikes as SpikeEvents, ``native blocks`` frames, with the gradient of
-Blocks. With ``--upstream``, a checkout of the Blocks repository (github.com/webstorms/Blocks at abaf846),
-``published`` is its loop over the steps and ``blocks`` its method, with the same weights. Each row is behind a check:
-spikes equal to the last one in single precision. ``--hosts`` adds norse's LSNN and snnTorch's Leaky, step by step:
-other equations, of which only the speed can be compared. ``--memory`` runs each variant once more in a process of its
-own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the time of the row's bytes
-(frames read and spikes written, for both twice) at this core's bandwidth. ``--device cuda``: wall time between
-synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
+Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes; in its turn each
+runs once forward before it is timed. 128 inputs of which 10 % spike (1000 of 1 % on the published grid), 128 neurons,
+multi-Gaussian surrogate, the loss is the sum of the spikes: their gradient costs nothing. ``loop`` is the plain loop
+over the equations (backend ``reference``); ``native`` takes frames, ``events`` the same spikes as SpikeEvents,
+``native blocks`` frames, with the gradient of Blocks. With ``--upstream``, a checkout of the Blocks repository
+(github.com/webstorms/Blocks at abaf846), ``published`` is its loop over the steps and ``blocks`` its method, with the
+same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds norse's
+LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--memory`` runs
+each variant once more in a process of its own (Linux) and reports its peak above what it was before. The floor beside
+``native`` is the time of the row's bytes (frames read and spikes written, for both twice) at this core's bandwidth.
+``--device cuda``: wall time between synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
 """
 
 from __future__ import annotations
@@ -210,6 +210,7 @@ def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, console: Consol
     for repeat in range(repeats + 1):
         for name, (run, module) in runs.items():
             gc.collect()
+            forward(run)  # not timed: the memory that the peer before it has left
             pair = milliseconds(lambda run=run: forward(run)), milliseconds(lambda r=run, m=module: both(r, m))
             if repeat:
                 for record, value in zip(times[name], pair, strict=True):

@@ -61,13 +61,6 @@ template <class R> ELM_INLINE i64 alif_length(const ElmAlif &a, i64 sample) {
     return a.lengths ? a.lengths[sample] : a.num_steps;
 }
 
-// The spikes that reach the layer in step t: an output of L + 1 steps ago, or of before the sequence; null for none.
-template <class R> ELM_INLINE const R *alif_arriving(const ElmAlif &a, const AlifShape<R> &s, i64 sample, i64 t) {
-    if (t >= s.history)
-        return (const R *)a.spikes + sample * a.spikes_batch + (t - s.history) * a.spikes_time;
-    return a.s_0 ? (const R *)a.s_0 + (sample * s.history + t) * s.n : nullptr;
-}
-
 // A thread's sums of the gradients.
 template <class R> struct AlifSums {
     R *bias, *beta, *p, *b, *w_rec, *table;
