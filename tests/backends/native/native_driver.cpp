@@ -465,12 +465,19 @@ template <class R> static void others(const Config &c) {
     ElmFrames f = {c.batch, c.steps,       c.inputs,     c.steps * c.inputs, c.inputs,       spikes,
                    1,       frames.data(), begin.data(), end.data(),         channel.data(), found.data()};
     f.room = spikes - 1;
-    if (spikes > 0) failures += elm_compact(is_double, 1, &f) != 1;  // they do not fit
+    if (spikes > 0) failures += (elm_compact(is_double, 1, &f) & 1) != 1;  // they do not fit
     f.room = spikes;
-    failures += elm_compact(is_double, 1, &f) != 0;
+    failures += elm_compact(is_double, 1, &f) != (spikes > 0 ? 2 : 0);  // with values
     for (int64_t row = 0; row < rows; row++)
         for (int64_t k = begin[row]; k < end[row]; k++) {
             compare("event", c, found[k], frames[row * c.inputs + channel[k]], 1.0, 0.0);
+            frames[row * c.inputs + channel[k]] = R(1);
+        }
+    found.assign(spikes, R(7));
+    failures += elm_compact(is_double, 1, &f) != 0;  // every event counts 1: no value is written
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t k = begin[row]; k < end[row]; k++) {
+            compare("value of an event that counts 1", c, found[k], 7.0, 1.0, 0.0);
             frames[row * c.inputs + channel[k]] = R(0);
         }
     for (const R entry : frames) compare("an entry that was not found", c, entry, 0.0, 1.0, 0.0);
