@@ -6,7 +6,6 @@ Non-finite numbers pass through to the output as in plain torch; nothing here wa
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,21 +13,17 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda import _bytes, _driver
-from elm_neuro.backends.cuda._input import Arranged, Events, arrange, discounted_sum, gather, gather_inputs
-from elm_neuro.backends.cuda._memory import Flows, Records, Recurrence, run_backward, run_forward
-from elm_neuro.backends.cuda._readout import MAX_OUTPUT, readout, readout_backward
-from elm_neuro.backends.cuda._weights import Products, Sizes, branch_traces, first_table, gradients, outer
+from elm_neuro.backends.cuda._input import Arranged, Events, arrange, gather, gather_inputs, rows_of
+from elm_neuro.backends.cuda._launch import address
+from elm_neuro.backends.cuda._weights import synapses_by_input
 from elm_neuro.backends.elm._again import Plain
+from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, FRAMES, INTEGRATED, Form, Plan, plan
 from elm_neuro.backends.elm._torch import matvec
-from elm_neuro.backends.parts._bytes import BYTES
+from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import branch_matrix
-
-MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS
-MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
-ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 
 
 class Operands(NamedTuple):
@@ -71,15 +66,9 @@ class Options(NamedTuple):
 class Saved(NamedTuple):
     """What a forward pass leaves for the backward pass."""
 
-    memory: Tensor
-    tanhs: Tensor | None
-    hidden: Tensor | None
-    f_0: Tensor | None
-    v: Tensor | None  # its shape alone matters where it is computed here
-    table: Tensor | None
-    total: Tensor | None  # discounted sum of the input
-    first: Tensor | None  # of Arranged
-    row: Tensor | None
+    kept: Tensor  # the parts of :class:`elm_neuro.backends.elm._cuda_plan.Kept`
+    table: Tensor | None  # which the gradient of frames goes through
+    order: Tensor | None  # of Arranged
     ordered: Tensor | None
 
 
@@ -114,7 +103,8 @@ class _Pass(Function):
         ctx.options, ctx.events = options, events
         ctx.set_materialize_grads(False)
         if save:
-            ctx.save_for_backward(*tensors, *saved)
+            of_x = ctx.needs_input_grad[4]
+            ctx.save_for_backward(*tensors, *(saved if of_x else saved._replace(table=None)))
         ctx.differentiates_again = differentiated[0] is not None or events is not None
         if not ctx.differentiates_again:
             ctx.mark_non_differentiable(outputs.b)
@@ -139,65 +129,133 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Outputs, Saved]:
     """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
-    o = operands
-    v, b, f_0, table, total, arranged = o.v, None, None, None, None, None
+    o, at, of = operands, addresses(operands), plan_of(operands, options)
+    device, empty = o.kappa.device, o.kappa.new_empty
+    buffer = empty(of.kept[save].numbers)
+    kept = of.kept[save].at(buffer.data_ptr())
+    v, table, arranged, f_0, b = o.v, None, None, None, empty(of.shape_of_b)
     if v is None:
-        sizes = _sizes(o, options)
-        v, table, total, arranged = _arriving(o, options, sizes)
-        b = branch_traces(sizes, _there(o.w_s), o.routing, total, o.kappa_b, o.b_0, o.lengths, options.num_steps)
-        f_0 = None if o.b_0 is None else matvec(o.w1[..., : sizes.num_branch], o.b_0).contiguous()
-    records = run_forward(_recurrence(o, v, f_0), silu=options.silu, save=save)
-    y = _readout(records.memory, o)
-    arrangement = (None, None, None) if arranged is None else arranged
-    saved = Saved(records.memory, records.tanhs, records.hidden, f_0, v, table, total, *arrangement)
-    return Outputs(y, y.new_empty(0) if b is None else b, records.m_last), saved
+        v, table, arranged = _arriving(o, at, options, of, kept.total)
+        of.branch_traces(device, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
+        if o.b_0 is not None:
+            f_0 = matvec(o.w1[..., : of.sizes.num_branch], o.b_0).contiguous()
+    m, packed = empty(of.shape_of_m), None
+    if of.recurrence.num_packed:
+        packed = empty(of.recurrence.num_packed)
+    of.recurrence(
+        device, at.w1, at.w2, address(packed), at.lengths, 0 if v is o.v else at.kappa_b, v.data_ptr(), address(f_0),
+        at.m_0, at.b1, at.b2, at.kappa, at.gain, kept.memory, kept.tanhs, kept.hidden, m.data_ptr(),
+    )  # fmt: skip
+    if of.own_readout:
+        y = empty(of.shape_of_y)
+        of.readout(device, at.lengths, kept.memory, at.w_y, at.b_y, y.data_ptr())
+    else:
+        y = _readout(_memory(of, buffer, save=save), o)
+    order, ordered = (None, None) if arranged is None else arranged
+    return Outputs(y, b, m), Saved(buffer, table, order, ordered)
 
 
 def backward(
     operands: Operands, saved: Saved, options: Options, grads: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
-    o, (grad_y, grad_b, grad_m) = operands, grads
-    _driver.launcher().enter(o.kappa.device)
-    batch = saved.memory.shape[1]
-    grad_memory, product_y, of_b_y = _through_readout(grad_y, saved.memory, o)
-    records = Records(saved.memory, saved.memory, saved.tanhs, saved.hidden)
+    o, at, of, (grad_y, grad_b, grad_m) = operands, addresses(operands), plan_of(operands, options), grads
+    device, empty, back = o.kappa.device, o.kappa.new_empty, of.backward
+    _driver.launcher().enter(device)
+    kept, buffer = of.kept[True].at(saved.kept.data_ptr()), empty(back.flows.numbers)
+    flows = back.flows.at(buffer.data_ptr())
+    grad_memory = product_y = of_b_y = None
+    if grad_y is not None and of.own_readout:
+        stride = grad_y.stride()
+        back.readout(
+            device, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at.lengths, kept.memory, at.w_y,
+            grad_y.data_ptr(), flows.grad_memory, flows.product_y,
+        )  # fmt: skip
+    elif grad_y is not None:
+        grad_memory, product_y, of_b_y = _through_readout(grad_y, _memory(of, saved.kept, save=True), o, back.groups)
     grad_m = None if grad_m is None else grad_m.contiguous()
-    flows = run_backward(_recurrence(o, _there(saved.v), saved.f_0), records, grad_memory, grad_m, silu=options.silu)
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
-    found = gradients(
-        _sizes(o, options), o.w_s, o.routing, o.w1, o.kappa, _products(flows, saved.memory, product_y),
-        grad_table=None if o.w_s is None else _table_gradient(o, saved, flows.v, options),
-        grad_b=grad_b, total=saved.total, batch=batch,
+    dv = empty(of.num_row, of.num_neuron * of.first) if o.v is None else torch.empty_like(o.v)
+    num_memory, first, num_branch = of.num_memory, of.first, of.sizes.num_branch
+    dz_first = grad_m_0 = grad_f_0 = None
+    if o.m_0 is not None:
+        dz_first, grad_m_0 = empty(of.num_neuron, of.form.batch, first), torch.empty_like(o.m_0)
+    if o.b_0 is not None and o.v is None:
+        grad_f_0 = empty(of.form.batch, *of.neurons, first)
+    back.recurrence(
+        device, at.w1, at.w2, flows.packed, at.lengths, 0 if o.v is not None else at.kappa_b, at.m_0, at.kappa, at.gain,
+        kept.memory, kept.tanhs, kept.hidden,
+        0 if grad_y is None else flows.grad_memory or address(grad_memory), address(grad_m), flows.dq, flows.dz,
+        address(dz_first), dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
-    num_memory, num_branch = o.kappa.shape[-1], 0 if o.w_s is None else o.w_s.shape[-2]
-    if o.m_0 is not None and flows.dz_first is not None:
-        m_0 = o.m_0.view(batch, -1, num_memory).transpose(0, 1)
-        product = (flows.dz_first.mT @ m_0).view(*o.w1.shape[:-1], num_memory)
-        found.w1[..., num_branch:] += product * o.kappa.unsqueeze(-2)
+    product_m = product_h = None
+    hidden = flows.post or kept.hidden
+    if back.own_outer:
+        back.outer(device, flows.dz, kept.memory, flows.dq, hidden, flows.product_m, flows.product_h)
+    else:
+        product_m, product_h = _products(of, saved.kept, buffer)
+    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, options)
+    of_w_s, of_w1 = None if o.w_s is None else torch.empty_like(o.w_s), torch.empty_like(o.w1)
+    of_w2 = None if o.w2 is None else torch.empty_like(o.w2)
+    sums = empty(*of.neurons, 3 * num_memory + first)
+    of_w_y = None if grad_y is None else torch.empty_like(o.w_y)
+    if grad_y is not None and of.own_readout:
+        of_b_y = torch.empty_like(o.b_y)
+    (back.gradients_without_readout if grad_y is None else back.gradients)(
+        device, at.routing, at.w_s, at.w1, at.kappa, address(grad_table), address(grad_b), kept.total, flows.sums,
+        flows.product_m or address(product_m), flows.product_h or address(product_h),
+        0 if grad_y is None else flows.product_y or address(product_y), address(of_w_s), of_w1.data_ptr(),
+        sums.data_ptr(), address(of_w2), address(of_w_y), address(of_b_y) if of.own_readout else 0,
+    )  # fmt: skip
+    if o.m_0 is not None and dz_first is not None:
+        m_0 = o.m_0.view(of.form.batch, -1, num_memory).transpose(0, 1)
+        product = (dz_first.mT @ m_0).view(*o.w1.shape[:-1], num_memory)
+        of_w1[..., num_branch:] += product * o.kappa.unsqueeze(-2)
     grad_b_0 = None
-    if o.b_0 is not None and flows.f_0 is not None:
-        grad_b_0, of_w1 = _through_start(o.b_0, flows.f_0, o.w1[..., :num_branch])
-        found.w1[..., :num_branch] += of_w1
+    if o.b_0 is not None and grad_f_0 is not None:
+        grad_b_0, of_start = _through_start(o.b_0, grad_f_0, o.w1[..., :num_branch])
+        of_w1[..., :num_branch] += of_start
         if grad_b is not None:
             age = options.num_steps if o.lengths is None else o.lengths.view(-1, *[1] * (grad_b.ndim - 1))
             grad_b_0 += o.kappa_b**age * grad_b
-    of_kappa, of_gain, of_b2, of_b1 = found.sums.split([num_memory, num_memory, num_memory, o.w1.shape[-2]], -1)
+    of_kappa, of_gain, of_b2, of_b1 = sums.split([num_memory, num_memory, num_memory, first], -1)
     return (
-        _frames_gradient(o, saved, flows.v, grad_b, options) if of_x else None,
-        flows.v if o.v is not None else None,
-        found.w_s,
-        found.w1,
+        _frames_gradient(o, saved, dv, grad_b, options, of) if of_x else None,
+        dv if o.v is not None else None,
+        of_w_s,
+        of_w1,
         None if o.b1 is None else of_b1,
         of_kappa,
         of_gain,
-        found.w2,
+        of_w2,
         None if o.b2 is None else of_b2,
-        found.w_y,
-        of_b_y if found.b_y is None else found.b_y,
+        of_w_y,
+        of_b_y,
         grad_b_0,
-        flows.m_0,
+        grad_m_0,
     )
+
+
+def plan_of(o: Operands, options: Options) -> Plan:
+    """What the sizes of a pass decide."""
+    x, w_s, routing, shape = o.x, o.w_s, o.routing, o.kappa.shape
+    if x is not None:
+        arrives, batch = BYTES if holds_bytes(x) else FRAMES, x.shape[0]
+    elif o.v is not None:
+        arrives, batch = INTEGRATED, o.v.shape[0]
+    else:
+        arrives, batch = EVENTS, (_there(o.begin).shape[0] - 1) // options.num_steps
+    form = Form(
+        o.kappa.dtype, o.kappa.device, arrives, batch, options.num_steps, options.num_input,
+        x is not None and x.ndim == 4, None if w_s is None else w_s.shape,
+        None if routing is None else routing.shape, o.w1.shape, shape, o.w_y.shape, o.w2 is not None, options.silu,
+    )  # fmt: skip
+    return plan(form)
+
+
+def addresses(operands: Operands) -> Any:
+    """:class:`Operands` of addresses, 0 for what is not there."""
+    return Operands._make([0 if tensor is None else tensor.data_ptr() for tensor in operands])
 
 
 def _differentiable(
@@ -225,64 +283,52 @@ def laid_out(operands: Operands) -> Operands:
     return whole if operands.x is None else whole._replace(x=operands.x)
 
 
-def _sizes(o: Operands, options: Options) -> Sizes:
-    if o.w_s is None:
-        num_neuron, (first, num_memory) = o.w1.shape[0] if o.w1.ndim == 3 else 1, o.w1.shape[-2:]
-        return Sizes(num_neuron, 0, 0, 0, first, num_memory, 0, 0, 0)
-    return Sizes.of(o.w_s, o.routing, o.w1, options.num_input, own_input=o.x is not None and o.x.ndim == 4)
+def _arriving(o: Operands, at: Any, options: Options, of: Plan, total: int) -> tuple[Tensor, Tensor, Arranged | None]:
+    """What arrives at the first layer's outputs, and the table that it comes by; the input's discounted sum goes to
+    `total`.
+    """
+    device, sizes = o.kappa.device, of.sizes
+    table = o.kappa.new_empty(of.shape_of_table)
+    begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, options.num_input)
+    of.table(device, address(begin), address(slot), at.w_s, at.w1, table.data_ptr())
+    if of.form.arrives == EVENTS:
+        events = Events(_there(o.begin), _there(o.channel), o.value)
+        extent = of.form.batch, options.num_steps, options.num_input
+        arranged = arrange(events, extent, o.kappa_b, o.lengths, total)
+        return gather(table, events, of.num_row), table, arranged
+    x = _there(o.x)
+    own = (sizes.num_neuron, sizes.num_input, sizes.first)
+    if of.form.arrives == BYTES:
+        _bytes.discounted_sum(x, o.kappa_b, o.lengths, total)
+        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None
+    rows = rows_of(x)
+    of.discounted_sum(device, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
+    x, factor = _lowered(options, x, table)
+    if x.ndim == 4:
+        v = torch.einsum("btni,nif->btnf", x, factor.view(own)).contiguous()
+    else:
+        v = torch.mm(x.reshape(-1, sizes.num_input), factor)
+    return v if v.dtype == table.dtype else v.to(table.dtype), table, None
 
 
-def _recurrence(o: Operands, v: Tensor, f_0: Tensor | None) -> Recurrence:
-    kappa_b = None if o.v is not None else o.kappa_b
-    return Recurrence(o.lengths, kappa_b, v, f_0, o.b1, o.m_0, o.kappa, o.gain, o.w1, o.w2, o.b2)
-
-
-def _arriving(o: Operands, options: Options, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor, Arranged | None]:
-    """What arrives at the first layer's outputs, the table that it comes by, and the input's discounted sum."""
-    table = first_table(sizes, _there(o.w_s), o.routing, o.w1)
-    neurons = o.kappa.shape[:-1]
-    if o.x is not None and o.x.dtype in BYTES:
-        total = _bytes.discounted_sum(o.x, o.kappa_b, o.lengths)
-        own = o.x.ndim == 4
-        v = _bytes.multiply(o.x, table.view(sizes.num_neuron, sizes.num_input, sizes.first) if own else table)
-        return v.view(*o.x.shape[:2], *neurons, sizes.first), table, total, None
-    if o.x is not None:
-        total = discounted_sum(o.x, o.kappa_b, o.lengths)
-        x, factor = _lowered(options, o.x, table)
-        if x.ndim == 4:
-            v = torch.einsum("btni,nif->btnf", x, factor.view(sizes.num_neuron, sizes.num_input, sizes.first))
-        else:
-            v = torch.mm(x.reshape(-1, sizes.num_input), factor).view(*x.shape[:2], *neurons, sizes.first)
-        return v.to(table.dtype).contiguous(), table, total, None
-    events = Events(_there(o.begin), _there(o.channel), o.value)
-    num_row = events.begin.shape[0] - 1
-    shape = num_row // options.num_steps, options.num_steps, options.num_input
-    arranged, total = arrange(events, shape, o.kappa_b, o.lengths)
-    v = gather(table, events, num_row).view(*shape[:2], *neurons, sizes.first)
-    return v, table, total, arranged
+def _memory(of: Plan, kept: Tensor, *, save: bool) -> Tensor:
+    """The memory of every step."""
+    return of.kept[save].part(kept, "memory", of.num_neuron, of.form.batch, of.form.num_steps, of.num_memory)
 
 
 def _readout(memory: Tensor, o: Operands) -> Tensor:
     """Output of every step, (batch, time, [num_neuron,] output_size)."""
     num_neuron, batch, num_steps, num_memory = memory.shape
-    if o.w_y.shape[-2] <= MAX_OUTPUT:
-        return readout(memory, o.w_y, o.b_y, o.lengths)
     if o.w_y.ndim == 2:
         return cut_at(o.lengths, torch.addmm(o.b_y, memory.view(-1, num_memory), o.w_y.mT).view(batch, num_steps, -1))
     flat = torch.baddbmm(o.b_y.unsqueeze(1), memory.view(num_neuron, -1, num_memory), o.w_y.mT)
     return cut_at(o.lengths, flat.view(num_neuron, batch, num_steps, -1).permute(1, 2, 0, 3))
 
 
-def _through_readout(
-    grad_y: Tensor | None, memory: Tensor, o: Operands
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _through_readout(grad_y: Tensor, memory: Tensor, o: Operands, num_group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of the memory, (num_neuron, batch, time, num_memory), that of the weight as products to be added up, and
-    of the bias where they do not hold it.
+    of the bias.
     """
-    if grad_y is None:
-        return None, None, None
-    if o.w_y.shape[-2] <= MAX_OUTPUT:
-        return *readout_backward(grad_y, memory, o.w_y, o.lengths), None
     grad_y = cut_at(o.lengths, grad_y)
     batch, num_steps, num_output = grad_y.shape[0], grad_y.shape[1], grad_y.shape[-1]
     if o.w_y.ndim == 2:
@@ -291,55 +337,58 @@ def _through_readout(
     else:
         flat = grad_y.permute(2, 0, 1, 3).contiguous().view(grad_y.shape[2], -1, num_output)
         grad_memory = torch.bmm(flat, o.w_y).view(flat.shape[0], batch, num_steps, -1)
-    return grad_memory, _outer(flat, memory), flat.sum(1).view(o.b_y.shape)
+    return grad_memory, _outer(flat, memory, num_group), flat.sum(1).view(o.b_y.shape)
 
 
-def _products(flows: Flows, memory: Tensor, of_y: Tensor | None) -> Products:
-    """Weight gradients, to be added up."""
-    dz, dq = flows.dz, flows.dq
-    if memory.numel() * dz.shape[-1] <= MAX_WORK:
-        return Products(*outer(dz, memory, dq, None if dq is None else flows.hidden), of_y, flows.sums)
-    return Products(_outer(dz, memory), None if dq is None else _outer(dq, _there(flows.hidden)), of_y, flows.sums)
+def _products(of: Plan, kept: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Of the layers' weights, to be added up."""
+    rows, back = (of.num_neuron, of.num_row), of.backward
+    dz, memory = (
+        back.flows.part(buffer, "dz", *rows, of.first),
+        of.kept[True].part(kept, "memory", *rows, of.num_memory),
+    )
+    product_m = _outer(dz, memory, back.groups)
+    if not of.form.deep:
+        return product_m, None
+    dq = back.flows.part(buffer, "dq", *rows, of.num_memory)
+    room, where, name = (back.flows, buffer, "post") if of.form.silu else (of.kept[True], kept, "hidden")
+    return product_m, _outer(dq, room.part(where, name, *rows, of.first), back.groups)
 
 
-def _outer(out: Tensor, inp: Tensor) -> Tensor:
+def _outer(out: Tensor, inp: Tensor, num_group: int) -> Tensor:
     """Product over some samples' steps each of `inp`, (num_neuron, batch, time, in), and `out`, whose axes may be
     merged: (num_neuron * group, out, in). One product over all steps would keep few multiprocessors busy.
     """
-    num_neuron, batch = inp.shape[:2]
-    shape = num_neuron * _groups(num_neuron, batch), -1
-    return torch.bmm(out.view(*shape, out.shape[-1]).mT, inp.view(*shape, inp.shape[-1]))
-
-
-@lru_cache(maxsize=256)
-def _groups(num_neuron: int, batch: int) -> int:
-    most = MAX_GROUPS if num_neuron == 1 else max(1, min(MAX_GROUPS, ENOUGH_GROUPS // num_neuron))
-    return max(group for group in range(1, min(most, batch) + 1) if batch % group == 0)
+    shape = inp.shape[0] * num_group, -1
+    return torch.bmm(out.reshape(*shape, out.shape[-1]).mT, inp.reshape(*shape, inp.shape[-1]))
 
 
 def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> Tensor:
-    """Of the table, in parts to be added up."""
+    """Of the table, in parts to be added up; `dv` is (batch * time, num_neuron * first)."""
     if o.x is None:
-        arranged = Arranged(_there(saved.first), _there(saved.row), saved.ordered)
-        return gather_inputs(dv.flatten(0, 1).flatten(1), arranged)
-    if o.x.dtype in BYTES:
-        return _bytes.multiply_inputs(o.x, dv if o.x.ndim == 4 else dv.flatten(2))
+        batch = dv.shape[0] // options.num_steps
+        return gather_inputs(dv, Arranged(_there(saved.order), saved.ordered), batch, options.num_input)
+    if holds_bytes(o.x):
+        return _bytes.multiply_inputs(o.x, dv.view(*o.x.shape[:-1], -1))
     x, flow = _lowered(options, o.x, dv)
     if x.ndim == 4:
-        return torch.einsum("btni,btnf->nif", x, flow).to(dv.dtype).contiguous().unsqueeze(0)
-    rows = x.shape[0] * x.shape[1]
-    return torch.mm(x.reshape(rows, -1).t(), flow.view(rows, -1)).to(dv.dtype).unsqueeze(0)
+        grad = torch.einsum("btni,btnf->nif", x, flow.view(*x.shape[:-1], -1)).contiguous()
+    else:
+        grad = torch.mm(x.reshape(dv.shape[0], -1).t(), flow)
+    return grad if grad.dtype == dv.dtype else grad.to(dv.dtype)
 
 
-def _frames_gradient(o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, options: Options) -> Tensor | None:
+def _frames_gradient(
+    o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, options: Options, of: Plan
+) -> Tensor | None:
     if o.x is None:
         return None
     flow, table = _lowered(options, dv, _there(saved.table))
     if o.x.ndim == 4:
-        sizes = _sizes(o, options)
-        grad = torch.einsum("btnf,nif->btni", flow, table.view(sizes.num_neuron, sizes.num_input, sizes.first))
+        own = table.view(of.num_neuron, options.num_input, of.first)
+        grad = torch.einsum("btnf,nif->btni", flow.view(*o.x.shape[:-1], -1), own)
     else:
-        grad = flow.flatten(2) @ table.mT
+        grad = (flow @ table.mT).view(o.x.shape)
     grad = grad.to(dv.dtype)
     if grad_b is None or o.w_s is None:
         return grad

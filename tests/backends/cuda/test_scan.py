@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
-from elm_neuro.backends.elm import _cuda_pass, _effective
+from elm_neuro.backends.elm import _cuda_plan, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
@@ -167,8 +167,8 @@ def test_products_by_own_kernels_and_by_cublas_equal_the_reference(
     num_neuron: int | None,
 ) -> None:
     """Of the readout, and of the layers' weights."""
-    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most_outputs)
-    monkeypatch.setattr(_cuda_pass, "MAX_WORK", most_work)
+    monkeypatch.setattr(_cuda_plan, "MAX_OUTPUT", most_outputs)
+    monkeypatch.setattr(_cuda_plan, "MAX_WORK", most_work)
     torch.manual_seed(0)
     neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron, **options).double()
     x = torch.randn(4, 37, 3, dtype=torch.float64, requires_grad=True)  # several parts of the rows
@@ -294,15 +294,17 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
-    neuron = BranchELM(7, 2, 3, num_branch=8, num_synapse_per_branch=2, routing="random")
+    # sizes that leave nothing between the parts of what is kept: there is no number there, and opcheck looks
+    neuron = BranchELM(32, 2, 8, num_branch=8, num_synapse_per_branch=4, routing="random")
     params = neuron.cell.effective_parameters()
     tensors = [
-        params.kappa_b, params.routing, torch.rand(2, 5, 7, requires_grad=True), None, params.w_s, params.mlp_weight[0],
+        params.kappa_b, params.routing, torch.rand(2, 4, 32, requires_grad=True), None, params.w_s,
+        params.mlp_weight[0],
         params.mlp_bias[0], params.kappa_m, params.gain, params.mlp_weight[1], params.mlp_bias[1], params.w_y,
-        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 3, requires_grad=True),
+        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 8, requires_grad=True),
     ]  # fmt: skip
     leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
-    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 5, 7, False, None, True))
+    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 4, 32, False, None, True))
 
 
 @pytest.mark.parametrize(
