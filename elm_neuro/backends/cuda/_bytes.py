@@ -78,15 +78,15 @@ def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int,
     return out
 
 
-def discounted_sum(x: Tensor, kappa: Tensor, lengths: Tensor | None, total: int) -> None:
-    """As :func:`elm_neuro.backends.cuda._input.discounted_sum`, of frames of bytes; `total` is the address of the sum,
-    (batch, [num_neuron,] num_input) in the dtype of `kappa`.
+def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int) -> None:
+    """As :func:`elm_neuro.backends.cuda._input.discounted_sum`, of frames of bytes; `kappa` and `total`, the sum,
+    (batch, [num_neuron,] num_input), are addresses of numbers of this dtype.
     """
     flat = rows_of(x)
     batch, num_steps, num_input = flat.shape
     args = DISCOUNT(num_steps, num_input, flat.stride(0), flat.stride(1), _sign(x), lengths, kappa, flat, total)
     grid = batch, -(-num_input // THREADS)
-    _driver.launcher().launch(program(kappa.dtype), "elm_discount_bytes", grid, THREADS, 0, args, kappa.device)
+    _driver.launcher().launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
 
 
 def _sign(x: Tensor) -> int:

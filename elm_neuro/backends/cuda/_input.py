@@ -77,15 +77,18 @@ def _gather(dtype: torch.dtype, num_row: int, width: int) -> Launch:
     return Launch(program(dtype), "elm_gather", grid, THREADS, _GATHER_BYTES, (num_row, 1, width))
 
 
-def arrange(events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths: Tensor | None, total: int) -> Arranged:
+def arrange(
+    events: Events, sizes: tuple[int, int, int], dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int
+) -> Arranged:
     """Events of each sample by input; each input summed over time, discounted to the sample's end, goes to `total`.
 
     Args:
         events: of a batch.
         sizes: batch, number of steps, number of inputs.
+        dtype: of the two that are given by their address.
         kappa: discount of one step, ().
         lengths: number of valid steps of each sample, (batch,), or None; events past them are left out.
-        total: address of (batch, num_input) in the dtype of `kappa`.
+        total: (batch, num_input).
     """
     batch, _, num_input = sizes
     num_first = batch * (num_input + 1)
@@ -93,8 +96,8 @@ def arrange(events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths:
     value = None if events.value is None else torch.empty_like(events.value)
     cursor = order.new_empty(batch, num_input, dtype=torch.int32) if num_input > MAX_SHARED_INPUTS else None
     first = order.data_ptr()
-    _arrange(kappa.dtype, *sizes)(
-        kappa.device, address(lengths), kappa.data_ptr(), events.begin.data_ptr(), events.channel.data_ptr(),
+    _arrange(dtype, *sizes)(
+        order.device, address(lengths), kappa, events.begin.data_ptr(), events.channel.data_ptr(),
         address(events.value), address(cursor), first, first + 8 * num_first, address(value), total,
     )  # fmt: skip
     return Arranged(order, value)
@@ -156,7 +159,9 @@ class _EventProjection(Function):
         begin, channel, value, kappa = ctx.saved_tensors
         batch, _, num_input = ctx.sizes
         total = kappa.new_empty(batch, num_input)  # which nobody reads
-        arranged = arrange(Events(begin, channel, value), ctx.sizes, kappa, None, total.data_ptr())
+        arranged = arrange(
+            Events(begin, channel, value), ctx.sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr()
+        )
         found = gather_inputs(grad.contiguous(), arranged, batch, num_input).sum(0).t()
         return found, None, None, None, None, None
 

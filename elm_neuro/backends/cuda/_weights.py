@@ -4,6 +4,7 @@ and the input half of the first layer are one table.
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ _GRADIENTS_BYTES = num_bytes(
     "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y grad_b_y"
 )
 _OUTER_BYTES = num_bytes("num_row num_part num_memory first dz memory dq hidden product_m product_h")
-_EFFECTIVE = "num_w_s num_memory num_tau_s low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
+_EFFECTIVE = "num_w_s num_memory num_tau_s row grad_row low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
 _EFFECTIVE_BYTES = num_bytes(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
 
 
@@ -186,7 +187,36 @@ def gradients(dtype: torch.dtype, sizes: Sizes, batch: int, total: tuple[int, in
     return Launch(program(dtype), "elm_gradients", grid, THREADS, _GRADIENTS_BYTES, numbers, shared)
 
 
+class EffectiveSizes(NamedTuple):
+    """Entries of what is learned and what becomes of it."""
+
+    num_w_s: int
+    num_memory: int  # of all neurons
+    num_tau_s: int
+    row: int  # memory units of a neuron
+    grad_row: int  # from those of a neuron to those of the next, in the gradients of kappa and gain
+
+    @classmethod
+    def of(
+        cls, w_s: tuple[int, ...], kappa: tuple[int, ...], tau_s: tuple[int, ...], grad_row: int = 0
+    ) -> EffectiveSizes:
+        """Of these shapes; `grad_row` where the gradients do not lie in one piece."""
+        return cls(math.prod(w_s), math.prod(kappa), math.prod(tau_s), kappa[-1], grad_row or kappa[-1])
+
+
 Constants = tuple[int, ...]  # low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh
+
+
+@lru_cache(maxsize=256)
+def effective(dtype: torch.dtype, sizes: EffectiveSizes, constants: Constants, *, backward: bool = False) -> Launch:
+    """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, or their gradients.
+
+    Its addresses are of proto_w_s, proto_tau_m and tau_s; w_s, kappa_m, gain and kappa_b, backward the gradients of the
+    first three, none where there are none; backward the gradients of proto_w_s and proto_tau_m.
+    """
+    kernel = "elm_effective_backward" if backward else "elm_effective"
+    grid = -(-max(sizes[:3]) // THREADS), 1
+    return Launch(program(dtype), kernel, grid, THREADS, _EFFECTIVE_BYTES, (*sizes, *constants))
 
 
 def effective_forward(
@@ -202,8 +232,8 @@ def effective_forward(
     """
     w_s, kappa_m, kappa_b = torch.empty_like(proto_w_s), torch.empty_like(proto_tau_m), torch.empty_like(tau_s)
     gain = torch.empty_like(proto_tau_m)
-    sizes = proto_w_s.numel(), proto_tau_m.numel(), tau_s.numel()
-    _effective("elm_effective", proto_w_s.dtype, sizes, constants)(
+    sizes = EffectiveSizes.of(proto_w_s.shape, proto_tau_m.shape, tau_s.shape)
+    effective(proto_w_s.dtype, sizes, constants)(
         proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), tau_s.data_ptr(), w_s.data_ptr(),
         kappa_m.data_ptr(), gain.data_ptr(), kappa_b.data_ptr(), 0, 0,
     )  # fmt: skip
@@ -220,15 +250,10 @@ def effective_backward(
     """Gradients of `proto_w_s` and `proto_tau_m` from those of w_s, kappa_m and gain; of those not `wanted` None."""
     grad_w_s = torch.empty_like(proto_w_s) if wanted[0] else None
     grad_tau_m = torch.empty_like(proto_tau_m) if wanted[1] else None
-    sizes = proto_w_s.numel() * wanted[0], proto_tau_m.numel() * wanted[1], 0
-    _effective("elm_effective_backward", proto_w_s.dtype, sizes, constants)(
+    sizes = EffectiveSizes.of(proto_w_s.shape, proto_tau_m.shape, (0,))
+    sizes = sizes._replace(num_w_s=sizes.num_w_s * wanted[0], num_memory=sizes.num_memory * wanted[1])
+    effective(proto_w_s.dtype, sizes, constants, backward=True)(
         proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), 0, *map(address, grads), 0,
         address(grad_w_s), address(grad_tau_m),
     )  # fmt: skip
     return grad_w_s, grad_tau_m
-
-
-@lru_cache(maxsize=256)
-def _effective(kernel: str, dtype: torch.dtype, sizes: tuple[int, int, int], constants: Constants) -> Launch:
-    grid = -(-max(sizes) // THREADS), 1
-    return Launch(program(dtype), kernel, grid, THREADS, _EFFECTIVE_BYTES, (*sizes, *constants))

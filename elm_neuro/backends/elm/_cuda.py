@@ -16,7 +16,9 @@ from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
-from elm_neuro.backends.elm._cuda_pass import Operands, Options, run
+from elm_neuro.backends.elm._cuda_operands import Operands, Options
+from elm_neuro.backends.elm._cuda_pass import run
+from elm_neuro.backends.elm._effective import Learned, Timescales
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames
@@ -57,23 +59,52 @@ class Cuda(CudaBackend, ELMBackend):
         recompute_every: int | None = None,
     ) -> tuple[Tensor, ELMState]:
         """As :meth:`ELMBackend.scan`. Frames stay dense whatever `sparse_input` says."""
-        if x.shape[0] * x.shape[1] == 0:
-            state = zero_state(params, x.shape[0]) if state is None else state
-            return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
-        device = params.kappa_m.device.type
-        if not torch.is_autocast_enabled(device):
-            return _scan(x, params, state, lengths, None)
-        # as in the torch backend, only products over the whole sequence may be lowered
-        dtype = torch.get_autocast_dtype(device)
-        lowered = dtype if params.kappa_m.dtype == torch.float32 else None
-        with torch.autocast(device, enabled=False):
-            y, state = _scan(x, params, state, lengths, lowered)
-        return y.to(dtype), state
+        return _in_dtype_of_autocast(x, params, None, state, lengths)
+
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+        return _is_one_pass(x, params)
+
+    def scan_learned(
+        self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ELMState]:
+        return _in_dtype_of_autocast(x, *learned, state, lengths)
+
+
+def _is_one_pass(x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+    """Whether all between input and output runs in one pass: the filter follows the first layer, and there is input."""
+    if x.shape[0] * x.shape[1] == 0 or not _torch.may_commute(params):
+        return False
+    # by cuBLAS, whose time is that of the product's size
+    multiplied = isinstance(x, Tensor) and not holds_bytes(x) and params.routing is not None
+    return not (multiplied and params.mlp_weight[0].shape[-2] > params.w_s.shape[-2])
+
+
+def _in_dtype_of_autocast(
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    timescales: Timescales | None,
+    state: ELMState | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ELMState]:
+    """The scan; with `timescales` of parameters as a neuron learns them, in one pass."""
+    if x.shape[0] * x.shape[1] == 0:
+        state = zero_state(params, x.shape[0]) if state is None else state
+        return _torch.reformulated_scan(x, params, state, lengths, "off")
+    device = params.kappa_m.device.type
+    if not torch.is_autocast_enabled(device):
+        return _scan(x, params, timescales, state, lengths, None)
+    # as in the torch backend, only products over the whole sequence may be lowered
+    dtype = torch.get_autocast_dtype(device)
+    lowered = dtype if params.kappa_m.dtype == torch.float32 else None
+    with torch.autocast(device, enabled=False):
+        y, state = _scan(x, params, timescales, state, lengths, lowered)
+    return y.to(dtype), state
 
 
 def _scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters,
+    timescales: Timescales | None,
     state: ELMState | None,
     lengths: Tensor | None,
     lowered: torch.dtype | None,
@@ -83,25 +114,24 @@ def _scan(
     if isinstance(x, SpikeEvents):
         events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
     elif not holds_bytes(x):
-        x = x.to(dtype)
+        x = x if x.dtype is dtype else x.to(dtype)
         if lengths is not None:
             x = without_padding(x, lengths)
-    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered)
-    num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
-    multiplied = events is None and not holds_bytes(x)  # by cuBLAS, whose time is that of the product's size
-    fewer_branches = params.routing is not None and multiplied and num_first > num_branch
-    if _torch.may_commute(params) and not fewer_branches:
-        operands = _operands(params, state, lengths)._replace(
-            x=x if isinstance(x, Tensor) else None, w_s=params.w_s, w1=params.mlp_weight[0], b1=params.mlp_bias[0],
-            b_0=None if state is None else state.b, routing=params.routing,
-        )  # fmt: skip
-        if events is not None:
-            operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
-        y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
+    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered, timescales)
+    if not _is_one_pass(x, params):
+        v, b = _through_branches(x, events, params, state, lengths, lowered)
+        w_m = params.mlp_weight[0][..., params.w_s.shape[-2] :]
+        y, _, m = _run(_operands(params, state, lengths)._replace(v=v, w1=w_m), options)
         return y, ELMState(b, m)
-    v, b = _through_branches(x, events, params, state, lengths, lowered)
-    operands = _operands(params, state, lengths)._replace(v=v, w1=params.mlp_weight[0][..., num_branch:])
-    y, _, m = _run(operands, options)
+    operands = _operands(params, state, lengths)._replace(
+        x=x if isinstance(x, Tensor) else None, routing=params.routing, w_s=params.w_s, b1=params.mlp_bias[0],
+        b_0=None if state is None else state.b,
+    )  # fmt: skip
+    if events is not None:
+        operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
+    if timescales is not None:
+        operands = operands._replace(gain=None)
+    y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
     return y, ELMState(b, m)
 
 

@@ -8,26 +8,19 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.cuda._room import Room
-from elm_neuro.backends.elm._cuda_pass import (
-    FIRST_DIFFERENTIATED,
-    KAPPA_B,
-    Operands,
-    Options,
-    Saved,
-    backward,
-    forward,
-    laid_out,
-)
+from elm_neuro.backends.elm._cuda_operands import FIRST_DIFFERENTIATED, KAPPA_B, Operands, Options, Saved, laid_out
+from elm_neuro.backends.elm._cuda_pass import backward, forward
 from elm_neuro.backends.elm._cuda_plan import Kept
 from elm_neuro.backends.elm._schemas import CUDA_BACKWARD, NUM_SAVED
 from elm_neuro.backends.parts._operators import Implementation
 
 NUM_TENSORS = len(Operands._fields) - KAPPA_B
+NUM_OPTIONS = len(Options._fields) - 1  # compiled code computes what is effective itself
 
 
 def run_as_operator(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`elm_neuro.backends.elm._cuda_pass.run`, without events and lengths."""
-    outputs = torch.ops.elm_neuro.cuda_scan(*operands[KAPPA_B:], *options, torch.is_grad_enabled())
+    outputs = torch.ops.elm_neuro.cuda_scan(*operands[KAPPA_B:], *options[:NUM_OPTIONS], torch.is_grad_enabled())
     return outputs[0], outputs[1], outputs[2]
 
 

@@ -4,15 +4,18 @@ handed from one to the next lies in one buffer a direction.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from elm_neuro.backends.cuda import _input, _readout, _weights
 from elm_neuro.backends.cuda._bytes import num_parts as parts_of_bytes
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
+from elm_neuro.backends.elm._effective import Timescales, constants_of_gpu
 
 MAX_OUTPUT = 8  # of a readout with a kernel of its own; beyond them cuBLAS
 MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS
@@ -38,6 +41,7 @@ class Form(NamedTuple):
     w_y: torch.Size
     deep: bool  # whether there is a hidden layer
     silu: bool
+    timescales: Timescales | None  # by which what a neuron learns becomes effective; None: it is already
 
 
 class Kept(NamedTuple):
@@ -45,19 +49,42 @@ class Kept(NamedTuple):
 
     memory: int  # (num_neuron, batch, time, num_memory)
     total: int  # (batch, [num_neuron,] num_input): the input, discounted to the end of each sample
+    w_s: int  # what is effective of what is learned, in the shapes of its operands
+    kappa: int
+    gain: int
+    kappa_b: int
     tanhs: int  # shape of memory
     hidden: int  # (num_neuron, batch, time, first); with silu what it takes, else what relu gives
 
     @classmethod
     def of(
-        cls, num_neuron: int, batch: int, num_steps: int, num_memory: int, first: int, num_total: int, *, save: bool
+        cls,
+        num_neuron: int,
+        batch: int,
+        num_steps: int,
+        num_memory: int,
+        first: int,
+        num_total: int,
+        num_w_s: int = 0,
+        *,
+        save: bool,
     ) -> Kept:
-        """`first`: 0 without hidden layers; `num_total`: entries of a sample's sum. Without `save` there is only what
-        the forward pass itself reads.
+        """Without `save` there is only what the forward pass itself reads.
+
+        Args:
+            num_neuron: of the population.
+            batch: number of samples.
+            num_steps: of the sequence.
+            num_memory: of a neuron.
+            first: outputs of the first layer, 0 where there is none after it.
+            num_total: entries of a sample's sum.
+            num_w_s: synapses, where they are learned; 0: everything is effective already.
+            save: whether there will be a backward pass.
         """
-        rows = num_neuron * batch * num_steps
-        of_backward = (rows * num_memory, rows * first) if save else (0, 0)
-        return cls(rows * num_memory, batch * num_total, *of_backward)
+        of_memory = num_neuron * batch * num_steps * num_memory
+        kappa = num_neuron * num_memory if num_w_s else 0
+        tanhs, hidden = (of_memory, num_neuron * batch * num_steps * first) if save else (0, 0)
+        return cls(of_memory, batch * num_total, num_w_s, kappa, kappa, min(num_w_s, 1), tanhs, hidden)
 
 
 class Flows(NamedTuple):
@@ -68,6 +95,7 @@ class Flows(NamedTuple):
     dz: int  # of what the first layer gives, one step later: beside the memory it came from; 0 in the last step
     post: int  # shape of dz: what silu gave
     sums: int  # (num_neuron, batch, 3 num_memory + first): over time, of kappa's, gain's, b2's and b1's gradient
+    w_s: int  # of the synapses' weights, where they are learned
     product_m: int  # (num_neuron * group, first, num_memory): of w1's memory half
     product_h: int  # (num_neuron * group, num_memory, first): of w2
     product_y: int  # (num_neuron * group, output, num_memory + 1): of w_y and b_y
@@ -88,13 +116,13 @@ class Plan:
         num_total = (sizes.num_neuron if form.own_input else 1) * sizes.num_input
         self.strides_of_total = num_total, form.num_input if form.own_input else 0
         hidden = sizes.first if form.deep else 0
-        self.kept = tuple(
-            Room(
-                Kept.of(sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, save=save),
-                dtype.itemsize,
-            )
-            for save in (False, True)
-        )
+        self.effective, self.num_w_s = None, 0
+        if form.timescales is not None and form.w_s is not None:
+            self.num_w_s = math.prod(form.w_s)
+            learned = _weights.EffectiveSizes.of(form.w_s, form.kappa, ())
+            self.effective = _weights.effective(dtype, learned, constants_of_gpu(form.timescales))
+        extent = sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, self.num_w_s
+        self.kept = tuple([Room(Kept.of(*extent, save=save), dtype.itemsize) for save in (False, True)])
         self.discounted_sum = _input.discounted_sum(dtype, batch, num_steps, num_total)
         self.table = _weights.first_table(dtype, sizes)
         self.branch_traces = _weights.branch_traces(dtype, sizes, batch, num_steps, self.strides_of_total)
@@ -107,6 +135,8 @@ class Plan:
             (sizes.num_neuron, form.num_input, sizes.first) if own else (form.num_input, sizes.num_neuron * sizes.first)
         )
         self.shape_of_b = (0,) if form.w_s is None else (batch, *form.w_s[:-1])
+        self.widths_of_sums = [self.num_memory] * 3 + [self.first]
+        self.shape_of_sums = (*self.neurons, sum(self.widths_of_sums))
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
 
     def recurrence_of(self, *, backward: bool) -> Recurrence:
@@ -115,6 +145,11 @@ class Plan:
         sizes = self.num_memory, self.first, form.deep, form.silu and form.deep, form.dtype == torch.float64
         kernel = kernel_for(*sizes, form.batch, self.num_neuron, device, backward)
         return Recurrence(kernel, form.batch, form.num_steps, self.num_neuron, form.w1[-1])
+
+    def memory(self, kept: Tensor, *, save: bool) -> Tensor:
+        """That of every step, in the buffer of a pass."""
+        extent = self.num_neuron, self.form.batch, self.form.num_steps, self.num_memory
+        return self.kept[save].part(kept, "memory", *extent)
 
     @cached_property
     def backward(self) -> BackwardPlan:
@@ -144,12 +179,18 @@ class BackwardPlan:
             dz=rows * first,
             post=rows * first if form.silu and form.deep else 0,
             sums=num_neuron * form.batch * (3 * num_memory + first),
+            w_s=forward.num_w_s,
             product_m=product,
             product_h=product if form.deep else 0,
             product_y=num_neuron * of_rows * num_output * (num_memory + 1) if own_readout else 0,
             packed=self.recurrence.num_packed,
         )
         self.flows = Room(flows, dtype.itemsize)
+        self.effective = None
+        if form.timescales is not None and form.w_s is not None:
+            learned = _weights.EffectiveSizes.of(form.w_s, form.kappa, (0,), grad_row=sum(forward.widths_of_sums))
+            constants = constants_of_gpu(form.timescales)
+            self.effective = _weights.effective(dtype, learned, constants, backward=True)
         sums = _weights.Sums(
             _parts_of_table(form), of_rows if self.own_outer else self.groups, of_rows if own_readout else self.groups,
             num_memory, num_output, form.deep, own_readout,
