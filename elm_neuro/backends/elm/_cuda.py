@@ -118,19 +118,24 @@ def _scan(
         if lengths is not None:
             x = without_padding(x, lengths)
     options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered, timescales)
-    if not _is_one_pass(x, params):
+    b_0, m_0 = (None, None) if state is None else state
+    w1, b1 = params.mlp_weight[0], params.mlp_bias[0]
+    w2, b2 = (params.mlp_weight[1], params.mlp_bias[1]) if len(params.mlp_weight) == 2 else (None, None)
+    if timescales is None and not _is_one_pass(x, params):
         v, b = _through_branches(x, events, params, state, lengths, lowered)
-        w_m = params.mlp_weight[0][..., params.w_s.shape[-2] :]
-        y, _, m = _run(_operands(params, state, lengths)._replace(v=v, w1=w_m), options)
+        w_m = w1[..., params.w_s.shape[-2] :]
+        operands = Operands(
+            lengths, None, None, None, params.kappa_b, None, None, v, None, w_m, None, params.kappa_m, params.gain, w2,
+            b2, params.w_y, params.b_y, None, m_0,
+        )  # fmt: skip
+        y, _, m = _run(operands, options)
         return y, ELMState(b, m)
-    operands = _operands(params, state, lengths)._replace(
-        x=x if isinstance(x, Tensor) else None, routing=params.routing, w_s=params.w_s, b1=params.mlp_bias[0],
-        b_0=None if state is None else state.b,
+    begin, channel, value = (None, None, None) if events is None else events
+    frames = x if isinstance(x, Tensor) else None
+    operands = Operands(
+        lengths, begin, channel, value, params.kappa_b, params.routing, frames, None, params.w_s, w1, b1,
+        params.kappa_m, None if timescales else params.gain, w2, b2, params.w_y, params.b_y, b_0, m_0,
     )  # fmt: skip
-    if events is not None:
-        operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
-    if timescales is not None:
-        operands = operands._replace(gain=None)
     y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
     return y, ELMState(b, m)
 
@@ -139,17 +144,6 @@ def _run(operands: Operands, options: Options, events: SpikeEvents | None = None
     if torch.compiler.is_compiling():
         return run_as_operator(operands, options)
     return run(operands, options, events)
-
-
-def _operands(params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> Operands:
-    """The operands that do not depend on how the input arrives; nothing arrives yet."""
-    deep = len(params.mlp_weight) == 2
-    return Operands(
-        lengths=lengths, begin=None, channel=None, value=None, kappa_b=params.kappa_b, routing=None, x=None, v=None,
-        w_s=None, w1=params.mlp_weight[0], b1=None, kappa=params.kappa_m, gain=params.gain,
-        w2=params.mlp_weight[1] if deep else None, b2=params.mlp_bias[1] if deep else None,
-        w_y=params.w_y, b_y=params.b_y, b_0=None, m_0=None if state is None else state.m,
-    )  # fmt: skip
 
 
 def _through_branches(

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.cuda._room import Room
-from elm_neuro.backends.elm._cuda_operands import FIRST_DIFFERENTIATED, KAPPA_B, Operands, Options, Saved, laid_out
+from elm_neuro.backends.elm._cuda_operands import (
+    FIRST_DIFFERENTIATED,
+    KAPPA_B,
+    Operands,
+    Options,
+    Saved,
+    laid_out,
+    plan_of,
+)
 from elm_neuro.backends.elm._cuda_pass import backward, forward
 from elm_neuro.backends.elm._cuda_plan import Kept
 from elm_neuro.backends.elm._schemas import CUDA_BACKWARD, NUM_SAVED
@@ -30,7 +38,8 @@ def _operands(tensors: Any) -> Operands:
 
 def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
-    outputs, saved = forward(laid_out(_operands(tensors)), Options(*rest[:-1]), save=rest[-1])
+    o = laid_out(_operands(tensors))
+    outputs, saved = forward(o, plan_of(o, Options(*rest[:-1])), save=rest[-1])
     kept = outputs.m.new_empty(0) if not rest[-1] else saved.kept
     table = outputs.m.new_empty(0) if saved.table is None or not rest[-1] else saved.table
     return outputs.y.contiguous(), outputs.b, outputs.m, kept, table
@@ -64,7 +73,9 @@ def _scan_backward(
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
     o = laid_out(_operands(tensors))
     kept, table = saved
-    grads = backward(o, Saved(kept, table, None, None), Options(*rest[:-1]), (grad_y, grad_b, grad_m), of_x=rest[-1])
+    grads = backward(
+        o, Saved(kept, table, None, None), plan_of(o, Options(*rest[:-1])), (grad_y, grad_b, grad_m), of_x=rest[-1]
+    )
     return [_own(o.kappa, grad) for grad in grads]
 
 

@@ -77,7 +77,7 @@ def laid_out(operands: Operands) -> Operands:
 
 def plan_of(o: Operands, options: Options) -> Plan:
     """What the sizes of a pass decide."""
-    x, w_s, routing, shape = o.x, o.w_s, o.routing, o.kappa.shape
+    x, w_s, routing, kappa = o.x, o.w_s, o.routing, o.kappa
     if x is not None:
         arrives, batch = BYTES if holds_bytes(x) else FRAMES, x.shape[0]
     elif o.v is not None:
@@ -85,10 +85,10 @@ def plan_of(o: Operands, options: Options) -> Plan:
     else:
         arrives, batch = EVENTS, (there(o.begin).shape[0] - 1) // options.num_steps
     form = Form(
-        o.kappa.dtype, o.kappa.device, arrives, batch, options.num_steps, options.num_input,
+        kappa.dtype, kappa.device, arrives, batch, options.num_steps, options.num_input,
         x is not None and x.ndim == 4, None if w_s is None else w_s.shape,
-        None if routing is None else routing.shape, o.w1.shape, shape, o.w_y.shape, o.w2 is not None, options.silu,
-        options.timescales,
+        None if routing is None else routing.shape, o.w1.shape, kappa.shape, o.w_y.shape, o.w2 is not None,
+        *options[2:],
     )  # fmt: skip
     return plan(form)
 

@@ -31,7 +31,7 @@ from elm_neuro.backends.elm._cuda_operands import (
     there,
     with_values,
 )
-from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Plan
+from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Form, Plan
 from elm_neuro.backends.elm._effective import by_torch
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._bytes import holds_bytes
@@ -45,25 +45,25 @@ def run(operands: Operands, options: Options, events: SpikeEvents | None) -> Out
     of.
     """
     if not torch.is_grad_enabled():
-        return forward(laid_out(operands), options, save=False)[0]
+        return forward(laid_out(operands), plan_of(operands, options), save=False)[0]
     constants, differentiated = operands[:FIRST_DIFFERENTIATED], operands[FIRST_DIFFERENTIATED:]
     # the constants as one argument: autograd asks each of its arguments more than once
-    return Outputs._make(_Pass.apply(options, events, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return Outputs._make(_Pass.apply(plan_of(operands, options), events, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 class _Pass(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        options: Options,
+        plan: Plan,
         events: SpikeEvents | None,
         constants: tuple[Tensor | None, ...],
         *differentiated: Tensor | None,
     ) -> tuple[Tensor, ...]:
         tensors = constants + differentiated
         save = any(ctx.needs_input_grad)
-        outputs, saved = forward(laid_out(Operands._make(tensors)), options, save=save)
-        ctx.options, ctx.events = options, events
+        outputs, saved = forward(laid_out(Operands._make(tensors)), plan, save=save)
+        ctx.plan, ctx.events = plan, events
         ctx.set_materialize_grads(False)
         if save:
             of_x = ctx.needs_input_grad[3]
@@ -77,7 +77,7 @@ class _Pass(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and ctx.differentiates_again:
             operands = Operands._make(ctx.saved_tensors[: len(Operands._fields)])
-            found = _differentiable(operands, ctx.options, ctx.events, ctx.needs_input_grad[3:], grads)
+            found = _differentiable(operands, ctx.plan.form, ctx.events, ctx.needs_input_grad[3:], grads)
             return (None, None, None, *found)
         return _backward(ctx, *grads)
 
@@ -86,14 +86,13 @@ class _Pass(Function):
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
-    found = backward(laid_out(operands), saved, ctx.options, grads, of_x=ctx.needs_input_grad[3])
+    found = backward(laid_out(operands), saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
     return (None, None, None, *found)
 
 
-def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Outputs, Saved]:
+def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
-    o, at, of = operands, addresses(operands), plan_of(operands, options)
-    device, empty, room = o.kappa.device, o.kappa.new_empty, of.kept[save]
+    at, device, empty, room = addresses(o), of.form.device, o.kappa.new_empty, of.kept[save]
     buffer = empty(room.numbers)
     kept = room.at(buffer.data_ptr())
     if of.effective is not None:
@@ -101,7 +100,7 @@ def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Output
         at = effective_addresses(at, kept)
     v, table, arranged, f_0, b = o.v, None, None, None, empty(of.shape_of_b)
     if v is None:
-        v, table, arranged = _arriving(o, at, options, of, kept.total)
+        v, table, arranged = _arriving(o, at, of, kept.total)
         of.branch_traces(device, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
         if o.b_0 is not None:
             f_0 = matvec(o.w1[..., : of.sizes.num_branch], o.b_0).contiguous()
@@ -121,11 +120,11 @@ def forward(operands: Operands, options: Options, *, save: bool) -> tuple[Output
 
 
 def backward(
-    operands: Operands, saved: Saved, options: Options, grads: tuple[Tensor | None, ...], *, of_x: bool
+    o: Operands, saved: Saved, of: Plan, grads: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
-    o, learned, of, (grad_y, grad_b, grad_m) = operands, addresses(operands), plan_of(operands, options), grads
-    device, empty, back = o.kappa.device, o.kappa.new_empty, of.backward
+    learned, (grad_y, grad_b, grad_m) = addresses(o), grads
+    device, empty, back = of.form.device, o.kappa.new_empty, of.backward
     _driver.launcher().enter(device)
     kept, buffer = of.kept[True].at(saved.kept.data_ptr()), empty(back.flows.numbers)
     flows = back.flows.at(buffer.data_ptr())
@@ -166,7 +165,7 @@ def backward(
         outer = products.layers(of, saved.kept, buffer)
         at_product_m, at_product_h = outer[0].data_ptr(), address(outer[1])
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
-    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, options)
+    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, of.form)
     of_w_s = None if o.w_s is None or of.effective is not None else torch.empty_like(o.w_s)
     of_w1, of_w2 = torch.empty_like(o.w1), None if o.w2 is None else torch.empty_like(o.w2)
     of_w_y = None if grad_y is None else torch.empty_like(o.w_y)
@@ -188,7 +187,7 @@ def backward(
     if dz_first is not None:
         products.through_memory_before(o, of, dz_first, of_w1)
     return (
-        products.frames_gradient(o, saved, dv, grad_b, options, of) if of_x else None,
+        products.frames_gradient(o, saved, dv, grad_b, of) if of_x else None,
         dv if o.v is not None else None,
         of_w_s,
         of_w1,
@@ -206,38 +205,38 @@ def backward(
 
 def _differentiable(
     o: Operands,
-    options: Options,
+    form: Form,
     events: SpikeEvents | None,
     needed: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on with a graph of their own: the reference's, run again."""
-    activation = "silu" if options.silu else "relu"
+    activation = "silu" if form.silu else "relu"
     plain = Plain(events, o.lengths, activation, None, None, o.kappa.dtype)
 
-    kappa_b = o.kappa_b if options.timescales is None else decay(o.kappa_b, options.timescales.delta_t)
+    kappa_b = o.kappa_b if form.timescales is None else decay(o.kappa_b, form.timescales.delta_t)
 
     def again(x: Any, v: None, w_s: Any, w1: Any, b1: Any, kappa: Any, gain: Any, w2: Any, b2: Any, *rest: Any) -> Any:
         w_y, b_y, b_0, m_0 = rest
-        if options.timescales is not None:
-            w_s, kappa, gain = by_torch(w_s, kappa, options.timescales)
+        if form.timescales is not None:
+            w_s, kappa, gain = by_torch(w_s, kappa, form.timescales)
         layers = (w1, b1) if w2 is None else (w1, w2, b1, b2)
         return plain.run(x, b_0, m_0, w_s, o.routing, kappa_b, kappa, gain, w_y, b_y, *layers)
 
     return differentiable_gradients(again, o[FIRST_DIFFERENTIATED:], needed, grads)
 
 
-def _arriving(o: Operands, at: Any, options: Options, of: Plan, total: int) -> tuple[Tensor, Tensor, Arranged | None]:
+def _arriving(o: Operands, at: Any, of: Plan, total: int) -> tuple[Tensor, Tensor, Arranged | None]:
     """What arrives at the first layer's outputs, and the table that it comes by; the input's discounted sum goes to
     `total`.
     """
-    device, sizes = o.kappa.device, of.sizes
+    device, sizes = of.form.device, of.sizes
     table = o.kappa.new_empty(of.shape_of_table)
-    begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, options.num_input)
+    begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, sizes.num_input)
     of.table(device, address(begin), address(slot), at.w_s, at.w1, table.data_ptr())
     if of.form.arrives == EVENTS:
         events = Events(there(o.begin), there(o.channel), o.value)
-        extent = of.form.batch, options.num_steps, options.num_input
+        extent = of.form.batch, of.form.num_steps, sizes.num_input
         arranged = arrange(events, extent, o.kappa.dtype, at.kappa_b, o.lengths, total)
         return gather(table, events, of.num_row), table, arranged
     x = there(o.x)
@@ -247,7 +246,7 @@ def _arriving(o: Operands, at: Any, options: Options, of: Plan, total: int) -> t
         return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None
     rows = rows_of(x)
     of.discounted_sum(device, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
-    x, factor = products.lowered(options, x, table)
+    x, factor = products.lowered(of.form, x, table)
     if x.ndim == 4:
         v = torch.einsum("btni,nif->btnf", x, factor.view(own)).contiguous()
     else:
@@ -255,14 +254,14 @@ def _arriving(o: Operands, at: Any, options: Options, of: Plan, total: int) -> t
     return v if v.dtype == table.dtype else v.to(table.dtype), table, None
 
 
-def _table_gradient(o: Operands, saved: Saved, dv: Tensor, options: Options) -> Tensor:
+def _table_gradient(o: Operands, saved: Saved, dv: Tensor, form: Form) -> Tensor:
     """Of the table, in parts to be added up; `dv` is (batch * time, num_neuron * first)."""
     if o.x is None:
-        batch = dv.shape[0] // options.num_steps
-        return gather_inputs(dv, Arranged(there(saved.order), saved.ordered), batch, options.num_input)
+        batch = form.batch
+        return gather_inputs(dv, Arranged(there(saved.order), saved.ordered), batch, form.num_input)
     if holds_bytes(o.x):
         return _bytes.multiply_inputs(o.x, dv.view(*o.x.shape[:-1], -1))
-    x, flow = products.lowered(options, o.x, dv)
+    x, flow = products.lowered(form, o.x, dv)
     if x.ndim == 4:
         grad = torch.einsum("btni,btnf->nif", x, flow.view(*x.shape[:-1], -1)).contiguous()
     else:

@@ -41,6 +41,7 @@ class Form(NamedTuple):
     w_y: torch.Size
     deep: bool  # whether there is a hidden layer
     silu: bool
+    lowered: torch.dtype | None  # of the product with frames, under autocast
     timescales: Timescales | None  # by which what a neuron learns becomes effective; None: it is already
 
 

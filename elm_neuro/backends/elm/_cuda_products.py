@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._cuda_operands import Operands, Options, Saved, there
-from elm_neuro.backends.elm._cuda_plan import Plan
+from elm_neuro.backends.elm._cuda_operands import Operands, Saved, there
+from elm_neuro.backends.elm._cuda_plan import Form, Plan
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.functional import branch_matrix
 
@@ -57,15 +57,14 @@ def _outer(out: Tensor, inp: Tensor, num_group: int) -> Tensor:
     return torch.bmm(out.reshape(*shape, out.shape[-1]).mT, inp.reshape(*shape, inp.shape[-1]))
 
 
-def frames_gradient(
-    o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, options: Options, of: Plan
-) -> Tensor | None:
+def frames_gradient(o: Operands, saved: Saved, dv: Tensor, grad_b: Tensor | None, of: Plan) -> Tensor | None:
     """Gradient of frames."""
     if o.x is None:
         return None
-    flow, table = lowered(options, dv, there(saved.table))
+    form = of.form
+    flow, table = lowered(form, dv, there(saved.table))
     if o.x.ndim == 4:
-        own = table.view(of.num_neuron, options.num_input, of.first)
+        own = table.view(of.num_neuron, form.num_input, of.first)
         grad = torch.einsum("btnf,nif->btni", flow.view(*o.x.shape[:-1], -1), own)
     else:
         grad = (flow @ table.mT).view(o.x.shape)
@@ -75,13 +74,13 @@ def frames_gradient(
     if o.routing is None:
         of_total = grad_b * o.w_s.squeeze(-1)
     else:
-        of_total = torch.einsum("b...j,...ji->b...i", grad_b, branch_matrix(o.w_s, o.routing, options.num_input))
+        of_total = torch.einsum("b...j,...ji->b...i", grad_b, branch_matrix(o.w_s, o.routing, form.num_input))
     if of_total.ndim == 3 and o.x.ndim == 3:
         of_total = of_total.sum(1)
-    step = torch.arange(options.num_steps, device=grad.device)
-    age = (options.num_steps if o.lengths is None else o.lengths.unsqueeze(1)) - 1 - step
+    step = torch.arange(form.num_steps, device=grad.device)
+    age = (form.num_steps if o.lengths is None else o.lengths.unsqueeze(1)) - 1 - step
     discount = (o.kappa_b.double() ** age.clamp(min=0) * (age >= 0)).to(grad.dtype)
-    return grad + discount.view(-1, options.num_steps, *[1] * (grad.ndim - 2)) * of_total.unsqueeze(1)
+    return grad + discount.view(-1, form.num_steps, *[1] * (grad.ndim - 2)) * of_total.unsqueeze(1)
 
 
 def through_memory_before(o: Operands, of: Plan, dz_first: Tensor, of_w1: Tensor) -> None:
@@ -106,6 +105,6 @@ def through_traces_before(o: Operands, of: Plan, grad_f_0: Tensor, grad_b: Tenso
     return grad
 
 
-def lowered(options: Options, *tensors: Tensor) -> tuple[Tensor, ...]:
+def lowered(form: Form, *tensors: Tensor) -> tuple[Tensor, ...]:
     """These as autocast has them."""
-    return tensors if options.lowered is None else tuple(tensor.to(options.lowered) for tensor in tensors)
+    return tensors if form.lowered is None else tuple(tensor.to(form.lowered) for tensor in tensors)

@@ -53,10 +53,6 @@ class Learned(NamedTuple):
         w_s, kappa_m, gain, kappa_b = effective(params.w_s, params.kappa_m, params.kappa_b, self.timescales)
         return params._replace(w_s=w_s, kappa_m=kappa_m, gain=gain, kappa_b=kappa_b)
 
-    def is_for_kernels(self) -> bool:
-        """Whether kernels compute what is effective."""
-        return _kernels(self.params.w_s, self.params.kappa_m, self.params.kappa_b) is not None
-
 
 def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales) -> Effective:
     """Synaptic weights, rectified, decay factors and gain; differentiable, twice too.

@@ -105,7 +105,8 @@ def scan_learned(
     check_fit(x, learned.params, state, lengths)
     chosen, x, params, state = _settled(backend, x, learned.params, state)
     learned = learned._replace(params=params)
-    if recompute_every is None and chosen.takes_learned(x, params) and learned.is_for_kernels():
+    # compiled code sees the operations: they are torch's
+    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, params):
         return chosen.scan_learned(x, learned, state, lengths=lengths)
     return _chosen_scan(chosen, x, learned.effective(), state, lengths, recompute_every, sparse_input)
 
@@ -244,7 +245,7 @@ def _settled(
     chosen = choose(OPERATOR, backend, refusal)
     if holds_bytes(x) and not chosen.takes_bytes:
         x = x.to(params.kappa_m.dtype)
-    if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
+    if torch.compiler.is_compiling() or not [one for one in tensors if one is not None and one.is_neg()]:
         return chosen, x, params, state
     settled: dict[str, Any] = {
         name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)
