@@ -132,7 +132,7 @@ def backward(
     if of.effective is not None and (of_x or o.b_0 is not None or o.m_0 is not None):
         o = with_values(o, of, saved.kept)
 
-    at_grad_memory, at_product_y, of_b_y, alive = 0, 0, None, None
+    at_grad_memory, at_product_y, of_b_y, of_readout = 0, 0, None, None
     if grad_y is not None and of.own_readout:
         stride, of_b_y = grad_y.stride(), torch.empty_like(o.b_y)
         at_grad_memory, at_product_y = flows.grad_memory, flows.product_y
@@ -141,8 +141,8 @@ def backward(
             grad_y.data_ptr(), at_grad_memory, at_product_y,
         )  # fmt: skip
     elif grad_y is not None:
-        alive = products.through_readout(grad_y, of.memory(saved.kept, save=True), o, back.groups)
-        at_grad_memory, at_product_y, of_b_y = alive[0].data_ptr(), alive[1].data_ptr(), alive[2]
+        of_readout = products.through_readout(grad_y, of.memory(saved.kept, save=True), o, back.groups)
+        at_grad_memory, at_product_y, of_b_y = of_readout[0].data_ptr(), of_readout[1].data_ptr(), of_readout[2]
 
     grad_m = None if grad_m is None else grad_m.contiguous()
     dv = torch.empty_like(o.v) if o.v is not None else empty(of.num_row, of.num_neuron * of.first)
@@ -157,13 +157,13 @@ def backward(
         dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
 
-    at_product_m, at_product_h, outer = flows.product_m, flows.product_h, None
+    at_product_m, at_product_h, of_layers = flows.product_m, flows.product_h, None
     if back.own_outer:
         hidden = flows.post or kept.hidden
         back.outer(device, flows.dz, kept.memory, flows.dq, hidden, at_product_m, at_product_h)
     else:
-        outer = products.layers(of, saved.kept, buffer)
-        at_product_m, at_product_h = outer[0].data_ptr(), address(outer[1])
+        of_layers = products.layers(of, saved.kept, buffer)
+        at_product_m, at_product_h = of_layers[0].data_ptr(), address(of_layers[1])
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
     grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, of.form)
     of_w_s = None if o.w_s is None or of.effective is not None else torch.empty_like(o.w_s)
@@ -184,6 +184,7 @@ def backward(
             of_kappa.data_ptr(),
         )  # fmt: skip
 
+    del buffer, of_layers, grad_table, of_readout  # what comes needs room
     if dz_first is not None:
         products.through_memory_before(o, of, dz_first, of_w1)
     return (
