@@ -6,7 +6,7 @@ Non-finite numbers pass through to the output as in plain torch; nothing here wa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from elm_neuro.backends.elm._cuda_operands import (
     there,
     with_values,
 )
-from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Form, Plan
+from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Flows, Form, Kept, Plan
 from elm_neuro.backends.elm._effective import by_torch
 from elm_neuro.backends.elm._torch import matvec
 from elm_neuro.backends.parts._bytes import holds_bytes
@@ -119,6 +119,16 @@ def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     return Outputs(y, b, m), Saved(buffer, table, order, ordered)
 
 
+class At(NamedTuple):
+    """Addresses of a backward pass."""
+
+    learned: Any  # Operands of addresses, as they came
+    o: Any  # the same with what is effective
+    kept: Kept
+    flows: Flows
+    product_y: int  # of the readout, to be added up; 0: it has no gradient
+
+
 def backward(
     o: Operands, saved: Saved, of: Plan, grads: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
@@ -126,23 +136,24 @@ def backward(
     learned, (grad_y, grad_b, grad_m) = addresses(o), grads
     device, empty, back = of.form.device, o.kappa.new_empty, of.backward
     _driver.launcher().enter(device)
-    kept, buffer = of.kept[True].at(saved.kept.data_ptr()), empty(back.flows.numbers)
-    flows = back.flows.at(buffer.data_ptr())
-    at = learned if of.effective is None else effective_addresses(learned, kept)
+    kept, room = of.kept[True].at(saved.kept.data_ptr()), back.flows[grad_y is not None]
+    buffer = empty(room.numbers)
+    flows = room.at(buffer.data_ptr())
+    at_o = learned if of.effective is None else effective_addresses(learned, kept)
     if of.effective is not None and (of_x or o.b_0 is not None or o.m_0 is not None):
         o = with_values(o, of, saved.kept)
 
-    at_grad_memory, at_product_y, of_b_y, of_readout = 0, 0, None, None
+    at_grad_memory, product_y, of_b_y, of_readout = 0, 0, None, None
     if grad_y is not None and of.own_readout:
         stride, of_b_y = grad_y.stride(), torch.empty_like(o.b_y)
-        at_grad_memory, at_product_y = flows.grad_memory, flows.product_y
+        at_grad_memory, product_y = flows.grad_memory, flows.product_y
         back.readout(
-            device, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at.lengths, kept.memory, at.w_y,
-            grad_y.data_ptr(), at_grad_memory, at_product_y,
+            device, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at_o.lengths, kept.memory, at_o.w_y,
+            grad_y.data_ptr(), at_grad_memory, product_y,
         )  # fmt: skip
     elif grad_y is not None:
         of_readout = products.through_readout(grad_y, of.memory(saved.kept, save=True), o, back.groups)
-        at_grad_memory, at_product_y, of_b_y = of_readout[0].data_ptr(), of_readout[1].data_ptr(), of_readout[2]
+        at_grad_memory, product_y, of_b_y = of_readout[0].data_ptr(), of_readout[1].data_ptr(), of_readout[2]
 
     grad_m = None if grad_m is None else grad_m.contiguous()
     dv = torch.empty_like(o.v) if o.v is not None else empty(of.num_row, of.num_neuron * of.first)
@@ -152,56 +163,69 @@ def backward(
     if o.b_0 is not None:
         grad_f_0 = empty(of.form.batch, *of.neurons, of.first)
     back.recurrence(
-        device, at.w1, at.w2, flows.packed, at.lengths, 0 if o.v is not None else at.kappa_b, at.m_0, at.kappa, at.gain,
-        kept.memory, kept.tanhs, kept.hidden, at_grad_memory, address(grad_m), flows.dq, flows.dz, address(dz_first),
-        dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
+        device, at_o.w1, at_o.w2, flows.packed, at_o.lengths, 0 if o.v is not None else at_o.kappa_b, at_o.m_0,
+        at_o.kappa, at_o.gain, kept.memory, kept.tanhs, kept.hidden, at_grad_memory, address(grad_m), flows.dq,
+        flows.dz, address(dz_first), dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
-
-    at_product_m, at_product_h, of_layers = flows.product_m, flows.product_h, None
-    if back.own_outer:
-        hidden = flows.post or kept.hidden
-        back.outer(device, flows.dz, kept.memory, flows.dq, hidden, at_product_m, at_product_h)
-    else:
-        of_layers = products.layers(of, saved.kept, buffer)
-        at_product_m, at_product_h = of_layers[0].data_ptr(), address(of_layers[1])
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
-    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, of.form)
-    of_w_s = None if o.w_s is None or of.effective is not None else torch.empty_like(o.w_s)
-    of_w1, of_w2 = torch.empty_like(o.w1), None if o.w2 is None else torch.empty_like(o.w2)
-    of_w_y = None if grad_y is None else torch.empty_like(o.w_y)
-    sums = empty(of.shape_of_sums)
-    (back.gradients_without_readout if grad_y is None else back.gradients)(
-        device, at.routing, at.w_s, at.w1, at.kappa, address(grad_table), address(grad_b), kept.total, flows.sums,
-        at_product_m, at_product_h, at_product_y, flows.w_s or address(of_w_s), of_w1.data_ptr(), sums.data_ptr(),
-        address(of_w2), address(of_w_y), address(of_b_y) if of.own_readout else 0,
-    )  # fmt: skip
-    of_kappa, of_gain, of_b2, of_b1 = sums.split(of.widths_of_sums, -1)
-    if back.effective is not None and o.w_s is not None:
-        at_kappa, at_gain = sums.data_ptr(), sums.data_ptr() + of.num_memory * o.kappa.element_size()
-        of_w_s, of_kappa, of_gain = torch.empty_like(o.w_s), torch.empty_like(o.kappa), None
-        back.effective(
-            device, learned.w_s, learned.kappa, 0, flows.w_s, at_kappa, at_gain, 0, of_w_s.data_ptr(),
-            of_kappa.data_ptr(),
-        )  # fmt: skip
-
-    del buffer, of_layers, grad_table, of_readout  # what comes needs room
+    at = At(learned, at_o, kept, flows, product_y)
+    of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y = _of_weights(
+        o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
+    )
+    del buffer, of_readout  # what comes needs room
     if dz_first is not None:
         products.through_memory_before(o, of, dz_first, of_w1)
     return (
         products.frames_gradient(o, saved, dv, grad_b, of) if of_x else None,
         dv if o.v is not None else None,
-        of_w_s,
-        of_w1,
-        None if o.b1 is None else of_b1,
-        of_kappa,
-        of_gain,
-        of_w2,
-        None if o.b2 is None else of_b2,
-        of_w_y,
-        of_b_y,
+        of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y, of_b_y,
         None if grad_f_0 is None else products.through_traces_before(o, of, grad_f_0, grad_b, of_w1),
         grad_m_0,
-    )
+    )  # fmt: skip
+
+
+def _of_weights(
+    o: Operands,
+    at: At,
+    saved: Saved,
+    of: Plan,
+    buffer: Tensor,
+    dv: Tensor,
+    grad_b: Tensor | None,
+    of_b_y: Tensor | None,
+) -> tuple[Any, ...]:
+    """Gradients of the operands from `w_s` to `w_y`, once all has flowed back; that of the readout's bias is written to
+    `of_b_y` where a kernel adds it up.
+    """
+    device, back, flows, learns = of.form.device, of.backward, at.flows, of.effective is not None
+    product_m, product_h, of_layers = flows.product_m, flows.product_h, None
+    if back.own_outer:
+        hidden = flows.post or at.kept.hidden
+        back.outer(device, flows.dz, at.kept.memory, flows.dq, hidden, product_m, product_h)
+    else:
+        of_layers = products.layers(of, back.flows[at.product_y != 0], saved.kept, buffer)
+        product_m, product_h = of_layers[0].data_ptr(), address(of_layers[1])
+    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, of.form)
+    of_w_s = None if o.w_s is None else torch.empty_like(o.w_s)
+    of_w1, of_w2 = torch.empty_like(o.w1), None if o.w2 is None else torch.empty_like(o.w2)
+    of_w_y = torch.empty_like(o.w_y) if at.product_y else None
+    sums = o.kappa.new_empty(of.shape_of_sums)
+    back.gradients[at.product_y != 0](
+        device, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, address(grad_table), address(grad_b), at.kept.total,
+        flows.sums, product_m, product_h, at.product_y, flows.w_s if learns else address(of_w_s), of_w1.data_ptr(),
+        sums.data_ptr(), address(of_w2), address(of_w_y), address(of_b_y),
+    )  # fmt: skip
+    of_kappa, of_gain, of_b2, of_b1 = sums.split(of.widths_of_sums, -1)
+    if learns:
+        of_tau_m, at_kappa = torch.empty_like(o.kappa), sums.data_ptr()
+        at_gain = at_kappa + of.num_memory * sums.element_size()
+        back.effective(
+            device, at.learned.w_s, at.learned.kappa, 0, flows.w_s, at_kappa, at_gain, 0, address(of_w_s),
+            of_tau_m.data_ptr(),
+        )  # fmt: skip
+        of_kappa, of_gain = of_tau_m, None
+    of_b1, of_b2 = None if o.b1 is None else of_b1, None if o.b2 is None else of_b2
+    return of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y
 
 
 def _differentiable(
@@ -214,7 +238,6 @@ def _differentiable(
     """Gradients of the operands from `x` on with a graph of their own: the reference's, run again."""
     activation = "silu" if form.silu else "relu"
     plain = Plain(events, o.lengths, activation, None, None, o.kappa.dtype)
-
     kappa_b = o.kappa_b if form.timescales is None else decay(o.kappa_b, form.timescales.delta_t)
 
     def again(x: Any, v: None, w_s: Any, w1: Any, b1: Any, kappa: Any, gain: Any, w2: Any, b2: Any, *rest: Any) -> Any:

@@ -159,7 +159,12 @@ class Plan:
 
 
 class BackwardPlan:
-    """The backward pass of a form."""
+    """The backward pass of a form.
+
+    Attributes:
+        flows: of a pass whose readout has no gradient, and of one whose has.
+        gradients: the same.
+    """
 
     def __init__(self, forward: Plan) -> None:
         form, sizes, dtype = forward.form, forward.sizes, forward.form.dtype
@@ -186,8 +191,8 @@ class BackwardPlan:
             product_y=num_neuron * of_rows * num_output * (num_memory + 1) if own_readout else 0,
             packed=self.recurrence.num_packed,
         )
-        self.flows = Room(flows, dtype.itemsize)
-        self.effective = None
+        unread = flows._replace(grad_memory=0, product_y=0)
+        self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
         if form.timescales is not None and form.w_s is not None:
             learned = _weights.EffectiveSizes.of(form.w_s, form.kappa, (0,), grad_row=sum(forward.widths_of_sums))
             constants = constants_of_gpu(form.timescales)
@@ -196,9 +201,10 @@ class BackwardPlan:
             _parts_of_table(form), of_rows if self.own_outer else self.groups, of_rows if own_readout else self.groups,
             num_memory, num_output, form.deep, own_readout,
         )  # fmt: skip
-        self.gradients = _weights.gradients(dtype, sizes, form.batch, forward.strides_of_total, sums)
-        without = sums._replace(num_readout=0, num_output=0)
-        self.gradients_without_readout = _weights.gradients(dtype, sizes, form.batch, forward.strides_of_total, without)
+        unread_sums = sums._replace(num_readout=0, num_output=0)
+        self.gradients = tuple(
+            [_weights.gradients(dtype, sizes, form.batch, forward.strides_of_total, one) for one in (unread_sums, sums)]
+        )
 
 
 @lru_cache(maxsize=256)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._cuda_operands import Operands, Saved, there
-from elm_neuro.backends.elm._cuda_plan import Form, Plan
+from elm_neuro.backends.elm._cuda_plan import Flows, Form, Plan
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.functional import branch_matrix
 
@@ -35,18 +36,18 @@ def through_readout(grad_y: Tensor, memory: Tensor, o: Operands, num_group: int)
     return grad_memory, _outer(flat, memory, num_group), flat.sum(1).view(o.b_y.shape)
 
 
-def layers(of: Plan, kept: Tensor, flows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Products of the layers' weights, to be added up, from the two buffers of a pass."""
+def layers(of: Plan, room: Room[Flows], kept: Tensor, flows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Products of the layers' weights, to be added up, from the two buffers of a pass; `room` is that of the second."""
     rows, back = (of.num_neuron, of.num_row), of.backward
     memory = of.kept[True].part(kept, "memory", *rows, of.num_memory)
-    product_m = _outer(back.flows.part(flows, "dz", *rows, of.first), memory, back.groups)
+    product_m = _outer(room.part(flows, "dz", *rows, of.first), memory, back.groups)
     if not of.form.deep:
         return product_m, None
     if of.form.silu:
-        hidden = back.flows.part(flows, "post", *rows, of.first)
+        hidden = room.part(flows, "post", *rows, of.first)
     else:
         hidden = of.kept[True].part(kept, "hidden", *rows, of.first)
-    return product_m, _outer(back.flows.part(flows, "dq", *rows, of.num_memory), hidden, back.groups)
+    return product_m, _outer(room.part(flows, "dq", *rows, of.num_memory), hidden, back.groups)
 
 
 def _outer(out: Tensor, inp: Tensor, num_group: int) -> Tensor:

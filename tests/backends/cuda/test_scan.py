@@ -475,3 +475,20 @@ def test_what_is_kept_for_the_backward_pass_is_memory_tanhs_and_hidden_units(
     own = [size for size in sizes if size not in {t.numel() for t in (x, *neuron.state_dict().values())}]
     assert len(own) == 1 and 0 <= own[0] - 4 * 50 * (32 + 32 + 64) <= 4 * 7 + 7 + 2 * 32 + 1 + 7 * 64  # alignment
     y.sum().backward()  # the kernels read what hooks gave back
+
+
+@pytest.mark.parametrize("options", [{}, {"num_mlp_layers": 0}, {"num_neuron": 2, "activation": "silu"}])
+@pytest.mark.parametrize("most_work", [0, 2**24])
+def test_a_loss_of_the_state_alone_has_the_references_gradient(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], most_work: int
+) -> None:
+    monkeypatch.setattr(_cuda_plan, "MAX_WORK", most_work)
+    x, found = torch.rand(2, 9, 7, dtype=torch.float64), []
+    for backend in ("cuda", "reference"):
+        torch.manual_seed(0)
+        neuron = ELM(7, 2, num_memory=3, backend=backend, **options).double()
+        _, after = neuron(x, lengths=torch.tensor([9, 4]))
+        learned = [parameter for name, parameter in neuron.named_parameters() if "w_y" not in name]
+        found.append(torch.autograd.grad(after.m.sin().sum() + after.b.sin().sum(), learned))
+    for result, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(result, wanted)
