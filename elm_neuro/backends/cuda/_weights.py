@@ -187,36 +187,42 @@ def gradients(dtype: torch.dtype, sizes: Sizes, batch: int, total: tuple[int, in
     return Launch(program(dtype), "elm_gradients", grid, THREADS, _GRADIENTS_BYTES, numbers, shared)
 
 
-class EffectiveSizes(NamedTuple):
-    """Entries of what is learned and what becomes of it."""
-
-    num_w_s: int
-    num_memory: int  # of all neurons
-    num_tau_s: int
-    row: int  # memory units of a neuron
-    grad_row: int  # from those of a neuron to those of the next, in the gradients of kappa and gain
-
-    @classmethod
-    def of(
-        cls, w_s: tuple[int, ...], kappa: tuple[int, ...], tau_s: tuple[int, ...], grad_row: int = 0
-    ) -> EffectiveSizes:
-        """Of these shapes; `grad_row` where the gradients do not lie in one piece."""
-        return cls(math.prod(w_s), math.prod(kappa), math.prod(tau_s), kappa[-1], grad_row or kappa[-1])
-
-
 Constants = tuple[int, ...]  # low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh
+Shape = tuple[int, ...]
+NONE: Shape = (0,)
 
 
 @lru_cache(maxsize=256)
-def effective(dtype: torch.dtype, sizes: EffectiveSizes, constants: Constants, *, backward: bool = False) -> Launch:
+def effective(
+    dtype: torch.dtype,
+    w_s: Shape,
+    kappa: Shape,
+    tau_s: Shape,
+    constants: Constants,
+    *,
+    backward: bool = False,
+    grad_row: int = 0,
+) -> Launch:
     """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, or their gradients.
 
     Its addresses are of proto_w_s, proto_tau_m and tau_s; w_s, kappa_m, gain and kappa_b, backward the gradients of the
     first three, none where there are none; backward the gradients of proto_w_s and proto_tau_m.
+
+    Args:
+        dtype: of the numbers.
+        w_s: shape of the weights; without entries they are left alone, as the others are.
+        kappa: of the decay factor and the gain.
+        tau_s: of the synapses' time constants.
+        constants: of the kernel.
+        backward: the direction.
+        grad_row: numbers from a neuron's gradients of kappa, and of the gain, to the next's, where they do not lie in
+            one piece.
     """
     kernel = "elm_effective_backward" if backward else "elm_effective"
-    grid = -(-max(sizes[:3]) // THREADS), 1
-    return Launch(program(dtype), kernel, grid, THREADS, _EFFECTIVE_BYTES, (*sizes, *constants))
+    sizes = math.prod(w_s), math.prod(kappa), math.prod(tau_s)
+    row = max(kappa[-1], 1)
+    numbers = (*sizes, row, grad_row or row, *constants)
+    return Launch(program(dtype), kernel, (-(-max(sizes) // THREADS), 1), THREADS, _EFFECTIVE_BYTES, numbers)
 
 
 def effective_forward(
@@ -232,8 +238,7 @@ def effective_forward(
     """
     w_s, kappa_m, kappa_b = torch.empty_like(proto_w_s), torch.empty_like(proto_tau_m), torch.empty_like(tau_s)
     gain = torch.empty_like(proto_tau_m)
-    sizes = EffectiveSizes.of(proto_w_s.shape, proto_tau_m.shape, tau_s.shape)
-    effective(proto_w_s.dtype, sizes, constants)(
+    effective(proto_w_s.dtype, proto_w_s.shape, proto_tau_m.shape, tau_s.shape, constants)(
         proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), tau_s.data_ptr(), w_s.data_ptr(),
         kappa_m.data_ptr(), gain.data_ptr(), kappa_b.data_ptr(), 0, 0,
     )  # fmt: skip
@@ -250,9 +255,8 @@ def effective_backward(
     """Gradients of `proto_w_s` and `proto_tau_m` from those of w_s, kappa_m and gain; of those not `wanted` None."""
     grad_w_s = torch.empty_like(proto_w_s) if wanted[0] else None
     grad_tau_m = torch.empty_like(proto_tau_m) if wanted[1] else None
-    sizes = EffectiveSizes.of(proto_w_s.shape, proto_tau_m.shape, (0,))
-    sizes = sizes._replace(num_w_s=sizes.num_w_s * wanted[0], num_memory=sizes.num_memory * wanted[1])
-    effective(proto_w_s.dtype, sizes, constants, backward=True)(
+    shapes = [proto.shape if want else NONE for proto, want in zip((proto_w_s, proto_tau_m), wanted, strict=True)]
+    effective(proto_w_s.dtype, *shapes, NONE, constants, backward=True)(
         proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), 0, *map(address, grads), 0,
         address(grad_w_s), address(grad_tau_m),
     )  # fmt: skip

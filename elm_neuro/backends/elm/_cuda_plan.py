@@ -120,8 +120,8 @@ class Plan:
         self.effective, self.num_w_s = None, 0
         if form.timescales is not None and form.w_s is not None:
             self.num_w_s = math.prod(form.w_s)
-            learned = _weights.EffectiveSizes.of(form.w_s, form.kappa, ())
-            self.effective = _weights.effective(dtype, learned, constants_of_gpu(form.timescales))
+            constants = constants_of_gpu(form.timescales)
+            self.effective = _weights.effective(dtype, form.w_s, form.kappa, (), constants)
         extent = sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, self.num_w_s
         self.kept = tuple([Room(Kept.of(*extent, save=save), dtype.itemsize) for save in (False, True)])
         self.discounted_sum = _input.discounted_sum(dtype, batch, num_steps, num_total)
@@ -194,9 +194,9 @@ class BackwardPlan:
         unread = flows._replace(grad_memory=0, product_y=0)
         self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
         if form.timescales is not None and form.w_s is not None:
-            learned = _weights.EffectiveSizes.of(form.w_s, form.kappa, (0,), grad_row=sum(forward.widths_of_sums))
-            constants = constants_of_gpu(form.timescales)
-            self.effective = _weights.effective(dtype, learned, constants, backward=True)
+            learned, constants = (form.w_s, form.kappa, _weights.NONE), constants_of_gpu(form.timescales)
+            grad_row = sum(forward.widths_of_sums)
+            self.effective = _weights.effective(dtype, *learned, constants, backward=True, grad_row=grad_row)
         sums = _weights.Sums(
             _parts_of_table(form), of_rows if self.own_outer else self.groups, of_rows if own_readout else self.groups,
             num_memory, num_output, form.deep, own_readout,

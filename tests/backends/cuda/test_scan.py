@@ -431,7 +431,7 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("events", "most"), [(False, 36), (True, 34)])
+@pytest.mark.parametrize(("events", "most"), [(False, 28), (True, 26)])
 def test_a_pass_asks_little_of_torch(
     fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, events: bool, most: int
 ) -> None:
