@@ -47,7 +47,8 @@ class ELMBackend(Backend):
 
     def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
         """Whether it computes what is effective inside its own pass, which answers for second derivatives too: then it
-        has its own `scan_learned`. `params` are those of :class:`Learned`; inputs and they are not refused.
+        has its own `scan_learned`. `params` are those of :class:`elm_neuro.backends.elm._effective.Learned`;
+        inputs and they are not refused.
         """
         return False
 
