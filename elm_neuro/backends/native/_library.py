@@ -18,6 +18,7 @@ LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
 MAX_SETTINGS = 4  # of a surrogate
 LARGE_BYTES = 1 << 22  # buffers from this size on ask for large pages, of 2 MiB on most systems
+FREED_BYTES = (1 << 25) - (1 << 16)  # just below 32 MiB, the largest block from which glibc learns
 
 Layers = ctypes.c_void_p * MAX_LAYERS
 Call: TypeAlias = Callable[
@@ -162,7 +163,16 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
     pool = _pool_of_torch()
     if pool is not None:
         library.elm_lend(pool)
+    _have_freed_memory_kept()
     return library, None
+
+
+def _have_freed_memory_kept() -> None:
+    """Free a block of 32 MiB, untouched: glibc then keeps up to 64 MiB of what a pass frees for the next one. Else, as
+    the heap happens to lie, it gives the end of it back to the system each time, and a pass of 1.5 ms waits for another
+    one for its pages. Thresholds that the user has set (``MALLOC_TRIM_THRESHOLD_``, ...) stay as they are.
+    """
+    torch.empty(FREED_BYTES, dtype=torch.uint8)
 
 
 def _pool_of_torch() -> int | None:
