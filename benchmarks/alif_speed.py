@@ -1,8 +1,8 @@
 """A recurrent layer of adaptive LIF neurons, forward and forward + backward, beside its peers, interleaved in one run.
 
     taskset -c 1 python benchmarks/alif_speed.py [--upstream CHECKOUT] [--rows T512-L10-B32 ...] [--grid published]
-                                                 [--hosts] [--repeats 5] [--memory] [--json FILE] [--smoke]
-                                                 [--device cuda]
+                                                 [--hosts] [--skip PEER ...] [--repeats 5] [--memory] [--json FILE]
+                                                 [--smoke] [--device cuda]
 
 Medians of processor time on one thread, in milliseconds, and how many times as long each peer takes; in its turn each
 runs once forward before it is timed. 128 inputs of which 10 % spike (1000 of 1 % on the published grid), 128 neurons,
@@ -11,10 +11,11 @@ over the equations (backend ``reference``); ``native`` takes frames, ``events`` 
 ``native blocks`` frames, with the gradient of Blocks. With ``--upstream``, a checkout of the Blocks repository
 (github.com/webstorms/Blocks at abaf846), ``published`` is its loop over the steps and ``blocks`` its method, with the
 same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds norse's
-LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--memory`` runs
-each variant once more in a process of its own (Linux) and reports its peak above what it was before. The floor beside
-``native`` is the time of the row's bytes (frames read and spikes written, for both twice) at this core's bandwidth.
-``--device cuda``: wall time between synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
+LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--skip`` leaves
+peers out: a pass of ``published`` takes minutes at 1024 steps and a batch of 128. ``--memory`` runs each variant once
+more in a process of its own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the
+time of the row's bytes (frames read and spikes written, for both twice) at this core's bandwidth. ``--device cuda``:
+wall time between synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
 """
 
 from __future__ import annotations
@@ -198,9 +199,9 @@ def make_input(row: Row) -> Tensor:
     return (torch.rand(row.batch, row.num_steps, row.num_input) < row.density).float().to(DEVICE)
 
 
-def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, console: Console) -> dict[str, Any]:
+def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, skip: list[str], console: Console) -> dict[str, Any]:
     x = make_input(row)
-    runs = variants(row, x, blocks, hosts=hosts)
+    runs = {name: run for name, run in variants(row, x, blocks, hosts=hosts).items() if name not in skip}
     spikes = {name: run().detach() for name, (run, _) in runs.items() if name not in ("norse LSNN", "snnTorch Leaky")}
     wrong = {name: int((other != spikes["loop"]).sum()) for name, other in spikes.items()}
     if any(wrong.values()):
@@ -243,6 +244,9 @@ def main() -> None:
     parser.add_argument("--grid", choices=GRIDS, default="here")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(GRIDS['here'])}")
     parser.add_argument("--hosts", action="store_true", help="norse's and snnTorch's layers too")
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="PEER", help="published, blocks, ...; not ours, nor loop"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="peaks of resident memory too")
     parser.add_argument("--json", type=Path, help="write everything measured here")
@@ -252,6 +256,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.memory and options.device != "cpu":
         parser.error("--memory is of the CPU")
+    if {kernels(), "loop"} & set(options.skip):
+        parser.error("--skip must leave the backend that is measured and the loop that it is held to")
     global DEVICE
     DEVICE = options.device
     rows = SMOKE if options.smoke else GRIDS[options.grid]
@@ -270,7 +276,7 @@ def main() -> None:
     settings = {"torch": torch.__version__, "machine": machine, "repeats": options.repeats}
     results: dict[str, Any] = {}
     for name, row in rows.items():
-        results[name] = measure(row, blocks, options.repeats, hosts=options.hosts, console=console)
+        results[name] = measure(row, blocks, options.repeats, hosts=options.hosts, skip=options.skip, console=console)
         if options.memory:
             results[name]["MiB"] = {peer: peak(peer, name, options) for peer in results[name]["ms"]}
         show(name, results[name], console)
