@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elm_neuro import pretrained
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate
+from elm_neuro.functional._settings import settings
 from elm_neuro.functional._spike import SurrogateStep
 from elm_neuro.functional._wiring import Wiring
 from elm_neuro.nn._checks import checked_state
@@ -35,7 +36,7 @@ class ELMNetworkClassifierState(NamedTuple):
     readout_r: Tensor  # (batch, output_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(frozen=True, kw_only=True)
 class ELMNetworkClassifierConfig:
     """The hidden layer, the number of classes, and whether a linear map follows; the readout layer follows from these.
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 Class = TypeVar("Class", bound=type[nn.Module])
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """How the modules of one class are written and read."""
 
     name: str  # in the files
