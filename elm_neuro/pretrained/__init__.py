@@ -4,11 +4,11 @@ Knows no neuron: a class makes itself known by :func:`register`. No file that is
 checked before anything of that size is made.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from elm_neuro._later import imported_later
 from elm_neuro.pretrained import _torch as _torch  # torch's plain layers make themselves known
-from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register
+from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register, register_later
 from elm_neuro.pretrained._saved import Saved
 
 if TYPE_CHECKING:
@@ -30,29 +30,20 @@ __all__ = [
     "kinds",
     "push_to_hub",
     "register",
+    "register_later",
     "save_pretrained",
     "weights_of",
     "with_tensors",
 ]
 
 if not TYPE_CHECKING:
-    # what reads and writes files is imported for who does: an eighth of `import elm_neuro` otherwise
+    # what reads and writes files, an eighth of `import elm_neuro`, is imported for who does
     _FILES = {
-        "blank": "_tensors",
-        "check_tensors": "_tensors",
-        "from_pretrained": "_folders",
-        "front_matter": "_card",
-        "push_to_hub": "_hub",
-        "save_pretrained": "_folders",
-        "weights_of": "_tensors",
-        "with_tensors": "_tensors",
+        "_card": ["front_matter"],
+        "_folders": ["from_pretrained", "save_pretrained"],
+        "_hub": ["push_to_hub"],
+        "_tensors": ["blank", "check_tensors", "weights_of", "with_tensors"],
     }
-
-    def __getattr__(name: str) -> object:
-        if name not in _FILES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = imported_later(
+        __name__, {name: f"{__name__}.{module}" for module, names in _FILES.items() for name in names}
+    )
