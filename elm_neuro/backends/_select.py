@@ -203,7 +203,7 @@ def _refusing_transforms(refusal: Callable[[B], str | None]) -> Callable[[B], st
 
 def _operator(name: str) -> Operator[Any]:
     if name not in _operators:
-        raise ValueError(f"operator must be one of {list(_operators)}, got {name!r}")
+        raise ValueError(f"operator must be one of {sorted(_operators)}, got {name!r}")
     known = _operators[name]
     if isinstance(known, str):
         import_module(known)
@@ -213,7 +213,7 @@ def _operator(name: str) -> Operator[Any]:
 
 def _operators_of(name: str | None) -> tuple[Operator[Any], ...]:
     """The one of that name, or all."""
-    return tuple([_operator(known) for known in _operators]) if name is None else (_operator(name),)
+    return tuple([_operator(known) for known in sorted(_operators)]) if name is None else (_operator(name),)
 
 
 def _running(name: str, among: tuple[Operator[B], ...]) -> B:

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from elm_neuro import pretrained
 from elm_neuro._later import imported_later
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFState, ATan, Boxcar, ELMState, FastSigmoid, MultiGaussian, NetworkState
@@ -19,6 +18,7 @@ from elm_neuro.nn._network_classifier_config import ELMNetworkClassifierConfig, 
 from elm_neuro.nn._network_config import ELMNetworkConfig
 from elm_neuro.nn._spike_output import SpikeOutput
 from elm_neuro.nn._spiking import SpikingELM, SpikingELMConfig, SpikingELMState, restored
+from elm_neuro.pretrained._kinds import register_later
 
 if TYPE_CHECKING:
     from elm_neuro.nn._alif import ALIF, LIF, ALIFCell
@@ -66,7 +66,7 @@ _LATER = {
     "ELMNetworkClassifier": "elm_neuro.nn._network_classifier",
 }
 for _name, _module in _LATER.items():
-    pretrained.register_later(_name, _module)
+    register_later(_name, _module)
 if not TYPE_CHECKING:
     __getattr__, __dir__ = imported_later(__name__, {**_LATER, "DropoutMasks": "elm_neuro.nn._network"})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from elm_neuro._later import imported_later
 from elm_neuro.pretrained import _torch as _torch  # torch's plain layers make themselves known
-from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register, register_later
+from elm_neuro.pretrained._kinds import Kind, describe, described, kind_of, kinds, register
 from elm_neuro.pretrained._saved import Saved
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "kinds",
     "push_to_hub",
     "register",
-    "register_later",
     "save_pretrained",
     "weights_of",
     "with_tensors",
