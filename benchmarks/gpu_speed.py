@@ -20,6 +20,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -368,15 +369,45 @@ def sweep_plans(device: _plans.Device) -> list[tuple[tuple[Any, ...], list[Any]]
     return found
 
 
-def time_of(plan: _plans.Plan, plans: list[Any], given: _memory.Recurrence, grad: torch.Tensor) -> float:
+class Steps:
+    """The recurrence alone, of drawn numbers: relu, one hidden layer, 2 * memory wide."""
+
+    def __init__(self, memory: int, batch: int, neurons: int, steps: int, device: str = "cuda") -> None:
+        self.sizes = batch, steps, neurons, memory
+        generator = torch.Generator(device).manual_seed(0)
+
+        def draw(*size: int) -> torch.Tensor:
+            return torch.randn(*size, generator=generator, device=device)
+
+        first, rows = 2 * memory, (neurons, batch, steps)
+        self.kappa_b, self.kappa = torch.tensor(0.8, device=device), draw(neurons, memory).sigmoid() * 0.5 + 0.49
+        self.gain, self.v = 5 * (1 - self.kappa), draw(batch, steps, neurons, first)
+        self.w1, self.w2 = draw(neurons, first, memory) / memory**0.5 / 4, draw(neurons, memory, first) / first**0.5 / 4
+        self.b1, self.b2, self.grad_memory = draw(neurons, first), draw(neurons, memory), draw(*rows, memory)
+        self.memory, self.tanhs, self.dq = (draw(*rows, memory) for _ in range(3))
+        self.hidden, self.dz = draw(*rows, first), draw(*rows, first)
+        self.m_last, self.dv = draw(batch, neurons, memory), torch.empty_like(self.v)
+        self.sums = draw(neurons, batch, 3 * memory + first)
+
+    def run(self, plan: _plans.Plan) -> Callable[[], None]:
+        """What launches one direction in this layout."""
+        recurrence = _memory.Recurrence(_memory.Kernel(plan), *self.sizes)
+        packed = self.v.new_empty(recurrence.num_packed)
+        matrices = (self.w1, self.w2, packed, None, self.kappa_b)
+        records = (self.kappa, self.gain, self.memory, self.tanhs, self.hidden)
+        tensors = (*matrices, self.v, None, None, self.b1, self.b2, *records, self.m_last)
+        if plan.backward:
+            flows = (self.dq, self.dz, None, self.dv, None, None, None, self.sums)
+            tensors = (*matrices, None, *records, self.grad_memory, None, *flows)
+        fields = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        return lambda: recurrence(self.v.device, *fields)
+
+
+def time_of(plan: _plans.Plan, plans: list[_plans.Plan], steps: Steps) -> float:
     """Milliseconds of one direction in this layout, the other direction in any."""
-    other = next(entry for entry in plans if entry.backward != plan.backward)
-    kernels = {entry.backward: _memory.Kernel(entry) for entry in (plan, other)}
-    _memory._kernel = lambda *_, backward, **__: kernels[backward]
-    if not plan.backward:
-        return timed(lambda: _memory.run_forward(given, silu=False, save=True), 3)["wall"]
-    records = _memory.run_forward(given, silu=False, save=True)
-    return timed(lambda: _memory.run_backward(given, records, grad, None, silu=False), 3)["wall"]
+    if plan.backward:
+        steps.run(next(entry for entry in plans if not entry.backward))()  # the records that it reads
+    return timed(steps.run(plan), 3)["wall"]
 
 
 def attributes(plan: _plans.Plan) -> tuple[int, int]:
@@ -392,27 +423,13 @@ def sweep(device: _plans.Device) -> list[dict[str, Any]]:
     result = []
     for case, plans in sweep_plans(device):
         memory, batch, neurons, steps, *_ = case
-        shape = (neurons,) if neurons > 1 else ()
-        generator = torch.Generator("cuda").manual_seed(0)
-
-        def draw(*size: int, generator: torch.Generator = generator) -> torch.Tensor:
-            return torch.randn(*size, generator=generator, device="cuda")
-
-        kappa = draw(*shape, memory).sigmoid() * 0.5 + 0.49
-        given = _memory.Recurrence(
-            None, torch.tensor(0.8, device="cuda"), draw(batch, steps, *shape, 2 * memory), None,
-            draw(*shape, 2 * memory), None, kappa, 5 * (1 - kappa), draw(*shape, 2 * memory, memory) / memory**0.5 / 4,
-            draw(*shape, memory, 2 * memory) / (2 * memory) ** 0.5 / 4, draw(*shape, memory),
-        )  # fmt: skip
-        grad = draw(neurons, batch, steps, memory)
+        alone = Steps(memory, batch, neurons, steps)
         timings = []
-        choose = _memory._kernel
         for plan in plans:
             try:
-                timings.append((1e3 * time_of(plan, plans, given, grad) / steps, plan, *attributes(plan)))
+                timings.append((1e3 * time_of(plan, plans, alone) / steps, plan, *attributes(plan)))
             except Exception as error:  # noqa: BLE001 - one layout that fails must not hide the others
                 say(f"  FAILED {plan.threads}/{plan.up.lanes}: {type(error).__name__} {str(error)[:150]}")
-        _memory._kernel = choose
         for backward in (False, True):
             table = sorted((entry for entry in timings if entry[1].backward == backward), key=lambda entry: entry[0])
             shown = ", ".join(

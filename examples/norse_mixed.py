@@ -27,9 +27,8 @@ with warnings.catch_warnings():
 
 from elm_neuro import plotting
 from elm_neuro.adapters.norse import BranchELM, suggest
-from elm_neuro.datasets import SHDDataset, SpokenDigits
+from elm_neuro.datasets import SHD_WORDS, SHDDataset, SpokenDigits
 
-WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
 NUM_NEURON, NUM_MEMORY, NUM_LIF = 48, 10, 64
 DT, DURATION = 0.02, 0.8  # seconds, as norse has them
 
@@ -47,7 +46,7 @@ def network(num_channels: int) -> norse.SequentialState:
         elm,
         norse.Lift(nn.Linear(NUM_NEURON, NUM_LIF)),
         norse.LIF(norse.LIFParameters(**slow, v_th=torch.tensor(0.5), alpha=torch.tensor(5.0)), dt=DT),
-        norse.Lift(nn.Linear(NUM_LIF, len(WORDS))),
+        norse.Lift(nn.Linear(NUM_LIF, len(SHD_WORDS))),
         norse.LI(norse.LIParameters(**slow), dt=DT),
     )
 
@@ -104,7 +103,7 @@ def main() -> None:
     majority = float(train.labels.bincount().argmax().eq(labels).float().mean())
     others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     sample = int((logits[torch.arange(len(labels)), labels] - others).argmax())  # the one answered most clearly
-    word, frames = WORDS[labels[sample]], events.to_dense()[sample]
+    word, frames = SHD_WORDS[labels[sample]], events.to_dense()[sample]
     excited = int((hidden[:, sample].mean(0) - hidden.mean((0, 1))).argmax())
     neuron = net[0].core.core  # the wrapped neurons themselves, batch first, times in ms
     with torch.no_grad():

@@ -22,9 +22,8 @@ from torch.utils.data import DataLoader
 
 from elm_neuro import plotting, suggest
 from elm_neuro.adapters.snntorch import BranchELM, reset
-from elm_neuro.datasets import SHDDataset, SpokenDigits
+from elm_neuro.datasets import SHD_WORDS, SHDDataset, SpokenDigits
 
-WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
 NUM_NEURON, NUM_MEMORY, BIN_MS, DURATION_MS = 64, 8, 20.0, 800.0
 
 
@@ -38,7 +37,7 @@ class Network(nn.Module):
         self.elm = BranchELM(
             num_channels, 1, NUM_MEMORY, num_neuron=NUM_NEURON, threshold=0.1, init_hidden=True, **branches, **times
         )
-        self.linear = nn.Linear(NUM_NEURON, len(WORDS))
+        self.linear = nn.Linear(NUM_NEURON, len(SHD_WORDS))
         self.leaky = snntorch.Leaky(beta=0.95, reset_mechanism="none", init_hidden=True, output=True)
 
     def forward(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,11 +106,11 @@ def main() -> None:
     majority = float(train.labels.bincount().argmax().eq(labels).float().mean())
     sample = int(logits.softmax(-1)[torch.arange(len(labels)), labels].argmax())  # the one answered most clearly
     layers = {
-        f"input spikes: “{WORDS[labels[sample]]}”, a test sample": frames[sample],
+        f"input spikes: “{SHD_WORDS[labels[sample]]}”, a test sample": frames[sample],
         f"spikes of the {NUM_NEURON} ELM neurons, in the order of their activity": hidden[:, sample],
     }
     figure = plotting.network_workings(
-        layers, membrane[:, sample], answer=int(labels[sample]), name=WORDS[labels[sample]], delta_t=BIN_MS,
+        layers, membrane[:, sample], answer=int(labels[sample]), name=SHD_WORDS[labels[sample]], delta_t=BIN_MS,
         accuracy=accuracy, majority=majority,
     )  # fmt: skip
     plotting.save(plotting.note(figure, "synthetic spoken digits"), args.out)

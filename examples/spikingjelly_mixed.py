@@ -23,9 +23,8 @@ from torch.utils.data import DataLoader
 
 from elm_neuro import plotting, suggest
 from elm_neuro.adapters.spikingjelly import BranchELM
-from elm_neuro.datasets import SHDDataset, SpokenDigits
+from elm_neuro.datasets import SHD_WORDS, SHDDataset, SpokenDigits
 
-WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
 NUM_NEURON, NUM_MEMORY, NUM_LIF = 48, 10, 64
 BIN_MS, DURATION_MS = 20.0, 800.0
 
@@ -40,7 +39,7 @@ def network(num_channels: int) -> nn.Sequential:
         ),
         layer.Linear(NUM_NEURON, NUM_LIF),
         neuron.LIFNode(tau=3.0, v_threshold=0.5, detach_reset=True, surrogate_function=surrogate.ATan()),
-        layer.Linear(NUM_LIF, len(WORDS)),
+        layer.Linear(NUM_LIF, len(SHD_WORDS)),
     )
     functional.set_step_mode(net, "m")
     return net
@@ -103,12 +102,12 @@ def main() -> None:
     majority = float(train.labels.bincount().argmax().eq(labels).float().mean())
     sample = int(logits.softmax(-1)[torch.arange(len(labels)), labels].argmax())  # the one answered most clearly
     layers = {
-        f"input spikes: “{WORDS[labels[sample]]}”, a test sample": frames[sample],
+        f"input spikes: “{SHD_WORDS[labels[sample]]}”, a test sample": frames[sample],
         f"spikes of the {NUM_NEURON} ELM neurons, in the order of their activity": outputs["0"][0][:, sample],
         f"spikes of the {NUM_LIF} LIF neurons of spikingjelly, in the same order": outputs["2"][0][:, sample],
     }
     figure = plotting.network_workings(
-        layers, outputs["3"][0][:, sample], answer=int(labels[sample]), name=WORDS[labels[sample]], delta_t=BIN_MS,
+        layers, outputs["3"][0][:, sample], answer=int(labels[sample]), name=SHD_WORDS[labels[sample]], delta_t=BIN_MS,
         accuracy=accuracy, majority=majority,
     )  # fmt: skip
     plotting.save(plotting.note(figure, "synthetic spoken digits"), args.out)

@@ -46,7 +46,7 @@ NAMES = {
     ),
     "elm_neuro.datasets": (
         "ChannelDrop ChannelJitter EventDrop FixedPairing InputDropout KnownNeuron NeuronIODataset"
-        " PoolChannels SHDAdding SHDDataset Simulations SpikeRecordings SpikeTrains SpokenDigits Sweep"
+        " PoolChannels SHDAdding SHDDataset SHD_WORDS Simulations SpikeRecordings SpikeTrains SpokenDigits Sweep"
         " TextStreams TextStretch TimeJitter TimeWarp ToRaster UpstreamPairing add_labels alphabet"
         " convert_neuronio cut_sweeps fingerprint fixed_pairs make_ephys make_nmnist open_simulations"
         " rank_speakers read_enwik8 read_manifest read_nmnist read_nmnist_file read_shd read_simulation_file"

@@ -26,7 +26,7 @@ from elm_neuro.datasets.shd._pairs import (
     upstream_split,
 )
 from elm_neuro.datasets.shd._protocols import FixedPairing, UpstreamPairing
-from elm_neuro.datasets.shd._recordings import SpikeRecordings, split_speakers, unseen_speakers
+from elm_neuro.datasets.shd._recordings import SHD_WORDS, SpikeRecordings, split_speakers, unseen_speakers
 from elm_neuro.datasets.shd._spoken_digits import SpokenDigits
 from elm_neuro.datasets.transforms._augment import (
     ChannelDrop,
@@ -40,6 +40,7 @@ from elm_neuro.datasets.transforms._random import sample_key
 from elm_neuro.datasets.transforms._rasters import InputDropout, ToRaster
 
 __all__ = [
+    "SHD_WORDS",
     "ChannelDrop",
     "ChannelJitter",
     "EventDrop",

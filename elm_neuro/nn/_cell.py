@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._routing import Routed
 from elm_neuro.nn._saved import check_tau_s
+
+if TYPE_CHECKING:
+    from elm_neuro.backends.elm._effective import Learned
 
 
 @pretrained.register
@@ -202,21 +205,23 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         """:meth:`effective_parameters` after :meth:`reason_to_call`; without those of the linear `layers` for a step
         that calls them.
         """
+        return self.learned_parameters(layers=layers).effective()
+
+    def learned_parameters(self, *, layers: bool = True) -> Learned:
+        """What :meth:`parameters_as_they_are` computes from."""
         # here, since it brings the kernels, which none needs to make a neuron
-        from elm_neuro.backends.elm._effective import Timescales, effective
+        from elm_neuro.backends.elm._effective import Learned, Timescales
 
         config = self.config
-        timescales = Timescales(config.bounds, config.delta_t, config.lambda_, config.variant)
-        proto_w_s, proto_tau_m, tau_s = wide(self._proto_w_s), wide(self._proto_tau_m), wide(self.tau_s)
+        proto_tau_m, tau_s = wide(self._proto_tau_m), wide(self.tau_s)
         own = [layer for _, layer in self._linear_layers()] if layers else []
-        weights = tuple(wide(tensor_of(layer, "weight")) for layer in own) or (tau_s,)
-        biases = tuple(wide(tensor_of(layer, "bias")) for layer in own) or (tau_s,)
-        computed = effective(proto_w_s, proto_tau_m, tau_s, timescales)
-        return ELMParameters(
-            w_s=computed.w_s,
-            kappa_m=computed.kappa_m,
-            gain=computed.gain,
-            kappa_b=computed.kappa_b,
+        weights = tuple([wide(tensor_of(layer, "weight")) for layer in own]) or (tau_s,)
+        biases = tuple([wide(tensor_of(layer, "bias")) for layer in own]) or (tau_s,)
+        params = ELMParameters(
+            w_s=wide(self._proto_w_s),
+            kappa_m=proto_tau_m,
+            gain=proto_tau_m,
+            kappa_b=tau_s,
             routing=self.settled_routing(),
             mlp_weight=weights[:-1],
             mlp_bias=biases[:-1],
@@ -225,6 +230,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
             activation=config.activation,
             branch_activation=config.branch_activation,
         )
+        return Learned(params, Timescales(config.bounds, config.delta_t, config.lambda_, config.variant))
 
     def reason_to_call(self) -> str | None:
         """Why only a call of this cell does what it is meant to do; None where its parameters say all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from elm_neuro.backends._select import choose
 from elm_neuro.backends.elm import check_sparse_input
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMParameters, ELMState, branch_input, memory_proposal, memory_update, zero_state
+from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell
 from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
@@ -20,6 +20,9 @@ from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOpt
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._narrow import as_stored, wide
+
+if TYPE_CHECKING:
+    from elm_neuro.backends.elm._effective import Learned
 
 
 class ELMTraces(NamedTuple):
@@ -189,15 +192,17 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if (reason := self._reason_to_call_cell()) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             return (y if self.config.batch_first else y.transpose(0, 1)), after
-        prepared, lengths = self._prepared(x, state, lengths)
-        y, after = backends.scan(
-            *prepared,
+        x, learned, state, lengths = self._prepared(x, state, lengths)
+        y, after = backends.elm.scan_learned(
+            x,
+            learned,
+            state,
             lengths=lengths,
             recompute_every=self.recompute_every,
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
-        self._check_result(prepared, lengths, after)
+        self._check_result(x, learned, state, lengths, after)
         y = as_stored(self._shaped(y), self.cell.tau_s)
         return (y if self.config.batch_first else y.transpose(0, 1)), after
 
@@ -223,9 +228,11 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
-        prepared, lengths = self._prepared(x, state, lengths)
+        x, learned, state, lengths = self._prepared(x, state, lengths)
         spikes, y, after = backends.spiking_scan(
-            *prepared,
+            x,
+            learned.effective(),
+            state,
             backends.SpikeRule(threshold, rule.surrogate),
             lengths=lengths,
             recompute_every=self.recompute_every,
@@ -233,7 +240,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             backend=self.backend,
             last_readout=last_readout,
         )
-        self._check_result(prepared, lengths, after)
+        self._check_result(x, learned, state, lengths, after)
         if num_flattened is not None:
             spikes, y = spikes.flatten(-2), y.flatten(-2)
         return as_stored(spikes, tau_s), y, after
@@ -263,21 +270,23 @@ class ELM(pretrained.Saved, Configured, nn.Module):
 
     def _prepared(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
-    ) -> tuple[tuple[Tensor | SpikeEvents, ELMParameters, ELMState | None], Tensor | None]:
-        """Checked input, effective parameters and state; lengths."""
+    ) -> tuple[Tensor | SpikeEvents, Learned, ELMState | None, Tensor | None]:
+        """Checked input, the parameters, checked state and lengths."""
         x, state = self._checked(x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], self.cell.tau_s.device)
-        return (x, self.cell.parameters_as_they_are(), state), lengths
+        return x, self.cell.learned_parameters(), state, lengths
 
     def _check_result(
         self,
-        prepared: tuple[Tensor | SpikeEvents, ELMParameters, ELMState | None],
+        x: Tensor | SpikeEvents,
+        learned: Learned,
+        state: ELMState | None,
         lengths: Tensor | None,
         after: ELMState,
     ) -> None:
         if may_look(after.m):
-            x, params, state = prepared
+            params = learned.params
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
             refuse_nan(self, x, state, lengths, total)
 

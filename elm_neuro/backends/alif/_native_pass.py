@@ -42,6 +42,16 @@ class Operands(NamedTuple):
         whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in self])
         return whole if self.dense is None else whole._replace(dense=rows(self.dense))
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """(num_neuron, sender): of inputs where there are events, then of the layer's own neurons."""
+        return [weight for weight in (self.weight, self.w_rec) if weight is not None]
+
+    def table(self) -> Tensor | None:
+        """Room for the weights by sender, one after the other: a table (sender, num_neuron)."""
+        num_sender = sum(weight.shape[1] for weight in self.weights)
+        return padded_table(self.bias, 1, num_sender, self.bias.shape[0])[0] if num_sender else None
+
 
 FIRST_DIFFERENTIATED = Operands._fields.index("weight")
 
@@ -141,12 +151,9 @@ def _backward(
     def room(tensor: Tensor | None, want: object = True) -> Tensor | None:
         return None if tensor is None or not want else tensor.new_empty(tensor.shape)
 
-    table = None
-    if operands.weight is not None and wanted.weight:
-        table = padded_table(like, 1, plan.num_input, like.shape[0])
+    table = operands.table() if wanted.weight or wanted.w_rec else None
     dense = room(operands.dense, wanted.dense)
     bias, beta, p, b = (room(tensor) for tensor in (operands.bias, operands.beta, operands.p, operands.b))
-    w_rec = room(operands.w_rec)
     v_0, a_0, s_0 = (
         room(tensor, want)
         for tensor, want in ((operands.v_0, wanted.v_0), (operands.a_0, wanted.a_0), (operands.s_0, wanted.s_0))
@@ -154,10 +161,11 @@ def _backward(
     args.grad_table, args.grad_dense = _library.address(table), _library.address(dense)
     args.grad_v_0, args.grad_a_0, args.grad_s_0 = map(_library.address, (v_0, a_0, s_0))
     args.grad_bias, args.grad_beta, args.grad_p, args.grad_b = map(_library.address, (bias, beta, p, b))
-    args.grad_w_rec = _library.address(w_rec)
     if _call(_library.library().elm_alif_backward, args, like):
         raise MemoryError(f"no memory for the gradients of a layer of {like.shape[0]} neurons")
-    return None if table is None else table[0].t(), dense, bias, beta, p, b, w_rec, v_0, a_0, s_0
+    weight = None if table is None or operands.weight is None else table[: operands.weight.shape[1]].t()
+    w_rec = None if table is None or operands.w_rec is None else table[-operands.w_rec.shape[1] :].t()
+    return weight, dense, bias, beta, p, b, w_rec, v_0, a_0, s_0
 
 
 def _check_events(operands: Operands, plan: Plan) -> None:
@@ -172,17 +180,18 @@ def _check_events(operands: Operands, plan: Plan) -> None:
 def _arguments(operands: Operands, plan: Plan) -> tuple[_library.AlifArgs, Tensor | None]:
     """Arguments of either pass, and the table, which must outlive the call."""
     (batch, num_neuron), w_rec = operands.v_0.shape, operands.w_rec
+    num_input = 0 if operands.weight is None else plan.num_input
     args = _library.AlifArgs(
-        batch, plan.num_steps, num_neuron, plan.num_input, plan.latency, plan.chunk(recurrent=w_rec is not None)
+        batch, plan.num_steps, num_neuron, num_input, plan.latency, plan.chunk(recurrent=w_rec is not None)
     )
     args.surrogate, args.blocks = plan.surrogate, plan.blocks
     args.detach_reset, args.detach_recurrent = plan.detach_reset, plan.detach_recurrent
     for index, setting in enumerate(plan.settings):
         args.setting[index] = setting
-    table = None
-    if operands.channel is not None and operands.weight is not None:
-        table = padded_table(operands.weight, 1, plan.num_input, num_neuron)
-        table[0].copy_(operands.weight.detach().t())
+    table = operands.table()
+    if table is not None:
+        table.copy_(torch.cat([weight.detach().t() for weight in operands.weights]))
+    if operands.channel is not None:
         args.wide = operands.channel.dtype == torch.int64
         args.begin, args.end = _library.address(operands.begin), _library.address(operands.end)
         args.channel, args.value = operands.channel.data_ptr(), _library.address(operands.value)

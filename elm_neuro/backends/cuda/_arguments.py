@@ -11,6 +11,15 @@ from torch import Tensor
 Arguments: TypeAlias = bytes
 
 
+def num_bytes(fields: str) -> int:
+    """Size of a structure of these fields.
+
+    >>> num_bytes("batch num_steps x")
+    24
+    """
+    return 8 * len(fields.split())
+
+
 def structure(fields: str) -> tuple[Callable[..., Arguments], int]:
     """What fills a structure of these fields, in order, and its size in bytes.
 

@@ -20,7 +20,10 @@ def constant(function: Callable[..., str | None]) -> Callable[..., str | None]:
 @constant
 def missing() -> str | None:
     """Why nothing runs here; None where it does."""
-    return _missing_parts() if torch.cuda.is_available() else "no NVIDIA GPU that torch can use"
+    # asked at each call: what is initialised is available, which torch would count devices to say
+    if torch.cuda.is_initialized() or torch.cuda.is_available():
+        return _missing_parts()
+    return "no NVIDIA GPU that torch can use"
 
 
 @constant

@@ -15,6 +15,7 @@ from torch.autograd import Function
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import structure
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._input import rows_of
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
@@ -50,18 +51,22 @@ def multiply(x: Tensor, table: Tensor) -> Tensor:
     return _multiply("elm_multiply_bytes", x, table, out, x.shape[0] * x.shape[1], 1)
 
 
+def num_parts(num_row: int, num_neuron: int) -> int:
+    """In how many parts :func:`multiply_inputs` gives its sums."""
+    return max(1, min(MAX_PARTS, num_row // ROWS_OF_PART, MAX_GRID // num_neuron))
+
+
 def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """Gradient of the table from that of :func:`multiply`'s result, in parts to be added up: (num_part, [num_neuron,]
     num_input, width).
     """
-    num_neuron = x.shape[2] if x.ndim == 4 else 1
-    num_part = max(1, min(MAX_PARTS, x.shape[0] * x.shape[1] // ROWS_OF_PART, MAX_GRID // num_neuron))
+    num_part = num_parts(x.shape[0] * x.shape[1], x.shape[2] if x.ndim == 4 else 1)
     out = flow.new_empty(num_part, *x.shape[2:], flow.shape[-1])
     return _multiply("elm_multiply_bytes_inputs", x, flow.contiguous(), out, x.shape[-1], num_part)
 
 
 def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int, num_part: int) -> Tensor:
-    flat, (width, num_input) = _rows(x), (factor.shape[-1], x.shape[-1])
+    flat, (width, num_input) = rows_of(x), (factor.shape[-1], x.shape[-1])
     args = MULTIPLY(
         x.shape[0] * x.shape[1], x.shape[1], num_input, num_part, width, flat.stride(0), flat.stride(1), _sign(x), flat,
         factor, out,
@@ -73,21 +78,15 @@ def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int,
     return out
 
 
-def discounted_sum(x: Tensor, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-    """As :func:`elm_neuro.backends.cuda._input.discounted_sum`, of frames of bytes, in the dtype of `kappa`."""
-    flat = _rows(x)
+def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int) -> None:
+    """As :func:`elm_neuro.backends.cuda._input.discounted_sum`, of frames of bytes; `kappa` and `total`, the sum,
+    (batch, [num_neuron,] num_input), are addresses of numbers of this dtype.
+    """
+    flat = rows_of(x)
     batch, num_steps, num_input = flat.shape
-    total = kappa.new_empty(batch, num_input)
     args = DISCOUNT(num_steps, num_input, flat.stride(0), flat.stride(1), _sign(x), lengths, kappa, flat, total)
     grid = batch, -(-num_input // THREADS)
-    _driver.launcher().launch(program(kappa.dtype), "elm_discount_bytes", grid, THREADS, 0, args, kappa.device)
-    return total.view(batch, *x.shape[2:])
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Frames (batch, time, all inputs) whose rows are contiguous."""
-    flat = x.flatten(2)
-    return flat if flat.stride(2) == 1 else flat.contiguous()
+    _driver.launcher().launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
 
 
 def _sign(x: Tensor) -> int:

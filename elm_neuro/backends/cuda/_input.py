@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import Arguments, structure
+from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch, address
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
 ARRANGE_THREADS = 512
 MAX_SHARED_INPUTS = 48 * 1024 // 4 - ARRANGE_THREADS  # of which a block can count the events in shared memory
 MAX_PARTS = 32  # of the samples, in the backward pass of a product with events
+MOST_PARTS = 8  # that are left to be added up
 
-GATHER, _GATHER_BYTES = structure("num_row num_part width begin end index value table out")
-FILTER, _FILTER_BYTES = structure("num_steps width num_kappa v_batch v_time reverse v kappa initial out")
-DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time lengths kappa x total")
-ARRANGE, _ARRANGE_BYTES = structure(
-    "num_steps num_input lengths kappa begin channel value cursor first row ordered total"
-)
-GATHER_INPUTS, _GATHER_INPUTS_BYTES = structure("batch num_input num_part width first row value table out")
+_GATHER_BYTES = num_bytes("num_row num_part width begin end index value table out")
+_FILTER_BYTES = num_bytes("num_steps width num_kappa v_batch v_time reverse v kappa initial out")
+_DISCOUNT_BYTES = num_bytes("num_steps num_input x_batch x_time lengths kappa x total")
+_ARRANGE_BYTES = num_bytes("num_steps num_input lengths kappa begin channel value cursor first row ordered total")
+_GATHER_INPUTS_BYTES = num_bytes("batch num_input num_part width first row value table out")
 
 
 @cache
@@ -46,12 +45,6 @@ def program(dtype: torch.dtype) -> Program:
     )
 
 
-def _launch(
-    kernel: str, grid: tuple[int, int], args: Arguments, like: Tensor, threads: int = THREADS, shared: int = 0
-) -> None:
-    _driver.launcher().launch(program(like.dtype), kernel, grid, threads, shared, args, like.device)
-
-
 class Events(NamedTuple):
     """Spikes as the kernels read them: the fields of SpikeEvents, contiguous, values in the dtype of the parameters."""
 
@@ -63,8 +56,7 @@ class Events(NamedTuple):
 class Arranged(NamedTuple):
     """Events of each sample by input, earlier steps first."""
 
-    first: Tensor  # (batch, num_input + 1), int64: where those of each input begin
-    row: Tensor  # (num_events,), int64: sample * num_steps + step
+    order: Tensor  # int64: where those of each input begin, (batch, num_input + 1); sample * num_steps + step of each
     value: Tensor | None  # (num_events,)
 
 
@@ -72,60 +64,75 @@ def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
     """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
-    if out.numel():
-        args = GATHER(num_row, 1, width, events.begin, None, events.channel, events.value, table, out)
-        _launch("elm_gather", (-(-num_row * width // THREADS), 1), args, table)
+    _gather(table.dtype, num_row, width)(
+        table.device, events.begin.data_ptr(), 0, events.channel.data_ptr(), address(events.value), table.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
     return out
 
 
+@lru_cache(maxsize=256)
+def _gather(dtype: torch.dtype, num_row: int, width: int) -> Launch:
+    grid = -(-num_row * width // THREADS), 1
+    return Launch(program(dtype), "elm_gather", grid, THREADS, _GATHER_BYTES, (num_row, 1, width))
+
+
 def arrange(
-    events: Events, sizes: tuple[int, int, int], kappa: Tensor, lengths: Tensor | None
-) -> tuple[Arranged, Tensor]:
-    """Events of each sample by input, and each input summed over time, discounted to the sample's end, (batch,
-    num_input).
+    events: Events, sizes: tuple[int, int, int], dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int
+) -> Arranged:
+    """Events of each sample by input; each input summed over time, discounted to the sample's end, goes to `total`.
 
     Args:
         events: of a batch.
         sizes: batch, number of steps, number of inputs.
+        dtype: of the two that are given by their address.
         kappa: discount of one step, ().
         lengths: number of valid steps of each sample, (batch,), or None; events past them are left out.
+        total: (batch, num_input).
     """
-    batch, num_steps, num_input = sizes
-    first = events.channel.new_empty(batch, num_input + 1)
-    row = torch.empty_like(events.channel)
+    batch, _, num_input = sizes
+    num_first = batch * (num_input + 1)
+    order = events.channel.new_empty(num_first + events.channel.shape[0])
     value = None if events.value is None else torch.empty_like(events.value)
-    total = kappa.new_empty(batch, num_input)
-    shared, cursor = 4 * (ARRANGE_THREADS + num_input), None
-    if num_input > MAX_SHARED_INPUTS:
-        shared, cursor = 4 * ARRANGE_THREADS, row.new_empty(batch, num_input, dtype=torch.int32)
-    args = ARRANGE(
-        num_steps,
-        num_input,
-        lengths,
-        kappa,
-        events.begin,
-        events.channel,
-        events.value,
-        cursor,
-        first,
-        row,
-        value,
-        total,
-    )
-    _launch("elm_arrange", (batch, 1), args, kappa, ARRANGE_THREADS, shared)
-    return Arranged(first, row, value), total
+    cursor = order.new_empty(batch, num_input, dtype=torch.int32) if num_input > MAX_SHARED_INPUTS else None
+    first = order.data_ptr()
+    _arrange(dtype, *sizes)(
+        order.device, address(lengths), kappa, events.begin.data_ptr(), events.channel.data_ptr(),
+        address(events.value), address(cursor), first, first + 8 * num_first, address(value), total,
+    )  # fmt: skip
+    return Arranged(order, value)
 
 
-def gather_inputs(table: Tensor, events: Arranged) -> Tensor:
+@lru_cache(maxsize=256)
+def _arrange(dtype: torch.dtype, batch: int, num_steps: int, num_input: int) -> Launch:
+    shared = 4 * (ARRANGE_THREADS + (num_input if num_input <= MAX_SHARED_INPUTS else 0))
+    numbers = num_steps, num_input
+    return Launch(program(dtype), "elm_arrange", (batch, 1), ARRANGE_THREADS, _ARRANGE_BYTES, numbers, shared)
+
+
+def num_parts(batch: int) -> int:
+    """In how many parts :func:`gather_inputs` gives its sums."""
+    parts = min(batch, MAX_PARTS)
+    return parts if parts <= MOST_PARTS else 1
+
+
+def gather_inputs(table: Tensor, arranged: Arranged, batch: int, num_input: int) -> Tensor:
     """Sums over the events of each input of rows of `table`, (batch * time, width), contiguous: parts to be added up,
     (num_part, num_input, width).
     """
-    batch, num_input, width = events.first.shape[0], events.first.shape[1] - 1, table.shape[1]
-    parts = min(batch, MAX_PARTS)
-    out = table.new_empty(parts, num_input, width)
-    args = GATHER_INPUTS(batch, num_input, parts, width, events.first, events.row, events.value, table, out)
-    _launch("elm_gather_inputs", (-(-num_input * width // THREADS), parts), args, table)
-    return out.sum(0, keepdim=True) if parts > 8 else out
+    width, num_part, first = table.shape[1], min(batch, MAX_PARTS), arranged.order.data_ptr()
+    out = table.new_empty(num_part, num_input, width)
+    _gather_inputs(table.dtype, batch, num_input, num_part, width)(
+        table.device, first, first + 8 * batch * (num_input + 1), address(arranged.value), table.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out.sum(0, keepdim=True) if num_part > MOST_PARTS else out
+
+
+@lru_cache(maxsize=256)
+def _gather_inputs(dtype: torch.dtype, batch: int, num_input: int, num_part: int, width: int) -> Launch:
+    grid, numbers = (-(-num_input * width // THREADS), num_part), (batch, num_input, num_part, width)
+    return Launch(program(dtype), "elm_gather_inputs", grid, THREADS, _GATHER_INPUTS_BYTES, numbers)
 
 
 class _EventProjection(Function):
@@ -150,8 +157,13 @@ class _EventProjection(Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         begin, channel, value, kappa = ctx.saved_tensors
-        arranged, _ = arrange(Events(begin, channel, value), ctx.sizes, kappa, None)
-        return gather_inputs(grad.contiguous(), arranged).sum(0).t(), None, None, None, None, None
+        batch, _, num_input = ctx.sizes
+        total = kappa.new_empty(batch, num_input)  # which nobody reads
+        arranged = arrange(
+            Events(begin, channel, value), ctx.sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr()
+        )
+        found = gather_inputs(grad.contiguous(), arranged, batch, num_input).sum(0).t()
+        return found, None, None, None, None, None
 
 
 def project_events(events: Events, sizes: tuple[int, int, int], weight: Tensor, kappa: Tensor) -> Tensor:
@@ -183,23 +195,27 @@ class _LeakyFilter(Function):
 
 
 def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: bool) -> Tensor:
-    flat = v.flatten(2)
-    flat = flat if flat.stride(2) == 1 else flat.contiguous()
+    flat = rows_of(v)
     batch, num_steps, width = flat.shape
     out, kappa = flat.new_empty(flat.shape), kappa.to(v.dtype).contiguous()
     initial = None if initial is None else initial.contiguous()
-    args = FILTER(
-        num_steps, width, kappa.numel(), flat.stride(0), flat.stride(1), int(reverse), flat, kappa, initial, out
-    )
-    _launch("elm_filter", (batch, -(-width // THREADS)), args, flat)
+    numbers = num_steps, width, kappa.numel(), *flat.stride()[:2], int(reverse)
+    grid = batch, -(-width // THREADS)
+    launch = Launch(program(v.dtype), "elm_filter", grid, THREADS, _FILTER_BYTES, numbers)
+    launch(flat.device, flat.data_ptr(), kappa.data_ptr(), address(initial), out.data_ptr())
     return out.view(v.shape)
 
 
-def discounted_sum(x: Tensor, kappa: Tensor, lengths: Tensor | None) -> Tensor:
-    """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, of frames: (batch, ..., input_size)."""
-    flat = x.flatten(2)
-    flat = flat if flat.stride(2) == 1 else flat.contiguous()
-    total = flat.new_empty(flat.shape[0], flat.shape[2])
-    args = DISCOUNT(flat.shape[1], flat.shape[2], flat.stride(0), flat.stride(1), lengths, kappa, flat, total)
-    _launch("elm_discount_frames", (flat.shape[0], -(-flat.shape[2] // THREADS)), args, flat)
-    return total.view(x.shape[0], *x.shape[2:])
+def rows_of(x: Tensor) -> Tensor:
+    """Frames as (batch, time, all inputs), whose rows are contiguous."""
+    flat = x if x.ndim == 3 else x.flatten(2)
+    return flat if flat.stride(2) == 1 else flat.contiguous()
+
+
+@lru_cache(maxsize=256)
+def discounted_sum(dtype: torch.dtype, batch: int, num_steps: int, num_input: int) -> Launch:
+    """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, of frames: strides of batch and time of x, then
+    addresses of lengths, kappa, x and the sum, (batch, num_input).
+    """
+    grid, numbers = (batch, -(-num_input // THREADS)), (num_steps, num_input)
+    return Launch(program(dtype), "elm_discount_frames", grid, THREADS, _DISCOUNT_BYTES, numbers)

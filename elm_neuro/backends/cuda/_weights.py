@@ -4,34 +4,35 @@ and the input half of the first layer are one table.
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import Arguments, structure
+from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch, address
 from elm_neuro.backends.cuda._readout import num_parts
 
 THREADS = 256
 SIDE = 32  # rows or columns of a block of the gradients
 
 _SIZES = "num_neuron num_input num_branch num_synapse first w1_row input neuron routing_neuron "
-TABLE, _TABLE_BYTES = structure(f"{_SIZES} begin slot w_s w1 table")
-BRANCHES, _BRANCHES_BYTES = structure(
+_TABLE_BYTES = num_bytes(f"{_SIZES} begin slot w_s w1 table")
+_BRANCHES_BYTES = num_bytes(
     f"{_SIZES} batch num_steps total_batch total_neuron lengths routing w_s total kappa_b b_0 b"
 )
-GRADIENTS, _GRADIENTS_BYTES = structure(
+_GRADIENTS_BYTES = num_bytes(
     f"{_SIZES} batch total_batch total_neuron num_part num_group num_group_y num_memory num_output blocks_w_s "
     "blocks_w1 routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
     "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y grad_b_y"
 )
-OUTER, _OUTER_BYTES = structure("num_row num_part num_memory first dz memory dq hidden product_m product_h")
-_EFFECTIVE = "num_w_s num_memory num_tau_s low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
-EFFECTIVE, _EFFECTIVE_BYTES = structure(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
+_OUTER_BYTES = num_bytes("num_row num_part num_memory first dz memory dq hidden product_m product_h")
+_EFFECTIVE = "num_w_s num_memory num_tau_s row grad_row low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
+_EFFECTIVE_BYTES = num_bytes(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
 
 
 @cache
@@ -52,11 +53,6 @@ def program(dtype: torch.dtype) -> Program:
     )
 
 
-def _launch(kernel: str, blocks: int, args: Arguments, like: Tensor, shared: int = 0, rows: int = 1) -> None:
-    if blocks:
-        _driver.launcher().launch(program(like.dtype), kernel, (blocks, rows), THREADS, shared, args, like.device)
-
-
 class Sizes(NamedTuple):
     """The neuron as the kernels see it; the order is that of weights.cuh."""
 
@@ -71,16 +67,27 @@ class Sizes(NamedTuple):
     routing_neuron: int  # stride of the routing, 0 where all neurons share it
 
     @classmethod
-    def of(cls, w_s: Tensor, routing: Tensor | None, w1: Tensor, num_input: int, *, own_input: bool) -> Sizes:
-        """`own_input`: a neuron has its own input; the table is (neuron, input, first), else (input, neuron, first)."""
-        num_neuron = w1.shape[0] if w1.ndim == 3 else 1
-        first, row = w1.shape[-2:]
+    def of(
+        cls,
+        neurons: tuple[int, ...],
+        w_s: tuple[int, ...] | None,
+        routing: tuple[int, ...] | None,
+        w1: tuple[int, ...],
+        num_input: int,
+        *,
+        own_input: bool,
+    ) -> Sizes:
+        """Of the shapes of the parameters. `own_input`: a neuron has its own input; the table is (neuron, input,
+        first), else (input, neuron, first).
+        """
+        num_neuron, (first, row) = neurons[0] if neurons else 1, w1[-2:]
+        if w_s is None:
+            return cls(num_neuron, 0, 0, 0, first, row, 0, 0, 0)
         strides = (first, num_input * first) if own_input else (num_neuron * first, first)
-        per_neuron = routing is not None and routing.ndim == 3 and routing.shape[0] > 1
-        num_branch, num_synapse = w_s.shape[-2:]
-        return cls(
-            num_neuron, num_input, num_branch, num_synapse, first, row, *strides, num_branch * num_synapse * per_neuron
-        )
+        num_branch, num_synapse = w_s[-2:]
+        per_neuron = routing is not None and len(routing) == 3 and routing[0] > 1
+        of_routing = num_branch * num_synapse * per_neuron
+        return cls(num_neuron, num_input, num_branch, num_synapse, first, row, *strides, of_routing)
 
 
 _by_input = WeakIdKeyDictionary()  # by the routing tensor itself
@@ -107,133 +114,119 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     return found
 
 
-def first_table(sizes: Sizes, w_s: Tensor, routing: Tensor | None, w1: Tensor) -> Tensor:
+def first_table(dtype: torch.dtype, sizes: Sizes) -> Launch:
     """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input
-    a neuron (num_neuron, num_input, first).
+    a neuron (num_neuron, num_input, first): addresses of the two of :func:`synapses_by_input` or none, of w_s, w1 and
+    the table.
     """
-    shared = sizes.input != sizes.first or sizes.num_neuron == 1
-    shape = (
-        (sizes.num_input, sizes.num_neuron * sizes.first)
-        if shared
-        else (sizes.num_neuron, sizes.num_input, sizes.first)
-    )
-    table = w1.new_empty(shape)
-    begin, slot = (None, None) if routing is None else synapses_by_input(routing, sizes.num_input)
-    _launch("elm_table", -(-table.numel() // THREADS), TABLE(*sizes, begin, slot, w_s, w1, table), w1)
-    return table
+    grid = -(-sizes.num_input * sizes.num_neuron * sizes.first // THREADS), 1
+    return Launch(program(dtype), "elm_table", grid, THREADS, _TABLE_BYTES, sizes)
 
 
-def branch_traces(
-    sizes: Sizes,
-    w_s: Tensor,
-    routing: Tensor | None,
-    total: Tensor,
-    kappa_b: Tensor,
-    b_0: Tensor | None,
-    lengths: Tensor | None,
-    num_steps: int,
-) -> Tensor:
-    """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input."""
-    batch = total.shape[0]
-    b = total.new_empty(batch, *w_s.shape[:-1])
-    strides = total.stride(0), total.stride(1) if total.ndim == 3 else 0
-    args = BRANCHES(*sizes, batch, num_steps, *strides, lengths, routing, w_s, total, kappa_b, b_0, b)
-    if sizes.num_synapse < SIDE:
-        _launch("elm_branches_of_one", -(-b.numel() // THREADS), args, total)
-    else:
-        _launch("elm_branches", -(-b.numel() * SIDE // THREADS), args, total)
-    return b
-
-
-class Gradients(NamedTuple):
-    """Of the parameters; None where they are not there."""
-
-    w_s: Tensor | None
-    w1: Tensor
-    sums: Tensor  # ([num_neuron,] 3 num_memory + first): kappa's, gain's and the biases' as memory.cuh orders them
-    w2: Tensor | None
-    w_y: Tensor | None
-    b_y: Tensor | None  # where it comes with the products
-
-
-class Products(NamedTuple):
-    """Products over the steps of some samples each, (num_neuron * group, out, in), and sums over the steps of each;
-    that of the readout may have groups of its own, and a last column of the bias.
-    """
-
-    m: Tensor
-    h: Tensor | None
-    y: Tensor | None
-    sums: Tensor
-
-
-def outer(dz: Tensor, memory: Tensor, dq: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Products over parts of the rows, (sample, step), of the weights between memory and first layer, (num_neuron *
-    part, first, num_memory), and of the layer after it, in one launch: for small ones.
+def branch_traces(dtype: torch.dtype, sizes: Sizes, batch: int, num_steps: int, total: tuple[int, int]) -> Launch:
+    """Branch traces at each sample's end, (batch, [num_neuron,] num_branch), from the discounted sum of its input:
+    addresses of lengths or none, routing or none, w_s, the sum, kappa_b, b_0 or none, and the traces.
 
     Args:
-        dz: (num_neuron, batch, time, first), contiguous as the others are.
-        memory: (num_neuron, batch, time, num_memory).
-        dq: shape of memory; None where there is no layer after the first.
-        hidden: shape of dz.
+        dtype: of the numbers.
+        sizes: of the neuron.
+        batch: number of samples.
+        num_steps: of the sequence.
+        total: strides of the sum, of a sample and of a neuron.
     """
-    num_neuron, batch, num_steps, num_memory = memory.shape
-    rows, first = batch * num_steps, dz.shape[-1]
-    num_part = num_parts(rows)
-    product_m = memory.new_empty(num_neuron * num_part, first, num_memory)
-    product_h = None if dq is None else memory.new_empty(num_neuron * num_part, num_memory, first)
-    args = OUTER(rows, num_part, num_memory, first, dz, memory, dq, hidden, product_m, product_h)
-    _launch("elm_outer", num_part, args, memory, rows=num_neuron)
-    return product_m, product_h
+    lanes, kernel = (1, "elm_branches_of_one") if sizes.num_synapse < SIDE else (SIDE, "elm_branches")
+    grid = -(-batch * sizes.num_neuron * sizes.num_branch * lanes // THREADS), 1
+    return Launch(program(dtype), kernel, grid, THREADS, _BRANCHES_BYTES, (*sizes, batch, num_steps, *total))
 
 
-def gradients(
-    sizes: Sizes,
-    w_s: Tensor | None,
-    routing: Tensor | None,
-    w1: Tensor,
-    kappa: Tensor,
-    products: Products,
-    *,
-    grad_table: Tensor | None,
-    grad_b: Tensor | None,
-    total: Tensor | None,
-    batch: int,
-) -> Gradients:
-    """All that is left of the backward pass, in one launch."""
-    num_neuron, num_memory, first = sizes.num_neuron, kappa.shape[-1], sizes.first
-    num_output = 0 if products.y is None else products.y.shape[-2]
-    neurons = kappa.shape[:-1]
-    grad_w1 = torch.empty_like(w1, memory_format=torch.contiguous_format)
-    grad_w_s = None if w_s is None else torch.empty_like(w_s)
-    grad_sums = kappa.new_empty(*neurons, 3 * num_memory + first)
-    grad_w2 = None if products.h is None else kappa.new_empty(*neurons, num_memory, first)
-    grad_w_y = None if products.y is None else kappa.new_empty(*neurons, num_output, num_memory)
-    grad_b_y, num_group_y = None, 0
-    if products.y is not None:
-        num_group_y = products.y.shape[0] // num_neuron
-        if products.y.shape[-1] > num_memory:
-            grad_b_y = kappa.new_empty(*neurons, num_output)
-    blocks_w_s = blocks_w1 = 0
-    if w_s is not None:
-        blocks_w_s = -(-w_s.numel() * SIDE // THREADS)
-        blocks_w1 = num_neuron * sizes.num_branch * -(-first // SIDE)
-    columns = sum(t.numel() // num_neuron for t in (grad_w2, grad_w_y, grad_b_y) if t is not None)
-    columns += 3 * num_memory + first + first * num_memory
-    blocks = blocks_w_s + blocks_w1 + -(-num_neuron * columns // SIDE)
-    strides = (0, 0) if total is None else (total.stride(0), total.stride(1) if total.ndim == 3 else 0)
-    args = GRADIENTS(
-        *sizes, batch, *strides, 0 if grad_table is None else grad_table.shape[0], products.m.shape[0] // num_neuron,
-        num_group_y, num_memory, num_output, blocks_w_s, blocks_w1, routing, w_s, w1, kappa, grad_table, grad_b, total,
-        products.sums, products.m, products.h, products.y, grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y,
-        grad_b_y,
+def outer(dtype: torch.dtype, num_neuron: int, num_row: int, num_memory: int, first: int) -> Launch:
+    """Products over parts of the rows, (sample, step), of the weights between memory and first layer, (num_neuron *
+    part, first, num_memory), and of the layer after it, (num_neuron * part, num_memory, first), in one launch: for
+    small ones.
+
+    Its addresses are of dz, (num_neuron, num_row, first); memory, (num_neuron, num_row, num_memory); where there is a
+    layer after the first dq, shape of memory, and hidden, shape of dz; the two products.
+    """
+    num_part = num_parts(num_row)
+    numbers = num_row, num_part, num_memory, first
+    return Launch(program(dtype), "elm_outer", (num_part, num_neuron), THREADS, _OUTER_BYTES, numbers)
+
+
+class Sums(NamedTuple):
+    """What :func:`gradients` adds up."""
+
+    num_table: int  # parts of the table's gradient; 0 where there is no table
+    num_product: int  # groups of the products of the layers' weights, for each neuron
+    num_readout: int  # of the readout's; 0 where it has no gradient
+    num_memory: int
+    num_output: int  # 0 where the readout has no gradient
+    deep: bool  # whether there is a layer after the first
+    of_bias: bool  # whether the readout's products have a last column of the bias
+
+
+def gradients(dtype: torch.dtype, sizes: Sizes, batch: int, total: tuple[int, int], sums: Sums) -> Launch:
+    """All that is left of the backward pass.
+
+    Its addresses are of routing, w_s, w1, kappa, the parts of the table's gradient, grad_b, the input's sum, the sums
+    over steps of each sample, the products of w1's memory half, the next layer and the readout, (num_neuron * group,
+    out, in); and of the gradients: w_s, w1, ([num_neuron,] 3 num_memory + first) of kappa, gain and the biases as
+    memory.cuh orders them, w2, w_y, and b_y where its sums come with the products.
+    """
+    num_neuron, first, num_memory = sizes.num_neuron, sizes.first, sums.num_memory
+    has_table = sizes.num_branch > 0
+    blocks_w_s = -(-num_neuron * sizes.num_branch * sizes.num_synapse * SIDE // THREADS)
+    blocks_w1 = num_neuron * sizes.num_branch * -(-first // SIDE) if has_table else 0
+    columns = 3 * num_memory + first + first * num_memory * (2 if sums.deep else 1)
+    columns += sums.num_output * (num_memory + sums.of_bias)
+    numbers = (
+        *sizes, batch, *total, sums.num_table, sums.num_product, sums.num_readout, num_memory, sums.num_output,
+        blocks_w_s, blocks_w1,
     )  # fmt: skip
-    _launch("elm_gradients", blocks, args, w1, THREADS * w1.element_size())
-    return Gradients(grad_w_s, grad_w1, grad_sums, grad_w2, grad_w_y, grad_b_y)
+    grid = blocks_w_s + blocks_w1 + -(-num_neuron * columns // SIDE), 1
+    shared = THREADS * dtype.itemsize
+    return Launch(program(dtype), "elm_gradients", grid, THREADS, _GRADIENTS_BYTES, numbers, shared)
+
+
+Constants = tuple[int, ...]  # low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh
+Shape = tuple[int, ...]
+NONE: Shape = (0,)
+
+
+@lru_cache(maxsize=256)
+def effective(
+    dtype: torch.dtype,
+    w_s: Shape,
+    kappa: Shape,
+    tau_s: Shape,
+    constants: Constants,
+    *,
+    backward: bool = False,
+    grad_row: int = 0,
+) -> Launch:
+    """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, or their gradients.
+
+    Its addresses are of proto_w_s, proto_tau_m and tau_s; w_s, kappa_m, gain and kappa_b, backward the gradients of the
+    first three, none where there are none; backward the gradients of proto_w_s and proto_tau_m.
+
+    Args:
+        dtype: of the numbers.
+        w_s: shape of the weights; without entries they are left alone, as the others are.
+        kappa: of the decay factor and the gain.
+        tau_s: of the synapses' time constants.
+        constants: of the kernel.
+        backward: the direction.
+        grad_row: numbers from a neuron's gradients of kappa, and of the gain, to the next's, where they do not lie in
+            one piece.
+    """
+    kernel = "elm_effective_backward" if backward else "elm_effective"
+    sizes = math.prod(w_s), math.prod(kappa), math.prod(tau_s)
+    row = max(kappa[-1], 1)
+    numbers = (*sizes, row, grad_row or row, *constants)
+    return Launch(program(dtype), kernel, (-(-max(sizes) // THREADS), 1), THREADS, _EFFECTIVE_BYTES, numbers)
 
 
 def effective_forward(
-    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, constants: tuple[int, ...]
+    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, constants: Constants
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, in one launch.
 
@@ -241,13 +234,14 @@ def effective_forward(
         proto_w_s: weights before they are rectified; all tensors are contiguous.
         proto_tau_m: unbounded time constants.
         tau_s: in ms.
-        constants: low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh.
+        constants: of the kernel.
     """
     w_s, kappa_m, kappa_b = torch.empty_like(proto_w_s), torch.empty_like(proto_tau_m), torch.empty_like(tau_s)
     gain = torch.empty_like(proto_tau_m)
-    sizes = proto_w_s.numel(), proto_tau_m.numel(), tau_s.numel()
-    args = EFFECTIVE(*sizes, *constants, proto_w_s, proto_tau_m, tau_s, w_s, kappa_m, gain, kappa_b, None, None)
-    _launch("elm_effective", -(-max(sizes) // THREADS), args, proto_w_s)
+    effective(proto_w_s.dtype, proto_w_s.shape, proto_tau_m.shape, tau_s.shape, constants)(
+        proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), tau_s.data_ptr(), w_s.data_ptr(),
+        kappa_m.data_ptr(), gain.data_ptr(), kappa_b.data_ptr(), 0, 0,
+    )  # fmt: skip
     return w_s, kappa_m, gain, kappa_b
 
 
@@ -256,12 +250,14 @@ def effective_backward(
     proto_tau_m: Tensor,
     grads: tuple[Tensor | None, Tensor | None, Tensor | None],
     wanted: tuple[bool, bool],
-    constants: tuple[int, ...],
+    constants: Constants,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `proto_w_s` and `proto_tau_m` from those of w_s, kappa_m and gain; of those not `wanted` None."""
     grad_w_s = torch.empty_like(proto_w_s) if wanted[0] else None
     grad_tau_m = torch.empty_like(proto_tau_m) if wanted[1] else None
-    sizes = proto_w_s.numel() * wanted[0], proto_tau_m.numel() * wanted[1]
-    args = EFFECTIVE(*sizes, 0, *constants, proto_w_s, proto_tau_m, None, *grads, None, grad_w_s, grad_tau_m)
-    _launch("elm_effective_backward", -(-max(sizes) // THREADS), args, proto_w_s)
+    shapes = [proto.shape if want else NONE for proto, want in zip((proto_w_s, proto_tau_m), wanted, strict=True)]
+    effective(proto_w_s.dtype, *shapes, NONE, constants, backward=True)(
+        proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), 0, *map(address, grads), 0,
+        address(grad_w_s), address(grad_tau_m),
+    )  # fmt: skip
     return grad_w_s, grad_tau_m

@@ -24,8 +24,8 @@ struct Matrices {
 };
 
 struct Forward {
-    Matrices matrices;
     i64 batch, num_steps, v_batch, v_time, v_neuron;
+    Matrices matrices;
     const i64 *lengths;    // (batch,): valid steps of each sample; null: all
     const Real *kappa_b;   // one number; null: what arrives is integrated already
     const Real *v;         // (batch, time, neuron, first)
@@ -38,8 +38,8 @@ struct Forward {
 };
 
 struct Backward {
-    Matrices matrices;
     i64 batch, num_steps, v_batch, v_time, v_neuron;
+    Matrices matrices;
     const i64 *lengths;
     const Real *kappa_b, *m_0, *kappa, *gain;
     const Real *memory, *tanhs, *hidden;

@@ -52,6 +52,7 @@ struct Outer {
 
 struct Effective {
     i64 num_w_s, num_memory, num_tau_s;
+    i64 row, grad_row;                     // memory units of a neuron, and from those to the next neuron's in the gradients
     double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
     i64 v2;
     const Real *proto_w_s, *proto_tau_m, *tau_s;
@@ -237,8 +238,9 @@ ELM_KERNEL(elm_effective_backward, Effective, WEIGHT_THREADS, 1) {
     const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
     if (i < a.num_w_s) a.grad_w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.w_s[i];
     if (i >= a.num_memory) return;
-    const Real share = sigmoid(a.proto_tau_m[i]), tau = Real(a.width) * share + Real(a.low), of_gain = a.gain ? a.gain[i] : Real(0);
-    Real of_kappa = a.kappa_m ? a.kappa_m[i] : Real(0), by_tau = Real(0);
+    const i64 at = i / a.row * a.grad_row + i % a.row;
+    const Real share = sigmoid(a.proto_tau_m[i]), tau = Real(a.width) * share + Real(a.low), of_gain = a.gain ? a.gain[at] : Real(0);
+    Real of_kappa = a.kappa_m ? a.kappa_m[at] : Real(0), by_tau = Real(0);
     if (a.v2)
         by_tau = -of_gain * decay(tau, Real(a.lambda * a.delta_t)) * Real(a.lambda * a.delta_t);
     else

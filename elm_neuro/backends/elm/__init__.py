@@ -2,7 +2,7 @@
 
 from elm_neuro.backends.elm import _operators as _operators  # torch knows them from here on
 from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._scan import OPERATOR, SPARSE_INPUT, check_sparse_input, scan, spiking_scan
+from elm_neuro.backends.elm._scan import OPERATOR, SPARSE_INPUT, check_sparse_input, scan, scan_learned, spiking_scan
 from elm_neuro.backends.parts._spikes import SpikeRule
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "SpikeRule",
     "check_sparse_input",
     "scan",
+    "scan_learned",
     "spiking_scan",
 ]

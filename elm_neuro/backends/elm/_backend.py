@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
+
+if TYPE_CHECKING:  # it brings the kernels
+    from elm_neuro.backends.elm._effective import Learned
 
 
 class ELMBackend(Backend):
@@ -40,6 +44,19 @@ class ELMBackend(Backend):
 
         `state` is None for zeros; `sparse_input` may be ignored; `recompute_every` is None unless :attr:`recomputes`.
         """
+
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+        """Whether it computes what is effective inside its own pass, which answers for second derivatives too: then it
+        has its own `scan_learned`. `params` are those of :class:`elm_neuro.backends.elm._effective.Learned`;
+        inputs and they are not refused.
+        """
+        return False
+
+    def scan_learned(
+        self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`scan`, of parameters as a neuron learns them."""
+        return self.scan(x, learned.effective(), state, lengths=lengths)
 
     def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
         """Whether it takes this threshold and surrogate inside its own pass: then it has its own `spiking_scan`."""

@@ -16,7 +16,9 @@ from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
-from elm_neuro.backends.elm._cuda_pass import Operands, Options, run
+from elm_neuro.backends.elm._cuda_operands import Operands, Options
+from elm_neuro.backends.elm._cuda_pass import run
+from elm_neuro.backends.elm._effective import Learned, Timescales
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames
@@ -57,23 +59,52 @@ class Cuda(CudaBackend, ELMBackend):
         recompute_every: int | None = None,
     ) -> tuple[Tensor, ELMState]:
         """As :meth:`ELMBackend.scan`. Frames stay dense whatever `sparse_input` says."""
-        if x.shape[0] * x.shape[1] == 0:
-            state = zero_state(params, x.shape[0]) if state is None else state
-            return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
-        device = params.kappa_m.device.type
-        if not torch.is_autocast_enabled(device):
-            return _scan(x, params, state, lengths, None)
-        # as in the torch backend, only products over the whole sequence may be lowered
-        dtype = torch.get_autocast_dtype(device)
-        lowered = dtype if params.kappa_m.dtype == torch.float32 else None
-        with torch.autocast(device, enabled=False):
-            y, state = _scan(x, params, state, lengths, lowered)
-        return y.to(dtype), state
+        return _in_dtype_of_autocast(x, params, None, state, lengths)
+
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+        return _is_one_pass(x, params)
+
+    def scan_learned(
+        self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ELMState]:
+        return _in_dtype_of_autocast(x, *learned, state, lengths)
+
+
+def _is_one_pass(x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+    """Whether all between input and output runs in one pass: the filter follows the first layer, and there is input."""
+    if x.shape[0] * x.shape[1] == 0 or not _torch.may_commute(params):
+        return False
+    # by cuBLAS, whose time is that of the product's size
+    multiplied = isinstance(x, Tensor) and not holds_bytes(x) and params.routing is not None
+    return not (multiplied and params.mlp_weight[0].shape[-2] > params.w_s.shape[-2])
+
+
+def _in_dtype_of_autocast(
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    timescales: Timescales | None,
+    state: ELMState | None,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ELMState]:
+    """The scan; with `timescales` of parameters as a neuron learns them, in one pass."""
+    if x.shape[0] * x.shape[1] == 0:
+        state = zero_state(params, x.shape[0]) if state is None else state
+        return _torch.reformulated_scan(x, params, state, lengths, "off")
+    device = params.kappa_m.device.type
+    if not torch.is_autocast_enabled(device):
+        return _scan(x, params, timescales, state, lengths, None)
+    # as in the torch backend, only products over the whole sequence may be lowered
+    dtype = torch.get_autocast_dtype(device)
+    lowered = dtype if params.kappa_m.dtype == torch.float32 else None
+    with torch.autocast(device, enabled=False):
+        y, state = _scan(x, params, timescales, state, lengths, lowered)
+    return y.to(dtype), state
 
 
 def _scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters,
+    timescales: Timescales | None,
     state: ELMState | None,
     lengths: Tensor | None,
     lowered: torch.dtype | None,
@@ -83,25 +114,29 @@ def _scan(
     if isinstance(x, SpikeEvents):
         events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
     elif not holds_bytes(x):
-        x = x.to(dtype)
+        x = x if x.dtype is dtype else x.to(dtype)
         if lengths is not None:
             x = without_padding(x, lengths)
-    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered)
-    num_first, num_branch = params.mlp_weight[0].shape[-2], params.w_s.shape[-2]
-    multiplied = events is None and not holds_bytes(x)  # by cuBLAS, whose time is that of the product's size
-    fewer_branches = params.routing is not None and multiplied and num_first > num_branch
-    if _torch.may_commute(params) and not fewer_branches:
-        operands = _operands(params, state, lengths)._replace(
-            x=x if isinstance(x, Tensor) else None, w_s=params.w_s, w1=params.mlp_weight[0], b1=params.mlp_bias[0],
-            b_0=None if state is None else state.b, routing=params.routing,
+    options = Options(x.shape[1], x.shape[-1], params.activation == "silu", lowered, timescales)
+    b_0, m_0 = (None, None) if state is None else state
+    w1, b1 = params.mlp_weight[0], params.mlp_bias[0]
+    w2, b2 = (params.mlp_weight[1], params.mlp_bias[1]) if len(params.mlp_weight) == 2 else (None, None)
+    if timescales is None and not _is_one_pass(x, params):
+        v, b = _through_branches(x, events, params, state, lengths, lowered)
+        w_m = w1[..., params.w_s.shape[-2] :]
+        operands = Operands(
+            lengths, None, None, None, params.kappa_b, None, None, v, None, w_m, None, params.kappa_m, params.gain, w2,
+            b2, params.w_y, params.b_y, None, m_0,
         )  # fmt: skip
-        if events is not None:
-            operands = operands._replace(begin=events.begin, channel=events.channel, value=events.value)
-        y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
+        y, _, m = _run(operands, options)
         return y, ELMState(b, m)
-    v, b = _through_branches(x, events, params, state, lengths, lowered)
-    operands = _operands(params, state, lengths)._replace(v=v, w1=params.mlp_weight[0][..., num_branch:])
-    y, _, m = _run(operands, options)
+    begin, channel, value = (None, None, None) if events is None else events
+    frames = x if isinstance(x, Tensor) else None
+    operands = Operands(
+        lengths, begin, channel, value, params.kappa_b, params.routing, frames, None, params.w_s, w1, b1,
+        params.kappa_m, None if timescales else params.gain, w2, b2, params.w_y, params.b_y, b_0, m_0,
+    )  # fmt: skip
+    y, b, m = _run(operands, options, x if isinstance(x, SpikeEvents) else None)
     return y, ELMState(b, m)
 
 
@@ -109,17 +144,6 @@ def _run(operands: Operands, options: Options, events: SpikeEvents | None = None
     if torch.compiler.is_compiling():
         return run_as_operator(operands, options)
     return run(operands, options, events)
-
-
-def _operands(params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> Operands:
-    """The operands that do not depend on how the input arrives; nothing arrives yet."""
-    deep = len(params.mlp_weight) == 2
-    return Operands(
-        lengths=lengths, begin=None, channel=None, value=None, kappa_b=params.kappa_b, routing=None, x=None, v=None,
-        w_s=None, w1=params.mlp_weight[0], b1=None, kappa=params.kappa_m, gain=params.gain,
-        w2=params.mlp_weight[1] if deep else None, b2=params.mlp_bias[1] if deep else None,
-        w_y=params.w_y, b_y=params.b_y, b_0=None, m_0=None if state is None else state.m,
-    )  # fmt: skip
 
 
 def _through_branches(

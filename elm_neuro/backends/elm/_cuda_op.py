@@ -7,25 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._cuda_pass import (
+from elm_neuro.backends.cuda._room import Room
+from elm_neuro.backends.elm._cuda_operands import (
     FIRST_DIFFERENTIATED,
     KAPPA_B,
     Operands,
     Options,
     Saved,
-    backward,
-    forward,
     laid_out,
+    plan_of,
 )
+from elm_neuro.backends.elm._cuda_pass import backward, forward
+from elm_neuro.backends.elm._cuda_plan import Kept
 from elm_neuro.backends.elm._schemas import CUDA_BACKWARD, NUM_SAVED
 from elm_neuro.backends.parts._operators import Implementation
 
 NUM_TENSORS = len(Operands._fields) - KAPPA_B
+NUM_OPTIONS = len(Options._fields) - 1  # compiled code computes what is effective itself
 
 
 def run_as_operator(operands: Operands, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`elm_neuro.backends.elm._cuda_pass.run`, without events and lengths."""
-    outputs = torch.ops.elm_neuro.cuda_scan(*operands[KAPPA_B:], *options, torch.is_grad_enabled())
+    outputs = torch.ops.elm_neuro.cuda_scan(*operands[KAPPA_B:], *options[:NUM_OPTIONS], torch.is_grad_enabled())
     return outputs[0], outputs[1], outputs[2]
 
 
@@ -35,12 +38,11 @@ def _operands(tensors: Any) -> Operands:
 
 def _scan(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
-    outputs, saved = forward(laid_out(_operands(tensors)), Options(*rest[:-1]), save=rest[-1])
-    empty = outputs.m.new_empty
-    kept = [empty(0) if tensor is None else tensor for tensor in saved[:NUM_SAVED]]
-    if tensors[FIRST_DIFFERENTIATED - KAPPA_B + 1] is not None:
-        kept[Saved._fields.index("v")] = empty(0)  # it is an input: an operator may not return one
-    return (outputs.y.contiguous(), outputs.b, outputs.m, *kept)
+    o = laid_out(_operands(tensors))
+    outputs, saved = forward(o, plan_of(o, Options(*rest[:-1])), save=rest[-1])
+    kept = outputs.m.new_empty(0) if not rest[-1] else saved.kept
+    table = outputs.m.new_empty(0) if saved.table is None or not rest[-1] else saved.table
+    return outputs.y.contiguous(), outputs.b, outputs.m, kept, table
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -49,29 +51,18 @@ def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     arriving = o.x if o.x is not None else o.v
     if arriving is None:
         raise RuntimeError("nothing arrives")
-    empty, batch, neurons = o.kappa.new_empty, arriving.shape[0], o.kappa.shape[:-1]
+    empty, batch = o.kappa.new_empty, arriving.shape[0]
     num_neuron, first, num_memory = o.kappa.numel() // o.kappa.shape[-1], o.w1.shape[-2], o.kappa.shape[-1]
-    nothing = empty(0)
-    saved = [nothing] * NUM_SAVED
+    kept, table = empty(0), empty(0)
     if save:
-        saved[0] = empty(num_neuron, batch, num_steps, num_memory)
-        saved[1] = torch.empty_like(saved[0])
-        saved[2] = nothing if o.w2 is None else empty(num_neuron, batch, num_steps, first)
+        own, hidden = o.x is not None and o.x.ndim == 4, 0 if o.w2 is None else first
+        num_total = 0 if o.x is None else num_input * (num_neuron if own else 1)
+        parts = Kept.of(num_neuron, batch, num_steps, num_memory, hidden, num_total, save=True)
+        kept = empty(Room(parts, o.kappa.element_size()).numbers)
         if o.x is not None:
-            saved[3] = nothing if o.b_0 is None else empty(batch, *neurons, first)
-            saved[4] = empty(batch, num_steps, *neurons, first)
-            own = o.x.ndim == 4
-            saved[5] = empty(
-                *((num_neuron, num_input, first) if own and num_neuron > 1 else (num_input, num_neuron * first))
-            )
-            saved[6] = empty(batch, *o.x.shape[2:])
-    b = nothing if o.w_s is None else empty(batch, *o.w_s.shape[:-1])
-    return (
-        empty(batch, num_steps, *o.b_y.shape),
-        b,
-        empty(batch, *o.kappa.shape),
-        *[torch.empty_like(t) for t in saved],
-    )
+            table = empty((num_neuron, num_input, first) if own and num_neuron > 1 else (num_input, num_neuron * first))
+    b = empty(0) if o.w_s is None else empty(batch, *o.w_s.shape[:-1])
+    return empty(batch, num_steps, *o.b_y.shape), b, empty(batch, *o.kappa.shape), kept, table
 
 
 @torch.library.custom_op("elm_neuro::cuda_scan_backward", mutates_args=(), schema=CUDA_BACKWARD)
@@ -81,11 +72,10 @@ def _scan_backward(
     """Gradients from `x` on; of those that are not there, nothing."""
     tensors, rest = arguments[:NUM_TENSORS], arguments[NUM_TENSORS:]
     o = laid_out(_operands(tensors))
-    kept: list[Tensor | None] = [tensor if tensor.numel() else None for tensor in saved]
-    if o.v is not None:
-        kept[Saved._fields.index("v")] = o.v
-    whole = Saved._make((*kept, None, None, None))
-    grads = backward(o, whole, Options(*rest[:-1]), (grad_y, grad_b, grad_m), of_x=rest[-1])
+    kept, table = saved
+    grads = backward(
+        o, Saved(kept, table, None, None), plan_of(o, Options(*rest[:-1])), (grad_y, grad_b, grad_m), of_x=rest[-1]
+    )
     return [_own(o.kappa, grad) for grad in grads]
 
 

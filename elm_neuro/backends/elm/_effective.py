@@ -16,7 +16,7 @@ from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._twice import differentiable_gradients
-from elm_neuro.functional import bounded_tau, decay, memory_gain
+from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
 
 CUDA, NATIVE = CudaBackend(), NativeBackend()
 
@@ -37,6 +37,21 @@ class Effective(NamedTuple):
     kappa_m: Tensor
     gain: Tensor
     kappa_b: Tensor
+
+
+class Learned(NamedTuple):
+    """Parameters as a neuron learns them: `params` has in the places of w_s, kappa_m and kappa_b what :func:`effective`
+    computes them from, and in that of the gain nothing that is read.
+    """
+
+    params: ELMParameters
+    timescales: Timescales
+
+    def effective(self) -> ELMParameters:
+        """What one step works with."""
+        params = self.params
+        w_s, kappa_m, gain, kappa_b = effective(params.w_s, params.kappa_m, params.kappa_b, self.timescales)
+        return params._replace(w_s=w_s, kappa_m=kappa_m, gain=gain, kappa_b=kappa_b)
 
 
 def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales) -> Effective:
@@ -64,10 +79,11 @@ def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales:
 def _all_by_torch(
     proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return *_by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t)
+    return *by_torch(proto_w_s, proto_tau_m, timescales), decay(tau_s, timescales.delta_t)
 
 
-def _by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor, Tensor]:
+def by_torch(proto_w_s: Tensor, proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor, Tensor]:
+    """w_s, kappa_m and gain, in operations of torch's."""
     bounds, delta_t, lambda_, variant = timescales
     tau_m = bounded_tau(proto_tau_m, bounds)
     kappa_m = decay(tau_m, delta_t)
@@ -117,7 +133,7 @@ class _Fused(Function):
         proto_w_s, proto_tau_m = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
-            plain = partial(_by_torch, timescales=ctx.timescales)
+            plain = partial(by_torch, timescales=ctx.timescales)
             protos = differentiable_gradients(plain, (proto_w_s, proto_tau_m), needed[:2], grads[:3])
             return (*protos, None, None, None)
         of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
@@ -129,7 +145,7 @@ class _Fused(Function):
 
 
 @lru_cache(maxsize=64)
-def _constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
+def constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
     """As the kernel reads them: the bits of float64 numbers, then whether the variant is v2."""
     (low, high), delta_t, lambda_, variant = timescales
     bits = (unpack("q", pack("d", number))[0] for number in (low, high - low, delta_t, lambda_))
@@ -141,7 +157,7 @@ def _forward_on_gpu(
 ) -> tuple[Tensor, ...]:
     from elm_neuro.backends.cuda._weights import effective_forward
 
-    return effective_forward(proto_w_s, proto_tau_m, tau_s, _constants_of_gpu(timescales))
+    return effective_forward(proto_w_s, proto_tau_m, tau_s, constants_of_gpu(timescales))
 
 
 def _backward_on_gpu(
@@ -153,7 +169,7 @@ def _backward_on_gpu(
 ) -> tuple[Tensor | None, Tensor | None]:
     from elm_neuro.backends.cuda._weights import effective_backward
 
-    return effective_backward(proto_w_s, proto_tau_m, grads, wanted, _constants_of_gpu(timescales))
+    return effective_backward(proto_w_s, proto_tau_m, grads, wanted, constants_of_gpu(timescales))
 
 
 GPU = Kernels(_forward_on_gpu, _backward_on_gpu)

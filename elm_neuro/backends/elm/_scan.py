@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
+
+if TYPE_CHECKING:  # it brings the kernels
+    from elm_neuro.backends.elm._effective import Learned
 
 SPARSE_INPUT = ("auto", "on", "off")
 
@@ -81,6 +84,43 @@ def scan(
     state = _in_dtype_of(params, state)
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
+    return _chosen_scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
+
+
+def scan_learned(
+    x: Tensor | SpikeEvents,
+    learned: Learned,
+    state: ELMState | None,
+    *,
+    lengths: Tensor | None = None,
+    recompute_every: int | None = None,
+    sparse_input: str = "auto",
+    backend: str = "auto",
+) -> tuple[Tensor, ELMState]:
+    """As :func:`scan`, of parameters as a neuron learns them: a backend may then compute what is effective in its own
+    pass, where autograd has one node less to walk through.
+    """
+    check_sparse_input(sparse_input, x)
+    state = _in_dtype_of(learned.params, state)
+    check_fit(x, learned.params, state, lengths)
+    chosen, x, params, state = _settled(backend, x, learned.params, state)
+    learned = learned._replace(params=params)
+    # compiled code sees the operations: they are torch's
+    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, params):
+        return chosen.scan_learned(x, learned, state, lengths=lengths)
+    return _chosen_scan(chosen, x, learned.effective(), state, lengths, recompute_every, sparse_input)
+
+
+def _chosen_scan(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+) -> tuple[Tensor, ELMState]:
+    """:func:`scan` by the backend that was chosen for it."""
     if (
         torch.compiler.is_compiling()
         and chosen.traceable
@@ -205,7 +245,7 @@ def _settled(
     chosen = choose(OPERATOR, backend, refusal)
     if holds_bytes(x) and not chosen.takes_bytes:
         x = x.to(params.kappa_m.dtype)
-    if torch.compiler.is_compiling() or not any(one is not None and one.is_neg() for one in tensors):
+    if torch.compiler.is_compiling() or not [one for one in tensors if one is not None and one.is_neg()]:
         return chosen, x, params, state
     settled: dict[str, Any] = {
         name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)

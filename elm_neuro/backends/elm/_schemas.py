@@ -17,7 +17,7 @@ CUDA_TENSORS = (
     "Tensor gain, Tensor? w2, Tensor? b2, Tensor w_y, Tensor b_y, Tensor? b_0, Tensor? m_0"
 )
 CUDA_OPTIONS = "int num_steps, int num_input, bool silu, ScalarType? lowered"
-NUM_SAVED = 7  # of the CUDA pass's Saved, without the arrangement of events
+NUM_SAVED = 2  # of the CUDA pass's Saved, without the arrangement of events
 CUDA_SCAN = f"({CUDA_TENSORS}, {CUDA_OPTIONS}, bool save) -> ({', '.join(['Tensor'] * (3 + NUM_SAVED))})"
 CUDA_BACKWARD = (
     f"(Tensor? grad_y, Tensor? grad_b, Tensor? grad_m, Tensor[] saved, {CUDA_TENSORS}, {CUDA_OPTIONS}, bool of_x)"

@@ -107,7 +107,7 @@ class AlifArgs(ctypes.Structure):
         "surrogate detach_reset detach_recurrent blocks",
         "begin end lengths channel value table dense bias beta p b w_rec v_0 a_0 s_0 spikes v_last a_last s_last saved "
         "grad_spikes grad_v_last grad_a_last grad_s_last grad_table grad_dense grad_v_0 grad_a_0 grad_s_0 "
-        "grad_bias grad_beta grad_p grad_b grad_w_rec",
+        "grad_bias grad_beta grad_p grad_b",
         settings="setting",
     )
 

@@ -23,9 +23,9 @@ template <class R> ELM_INLINE const R *alif_fed_back(const ElmAlif &a, const Ali
 template <class R>
 static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample) {
     const i64 length = alif_length<R>(a, sample), np = s.np;
-    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
+    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifArrivals<R>::bytes(a, s, sample));
     if (!arena.base) return 1;
-    const AlifSpikes<R> own(a, s, sample, arena);
+    const AlifArrivals<R> arrivals(a, s, sample, arena);
     R *state = arena.take<R>(s.rows * np);
     R *v = state, *ad = state + np, *rest = state + 2 * np;  // the first rows in either gradient
     R *current = arena.take<R>(s.chunk * np);
@@ -40,17 +40,19 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
                 rest[j] = R(k);
             }
     }
-    for (i64 t = 0; own.rows && t < s.history; t++) own.note(s, t, alif_fed_back(a, s, sample, t));
+    for (i64 t = 0; arrivals.own && t < s.history; t++) arrivals.note(s, t, alif_fed_back(a, s, sample, t));
     R *spikes = (R *)a.spikes + sample * a.spikes_batch;
     for (i64 start = 0; start < length; start += s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
-        if (a.saved) std::memcpy(s.start(a, sample, start / s.chunk), state, s.rows * np * sizeof(R));
-        alif_arriving(AlifChunk<R>{a, s, w, own, sample, start, count, current});
+        if (a.saved && start % s.stretch == 0)
+            std::memcpy(s.start(a, sample, start / s.stretch), state, s.rows * np * sizeof(R));
+        alif_arriving(AlifChunk<R>{a, s, w, arrivals, sample, start, count, current});
         if (a.blocks)
             alif_blocks_forward(a, s, w, start, count, current, state, spikes);
         else
             alif_loop_forward(a, s, w, start, count, current, state, spikes);
-        for (i64 t = start; own.rows && t < start + count; t++) own.note(s, t + s.history, spikes + t * a.spikes_time);
+        for (i64 t = start; arrivals.own && t < start + count; t++)
+            arrivals.note(s, t + s.history, spikes + t * a.spikes_time);
     }
     if (a.blocks) alif_blocks_end<R>(s, state);
     for (i64 t = length; t < a.num_steps; t++) std::memset(spikes + t * a.spikes_time, 0, s.n * sizeof(R));
@@ -72,15 +74,16 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
                                 const AlifSums<R> &sum) {
     constexpr int W = Lanes<R>::W;
     const i64 length = alif_length<R>(a, sample), np = s.np;
-    const bool fed_back = a.w_rec && !a.detach_recurrent;
+    const bool fed_back = AlifLayer<R>::fed_back(a);
     const i64 kept = fed_back || a.grad_s_last ? length + s.history : 0;
-    Arena arena((size_t)(ELM_ALIF_BLOCK_ROWS + s.chunk + kept) * np * sizeof(R) + AlifSpikes<R>::bytes(a, s));
+    const size_t room = (size_t)(ELM_ALIF_BLOCK_ROWS + s.stretch + kept) * np * sizeof(R);
+    Arena arena(room + AlifArrivals<R>::bytes(a, s, sample));
     if (!arena.base) return 1;
-    const AlifSpikes<R> own(a, s, sample, arena);
-    // gradients carried from a chunk to the one before it: of the membrane, of the adaptation, then what blocks add
+    const AlifArrivals<R> arrivals(a, s, sample, arena);
+    // gradients carried from a stretch to the one before it: of the membrane, of the adaptation, then what blocks add
     R *carry = arena.take<R>(ELM_ALIF_BLOCK_ROWS * np);
     R *dv = carry, *da = carry + np;
-    R *d_current = arena.take<R>(s.chunk * np);  // what arrives, until its gradient is known
+    R *d_current = arena.take<R>(s.stretch * np);  // what arrives, until its gradient is known
     // further gradients of the spikes of step t - history in row t: what the state remembers, what is fed back
     R *extra = kept ? arena.take<R>(kept * np) : nullptr;
     if (a.grad_v_last) copy_row(dv, (const R *)a.grad_v_last + sample * s.n, s.n);
@@ -90,12 +93,12 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
             copy_row(extra + (length + k) * np, (const R *)a.grad_s_last + (sample * s.history + k) * s.n, s.n);
     const R *grad = a.grad_spikes ? (const R *)a.grad_spikes + sample * a.grad_batch : nullptr;
     const Slope<R> slope(a.surrogate, a.setting);
-    for (i64 start = (length - 1) / s.chunk * s.chunk; start >= 0 && length; start -= s.chunk) {
-        const i64 count = length - start < s.chunk ? length - start : s.chunk;
-        const R *state = s.start(a, sample, start / s.chunk), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
+    for (i64 start = (length - 1) / s.stretch * s.stretch; start >= 0 && length; start -= s.stretch) {
+        const i64 count = length - start < s.stretch ? length - start : s.stretch;
+        const R *state = s.start(a, sample, start / s.stretch), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
         const R *further = extra ? extra + (start + s.history) * np : nullptr;
-        const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
-        if (start) alif_prefetch(AlifChunk<R>{a, s, w, own, sample, start - s.chunk, s.chunk, nullptr});
+        const AlifChunk<R> chunk = {a, s, w, arrivals, sample, start, count, d_current};
+        if (start) alif_prefetch(AlifChunk<R>{a, s, w, arrivals, sample, start - s.stretch, s.stretch, nullptr});
         alif_arriving(chunk);
         for (i64 c = 0; a.blocks && c < s.n; c += W)
             alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry,
@@ -111,7 +114,7 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
             for (i64 to = 0; to < s.n; to++) {
                 const Vector<R> factor = all<R>(d_current[t * np + to]);
                 for (i64 j = 0; j < np; j += W)
-                    store(row + j, load(row + j) + factor * load(w.by_receiver + to * np + j));
+                    store(row + j, load(row + j) + factor * load(w.w_rec + to * np + j));
             }
         }
     }
@@ -175,11 +178,7 @@ template <class R> static i64 alif_reduce(const ElmAlif *a, const ElmShare *shar
         copy_row((R *)a->grad_beta, sum.beta, s.n);
         if (a->grad_p) copy_row((R *)a->grad_p, sum.p, s.n);
         if (a->grad_b) copy_row((R *)a->grad_b, sum.b, s.n);
-        if (a->w_rec)
-            for (i64 from = 0; from < s.n; from++)
-                for (i64 to = 0; to < s.n; to++)
-                    ((R *)a->grad_w_rec)[to * s.n + from] = sum.w_rec[from * s.np + to];
-        if (a->grad_table) std::memcpy(a->grad_table, sum.table, a->num_input * s.np * sizeof(R));
+        if (a->grad_table) std::memcpy(a->grad_table, sum.table, s.table(*a) * sizeof(R));
     }
     for (i64 k = 0; k < num_share; k++) free(share[k].scratch);
     return lacking;

@@ -88,8 +88,8 @@ ELM_INLINE void alif_blocks_backward(const ElmAlif &a, const AlifShape<R> &s, co
     constexpr int W = Lanes<R>::W;
     struct Step {
         Vector<R> before, a, free, mask, crossed;
-    } steps[ELM_ALIF_CHUNK];
-    R distances[ELM_ALIF_CHUNK * W], slopes[ELM_ALIF_CHUNK * W];
+    } steps[ELM_ALIF_STRETCH];
+    R distances[ELM_ALIF_STRETCH * W], slopes[ELM_ALIF_STRETCH * W];
     const i64 np = s.np, left = s.n - c;
     const Vector<R> zero = {}, beta = load(w.beta + c), p = load(w.p + c), b = load(w.b + c);
     const bool adaptive = a.b != nullptr;

@@ -109,11 +109,11 @@ ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, cons
     const bool through_reset = !a.detach_reset;
     const AlifConstants<R> of[2] = {{a, w, c}, {a, w, d}};
     AlifLane<R> lane[2] = {{start, np, c}, {start, np, d}};
-    R distances[ELM_ALIF_CHUNK * NV * W], slopes[ELM_ALIF_CHUNK * NV * W];
+    R distances[ELM_ALIF_STRETCH * NV * W], slopes[ELM_ALIF_STRETCH * NV * W];
     struct {
         Vector<R> before, adaptation;
         Mask<R> resting, fires;
-    } steps[ELM_ALIF_CHUNK][NV];
+    } steps[ELM_ALIF_STRETCH][NV];
     Vector<R> now = zero;
     for (i64 t = 0; t < count; t++, now += one)
 #pragma GCC unroll 2

@@ -7,7 +7,8 @@ enum { ELM_MAX_LAYERS = 8 };
 enum { ELM_ATAN = 1, ELM_FAST_SIGMOID, ELM_BOXCAR, ELM_MULTI_GAUSSIAN, ELM_SIGMOID };  // of the spikes' derivative
 enum { ELM_RELU_SQUARED = 1, ELM_RELU, ELM_SILU };  // of a network's MLPs
 enum { ELM_OUTPUT_RELU = 1, ELM_OUTPUT_IDENTITY, ELM_OUTPUT_SPIKE };  // of a network's neurons
-enum { ELM_ALIF_CHUNK = 32 };  // steps through which a neuron of a LIF layer runs at most before the next one does
+enum { ELM_ALIF_CHUNK = 16 };    // steps through which a neuron of a LIF layer runs at most before the next one does
+enum { ELM_ALIF_STRETCH = 48 };  // the same on the way back, where nothing that the layer sends comes back to it
 enum { ELM_ALIF_ROWS = 3, ELM_ALIF_BLOCK_ROWS = 6 };  // numbers of a neuron that a chunk of its steps begins with
 
 // The neuron over a sequence: what arrives is integrated, f_t = kappa_b f_{t-1} + v_t, the memory advances from
@@ -43,23 +44,25 @@ struct ElmScan {
     void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
-// A layer of adaptive LIF neurons over a sequence (alif.h). What arrives is the sum of the events' rows of `table`, or
-// given in `dense`. Arrays over neurons are contiguous; a pointer that says "or null" is null where it is not asked for.
+// A layer of adaptive LIF neurons over a sequence (alif.h). What arrives is the sum of rows of `table`, those of the
+// events and those of the layer's own neurons that fired, and of `dense` where the input is no events. Arrays over
+// neurons are contiguous; a pointer that says "or null" is null where it is not asked for.
 struct ElmAlif {
-    int64_t batch, num_steps, num_neuron, num_input, latency, chunk;  // chunk: at most ELM_ALIF_CHUNK; latency + 1 with w_rec
+    int64_t batch, num_steps, num_neuron, num_input;  // num_input: 0 without events
+    int64_t latency, chunk;                           // chunk: at most ELM_ALIF_CHUNK; latency + 1 with w_rec
     int64_t wide, dense_batch, dense_time, spikes_batch, spikes_time, grad_batch, grad_time;  // as in ElmScan
     int64_t surrogate, detach_reset, detach_recurrent, blocks;  // blocks: the gradient of Blocks, which detaches both
     double setting[4];                     // of the surrogate
     const int64_t *begin, *end, *lengths;  // null without events; lengths or null
     const void *channel, *value;           // value null where every event counts 1
-    const void *table, *dense;             // table (num_input, padded(num_neuron)), the padding 0
+    const void *table, *dense;  // table (num_input, then num_neuron with w_rec; padded(num_neuron)), the padding 0
     const void *bias, *beta, *p, *b, *w_rec;  // b null: no adaptation, the threshold is 1; w_rec (to, from) or null
     const void *v_0, *a_0, *s_0;              // before the first step, or null for zeros; s_0 (batch, latency + 1, neuron)
     void *spikes, *v_last, *a_last, *s_last;  // spikes (batch, num_steps, num_neuron); the backward pass reads them
     void *saved;  // what the backward pass reads, or null where none will follow
     const void *grad_spikes, *grad_v_last, *grad_a_last, *grad_s_last;  // each or null
     void *grad_table, *grad_dense, *grad_v_0, *grad_a_0, *grad_s_0;     // each or null; grad_dense contiguous
-    void *grad_bias, *grad_beta, *grad_p, *grad_b, *grad_w_rec;         // grad_p, grad_b and grad_w_rec or null
+    void *grad_bias, *grad_beta, *grad_p, *grad_b;                      // grad_p and grad_b or null
 };
 
 // A recurrent layer of small ELM neurons over a sequence (network.h). A synapse reads input `index`, or the activity of

@@ -4,18 +4,30 @@
 
 namespace ELM_ISA {
 
+// Lanes of a row that are neither 0 nor 1, noted in `others`.
+template <class R> ELM_INLINE void note_others(Flags<R> &others, const R *x, i64 n) {
+    constexpr int W = Lanes<R>::W;
+    const Vector<R> zero = {}, one = all<R>(R(1));
+    for (i64 j = 0; j < n; j += W) {
+        const Vector<R> entries = load_upto(x + j, n - j);
+        others |= (entries != zero) & (entries != one);
+    }
+}
+
 // Part `index` of the samples to part `index` of the events; status 1 where they do not fit, else 2 where one of them
 // does not count 1.
 template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
     const i64 base = share->index * a->room, limit = base + a->room;
-    i64 at = base, valued = base;  // events that have a value: none before the first that is not 1
+    i64 at = base, valued = base;  // events that have a value: none before a sample in which one is not 1
     R *value = (R *)a->value;
     bool counts_one = true;
     for (i64 b = share->first; b < share->last; b++) {
+        const R *frames = (const R *)a->frames + b * a->frames_batch;
+        const i64 first = at;
+        Flags<R> others = {};
         for (i64 t = 0; t < a->num_steps; t++) {
-            const R *x = (const R *)a->frames + b * a->frames_batch + t * a->frames_time;
+            const R *x = frames + t * a->frames_time;
             a->begin[b * a->num_steps + t] = at;
-            const i64 first = at;
             if (limit - at < a->num_input + BEYOND) {  // rows with more room than inputs need no further look
                 i64 count = 0;
                 for (i64 c = 0; c < a->num_input; c++) count += x[c] != R(0);
@@ -30,11 +42,14 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                     at += list_bits(occupied_word(x + c, a->num_input - c), (int32_t)c, a->channel + at);
             }
             a->end[b * a->num_steps + t] = at;
-            for (i64 e = first; e < at && counts_one; e++) counts_one = x[a->channel[e]] == R(1);
-            if (counts_one) continue;
-            for (; valued < first; valued++) value[valued] = R(1);
-            for (; valued < at; valued++) value[valued] = x[a->channel[valued]];
+            note_others<R>(others, x, a->num_input);
         }
+        counts_one = counts_one && !any<R>(others);
+        if (counts_one) continue;
+        for (; valued < first; valued++) value[valued] = R(1);
+        for (i64 t = 0; t < a->num_steps; t++)
+            for (const i64 end = a->end[b * a->num_steps + t]; valued < end; valued++)
+                value[valued] = frames[t * a->frames_time + a->channel[valued]];
     }
     if (!counts_one) share->status = 2;
     if (a->num_part == 1) return;

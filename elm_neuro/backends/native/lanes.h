@@ -111,6 +111,14 @@ template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
         store(p, x);
 }
 
+// What a comparison of vectors gives, and whether it holds in any lane.
+template <class R> using Flags = decltype(Vector<R>{} > Vector<R>{});
+template <class R> ELM_INLINE bool any(Flags<R> flags) {
+    bool found = false;
+    for (int j = 0; j < Lanes<R>::W; j++) found |= flags[j] != 0;
+    return found;
+}
+
 // Lanes for which something holds, in as little room as the registers have for it.
 #if defined(__AVX512F__)
 template <class R> struct MaskOf;
@@ -130,7 +138,7 @@ ELM_INLINE Vector<double> where(Mask<double> mask, Vector<double> yes, Vector<do
     return (Vector<double>)_mm512_mask_mov_pd(no, mask, yes);
 }
 #else
-template <class R> using Mask = decltype(Vector<R>{} > Vector<R>{});
+template <class R> using Mask = Flags<R>;
 template <class V> ELM_INLINE auto above(V x, V y) { return x > y; }
 template <class M, class V> ELM_INLINE V where(M mask, V yes, V no) { return mask ? yes : no; }
 #endif
@@ -206,12 +214,21 @@ ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
     }
     return count;
 }
+ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {  // overwrites as list_bits does
+    for (i64 k = 0; k < count; k += 16) {
+        const i64 left = count - k < 16 ? count - k : 16;
+        _mm512_storeu_si512(to + k, _mm512_maskz_loadu_epi32((__mmask16)((1u << left) - 1), from + k));
+    }
+}
 #else
 constexpr i64 BEYOND = 0;
 ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
     i64 count = 0;
     for (; bits; bits &= bits - 1) to[count++] = first + __builtin_ctzll(bits);
     return count;
+}
+ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {
+    std::memcpy(to, from, count * sizeof(int32_t));
 }
 #endif
 

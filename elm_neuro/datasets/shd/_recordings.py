@@ -19,7 +19,10 @@ SHD_PAPER = (
     "Cramer, Stradmann, Schemmel, Zenke: The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking "
     "Neural Networks, IEEE TNNLS 33(7), 2022, doi 10.1109/TNNLS.2020.3044364"
 )
-WORDS = "zero one two three four five six seven eight nine null eins zwei drei vier fünf sechs sieben acht neun".split()
+SHD_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"),
+)  # of the classes, in their order
 
 
 def where_shd_is(folder: object, otherwise: str = "") -> str:

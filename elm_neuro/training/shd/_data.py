@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
-from elm_neuro.datasets.shd._recordings import WORDS, where_shd_is
+from elm_neuro.datasets.shd._recordings import SHD_WORDS, where_shd_is
 from elm_neuro.training.loop._sampling import Remaining, ResumesInEpoch, processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -115,7 +115,7 @@ class SHDDataModule(ResumesInEpoch):
     @property
     def class_names(self) -> list[str]:
         """The word of each class."""
-        return WORDS
+        return list(SHD_WORDS)
 
     def prepare_data(self) -> None:
         """Make synthetic recordings where they are not cached yet, in one process only."""

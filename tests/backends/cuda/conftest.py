@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from elm_neuro.backends.cuda import _driver, _memory
+from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._backend import CudaBackend
+from elm_neuro.backends.cuda._memory import kernel_for
+from elm_neuro.backends.elm._cuda_plan import plan
 from tests.backends.cuda.fake_driver import COMPILER, FakeDriver
 
 
@@ -17,9 +19,15 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     if COMPILER is None:
         pytest.skip("no compiler")
     driver = FakeDriver()
-    _memory.kernel_for.cache_clear()
+    forget()
     monkeypatch.setattr(_driver, "launcher", lambda: driver)
     monkeypatch.setattr(CudaBackend, "device_type", "cpu")
     monkeypatch.setattr(CudaBackend, "missing", lambda self: None)
     yield driver
-    _memory.kernel_for.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """Settle passes anew: another device, or other layouts."""
+    kernel_for.cache_clear()
+    plan.cache_clear()

@@ -78,7 +78,8 @@ def test_discounted_sums_are_those_of_float64(
         for t in range(23):
             valid = torch.tensor([True] * 3) if lengths is None else t < lengths
             wanted = torch.where(valid[:, None, None], kappa * wanted + x[:, t].double(), wanted)
-        found = _bytes.discounted_sum(x, torch.tensor(kappa, dtype=torch.float64), lengths)
+        found, discount = torch.empty_like(wanted), torch.tensor(kappa, dtype=torch.float64)
+        _bytes.discounted_sum(x, discount.dtype, discount.data_ptr(), lengths, found.data_ptr())
         torch.testing.assert_close(found, wanted)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from elm_neuro.backends.cuda import _compile, _plans
 from elm_neuro.backends.cuda._compile import Program
+from tests.backends.cuda.conftest import forget
 from tests.backends.cuda.fake_driver import COMPILER, HERE, FakeDriver
 
 REPOSITORY = HERE.parents[2]
@@ -109,7 +110,7 @@ def test_every_barrier_of_the_recurrence_is_needed_where_it_stands(
             return plan
 
         monkeypatch.setattr(_memory, "choose", chosen)
-        _memory.kernel_for.cache_clear()
+        forget()
         found = []
         for seed in range(4):
             fake_driver.seed = seed

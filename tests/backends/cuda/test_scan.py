@@ -10,11 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
-from elm_neuro.backends.elm import _cuda_pass, _effective
+from elm_neuro.backends.elm import _cuda_plan, _effective
+from elm_neuro.backends.elm._cuda_plan import plan
 from elm_neuro.backends.elm._effective import Timescales, effective
+from elm_neuro.nn import _elm
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
 from tests.tolerances import assert_close
@@ -167,8 +170,8 @@ def test_products_by_own_kernels_and_by_cublas_equal_the_reference(
     num_neuron: int | None,
 ) -> None:
     """Of the readout, and of the layers' weights."""
-    monkeypatch.setattr(_cuda_pass, "MAX_OUTPUT", most_outputs)
-    monkeypatch.setattr(_cuda_pass, "MAX_WORK", most_work)
+    monkeypatch.setattr(_cuda_plan, "MAX_OUTPUT", most_outputs)
+    monkeypatch.setattr(_cuda_plan, "MAX_WORK", most_work)
     torch.manual_seed(0)
     neuron = ELM(3, 5, num_memory=3, num_neuron=num_neuron, **options).double()
     x = torch.randn(4, 37, 3, dtype=torch.float64, requires_grad=True)  # several parts of the rows
@@ -324,15 +327,17 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
 def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
-    neuron = BranchELM(7, 2, 3, num_branch=8, num_synapse_per_branch=2, routing="random")
+    # sizes that leave nothing between the parts of what is kept: there is no number there, and opcheck looks
+    neuron = BranchELM(32, 2, 8, num_branch=8, num_synapse_per_branch=4, routing="random")
     params = neuron.cell.effective_parameters()
     tensors = [
-        params.kappa_b, params.routing, torch.rand(2, 5, 7, requires_grad=True), None, params.w_s, params.mlp_weight[0],
+        params.kappa_b, params.routing, torch.rand(2, 4, 32, requires_grad=True), None, params.w_s,
+        params.mlp_weight[0],
         params.mlp_bias[0], params.kappa_m, params.gain, params.mlp_weight[1], params.mlp_bias[1], params.w_y,
-        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 3, requires_grad=True),
+        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 8, requires_grad=True),
     ]  # fmt: skip
     leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
-    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 5, 7, False, None, True))
+    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 4, 32, False, None, True))
 
 
 @pytest.mark.parametrize(
@@ -416,3 +421,104 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     _available._missing_parts.cache_clear()
     assert backends.available()["cuda"] == "cannot run: no CUDA driver: it is gone"
     _available._missing_parts.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_neuron": 2, "num_mlp_layers": 0}, {"num_neuron": 2, "activation": "silu"}]
+)
+@pytest.mark.parametrize("events", [False, True])
+def test_parameters_that_are_effective_already_may_be_differentiated_by(
+    fake_driver: FakeDriver, options: dict[str, Any], events: bool
+) -> None:
+    """A neuron hands over what it learns; who has effective parameters, these."""
+    torch.manual_seed(0)
+    params = ELM(7, 2, num_memory=3, **options).double().cell.effective_parameters()
+    frames = torch.poisson(torch.full((2, 9, 7), 0.5, dtype=torch.float64)).requires_grad_(not events)
+    x: Any = SpikeEvents.from_frames(frames) if events else frames
+    neurons = params.kappa_m.shape[:-1]
+    state = ELMState(*(torch.rand(2, *neurons, n, dtype=torch.float64, requires_grad=True) for n in (7, 3)))
+    leaves = {name: getattr(params, name).detach().requires_grad_() for name in ("w_s", "kappa_m", "gain")}
+    inputs = [*leaves.values(), *params.mlp_weight, *params.mlp_bias, params.w_y, params.b_y, *state]
+    inputs += [] if events else [frames]
+    found = []
+    for backend in ("cuda", "reference"):
+        y, after = backends.scan(x, params._replace(**leaves), state, lengths=torch.tensor([9, 4]), backend=backend)
+        loss = y.sin().sum() + after.m.sin().sum() + after.b.sin().sum()
+        found.append((y, *after, *torch.autograd.grad(loss, inputs)))
+    for result, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(result, wanted)
+
+
+class Counted(TorchDispatchMode):
+    """Operations of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("events", "most"), [(False, 28), (True, 26)])
+def test_a_pass_asks_little_of_torch(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, events: bool, most: int
+) -> None:
+    """On a GPU each operation costs the host about as much as a launch."""
+    monkeypatch.setattr(_elm, "may_look", lambda tensor: False)  # at a result, as on a GPU
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    x: Any = torch.ones(2, 5, 7)
+    x = SpikeEvents.from_frames(x) if events else x
+    grad = torch.ones(2, 5, 2)
+    neuron(x)[0].backward(grad)  # looks at the routing, asks for the kernels
+    neuron.zero_grad()
+    with Counted() as counted:
+        y, _ = neuron(x)
+        y.backward(grad)
+    assert len(counted.names) <= most, counted.names
+    nodes = {type(node).__name__ for node, _ in y.grad_fn.next_functions if node is not None}
+    assert nodes == {"AccumulateGrad"}  # one node between what is learned and the output
+
+
+def test_a_pass_is_settled_once_for_its_sizes(fake_driver: FakeDriver) -> None:
+    first, second = (ELM(7, 2, num_memory=3, backend="cuda") for _ in range(2))
+    for neuron, num_steps, plans in ((first, 5, 1), (second, 5, 1), (first, 6, 2), (first, 5, 2)):
+        neuron(torch.ones(2, num_steps, 7))[0].sum().backward()
+        assert plan.cache_info().currsize == plans
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_what_is_kept_for_the_backward_pass_is_memory_tanhs_and_hidden_units(
+    fake_driver: FakeDriver, activation: str
+) -> None:
+    torch.manual_seed(0)
+    neuron = ELM(7, 2, num_memory=32, activation=activation, backend="cuda")
+    x, sizes = torch.ones(4, 50, 7), []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y, _ = neuron(x)
+    own = [size for size in sizes if size not in {t.numel() for t in (x, *neuron.state_dict().values())}]
+    assert len(own) == 1 and 0 <= own[0] - 4 * 50 * (32 + 32 + 64) <= 4 * 7 + 7 + 2 * 32 + 1 + 7 * 64  # alignment
+    y.sum().backward()  # the kernels read what hooks gave back
+
+
+@pytest.mark.parametrize("options", [{}, {"num_mlp_layers": 0}, {"num_neuron": 2, "activation": "silu"}])
+@pytest.mark.parametrize("most_work", [0, 2**24])
+def test_a_loss_of_the_state_alone_has_the_references_gradient(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], most_work: int
+) -> None:
+    monkeypatch.setattr(_cuda_plan, "MAX_WORK", most_work)
+    x, found = torch.rand(2, 9, 7, dtype=torch.float64), []
+    for backend in ("cuda", "reference"):
+        torch.manual_seed(0)
+        neuron = ELM(7, 2, num_memory=3, backend=backend, **options).double()
+        _, after = neuron(x, lengths=torch.tensor([9, 4]))
+        learned = [parameter for name, parameter in neuron.named_parameters() if "w_y" not in name]
+        found.append(torch.autograd.grad(after.m.sin().sum() + after.b.sin().sum(), learned))
+    for result, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(result, wanted)

@@ -64,25 +64,27 @@ template <class R> static void drive(const Config &c, bool against) {
     const Array gs = drawn(rows * n, 2.0, -1.0), gv = drawn(B * n, 2.0, -1.0), ga = drawn(B * n, 2.0, -1.0);
     const Array gh = drawn(B * H * n, 2.0, -1.0);
 
-    std::vector<R> table(c.inputs * np), value_ = as<R>(value), dense_ = as<R>(dense), bias_ = as<R>(bias);
-    for (int64_t i = 0; i < c.inputs; i++)
-        for (int64_t j = 0; j < n; j++) table[i * np + j] = R(weight[i * n + j]);
+    const int64_t inputs = c.events ? c.inputs : 0, senders = inputs + (c.recurrent ? n : 0);  // rows of the table
+    std::vector<R> table(senders * np), value_ = as<R>(value), dense_ = as<R>(dense), bias_ = as<R>(bias);
+    for (int64_t i = 0; i < senders; i++)
+        for (int64_t j = 0; j < n; j++)
+            table[i * np + j] = R(i < inputs ? weight[i * n + j] : w_rec[j * n + i - inputs]);
     std::vector<R> beta_ = as<R>(beta), p_ = as<R>(p), b_ = as<R>(b), w_ = as<R>(w_rec), v0 = as<R>(v_0), a0 = as<R>(a_0);
     std::vector<R> s0 = as<R>(s_0), spikes(rows * n), v(B * n), a(B * n), h(B * H * n);
     ElmAlif x = {};
-    x.batch = B, x.num_steps = T, x.num_neuron = n, x.num_input = c.inputs, x.latency = c.latency;
+    x.batch = B, x.num_steps = T, x.num_neuron = n, x.num_input = inputs, x.latency = c.latency;
     x.chunk = c.recurrent ? std::min(elm_alif_chunk(), H) : elm_alif_chunk();
     x.wide = c.wide, x.dense_batch = T * n, x.dense_time = n, x.spikes_batch = T * n, x.spikes_time = n;
     x.grad_batch = T * n, x.grad_time = n, x.surrogate = ELM_FAST_SIGMOID, x.setting[0] = 3.0;
     x.detach_reset = c.detach_reset, x.detach_recurrent = c.detach_recurrent, x.blocks = c.blocks;
     if (c.events) {
-        x.begin = begin.data(), x.end = end.data(), x.table = table.data();
+        x.begin = begin.data(), x.end = end.data();
         x.channel = c.wide ? (const void *)wide.data() : narrow.data();
         x.value = c.values ? value_.data() : nullptr;
     } else {
         x.dense = dense_.data();
     }
-    x.lengths = c.lengths ? lengths.data() : nullptr;
+    x.table = senders ? table.data() : nullptr, x.lengths = c.lengths ? lengths.data() : nullptr;
     x.bias = bias_.data(), x.beta = beta_.data(), x.p = c.adaptive ? p_.data() : nullptr;
     x.b = c.adaptive ? b_.data() : nullptr, x.w_rec = c.recurrent ? w_.data() : nullptr;
     x.v_0 = v0.data(), x.a_0 = a0.data(), x.s_0 = s0.data();
@@ -92,13 +94,13 @@ template <class R> static void drive(const Config &c, bool against) {
     failures += elm_alif_forward(is_double, 2, &x) != 0;
 
     std::vector<R> gs_ = as<R>(gs), gv_ = as<R>(gv), ga_ = as<R>(ga), gh_ = as<R>(gh);
-    std::vector<R> gt(c.inputs * np), gd(c.events ? 0 : rows * n), gv0(B * n), ga0(B * n), gs0(B * H * n), gbias(n);
-    std::vector<R> gbeta(n), gp(n), gb(n), gw(n * n);
+    std::vector<R> gt(senders * np), gd(c.events ? 0 : rows * n), gv0(B * n), ga0(B * n), gs0(B * H * n), gbias(n);
+    std::vector<R> gbeta(n), gp(n), gb(n);
     x.grad_spikes = gs_.data(), x.grad_v_last = gv_.data(), x.grad_a_last = ga_.data(), x.grad_s_last = gh_.data();
-    x.grad_table = c.events ? gt.data() : nullptr, x.grad_dense = c.events ? nullptr : gd.data();
+    x.grad_table = senders ? gt.data() : nullptr, x.grad_dense = c.events ? nullptr : gd.data();
     x.grad_v_0 = gv0.data(), x.grad_a_0 = ga0.data(), x.grad_s_0 = gs0.data(), x.grad_bias = gbias.data();
     x.grad_beta = gbeta.data(), x.grad_p = c.adaptive ? gp.data() : nullptr;
-    x.grad_b = c.adaptive ? gb.data() : nullptr, x.grad_w_rec = c.recurrent ? gw.data() : nullptr;
+    x.grad_b = c.adaptive ? gb.data() : nullptr;
     failures += elm_alif_backward(is_double, 2, &x) != 0;
     if (!against) return;
 
@@ -206,7 +208,7 @@ template <class R> static void drive(const Config &c, bool against) {
         if (c.adaptive) compare("gradient of p", gp[j], wanted_p[j], 1e-9);
         if (c.adaptive) compare("gradient of b", gb[j], wanted_b[j], 1e-9);
         for (int64_t k = 0; c.recurrent && k < n; k++)
-            compare("gradient of a recurrent weight", gw[j * n + k], wanted_w[j * n + k], 1e-9);
+            compare("gradient of a recurrent weight", gt[(inputs + k) * np + j], wanted_w[j * n + k], 1e-9);
         for (int64_t i = 0; c.events && i < c.inputs; i++)
             compare("gradient of a weight", gt[i * np + j], wanted_table[i * n + j], 1e-9);
     }

@@ -56,6 +56,18 @@ def test_events_that_all_count_1_have_no_values(
 
 
 @native
+@pytest.mark.parametrize("other", [-1.0, 1e-40, 1.0 + 2.0**-23, float("inf"), float("nan")])
+def test_whatever_is_neither_0_nor_1_is_a_value(other: float) -> None:
+    x = torch.zeros(2, 3, 70)
+    x[0, 1, 3] = x[1, 2, 69] = 1.0
+    x[1, 0, 64] = other
+    found = Events.compacted(x, torch.float32)
+    assert found is not None and found.value is not None
+    value = [float(found.value[event]) for event in range(int(found.begin[0]), int(found.end[-1]))]
+    torch.testing.assert_close(torch.tensor(value), torch.tensor([1.0, other, 1.0]), rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@native
 @pytest.mark.parametrize("threads", [1, 3])
 def test_frames_with_too_many_spikes_are_left_dense(threads: int) -> None:
     before = torch.get_num_threads()

@@ -1,0 +1,50 @@
+"""Launches that are settled beforehand, once for the sizes of a pass: a call hands over addresses and no more."""
+
+from __future__ import annotations
+
+from struct import Struct, pack
+
+import torch
+from torch import Tensor
+
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda._compile import Program
+
+
+class Launch:
+    """A kernel with its grid and the numbers that its structure begins with.
+
+    Args:
+        program: what the kernel is compiled from.
+        kernel: its name.
+        grid: blocks; where there are none, nothing runs.
+        threads: of a block.
+        num_bytes: of the structure, whose fields have 8 each.
+        numbers: its first fields.
+        shared_bytes: of a block's dynamic shared memory.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        num_bytes: int,
+        numbers: tuple[int, ...],
+        shared_bytes: int = 0,
+    ) -> None:
+        self.runs = min(grid) > 0
+        self._what = program, kernel, grid, threads, shared_bytes
+        self._numbers = pack(f"{len(numbers)}q", *numbers)
+        self._pack = Struct(f"{num_bytes // 8 - len(numbers)}q").pack
+
+    def __call__(self, device: torch.device, *fields: int) -> None:
+        """Run it on the device's current stream, with the rest of the structure: addresses, 0 for what is not there."""
+        if self.runs:
+            _driver.launcher().launch(*self._what, self._numbers + self._pack(*fields), device)
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor lies, 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
