@@ -3,19 +3,15 @@
 from typing import TYPE_CHECKING
 
 from elm_neuro import backends, pretrained
+from elm_neuro._later import imported_later
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import (
-    ALIF,
     ELM,
-    LIF,
-    ALIFCell,
     ALIFConfig,
     ALIFState,
     BranchELM,
     ELMCell,
     ELMConfig,
-    ELMNetwork,
-    ELMNetworkClassifier,
     ELMState,
     NetworkState,
     SpikeOutput,
@@ -27,6 +23,7 @@ from elm_neuro.nn import (
 
 if TYPE_CHECKING:
     from elm_neuro import checkpoints
+    from elm_neuro.nn import ALIF, LIF, ALIFCell, ELMNetwork, ELMNetworkClassifier
 
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it from here
 
@@ -55,14 +52,7 @@ __all__ = [
     "suggest",
 ]
 
-if not TYPE_CHECKING:  # a type checker shall know every name
-
-    def __getattr__(name: str) -> object:
-        if name == "checkpoints":  # the authors' files, imported for who asks: a neuron needs none
-            import elm_neuro.checkpoints
-
-            return elm_neuro.checkpoints
-        raise AttributeError(f"module 'elm_neuro' has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    # the authors' files, and layers that an ELM does without
+    _LATER = dict.fromkeys(("ALIF", "LIF", "ALIFCell", "ELMNetwork", "ELMNetworkClassifier"), "elm_neuro.nn")
+    __getattr__, __dir__ = imported_later(__name__, {**_LATER, "checkpoints": "elm_neuro.checkpoints"})

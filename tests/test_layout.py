@@ -176,7 +176,7 @@ def test_import_adds_little_to_importing_torch(tmp_path: Path, monkeypatch: pyte
 
 
 def test_import_leaves_what_runs_a_neuron_to_its_first_use() -> None:
-    """And one backend leaves the others to theirs; names that come later are listed, and there."""
+    """And one backend leaves the others to theirs, an ELM other layers; names that come later are listed, and there."""
     code = (
         "import json, sys, torch, elm_neuro\n"
         "loaded, names, other = [*sys.modules], dir(elm_neuro), hasattr(elm_neuro, 'no_such_name')\n"
@@ -184,9 +184,13 @@ def test_import_leaves_what_runs_a_neuron_to_its_first_use() -> None:
         "print(json.dumps([loaded, [*sys.modules], names, other, elm_neuro.checkpoints.__name__]))"
     )
     loaded, run, names, other, module = json.loads(fresh_interpreter(code))
-    loaded = [name for name in loaded if name.startswith("elm_neuro.")]
-    later = ("elm_neuro.backends.cuda", "elm_neuro.backends.native", "elm_neuro.checkpoints", "elm_neuro.datasets")
-    assert not [name for name in loaded if name.startswith(later) or "._native" in name or "._cuda" in name]
+    loaded = [name for name in loaded if name.startswith(("elm_neuro.", "safetensors"))]
+    later = (
+        "backends.alif backends.cuda backends.native backends.network checkpoints datasets files pretrained._folders"
+    )
+    assert not [name for name in loaded if name.startswith(tuple(f"elm_neuro.{room}" for room in later.split()))]
+    layers = {"elm_neuro.nn._alif", "elm_neuro.nn._network", "elm_neuro.nn._network_classifier", "safetensors"}
+    assert not [name for name in loaded if name in layers or "._native" in name or "._cuda" in name]
     assert "elm_neuro.nn._elm" in loaded
     assert "elm_neuro.backends.elm._reference" in run
     others = ("elm._native", "elm._cuda", "elm._torch", "alif._reference", "network._reference", "cuda._driver")

@@ -9,6 +9,7 @@ import hashlib
 import importlib.machinery
 import json
 import os
+import subprocess
 import sys
 import types
 import warnings
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elm_neuro import ALIF, ELM, LIF, ALIFCell, ELMCell, SpikingELM, pretrained
+from elm_neuro import ALIF, ELM, LIF, ALIFCell, ELMCell, ELMNetwork, ELMNetworkClassifier, SpikingELM, pretrained
 from elm_neuro.checkpoints import from_pretrained, save_pretrained
 from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian
 from tests.saved_neurons import assert_same, small
@@ -454,6 +455,49 @@ def test_a_loaded_network_computes_the_same(tmp_path: Path) -> None:
         outputs.append((spikes, *one[1](spikes)))
     assert outputs[0][0].any()
     assert torch.equal(outputs[0][0], outputs[1][0]) and torch.equal(outputs[0][1], outputs[1][1])
+
+
+def test_every_kind_is_known_after_the_import_of_the_package_alone(tmp_path: Path) -> None:
+    """What a file names is imported by who reads it: folders of each kind, its states and configurations."""
+    network = {"num_memory": 2, "num_branch": 3, "num_synapse_per_branch": 2}
+    layers = [LIF(3, 2), ELMNetworkClassifier(3, 2, 4, **network), SpikingELM(ELMNetwork(3, 2, **network))]
+    save_pretrained(ELM(3, 2), tmp_path / "elm")
+    for at, layer in enumerate(layers):
+        save_pretrained(nn.Sequential(layer), tmp_path / str(at))
+        torch.save((layer.initial_state(1), layer.config), tmp_path / f"{at}.pt")
+    code = """
+import json, os, sys, torch, elm_neuro
+elm_neuro.pretrained.from_pretrained(f"{sys.argv[1]}/elm")  # brings more of torch, and no other layer
+for at in range(int(sys.argv[2])):
+    if os.fork():  # a process each
+        os.wait()
+        continue
+    folder = f"{sys.argv[1]}/{at}"
+    def of_folder(): return [type(elm_neuro.pretrained.from_pretrained(folder)[0]).__name__]
+    def of_file(): return [type(one).__name__ for one in torch.load(f"{folder}.pt", weights_only=True)]
+    found = {ask.__name__: ask() for ask in ((of_folder, of_file), (of_file, of_folder))[at % 2]}
+    print(json.dumps([found, elm_neuro.pretrained.kinds()]), flush=True)
+    os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, str(len(layers))], capture_output=True, text=True, check=True
+    )
+    for layer, line in zip(layers, done.stdout.splitlines(), strict=True):
+        found, kinds = json.loads(line)
+        assert found["of_folder"] == [type(layer).__name__]
+        assert found["of_file"] == [layer.state_type.__name__, type(layer.config).__name__]
+        assert kinds == pretrained.kinds()
+
+
+def test_names_of_kinds_that_are_imported_later_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pretrained._kinds._LATER, "Theirs", "elm_neuro.nn._elm")
+
+    class Theirs(ELM):
+        pass
+
+    with pytest.raises(ValueError, match=r"Theirs must be the name of one class, got .* and that of elm_neuro.nn._elm"):
+        pretrained.register(Theirs)
+    assert "Theirs" in pretrained.kinds()
 
 
 @pytest.mark.parametrize("name", ["elm", "branch_elm"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from threading import Lock
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from elm_neuro.functional._transforms import transformed
 
 B = TypeVar("B", bound=Backend)
 
-_operators: dict[str, Operator[Any]] = {}
+_operators: dict[str, Operator[Any] | str] = {}  # or the module that registers it
 _leading: list[Operator[Any]] = []  # for which resolve answers where no operator is named
 _chosen: ContextVar[str | None] = ContextVar("elm_neuro_backend", default=None)
 _num_contexts = 0  # blocks of `use` that are open in any thread: torch.compile can read this, but no ContextVar
@@ -34,6 +35,11 @@ def register(operator: Operator[B], *, leading: bool = False) -> Operator[B]:
     if leading:
         _leading.append(operator)
     return operator
+
+
+def register_later(name: str, module: str) -> None:
+    """Make an operator known by its name alone: `module`, which registers it, is imported when it is asked for."""
+    _operators[name] = module
 
 
 def available(operator: str | None = None) -> dict[str, str]:
@@ -197,13 +203,17 @@ def _refusing_transforms(refusal: Callable[[B], str | None]) -> Callable[[B], st
 
 def _operator(name: str) -> Operator[Any]:
     if name not in _operators:
-        raise ValueError(f"operator must be one of {list(_operators)}, got {name!r}")
-    return _operators[name]
+        raise ValueError(f"operator must be one of {sorted(_operators)}, got {name!r}")
+    known = _operators[name]
+    if isinstance(known, str):
+        import_module(known)
+        return _operator(name)
+    return known
 
 
 def _operators_of(name: str | None) -> tuple[Operator[Any], ...]:
     """The one of that name, or all."""
-    return tuple(_operators.values()) if name is None else (_operator(name),)
+    return tuple([_operator(known) for known in sorted(_operators)]) if name is None else (_operator(name),)
 
 
 def _running(name: str, among: tuple[Operator[B], ...]) -> B:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.functional._settings import settings
 from elm_neuro.functional._transforms import transformed
 
 Surrogate = Callable[[Tensor], Tensor]
@@ -154,7 +155,7 @@ class SurrogateStep:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class FastSigmoid(SurrogateStep):
     r"""Slope :math:`1 / (1 + k |x|)^2`. Source: Zenke and Ganguli 2018, arXiv:1705.11146; `scale` 10 as in Blocks.
 
@@ -169,7 +170,7 @@ class FastSigmoid(SurrogateStep):
         return (x * x).reciprocal()
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class ATan(SurrogateStep):
     r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al.
     2021, arXiv:2007.05785.
@@ -182,7 +183,7 @@ class ATan(SurrogateStep):
         return (x * x).add_(1.0).reciprocal() * (self.alpha / 2.0)
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class Boxcar(SurrogateStep):
     """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS
     2023).
@@ -195,7 +196,7 @@ class Boxcar(SurrogateStep):
         return self.height * (distance.abs() < self.width / 2.0).to(distance.dtype)
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class MultiGaussian(SurrogateStep):
     r"""Slope of one narrow positive and two wide negative Gaussians.
 
@@ -222,7 +223,7 @@ class MultiGaussian(SurrogateStep):
         return self.gamma * (centre - self.h * sides)
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class Sigmoid(SurrogateStep):
     r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
 

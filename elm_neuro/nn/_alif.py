@@ -9,7 +9,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from elm_neuro import backends, pretrained
+from elm_neuro import pretrained
+from elm_neuro.backends import alif, untraced
 from elm_neuro.backends._select import choose
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
@@ -271,7 +272,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
         if reason is not None:
             return self._by_calls(x, before, lengths, reason)
-        spikes, after = backends.alif.scan(
+        spikes, after = alif.scan(
             x if isinstance(x, SpikeEvents) else wide(as_frames(x, like)),
             wide(cell.weight),
             wide(cell.bias),
@@ -285,7 +286,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
             raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
         return as_stored(spikes, like), after
 
-    @backends.untraced
+    @untraced
     def _by_calls(
         self, x: Tensor | SpikeEvents, before: ALIFState | None, lengths: Tensor | None, reason: str
     ) -> tuple[Tensor, ALIFState]:
@@ -297,9 +298,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         config = self.cell.config
         if config.gradient == "blocks" and config.latency_steps and torch.is_grad_enabled():
             raise ValueError(f'gradient "blocks" needs a block of steps at once, got calls of single steps: {reason}')
-        choose(
-            backends.alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None
-        )
+        choose(alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
         frames = as_frames(x, self.cell.bias)
         outputs, after = [], before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):

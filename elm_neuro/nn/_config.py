@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any, TypedDict
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from elm_neuro.functional._elm import ACTIVATIONS, BRANCH_ACTIVATIONS
 from elm_neuro.functional._routing import ROUTINGS
+from elm_neuro.functional._settings import settings
 
 VARIANTS = ("v1", "v2")
 SPACINGS = ("log", "linear")
@@ -76,7 +77,7 @@ class BranchELMOptions(PlainOptions, RunOptions, total=False):
     """Keywords of :class:`elm_neuro.nn.BranchELM` beside those that it names."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(frozen=True, kw_only=True)
 class ELMConfig:
     """Sizes, time constants and switches of an ELM neuron; times in ms. :class:`elm_neuro.nn.ELM` explains each.
 

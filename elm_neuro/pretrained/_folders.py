@@ -8,7 +8,7 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -131,34 +131,6 @@ def from_pretrained(
     if backend != "auto":
         _choose_backend(module, backend)
     return module.to(device=device, dtype=dtype)
-
-
-class Saved:
-    """What a class that is registered has of this: ``save_pretrained`` and ``from_pretrained`` as methods."""
-
-    def save_pretrained(self: Any, directory: str | os.PathLike[str]) -> None:
-        """Write weights and configuration into a folder: :func:`elm_neuro.checkpoints.save_pretrained`."""
-        save_pretrained(self, directory)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory_or_hub_id: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        backend: str = "auto",
-        revision: str | None = None,
-    ) -> Self:
-        """The module that was saved there: :func:`elm_neuro.checkpoints.from_pretrained`.
-
-        Raises:
-            ValueError: one of another class was saved there.
-        """
-        module = from_pretrained(directory_or_hub_id, device=device, dtype=dtype, backend=backend, revision=revision)
-        if not isinstance(module, cls):
-            raise ValueError(f"{directory_or_hub_id} must hold {cls.__name__}, got {type(module).__name__}")
-        return module
 
 
 def _choose_backend(module: nn.Module, backend: str) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 Class = TypeVar("Class", bound=type[nn.Module])
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """How the modules of one class are written and read."""
 
     name: str  # in the files
@@ -23,6 +22,7 @@ class Kind:
 
 
 _KINDS: dict[str, Kind] = {}
+_LATER: dict[str, str] = {}  # modules of classes that are registered when they are first asked for, by name
 
 
 def register(module_class: Class) -> Class:
@@ -71,10 +71,19 @@ def register(module_class: Class) -> Class:
     return module_class
 
 
+def register_later(name: str, module: str) -> None:
+    """Make a class known by its name alone: `module`, which has it, is imported when a file or a caller names it."""
+    _LATER[name] = module
+
+
 def add(kind: Kind) -> None:
-    if kind.name in _KINDS and _KINDS[kind.name].module_class.__qualname__ != kind.module_class.__qualname__:
-        known = _KINDS[kind.name].module_class
-        raise ValueError(f"{kind.name} must be the name of one class, got {known} and {kind.module_class}")
+    module_class, known = kind.module_class, _KINDS.get(kind.name)
+    if known is not None and known.module_class.__qualname__ != module_class.__qualname__:
+        raise ValueError(f"{kind.name} must be the name of one class, got {known.module_class} and {module_class}")
+    if _LATER.get(kind.name, module_class.__module__) != module_class.__module__:
+        raise ValueError(
+            f"{kind.name} must be the name of one class, got {module_class} and that of {_LATER[kind.name]}"
+        )
     _KINDS[kind.name] = kind
 
 
@@ -84,7 +93,7 @@ def kinds() -> list[str]:
     >>> {"ELM", "SpikingELM", "Sequential", "Linear"} <= set(kinds())
     True
     """
-    return sorted(_KINDS)
+    return sorted({*_KINDS, *_LATER})
 
 
 def kind_of(name: object) -> Kind:
@@ -93,6 +102,8 @@ def kind_of(name: object) -> Kind:
     Raises:
         ValueError: it is none of those known.
     """
+    if isinstance(name, str) and name in _LATER:
+        register(getattr(import_module(_LATER[name]), name))
     if isinstance(name, str) and name in _KINDS:
         return _KINDS[name]
     raise ValueError(f"class must be one of {', '.join(kinds())}, got {name!r:.100}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -44,8 +43,7 @@ def _plain(module_class: type[nn.Module], types: dict[str, type | tuple[type, ..
     return Kind(module_class.__name__, module_class, describe, read, lambda values: module_class(**values))
 
 
-@dataclass(frozen=True)
-class _Sequence:
+class _Sequence(NamedTuple):
     """The configuration of an ``nn.Sequential``: names, kinds and configurations of its modules."""
 
     parts: tuple[tuple[str, Kind, Any], ...]

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from elm_neuro.backends.cuda import _nvrtc
-from elm_neuro.files import write_whole
+from elm_neuro.files import read_file, write_whole
 
 SOURCES = (
     "common.cuh",
@@ -26,7 +26,7 @@ SOURCES = (
     "network_forward.cuh",
     "network_backward.cuh",
 )
-MAGIC = b"elm_neuro machine code 1\n"
+MAGIC = b"elm_neuro machine code 2\n"
 
 
 @dataclass(frozen=True, eq=False)  # there is one object of each: it is looked up at each launch
@@ -110,12 +110,12 @@ def _read(file: Path | None) -> bytes | None:
     if file is None:
         return None
     try:
-        content = file.read_bytes()
-    except OSError:
+        content = read_file(file)
+    except (OSError, ValueError):  # a pipe, a device
         return None
     size = len(MAGIC) + 32
     magic, digest, code = content[: len(MAGIC)], content[len(MAGIC) : size], content[size:]
-    return code if magic == MAGIC and digest == hashlib.sha256(code).digest() else None
+    return code if magic == MAGIC and digest == _digest(file, code) else None
 
 
 def _write(file: Path | None, code: bytes) -> None:
@@ -124,6 +124,11 @@ def _write(file: Path | None, code: bytes) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole({file: MAGIC + hashlib.sha256(code).digest() + code})
+        write_whole({file: MAGIC + _digest(file, code) + code})
     except OSError:
         return
+
+
+def _digest(file: Path, code: bytes) -> bytes:
+    """Of the code and the name it is kept under: code of another kernel or another architecture is none of this one."""
+    return hashlib.sha256(file.name.encode() + code).digest()

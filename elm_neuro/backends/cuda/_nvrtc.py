@@ -55,9 +55,9 @@ class Nvrtc:
     def __init__(self, path: str) -> None:
         try:
             self._library = ctypes.CDLL(path)
-        except OSError as error:
+            self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        except (OSError, AttributeError) as error:  # no library, or another one
             raise CompileError(f"NVRTC cannot be loaded from {path}: {error}") from error
-        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)

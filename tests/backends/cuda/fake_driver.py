@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from elm_neuro.backends.cuda import _compile
+from elm_neuro.backends.cuda import _compile, _driver
 from elm_neuro.backends.cuda._arguments import Arguments
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._plans import Device
@@ -51,6 +51,8 @@ class FakeDriver:
             self._libraries[program] = ctypes.CDLL(str(built(program, self.flags)))
         if shared_bytes > self.properties.shared_bytes:
             raise RuntimeError(f"{kernel} asks for {shared_bytes} bytes of shared memory")
+        if not (1 <= grid[0] < 2**31 and 1 <= grid[1] <= _driver.MAX_GRID_Y and 1 <= threads <= 1024):
+            raise RuntimeError(f"{kernel}: CUDA_ERROR_INVALID_VALUE for a grid of {grid} and {threads} threads")
         call = getattr(self._libraries[program], f"launch_{kernel}")
         if call(*grid, threads, ctypes.c_size_t(shared_bytes), self.seed, ctypes.c_char_p(bytes(arguments))):
             raise RuntimeError(f"{kernel}: a barrier that not all threads reach")

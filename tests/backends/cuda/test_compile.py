@@ -67,17 +67,23 @@ def test_another_compiler_or_another_source_compiles_again(compiler: Counted, mo
     assert compiler.compiled == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "a folder"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another kernel's", "a folder", "a pipe", "a circle"])
 def test_a_damaged_entry_is_compiled_again(compiler: Counted, tmp_path: Path, damage: str) -> None:
     code = _compile.machine_code(PROGRAM, 90)
     (entry,) = (tmp_path / "cuda").iterdir()
     whole = entry.read_bytes()
-    if damage == "a folder":
+    if damage in ("a folder", "a pipe", "a circle"):
         entry.unlink()
-        entry.mkdir()
+        {"a folder": entry.mkdir, "a pipe": lambda: os.mkfifo(entry), "a circle": lambda: entry.symlink_to(entry)}[
+            damage
+        ]()
     else:
         flipped = whole[:-1] + bytes([whole[-1] ^ 1])
-        entry.write_bytes({"cut": whole[:-3], "flipped": flipped, "empty": b""}[damage])
+        other = entry.with_name(f"{'0' * 40}.bin")
+        _compile._write(other, code)
+        entry.write_bytes(
+            {"cut": whole[:-3], "flipped": flipped, "empty": b"", "another kernel's": other.read_bytes()}[damage]
+        )
     assert _compile.machine_code(PROGRAM, 90) == code and compiler.compiled == 2
     if damage != "a folder":
         assert entry.read_bytes() == whole

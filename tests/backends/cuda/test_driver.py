@@ -156,6 +156,11 @@ def test_a_machine_without_a_driver_says_so(gpu_of_torch: None, monkeypatch: pyt
     assert str(_available.missing()).startswith("no CUDA driver: ")
 
 
+def test_a_library_that_is_no_compiler_is_told(gpu_of_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nvrtc, "library_path", lambda: "libc.so.6")
+    assert str(_available.missing()).startswith("NVRTC cannot be loaded from libc.so.6: ")
+
+
 def test_an_architecture_that_the_compiler_does_not_know_is_told_once(
     gpu_of_torch: None, driver: _driver.Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

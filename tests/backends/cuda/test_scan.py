@@ -196,6 +196,36 @@ def test_gradients_past_a_samples_end_may_be_anything_and_lie_anyhow(fake_driver
             assert_close(result, wanted)
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0), (1, 1), (3, 5)])
+@pytest.mark.parametrize("form", ["frames", "silent frames", "one frame for all", "reversed axes", "events"])
+def test_sizes_of_none_and_frames_that_lie_anyhow_equal_the_reference(
+    fake_driver: FakeDriver, shape: tuple[int, int], form: str
+) -> None:
+    """The driver refuses a launch of no blocks, as the fake one does."""
+    torch.manual_seed(0)
+    neuron, x = ELM(7, 2, num_memory=3).double(), torch.poisson(torch.full((*shape, 7), 0.7, dtype=torch.float64))
+    if form == "silent frames":
+        x.zero_()
+    elif form == "one frame for all":
+        x = torch.ones(7, dtype=torch.float64).expand(*shape, 7)
+    elif form == "reversed axes":
+        x = x.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    for lengths in (None, torch.zeros(shape[0], dtype=torch.int64), torch.arange(shape[0]).clamp(max=shape[1])):
+        found = []
+        for backend, arriving in (("cuda", SpikeEvents.from_frames(x) if form == "events" else x), ("reference", x)):
+            neuron.backend = backend
+            neuron.zero_grad(set_to_none=False)
+            y, state = neuron(arriving, lengths=lengths)
+            if y.requires_grad:  # without steps nothing is learned
+                (y.sum() + state.b.sum() + state.m.sum()).backward()
+            found.append([y, *state, *(parameter.grad for parameter in neuron.parameters())])
+        for result, wanted in zip(*found, strict=True):
+            assert (result is None) == (wanted is None)
+            if result is not None:
+                assert result.shape == wanted.shape
+                assert_close(result, wanted)
+
+
 def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     neuron = ELM(7, 2, num_memory=3, backend="cuda")
     x = torch.ones(2, 5, 7)
