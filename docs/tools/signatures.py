@@ -20,13 +20,6 @@ class SpelledOut(griffe.Extension):
             first, blank, rest = obj.docstring.value.partition("\n\n")
             obj.docstring.value = re.sub(r"\n(?! )", " ", first) + blank + rest
 
-    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Settings are dataclasses, whose constructors griffe makes out later."""
-        for decorator in cls.decorators:
-            if decorator.callable_path == "elm_neuro.functional._settings.settings":
-                decorator.value.function = griffe.ExprName("dataclasses.dataclass")
-                cls.labels.add("dataclass")
-
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         """Take the parameters of the function as it is at run time, where its source leaves them to a ``TypedDict``."""
         if not any("Unpack[" in str(parameter.annotation) for parameter in func.parameters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elm_neuro.functional._elm import linear, memory_update, scaled_tanh
-from elm_neuro.functional._settings import settings
 from elm_neuro.functional._spike import FastSigmoid, Surrogate
 
 NETWORK_OUTPUTS = ("relu", "identity", "spike")
@@ -66,7 +66,7 @@ class NetworkParams(NamedTuple):
         return self.mlp_weight[0].shape[-1] - self.kappa_m.shape[-1]
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class NetworkRule:
     """What all neurons of a layer compute alike.
 
@@ -86,7 +86,7 @@ class NetworkRule:
 
     activation: str = "relu_squared"
     output: str = "relu"
-    surrogate: Surrogate = FastSigmoid(100.0)  # it is frozen
+    surrogate: Surrogate = FastSigmoid(100.0)  # noqa: RUF009  # it is frozen
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.functional._settings import settings
 from elm_neuro.functional._transforms import transformed
 
 Surrogate = Callable[[Tensor], Tensor]
@@ -155,7 +154,7 @@ class SurrogateStep:
         raise NotImplementedError
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class FastSigmoid(SurrogateStep):
     r"""Slope :math:`1 / (1 + k |x|)^2`. Source: Zenke and Ganguli 2018, arXiv:1705.11146; `scale` 10 as in Blocks.
 
@@ -170,7 +169,7 @@ class FastSigmoid(SurrogateStep):
         return (x * x).reciprocal()
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class ATan(SurrogateStep):
     r"""Slope :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2} \alpha x)^2)`, the default of snnTorch. Source: Fang et al.
     2021, arXiv:2007.05785.
@@ -183,7 +182,7 @@ class ATan(SurrogateStep):
         return (x * x).add_(1.0).reciprocal() * (self.alpha / 2.0)
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class Boxcar(SurrogateStep):
     """Slope `height` within `width` / 2 of the threshold, 0 elsewhere. Source: Blocks (Taylor, King, Harper, NeurIPS
     2023).
@@ -196,7 +195,7 @@ class Boxcar(SurrogateStep):
         return self.height * (distance.abs() < self.width / 2.0).to(distance.dtype)
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class MultiGaussian(SurrogateStep):
     r"""Slope of one narrow positive and two wide negative Gaussians.
 
@@ -223,7 +222,7 @@ class MultiGaussian(SurrogateStep):
         return self.gamma * (centre - self.h * sides)
 
 
-@settings(frozen=True)
+@dataclass(frozen=True)
 class Sigmoid(SurrogateStep):
     r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
-from elm_neuro.functional._settings import settings
 from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._config import check_fields, is_number
 
@@ -19,7 +18,7 @@ B_RANGE = (0.001, 1.0)
 GRADIENTS = ("loop", "blocks")
 
 
-@settings(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ALIFConfig:
     """Sizes, time constants and switches of a layer of adaptive LIF neurons; times in ms. :class:`ALIF` explains each.
 
@@ -39,7 +38,7 @@ class ALIFConfig:
     latency: float = 0.0
     adaptive: bool = True
     recurrent: bool = False
-    surrogate: Surrogate = FastSigmoid()  # it is frozen
+    surrogate: Surrogate = FastSigmoid()  # noqa: RUF009  # it is frozen
     detach_reset: bool = True
     detach_recurrent: bool = True
     gradient: str = "loop"

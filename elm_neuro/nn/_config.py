@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypedDict
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from elm_neuro.functional._elm import ACTIVATIONS, BRANCH_ACTIVATIONS
 from elm_neuro.functional._routing import ROUTINGS
-from elm_neuro.functional._settings import settings
 
 VARIANTS = ("v1", "v2")
 SPACINGS = ("log", "linear")
@@ -77,7 +76,7 @@ class BranchELMOptions(PlainOptions, RunOptions, total=False):
     """Keywords of :class:`elm_neuro.nn.BranchELM` beside those that it names."""
 
 
-@settings(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ELMConfig:
     """Sizes, time constants and switches of an ELM neuron; times in ms. :class:`elm_neuro.nn.ELM` explains each.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from elm_neuro.functional._settings import settings
 from elm_neuro.nn._config import check_fields
 from elm_neuro.nn._network_config import ELMNetworkConfig
 
@@ -27,7 +26,7 @@ class ELMNetworkClassifierState(NamedTuple):
     readout_r: Tensor  # (batch, output_size)
 
 
-@settings(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ELMNetworkClassifierConfig:
     """The hidden layer, the number of classes, and whether a linear map follows; the readout layer follows from these.
 

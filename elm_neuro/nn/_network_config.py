@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from elm_neuro.functional import FastSigmoid, NetworkRule, Surrogate
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS, NETWORK_OUTPUTS
-from elm_neuro.functional._settings import settings
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.functional._wiring import WIRINGS
 from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, is_number
@@ -24,7 +23,7 @@ CHOICES: dict[str, Iterable[str]] = {
 }
 
 
-@settings(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ELMNetworkConfig:
     """Sizes, time constants and switches of a recurrent layer of ELM neurons; times in ms. :class:`ELMNetwork` explains
     each.
@@ -58,7 +57,7 @@ class ELMNetworkConfig:
     mlp_hidden_size: int | None = None
     activation: str = "relu_squared"
     output: str = "relu"
-    surrogate: Surrogate = FastSigmoid(100.0)  # it is frozen
+    surrogate: Surrogate = FastSigmoid(100.0)  # noqa: RUF009  # it is frozen
     input_scale: float = 10.0
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0

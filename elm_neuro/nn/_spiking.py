@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Unpack
 
 import torch
@@ -14,7 +15,6 @@ from elm_neuro import pretrained
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate
-from elm_neuro.functional._settings import settings
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
 from elm_neuro.nn._config import check_fields
@@ -63,7 +63,7 @@ def restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
     return spiking_state(inner)(*parts)
 
 
-@settings(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SpikingELMConfig:
     """The configuration of a layer and the keywords of its :class:`SpikeOutput`."""
 
@@ -71,7 +71,7 @@ class SpikingELMConfig:
     core_class: str  # the name under which that layer's class is saved
     threshold: Numbers = 1.0
     learn_threshold: bool = False
-    surrogate: Surrogate = ATan()  # it is frozen
+    surrogate: Surrogate = ATan()  # noqa: RUF009  # it is frozen
     reset: str = "none"
     stochastic: bool = False
     graded_factor: Numbers = 1.0
