@@ -7,10 +7,13 @@ it without them.
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import torch
 
 ENVIRONMENT = "ELM_NEURO_NVRTC"  # a path to the library, instead of a search
 # Where the wheels of CUDA 12 and 13, and torch's own, put it, below a folder of sys.path.
@@ -23,12 +26,19 @@ class CompileError(RuntimeError):
 
 @cache
 def library_path() -> str | None:
-    """The newest compiler found, or None."""
+    """The newest compiler of the CUDA that torch is built for, since a driver need not load the machine code of a later
+    one; else the newest, or None.
+    """
     import os
 
     if os.environ.get(ENVIRONMENT):
         return os.environ[ENVIRONMENT]
-    return next(iter(_found()), None)
+    major, newest = (torch.version.cuda or "").partition(".")[0], None
+    for path in _found():
+        newest = newest or path
+        if not major or re.match(rf"(libnvrtc\.so\.{major}(\.|$)|nvrtc64_{major}\d_)", Path(path).name):
+            return path
+    return newest
 
 
 def _found() -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,24 @@ def test_registers_and_spills_are_those_of_the_table(architecture: int, names: t
     for name in names or named:
         found = used(named[name], architecture)
         assert found and (version != table["nvrtc"] or found == table[f"sm_{architecture}"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("cuda", "expected"), [("12.8", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"), ("13.0", "nvidia/cu13/lib/libnvrtc.so.13"),
+                           (None, "nvidia/cu13/lib/libnvrtc.so.13"), ("11.8", "nvidia/cu13/lib/libnvrtc.so.13")]
+)  # fmt: skip
+def test_the_compiler_of_torchs_own_cuda_goes_before_a_newer_one(
+    cuda: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machine code of a later CUDA need not load in the driver that torch's runs on."""
+    for name in ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.delenv(_nvrtc.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert _nvrtc.library_path.__wrapped__() == str(tmp_path / expected)
 
 
 @pytest.mark.parametrize("architecture", list(DEVICES))
