@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
@@ -15,6 +16,17 @@ from pathlib import Path
 from typing import Any
 
 MAX_CONFIG_BYTES = 1 << 24
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made again is kept: ``elm_neuro/NAME`` in ``$XDG_CACHE_HOME``, on Windows in
+    ``%LOCALAPPDATA%``, or else in ``~/.cache``; a relative path in a variable is ignored, as its specification says.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    base = Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "elm_neuro" / name
 
 
 @contextmanager

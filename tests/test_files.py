@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from elm_neuro.files import (
+    cache_folder,
     json_object,
     leftovers,
     open_regular,
@@ -213,3 +214,18 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     with open_regular(tmp_path / "file") as file:
         assert file.read() == b"1"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another variable, another folder")
+@pytest.mark.parametrize("value", [None, "", "relative", "./relative"])
+def test_a_cache_lies_where_xdg_says_and_a_relative_path_says_nothing(
+    value: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("cuda") == tmp_path / "xdg" / "elm_neuro" / "cuda"
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert cache_folder("cuda") == tmp_path / "home" / ".cache" / "elm_neuro" / "cuda"

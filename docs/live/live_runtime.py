@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
-import os
 import tarfile
 import time
 import urllib.request
 from io import BytesIO
 from pathlib import Path
 
-from elm_neuro.files import write_whole
+from elm_neuro.files import cache_folder, write_whole
 
 VERSION = "1.30.0"
 # dist.integrity of the registry: npm view onnxruntime-web@1.30.0 dist.integrity
@@ -57,7 +56,7 @@ def fetch_runtime(cache: Path | None = None, *, address: str = ADDRESS) -> Path:
         ConnectionError: it cannot be downloaded; the message says where to put it by hand.
         ValueError: what came is not the pinned package.
     """
-    path = (_cache_home() if cache is None else cache) / f"onnxruntime-web-{VERSION}.tgz"
+    path = (cache_folder("onnxruntime-web") if cache is None else cache) / f"onnxruntime-web-{VERSION}.tgz"
     if path.is_file() and _is_pinned(path.read_bytes()):
         return path
     try:
@@ -96,11 +95,6 @@ def unpack_runtime(tarball: Path, folder: Path) -> int:
 
 def _is_pinned(content: bytes) -> bool:
     return base64.b64encode(hashlib.sha512(content).digest()).decode() == SHA512
-
-
-def _cache_home() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".cache") / "elm_neuro" / "onnxruntime-web"
 
 
 def _download(address: str) -> bytes:

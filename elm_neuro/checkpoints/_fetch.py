@@ -13,7 +13,7 @@ from pathlib import Path
 
 from elm_neuro.checkpoints._published import list_pretrained
 from elm_neuro.checkpoints._upstream import CONFIG_FILE, WEIGHTS_FILE
-from elm_neuro.files import write_whole
+from elm_neuro.files import cache_folder, write_whole
 
 CONFIG_SHA256 = {neuron.name: neuron.config_sha256 for neuron in list_pretrained()}
 WEIGHTS_SHA256 = {neuron.name: neuron.weights_sha256 for neuron in list_pretrained()}
@@ -57,7 +57,7 @@ def fetch_upstream(
     url = urllib.parse.urlsplit(base_url)
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")):
         raise ValueError(f"base_url must begin with https://, got {base_url!r}")
-    folder = (_cache_home() if cache_dir is None else Path(cache_dir)) / name
+    folder = (cache_folder("upstream") if cache_dir is None else Path(cache_dir)) / name
     for file, sha256 in ((CONFIG_FILE, CONFIG_SHA256[name]), (WEIGHTS_FILE, WEIGHTS_SHA256[name])):
         path = folder / file
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
@@ -79,11 +79,6 @@ def fetch_upstream(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole({path: content})
     return folder
-
-
-def _cache_home() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".cache") / "elm_neuro" / "upstream"
 
 
 def _download(address: str, file: str, progress: Progress | None) -> bytes:

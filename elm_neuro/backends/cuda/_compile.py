@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from elm_neuro.backends.cuda import _nvrtc
-from elm_neuro.files import read_file, write_whole
+from elm_neuro.files import cache_folder, read_file, write_whole
 
 SOURCES = (
     "common.cuh",
@@ -87,20 +85,11 @@ def machine_code(program: Program, architecture: int) -> bytes:
     return code
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: below XDG_CACHE_HOME, on Windows below LOCALAPPDATA."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "elm_neuro" / "cuda" if base else Path.home() / ".cache" / "elm_neuro" / "cuda"
-
-
 def _cached(program: Program, options: list[str]) -> Path | None:
     version = ".".join(map(str, compiler().version))
     digest = hashlib.sha256("\0".join([version, *options, program.source, *sources().values()]).encode())
     try:
-        return cache_folder() / f"{digest.hexdigest()[:40]}.bin"
+        return cache_folder("cuda") / f"{digest.hexdigest()[:40]}.bin"
     except RuntimeError:  # no home
         return None
 

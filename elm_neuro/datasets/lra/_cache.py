@@ -15,16 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_neuro.datasets.lra._sequences import TokenSequences
-from elm_neuro.files import json_object, open_regular, write_whole_folder
+from elm_neuro.files import cache_folder, json_object, open_regular, write_whole_folder
 
 VERSION = 1  # raise it when the same files and settings give other sequences
 MANIFEST = "manifest.json"
 Parts = dict[str, TokenSequences]
-
-
-def default_cache() -> Path:
-    """``elm_neuro/lra`` in ``$XDG_CACHE_HOME``, or else in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elm_neuro" / "lra"
 
 
 def content_key(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
@@ -56,9 +51,9 @@ def cached(task: str, key: str, make: Callable[[], Parts], folder: str | os.Path
         task: first part of the name in the cache.
         key: of :func:`content_key`.
         make: gives the parts by their names.
-        folder: of the cache; None is :func:`default_cache`.
+        folder: of the cache; None is ``elm_neuro/lra`` in ``$XDG_CACHE_HOME`` or else ``~/.cache``.
     """
-    place = (default_cache() if folder is None else Path(folder)) / f"{task}-{key[:24]}"
+    place = (cache_folder("lra") if folder is None else Path(folder)) / f"{task}-{key[:24]}"
     if place.exists():
         try:
             return _read(place, key)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.shd._files import read_shd, write_shd
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, NUM_CLASSES, SpikeRecordings
-from elm_neuro.files import open_regular
+from elm_neuro.files import cache_folder, open_regular
 
 VERSION = 1  # raise it when the same arguments give other spikes
 UNSEEN = (4, 5)
@@ -169,7 +169,7 @@ class SpokenDigits:
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.split, self.num_samples, self.seed = split, int(num_samples), int(seed)
-        self.cache_dir = _default_cache() if cache_dir is None else Path(cache_dir)
+        self.cache_dir = cache_folder("spoken_digits") if cache_dir is None else Path(cache_dir)
         block, self.labels = np.divmod(np.arange(self.num_samples), NUM_CLASSES)
         if split == "train":
             self.speakers = np.array(SEEN)[(block + 3 * self.labels) % len(SEEN)]
@@ -256,10 +256,6 @@ class SpokenDigits:
             f"SpokenDigits({self.split!r}, num_samples={self.num_samples}, seed={self.seed}, "
             f"cache_dir={str(self.cache_dir)!r})"
         )
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elm_neuro" / "spoken_digits"
 
 
 def _checksum(recordings: SpikeRecordings) -> int:

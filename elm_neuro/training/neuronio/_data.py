@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
+from elm_neuro.files import cache_folder
 from elm_neuro.training.loop._sampling import InListOrder, ResumesInEpoch, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
@@ -97,9 +98,7 @@ class NeuronIODataModule(ResumesInEpoch):
             convert_neuronio([self.data], self._cache(), num_workers=max(1, self.num_workers))
 
     def _cache(self) -> Path:
-        home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        cache = (home if home.is_absolute() else Path.home() / ".cache") / "elm_neuro" / "neuronio"
-        folder = cache if self.cache_dir is None else Path(self.cache_dir)
+        folder = cache_folder("neuronio") if self.cache_dir is None else Path(self.cache_dir)
         folder = folder / hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -48,7 +48,7 @@ class Counted:
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counted:
     counted = Counted()
     monkeypatch.setattr(_compile, "compiler", lambda: counted)
-    monkeypatch.setattr(_compile, "cache_folder", lambda: tmp_path / "cuda")
+    monkeypatch.setattr(_compile, "cache_folder", lambda name: tmp_path / name)
     return counted
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_done_without(compiler: Counted, tmp_path: Path, monkeypa
 
 
 def test_no_home_is_done_without(compiler: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
+    def homeless(name: str) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(_compile, "cache_folder", homeless)
@@ -123,7 +123,7 @@ def test_two_processes_at_once_leave_one_whole_entry(compiler: Counted, tmp_path
 
 def _machine_code(number: int) -> bytes:
     if number % 5 == 0:
-        for entry in _compile.cache_folder().glob("*.bin"):
+        for entry in _compile.cache_folder("cuda").glob("*.bin"):
             entry.unlink(missing_ok=True)
     return _compile.machine_code(PROGRAM, 90)
 
