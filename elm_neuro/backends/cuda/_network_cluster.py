@@ -12,16 +12,18 @@ from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._network import WARP, Sizes
-from elm_neuro.backends.cuda._plans import Device
+from elm_neuro.backends.cuda._plans import MAX_REGISTERS, REGISTERS, Device
 
 CLUSTER = 8  # blocks
 ARCHITECTURE = 90  # the first that has clusters
-WIDTHS = (8, 16, 24, 32)  # numbers of a thread's registers that there are programs for
-LANES = (4, 8, 2, 16, 1)  # of a sum, those first that divide its work best
+LANES = (4, 8, 2, 16, 1)  # of a sum: those first that divide its work best
+TERMS = 8  # weights that a thread has of a sum come in so many
+MAX_THREADS = 512
+OTHER_REGISTERS = {torch.float32: 66, torch.float64: 100}  # of a thread, than its weights, as compiled
 
 _LAYER = (
-    "num_steps num_neuron num_branch num_memory hidden activation output tile ranks lanes lengths mask map first_layer "
-    "last_layer w_y bias kappa_m gain kappa_r "
+    "num_steps num_neuron num_branch activation output tile ranks lengths mask map first_layer last_layer w_y bias kappa_m gain "
+    "kappa_r "
 )
 FORWARD, _FORWARD_BYTES = structure(
     f"{_LAYER} from_input last_bias a_0 m_0 r_0 a change a_last m_last r_last sums tanh memory q r"
@@ -42,47 +44,39 @@ class Cluster(NamedTuple):
     tile: int  # neurons of a block
     lanes: int  # threads that share a sum
     terms: int  # weights of a thread for such a sum
-    wide: int  # and for what is a neuron's own
     shared_bytes: int
-
-
-def max_threads(dtype: torch.dtype) -> int:
-    """Threads of a block at most: as many as leave each the registers that its weights need."""
-    return 256 if dtype == torch.float64 else 512
 
 
 @cache
 def cluster(sizes: Sizes, dtype: torch.dtype, device: Device, *, backward: bool) -> Cluster | None:
     """The layout on a device, None where a cluster does not hold such a layer."""
-    most, rows = max_threads(dtype), sizes.widths[0]
-    if device.architecture < ARCHITECTURE or sizes.trace or len(sizes.widths) > 2:
+    rows, widest = sizes.widths[0], max(sizes.widths)
+    if device.architecture < ARCHITECTURE or sizes.trace or len(sizes.widths) > 2 or widest > WARP:
         return None
-    wide = _width(max(sizes.widths))
+    group, vector = max(CLUSTER, 1 << (widest - 1).bit_length()), 16 // dtype.itemsize
     tile = -(-sizes.num_neuron // CLUSTER)
     if not sizes.reads_layer:
-        tile = min(tile, most // WARP)
+        tile = min(tile, MAX_THREADS // (2 * group))
+    ranks = -(-sizes.num_neuron // tile)
     sums, inputs = (sizes.num_neuron, tile * rows) if backward else (tile * rows, sizes.num_neuron)
-    lanes, terms = 1, WIDTHS[0]
-    if sizes.reads_layer:
-        fits = ((lanes, _width(-(-inputs // lanes))) for lanes in LANES if sums * lanes <= most)
-        lanes, terms = next(((lanes, terms) for lanes, terms in fits if terms), (0, 0))
-    threads = WARP * max(tile, -(-sums * lanes // WARP))
-    if not (wide and lanes and threads <= most):
-        return None
-    reals = tile * wide * (2 if backward else 3)
-    if sizes.reads_layer:
-        reals += terms * lanes * (1 if backward else 2)
-    if backward:
-        reals += 2 * CLUSTER * tile
-    blocks = -(-sizes.num_neuron // tile)
-    return Cluster(
-        -(-blocks // CLUSTER) * CLUSTER, blocks, threads, tile, lanes, terms, wide, 16 + reals * dtype.itemsize
-    )
+    if not sizes.reads_layer:
+        sums, inputs = tile * rows, 0
+    own = -(-widest // vector) * vector
+    for lanes in LANES if sizes.reads_layer else (1,):
+        terms = max(1, -(-inputs // (lanes * TERMS))) * TERMS
+        threads = -(-max(tile * group, sums * lanes) // WARP) * WARP
+        registers = (terms + 2 * own) * dtype.itemsize // 4 + OTHER_REGISTERS[dtype]
+        if threads <= MAX_THREADS and registers <= min(MAX_REGISTERS, REGISTERS // bounded(threads)):
+            of_sums = terms * lanes
+            reals = of_sums + tile * (2 * own + 2 * CLUSTER) if backward else 2 * of_sums + 3 * tile * own
+            blocks = -(-ranks // CLUSTER) * CLUSTER
+            return Cluster(blocks, ranks, threads, tile, lanes, terms, 16 + reals * dtype.itemsize)
+    return None
 
 
-def _width(numbers: int) -> int:
-    """The least that there is a program for; 0: none."""
-    return next((width for width in WIDTHS if numbers <= width), 0)
+def bounded(threads: int) -> int:
+    """Threads that the kernel of a block of so many is compiled for."""
+    return -(-threads // 128) * 128
 
 
 def clusters(sizes: Sizes, like: Tensor) -> tuple[Cluster, Cluster] | None:
@@ -93,24 +87,26 @@ def clusters(sizes: Sizes, like: Tensor) -> tuple[Cluster, Cluster] | None:
 
 
 @cache
-def program(dtype: torch.dtype, terms: int, wide: int, *, backward: bool) -> Program:
-    """The source of a direction for numbers of this type."""
-    double = dtype == torch.float64
-    size = ("ELM_BYTES_NETWORKCLUSTERBACKWARD", _BACKWARD_BYTES) if backward else ("ELM_BYTES_NETWORKCLUSTER", _FORWARD_BYTES)
+def program(sizes: Sizes, how: Cluster, dtype: torch.dtype, *, backward: bool) -> Program:
+    """The source of a direction for such neurons."""
+    double, direction = dtype == torch.float64, "backward" if backward else "forward"
+    size = ("BACKWARD", _BACKWARD_BYTES) if backward else ("", _FORWARD_BYTES)
     return Program(
-        "network_cluster_backward.cuh" if backward else "network_cluster_forward.cuh",
+        f"network_cluster_{direction}.cuh",
         (
             ("ELM_REAL", "double" if double else "float"),
             ("ELM_DOUBLE", int(double)),
-            ("ELM_THREADS", max_threads(dtype)),
-            ("ELM_TERMS", terms),
-            ("ELM_WIDE", wide),
-            size,
+            ("ELM_THREADS", bounded(how.threads)),
+            ("ELM_LANES", how.lanes),
+            ("ELM_TERMS", how.terms),
+            ("ELM_MEMORY", sizes.num_memory),
+            ("ELM_HIDDEN", sizes.hidden),
+            (f"ELM_BYTES_NETWORKCLUSTER{size[0]}", size[1]),
         ),
     )
 
 
-def launch(kernel: str, how: Cluster, batch: int, args: Arguments, like: Tensor) -> None:
+def launch(kernel: str, sizes: Sizes, how: Cluster, batch: int, args: Arguments, like: Tensor) -> None:
     """A cluster for each of `batch` samples, on the current stream of `like`'s device."""
-    code = program(like.dtype, how.terms, how.wide, backward=kernel == "elm_network_cluster_backward")
+    code = program(sizes, how, like.dtype, backward=kernel == "elm_network_cluster_backward")
     _driver.launcher().launch(code, kernel, (batch, how.blocks), how.threads, how.shared_bytes, args, like.device)

@@ -39,7 +39,7 @@ ELM_DEVICE void send(Real value, Real &place, Arrivals &arrivals, int rank) {
 }
 
 // All threads of the block: until so many bytes are there, for the `turn`-th time from 0.
-ELM_DEVICE void receive(Arrivals &arrivals, int bytes, i64 turn) {
+ELM_DEVICE void receive(Arrivals &arrivals, int bytes, int turn) {
     if (threadIdx.x == 0) asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_shared(&arrivals)), "r"(bytes) : "memory");
     unsigned there = 0;
     while (!there)

@@ -1,46 +1,57 @@
 // What the two directions of a layer of ELM neurons share where a cluster of blocks holds a sample's recurrence: without traces of branches, with
 // at most one hidden layer, and not larger than the registers of 8 blocks. Synapses, branches and the branches' columns of the first layer are
-// one linear map from neurons to the sums of that layer: a thread has a part of a sum's weights in registers, for all steps. A warp is a neuron, its
-// lanes are the hidden units and the memory; what needs no other neuron is computed while activity is on its way between the blocks.
+// one linear map from neurons to the sums of that layer: LANES threads share such a sum, its weights in their registers for all steps. The MLP and
+// the memory of a neuron are of GROUP lanes of a warp; what needs no other neuron is computed while activity is on its way between the blocks.
 #pragma once
 #include "cluster.cuh"
 #include "network.cuh"
 
-constexpr int VECTORS_OF_WIDE = ELM_WIDE / LANES_OF_VECTOR;
+constexpr int LANES = ELM_LANES, TERMS = ELM_TERMS;  // threads that share a sum; its weights that each has
+constexpr int MEMORY = ELM_MEMORY, HIDDEN = ELM_HIDDEN, ROWS = HIDDEN ? HIDDEN : MEMORY;  // outputs of the layers, HIDDEN 0: there is one
+constexpr int WIDEST = ROWS < MEMORY ? MEMORY : ROWS;
+constexpr int GROUP = WIDEST <= 8 ? 8 : WIDEST <= 16 ? 16 : 32;  // at least the blocks that a neuron's activity goes to
 constexpr int AHEAD = 8;  // steps that prefetches run ahead
 
+ELM_DEVICE constexpr int vectors_of(int numbers) { return divided_up(numbers, LANES_OF_VECTOR); }
+constexpr int STRIDE = vectors_of(WIDEST);  // vectors of a neuron's numbers in shared memory
+constexpr int OF_STEP = TERMS / LANES_OF_VECTOR * LANES;  // of the numbers that all sums are of
+
 struct ClusterLayer {
-    i64 num_steps, num_neuron, num_branch, num_memory, hidden;  // hidden 0: the MLPs have one layer
+    i64 num_steps, num_neuron, num_branch;
     i64 activation, output;
-    i64 tile, ranks, lanes;  // neurons of a block; blocks that have some; threads that share a sum
-    const i64 *lengths;      // null: all steps are valid
-    const Real *mask;        // (batch, neuron): factor on the activity that the layer reads, or null
-    const Real *map;         // (neuron that is read, neuron, rows), null where none is read; rows: outputs of the first layer
-    const Real *first_layer, *last_layer;  // (neuron, rows, branch + memory); (neuron, memory, hidden), or null
+    i64 tile, ranks;     // neurons of a block; blocks that have some
+    const i64 *lengths;  // null: all steps are valid
+    const Real *mask;    // (batch, neuron): factor on the activity that the layer reads, or null
+    const Real *map;     // (neuron that is read, neuron, ROWS), null where none is read
+    const Real *first_layer, *last_layer;  // (neuron, ROWS, branch + MEMORY); (neuron, MEMORY, HIDDEN), or null
     const Real *w_y, *bias, *kappa_m, *gain, *kappa_r;  // kappa_r null: no high pass
 };
 
-// Where a thread stands: in its block's sums, and in its warp's neuron.
+// Where a thread stands: in its block's sums, and in its warp's neurons.
 struct Seat {
-    int rank, base, count, rows;
-    int sum, part;    // of `lanes` threads
+    int rank, base, count;
+    int sum, part;    // of LANES threads
     int local, lane;  // the neuron in its block
-    bool neuron;      // whether there is one
+    bool warp;        // whether its warp has neurons
+    bool neuron, row, memory;  // whether it is a neuron's lane, one of ROWS, one of MEMORY
     Seat(const ClusterLayer &a)
-        : rank((int)blockIdx.y), base(int(rank * a.tile)), rows(a.hidden ? (int)a.hidden : (int)a.num_memory),
-          sum(threadIdx.x / (unsigned)a.lanes), part(threadIdx.x % (unsigned)a.lanes), local(threadIdx.x / WARP), lane(threadIdx.x % WARP) {
+        : rank((int)blockIdx.y), base(int(rank * a.tile)), sum(threadIdx.x / LANES), part(threadIdx.x % LANES), local(threadIdx.x / GROUP),
+          lane(threadIdx.x % GROUP) {
         const int left = (int)a.num_neuron - base;
         count = left < 0 ? 0 : left < a.tile ? left : (int)a.tile;
         neuron = local < count;
+        warp = (int)threadIdx.x / WARP * WARP < count * GROUP;
+        row = neuron && lane < ROWS;
+        memory = neuron && lane < MEMORY;
     }
 };
 
-// Product of weights in registers with numbers in shared memory, of which those of other threads lie in between.
-template <int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *x, int apart) {
+// Product of weights in registers with vectors of numbers in shared memory, APART from each other.
+template <int APART, int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *x) {
     Real sum[LANES_OF_VECTOR] = {};
 #pragma unroll
     for (int c = 0; c < N / LANES_OF_VECTOR; c++) {
-        const Vector v = x[c * apart];
+        const Vector v = x[c * APART];
 #pragma unroll
         for (int e = 0; e < LANES_OF_VECTOR; e++) sum[e] += weight[c * LANES_OF_VECTOR + e] * entry(v, e);
     }
@@ -51,10 +62,8 @@ template <int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *
     return total;
 }
 
-// Number of the input that a thread's weight c is for.
-ELM_DEVICE int input_of(const ClusterLayer &a, const Seat &s, int c) {
-    return (c / LANES_OF_VECTOR * (int)a.lanes + s.part) * LANES_OF_VECTOR + c % LANES_OF_VECTOR;
-}
+// Number of what a thread's weight c of a sum meets.
+ELM_DEVICE int input_of(const Seat &s, int c) { return (c / LANES_OF_VECTOR * LANES + s.part) * LANES_OF_VECTOR + c % LANES_OF_VECTOR; }
 
 ELM_DEVICE void prefetch_far(const Real *from) {
 #ifndef ELM_ON_CPU

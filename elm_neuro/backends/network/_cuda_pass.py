@@ -119,7 +119,7 @@ class _Pass(Function):
                 biases[1] if plan.sizes.hidden else None, *_without_trace(starts), a, change, *_without_trace(after),
                 *kept[1:],
             )  # fmt: skip
-            _network_cluster.launch("elm_network_cluster", plan.clusters[0], batch, args, a)
+            _network_cluster.launch("elm_network_cluster", plan.sizes, plan.clusters[0], batch, args, a)
         else:
             if not plan.sizes.trace:  # the first came with what the inputs add
                 biases = (None, *biases[1:])
@@ -157,7 +157,7 @@ class _Pass(Function):
                 *_cluster(plan, plan.clusters[1], operands, weights), *starts[2:], *kept[1:], *_without_trace(given, 3),
                 grad_sums, *_without_trace(of_starts), *_without_trace(sums, 4), *slope,
             )  # fmt: skip
-            _network_cluster.launch("elm_network_cluster_backward", plan.clusters[1], batch, args, a)
+            _network_cluster.launch("elm_network_cluster_backward", sizes, plan.clusters[1], batch, args, a)
         else:
             layer = _layer(plan, plan.backward, operands, weights)
             args = _network.BACKWARD(
@@ -214,9 +214,8 @@ def _cluster(plan: Plan, how: Cluster, operands: Operands, weights: Any) -> tupl
     """The same for clusters: the fields of network_cluster.cuh's ClusterLayer."""
     sizes = plan.sizes
     return (
-        plan.num_steps, sizes.num_neuron, sizes.num_branch, sizes.num_memory, sizes.hidden,
-        KERNEL_ACTIVATIONS[plan.rule.activation], KERNEL_OUTPUTS[plan.rule.output], how.tile, how.ranks, how.lanes,
-        operands.lengths, operands.recurrent_mask, operands.of_neurons, weights[0],
+        plan.num_steps, sizes.num_neuron, sizes.num_branch, KERNEL_ACTIVATIONS[plan.rule.activation],
+        KERNEL_OUTPUTS[plan.rule.output], how.tile, how.ranks, operands.lengths, operands.recurrent_mask, operands.of_neurons, weights[0],
         weights[1] if sizes.hidden else None, operands.w_y, operands.bias, operands.kappa_m, operands.gain,
         operands.kappa_r,
     )  # fmt: skip
