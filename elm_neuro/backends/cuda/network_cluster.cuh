@@ -9,7 +9,8 @@
 constexpr int LANES = ELM_LANES, TERMS = ELM_TERMS;  // threads that share a sum; its weights that each has
 constexpr int MEMORY = ELM_MEMORY, HIDDEN = ELM_HIDDEN, ROWS = HIDDEN ? HIDDEN : MEMORY;  // outputs of the layers, HIDDEN 0: there is one
 constexpr int WIDEST = ROWS < MEMORY ? MEMORY : ROWS;
-constexpr int GROUP = WIDEST <= 8 ? 8 : WIDEST <= 16 ? 16 : 32;  // at least the blocks that a neuron's activity goes to
+ELM_DEVICE constexpr int lanes_for(int numbers) { return numbers <= CLUSTER ? CLUSTER : numbers <= 16 ? 16 : 32; }
+constexpr int GROUP = lanes_for(WIDEST), OUTPUT_LANES = lanes_for(MEMORY);  // lanes of a neuron, and those that know its output
 constexpr int AHEAD = 8;  // steps that prefetches run ahead
 
 ELM_DEVICE constexpr int vectors_of(int numbers) { return divided_up(numbers, LANES_OF_VECTOR); }

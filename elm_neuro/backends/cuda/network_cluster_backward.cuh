@@ -16,6 +16,8 @@ struct NetworkClusterBackward : ClusterLayer {
 
 static_assert(sizeof(NetworkClusterBackward) == ELM_BYTES_NETWORKCLUSTERBACKWARD, "structures of network_cluster_backward.cuh and _network_cluster.py");
 
+constexpr int PARTS = CLUSTER / LANES_OF_VECTOR;  // vectors of what a neuron gets back from the blocks
+
 // What a lane needs of a step.
 struct Step {
     Real sum, th, before, q, r_before, grad;  // `before` and `r_before`: memory and r before the step
@@ -32,10 +34,10 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     Vector *const sums = shared + 16 / sizeof(Vector);  // gradients of the block's sums, as its threads read them
     Vector *const rows = sums + OF_STEP;                // and as their neuron's lanes do
     Vector *const outputs = rows + tile * STRIDE;       // of the last of two layers
-    Real *const parts = (Real *)(outputs + tile * STRIDE);  // of what its neurons get back, from each block
+    Vector *const parts = outputs + tile * STRIDE;      // of what its neurons get back, after even and odd steps, from each block
 
     Real *const zeroed = (Real *)sums;
-    for (int k = threadIdx.x; k < (OF_STEP + 2 * tile * STRIDE) * LANES_OF_VECTOR; k += blockDim.x) zeroed[k] = Real(0);
+    for (int k = threadIdx.x; k < (OF_STEP + 2 * tile * (STRIDE + PARTS)) * LANES_OF_VECTOR; k += blockDim.x) zeroed[k] = Real(0);
     if (threadIdx.x == 0) prepare(arrivals[0]), prepare(arrivals[1]);
 
     Real of_rows[TERMS], of_decayed[vectors_of(ROWS) * LANES_OF_VECTOR], of_outputs[vectors_of(MEMORY) * LANES_OF_VECTOR];
@@ -59,7 +61,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     Real m = s.memory && a.grad_m_last ? a.grad_m_last[at * MEMORY + s.lane] : Real(0), r = s.neuron && a.grad_r_last ? a.grad_r_last[at] : Real(0);
     Real of_w_y = Real(0), of_kappa = Real(0), of_gain = Real(0), of_bias = Real(0), of_kappa_r = Real(0);
     const int own = s.local * STRIDE * LANES_OF_VECTOR + s.lane, of_sum = s.local * ROWS + s.lane;
-    const int to_block = s.sum / tile, to_part = s.rank * tile + s.sum % tile, bytes = int(a.ranks * s.count * sizeof(Real));
+    const int to_block = s.sum / tile, to_part = s.sum % tile * CLUSTER + s.rank, bytes = int(a.ranks * s.count * sizeof(Real));
 
     // Where the numbers lie of the step that is loaded next: of the neuron, of its memory, of its hidden layer, of what is left.
     i64 of_neuron = row_0 + (i64)(length - 1) * num_neuron + n, of_lane = of_neuron * MEMORY + s.lane, of_hidden = of_neuron * HIDDEN + s.lane;
@@ -92,7 +94,9 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     const auto returned = [&](int turn) {
         receive(arrivals[turn & 1], bytes, turn >> 1);
         Real sum = Real(0);
-        for (int k = 0; s.neuron && k < a.ranks; k++) sum += parts[((turn & 1) * CLUSTER + k) * tile + s.local];
+        if (s.neuron)
+#pragma unroll
+            for (int k = 0; k < CLUSTER; k++) sum += entry(parts[((turn & 1) * tile + s.local) * PARTS + k / LANES_OF_VECTOR], k % LANES_OF_VECTOR);
         return sum * heard;
     };
     Real after = s.memory && length ? a.memory[of_lane] : Real(0);
@@ -131,13 +135,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
         __syncthreads();  // the gradients of the block's sums are there
         if (reads_layer) {
             const Real part = over_lanes(product<LANES>(of_rows, sums + s.part), LANES);
-            if (source && s.part == 0) send(part, parts[(turn & 1) * CLUSTER * tile + to_part], arrivals[turn & 1], to_block);
+            if (source && s.part == 0) send(part, ((Real *)(parts + (turn & 1) * tile * PARTS))[to_part], arrivals[turn & 1], to_block);
         }
         if (s.warp) {
             of_w_y += of_y * after;
             of_gain += grad * now.th;
             if (high_pass) {
-                of_kappa_r += of_r * (now.r_before - over_lanes(w_y * after, GROUP));
+                of_kappa_r += of_r * (now.r_before - over_lanes(w_y * after, OUTPUT_LANES));
                 r = kappa_r * of_r;
             }
             const Real of_before = s.memory ? grad + product<1>(of_decayed, rows + s.local * STRIDE) : Real(0);

@@ -73,18 +73,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
         arriving += rows;
         const Real next = s.row && more ? a.from_input[arriving] : Real(0);
         if (s.row && t + AHEAD < length) prefetch_far(a.from_input + arriving + (AHEAD - 1) * rows);
-        Real sum = Real(0);
+        Real sum = unit && s.part == 0 ? alone[of_sum] : Real(0);
         if (reads_layer) {
             if (t) receive(arrivals[(t - 1) & 1], num_neuron * (int)sizeof(Real), (t - 1) >> 1);
-            sum = over_lanes(product<LANES>(of_neurons, fed + ((t + 1) & 1) * OF_STEP + s.part), LANES);
+            sum = over_lanes(sum + product<LANES>(of_neurons, fed + ((t + 1) & 1) * OF_STEP + s.part), LANES);
         }
-        if (unit && s.part == 0) {
-            sum += alone[of_sum];
-            ((Real *)h)[of_sum] = HIDDEN ? activated(a.activation, sum) : sum;
-        }
+        if (unit && s.part == 0) ((Real *)h)[of_sum] = HIDDEN ? activated(a.activation, sum) : sum;
         __syncthreads();  // the neurons' sums are there
-        if (keeps_sum) a.sums[kept] = sum;
-        kept += rows;
         if (s.warp) {
             Real o = Real(0);
             if (HIDDEN) {
@@ -94,7 +89,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
             }
             const Real th = tanh(Real(TANH_SLOPE) * o);
             after = m + gain * th;
-            y = over_lanes(w_y * after, GROUP);
+            y = over_lanes(w_y * after, OUTPUT_LANES);
             if (high_pass) {
                 r = kappa_r * r + (Real(1) - kappa_r) * y;
                 y -= r;
@@ -115,6 +110,8 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
             if (keeps_r) a.r[of_neuron] = r;
             of_neuron += num_neuron, of_lane += num_neuron * MEMORY;
         }
+        if (keeps_sum) a.sums[kept] = sum;
+        kept += rows;
         __syncthreads();  // what each neuron adds alone is there
     }
     wait_for_cluster();  // nobody sends any more

@@ -144,13 +144,15 @@ inline bool run_cluster(unsigned blocks, unsigned seed, std::mt19937 &random) {
     const auto first_of = [&](unsigned w) { return w / warps * n + w % warps * 32; };
     const auto last_of = [&](unsigned w) { return std::min(first_of(w) + 32, (w / warps + 1) * n); };
     for (unsigned w = 0; w < blocks * warps; w++) of_warps[w] = w;
+    const bool ranked = seed > 1 && seed % 2;
+    if (ranked) std::shuffle(of_warps.begin(), of_warps.end(), random);
     if (seed == 1) {
         std::reverse(of_warps.begin(), of_warps.end());
         for (unsigned w : of_warps) std::reverse(order.begin() + first_of(w), order.begin() + last_of(w));
     }
     for (;;) {
         bool ran = false;
-        if (seed > 1) std::shuffle(of_warps.begin(), of_warps.end(), random);
+        if (seed > 1 && !ranked) std::shuffle(of_warps.begin(), of_warps.end(), random);
         // A warp runs on while it waits for itself alone: it must not need that for the others to keep up.
         for (unsigned w : of_warps) {
             const unsigned first = first_of(w), last = last_of(w);
@@ -166,7 +168,8 @@ inline bool run_cluster(unsigned blocks, unsigned seed, std::mt19937 &random) {
                     ran = true;
                 }
                 again = release(first, last, State::AT_WARP);
-            } while (again && (seed < 2 || random() % 4));
+            } while (again && (seed < 2 || ranked || random() % 4));
+            if (ran && ranked) break;
         }
         bool released = release(0, all, State::AT_CLUSTER);
         for (unsigned b = 0; b < blocks; b++) released |= release(b * n, (b + 1) * n, State::AT_BLOCK);
@@ -175,8 +178,9 @@ inline bool run_cluster(unsigned blocks, unsigned seed, std::mt19937 &random) {
     }
 }
 
-// seed 0: threads in order, 1: backward, else shuffled.
+// seed 0: threads in order, 1: backward, else shuffled; where it is odd, a warp waits as long as one before it can run.
 inline int launch(dim3 g, dim3 b, unsigned blocks, size_t bytes, unsigned seed, const std::function<void()> &f) {
+    if (g.y % blocks) return 1;
     grid = g, block = b, body = &f, shared_bytes = bytes;
     while (fibers.size() < blocks * b.x) {
         fibers.emplace_back();
