@@ -144,8 +144,9 @@ inline bool run_cluster(unsigned blocks, unsigned seed, std::mt19937 &random) {
     const auto first_of = [&](unsigned w) { return w / warps * n + w % warps * 32; };
     const auto last_of = [&](unsigned w) { return std::min(first_of(w) + 32, (w / warps + 1) * n); };
     for (unsigned w = 0; w < blocks * warps; w++) of_warps[w] = w;
-    const bool ranked = seed > 1 && seed % 2;
-    if (ranked) std::shuffle(of_warps.begin(), of_warps.end(), random);
+    const bool ranked = seed == 3;
+    if (ranked) std::reverse(of_warps.begin(), of_warps.end());
+    if (ranked) std::stable_sort(of_warps.begin(), of_warps.end(), [&](unsigned v, unsigned w) { return v % warps < w % warps; });
     if (seed == 1) {
         std::reverse(of_warps.begin(), of_warps.end());
         for (unsigned w : of_warps) std::reverse(order.begin() + first_of(w), order.begin() + last_of(w));
@@ -178,7 +179,7 @@ inline bool run_cluster(unsigned blocks, unsigned seed, std::mt19937 &random) {
     }
 }
 
-// seed 0: threads in order, 1: backward, else shuffled; where it is odd, a warp waits as long as one before it can run.
+// seed 0: threads in order, 1: backward, 3: a block's last warps wait as long as others can run, the first block's longest; else shuffled.
 inline int launch(dim3 g, dim3 b, unsigned blocks, size_t bytes, unsigned seed, const std::function<void()> &f) {
     if (g.y % blocks) return 1;
     grid = g, block = b, body = &f, shared_bytes = bytes;
