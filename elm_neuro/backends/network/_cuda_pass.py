@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -143,32 +144,46 @@ class _Pass(Function):
         plan: Plan = ctx.plan
         sizes, batch = plan.sizes, a.shape[0]
         given = [None if grad is None else grad.contiguous() for grad in grads]
-        grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
-        grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         of_starts = [None if part is None else torch.empty_like(part) for part in starts]
-        own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
-        sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
         surrogate: Any = plan.rule.surrogate
         slope: tuple[int, ...] = (0,) * 6
         if plan.rule.output == "spike":
             slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
         if plan.clusters is not None:
+            rows = a.new_empty(*a.shape, sizes.widths[0])
+            shapes = _network_cluster.parameters(sizes)
+            lengths = [prod(shape) for shape in shapes]
+            sums = a.new_empty(batch, sum(lengths))
             args = _network_cluster.BACKWARD(
                 *_cluster(plan, plan.clusters[1], operands, weights), *starts[2:], *kept[1:], *_without_trace(given, 3),
-                grad_sums, *_without_trace(of_starts), *_without_trace(sums, 4), *slope,
+                rows, *_without_trace(of_starts), sums, *slope,
             )  # fmt: skip
             _network_cluster.launch("elm_network_cluster_backward", sizes, plan.clusters[1], batch, args, a)
+            parts = [one.view(shape) for one, shape in zip(sums.sum(0).split(lengths), shapes, strict=True)]
+            w_y, kappa_m, gain, bias, kappa_r, of_memory, *of_last = parts
+            kappa_b = None
+            of_first = torch.zeros_like(weights[0])
+            of_first[..., sizes.num_branch :] = of_memory
+            of_layers = (of_first, *of_last[:1], None, *of_last[1:])
         else:
+            grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
+            grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
+            own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
+            sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
             layer = _layer(plan, plan.backward, operands, weights)
             args = _network.BACKWARD(
                 *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
             )  # fmt: skip
             _network.launch("elm_network_backward", plan.backward, batch, args, a)
-        w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+            w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+            rows = grad_sums[..., : sizes.widths[0]] if grad_b is None else grad_b
+            with torch.autocast(a.device.type, enabled=False):
+                of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
         with torch.autocast(a.device.type, enabled=False):
-            from_input, of_neurons = _of_sources(plan, operands, a, grad_sums if grad_b is None else grad_b)
-            of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
+            from_input, of_neurons = _of_sources(plan, operands, a, rows)
+        if not sizes.high_pass:
+            kappa_r = None
         return (
             None, None, None, None, from_input, of_neurons, w_y, bias, kappa_m, gain, kappa_b, kappa_r, *of_starts,
             *of_layers,
@@ -234,10 +249,8 @@ def _before(start: Tensor, record: Tensor) -> Tensor:
 
 def _of_sources(plan: Plan, operands: Operands, a: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of what the inputs add, and of the neurons' half of the map; `rows`: of the sums that sources add to,
-    (batch, time, num_neuron, ...), the first of the last axis.
+    (batch, time, num_neuron, ...).
     """
-    if not plan.sizes.trace:
-        rows = rows[..., : plan.sizes.widths[0]]
     rows = rows.flatten(2)
     if plan.wiring is None:
         return rows, None
