@@ -135,9 +135,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
             if (s.row) {
                 ((Real *)rows)[own] = of_row;
                 if (reads_layer) ((Real *)sums)[of_sum] = of_row;
-                a.grad_sums[left] = of_row;
             }
-            left -= num_neuron * ROWS;
         }
         __syncthreads();  // the gradients of the block's sums are there
         if (reads_layer) {
@@ -145,6 +143,8 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
             if (source) send(part, ((Real *)(parts + (turn & 1) * tile * PARTS))[to_part], arrivals[turn & 1], to_block);
         }
         if (s.warp) {
+            if (s.row) a.grad_sums[left] = of_row;
+            left -= num_neuron * ROWS;
             of_w_y += of_y * after;
             of_gain += grad * now.th;
             if (high_pass) {
@@ -153,11 +153,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
             }
             const Real of_before = s.memory ? grad + product(of_decayed, rows + s.local * STRIDE) : Real(0);
             of_kappa += of_before * now.before;
-            const Real h = HIDDEN && s.row ? activated(a.activation, now.sum) : Real(0);
+            if (s.row) {
+                const Real h = HIDDEN ? activated(a.activation, now.sum) : Real(0);
 #pragma unroll
-            for (int i = 0; i < MEMORY; i++) {
-                of_first[i] += of_row * number(decayed + s.local * STRIDE, i);
-                if (HIDDEN) of_last_layer[i] += h * number(outputs + s.local * STRIDE, i);
+                for (int i = 0; i < MEMORY; i++) {
+                    of_first[i] += of_row * number(decayed + s.local * STRIDE, i);
+                    if (HIDDEN) of_last_layer[i] += h * number(outputs + s.local * STRIDE, i);
+                }
             }
             m = kappa * of_before;
             after = now.before;
