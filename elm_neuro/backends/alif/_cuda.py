@@ -88,6 +88,11 @@ class Plan(NamedTuple):
             params.gradient == "blocks",
         )  # fmt: skip
 
+    @property
+    def kernel_backward(self) -> str:
+        """Name of the backward pass's kernel."""
+        return "elm_alif_blocks_backward" if self.blocks else "elm_alif_backward"
+
 
 class _Pass(Function):
     @staticmethod
@@ -105,6 +110,8 @@ class _Pass(Function):
         kept = [torch.empty_like(current) for _ in range(3)] if save else [None] * 3
         threads = _alif.threads_for(num_neuron)
         code = _alif.program(current.dtype, threads, plan.surrogate)
+        if save:
+            _alif.expect(plan.kernel_backward, code, current)
         args = _alif.FORWARD(
             num_steps, num_neuron, plan.history, plan.chunk, int(plan.blocks), lengths, current, beta, p, b,
             by_sender, v_0, a_0, s_0, blocked, spikes, v, a, *kept,
@@ -131,8 +138,7 @@ class _Pass(Function):
             v_0, spikes, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
-        kernel = "elm_alif_blocks_backward" if plan.blocks else "elm_alif_backward"
-        _alif.launch(kernel, ctx.code, batch, threads, 0, args, spikes)
+        _alif.launch(plan.kernel_backward, ctx.code, batch, threads, 0, args, spikes)
         of_beta, of_p, of_b = (part.sum(0) for part in sums)
         of_w_rec = of_s_0 = None
         if w_rec is not None:

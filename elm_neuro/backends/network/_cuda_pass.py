@@ -107,6 +107,7 @@ class _Pass(Function):
         kept = Kept(*[None] * len(Kept._fields))
         if any(ctx.needs_input_grad):
             kept = Kept.room(plan, a, padded=operands.lengths is not None)
+            _network.expect_backward(a)
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         after = [None if part is None else torch.empty_like(part) for part in starts]
         change = torch.empty_like(operands.a_0)
