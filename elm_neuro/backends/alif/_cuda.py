@@ -63,6 +63,8 @@ class Cuda(CudaBackend, ALIFBackend):
         past = state.s
         p = None if params.b is None else params.p
         operands = (lengths, current, params.beta, p, params.b, params.w_rec, state.v, state.a, past)
+        if torch.is_grad_enabled():
+            _alif.expect(plan.kernel_backward, plan.surrogate, current)
         spikes, v, a = _Pass.apply(plan, *operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         last = spikes if lengths is not None else spikes[:, -past.shape[1] :]
         return spikes, ALIFState(v, a, remembered(past, last, lengths))
@@ -110,8 +112,6 @@ class _Pass(Function):
         kept = [torch.empty_like(current) for _ in range(3)] if save else [None] * 3
         threads = _alif.threads_for(num_neuron)
         code = _alif.program(current.dtype, threads, plan.surrogate)
-        if save:
-            _alif.expect(plan.kernel_backward, code, current)
         args = _alif.FORWARD(
             num_steps, num_neuron, plan.history, plan.chunk, int(plan.blocks), lengths, current, beta, p, b,
             by_sender, v_0, a_0, s_0, blocked, spikes, v, a, *kept,

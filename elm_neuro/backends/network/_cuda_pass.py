@@ -92,6 +92,8 @@ def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any
     """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
     not; `layers`: weights, then biases.
     """
+    if torch.is_grad_enabled():
+        _network.expect_backward(operands.bias)
     found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return found
 
@@ -107,7 +109,6 @@ class _Pass(Function):
         kept = Kept(*[None] * len(Kept._fields))
         if any(ctx.needs_input_grad):
             kept = Kept.room(plan, a, padded=operands.lengths is not None)
-            _network.expect_backward(a)
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         after = [None if part is None else torch.empty_like(part) for part in starts]
         change = torch.empty_like(operands.a_0)
