@@ -58,7 +58,7 @@ def _broken(index: int) -> str | None:
         if not _compile.knows(_driver.launcher().device(index).architecture):
             return _told(f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}")
         # the kernel that most passes begin with: a driver may be older than the compiler, and either be damaged
-        _driver.launcher().load(_weights.program(torch.float32), "elm_effective", index)
+        _driver.launcher().load(_weights.program(torch.float32), "elm_table", index)
     except (_nvrtc.CompileError, _driver.CudaError) as error:
         return _told(str(error))
     return None

@@ -74,7 +74,7 @@ def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int,
     grid = -(-num_out // TILE_ROWS) * -(-width // TILE_COLUMNS), num_part * (x.shape[2] if x.ndim == 4 else 1)
     shared = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS) * factor.element_size()
     if out.numel():
-        _driver.launcher().launch(program(factor.dtype), kernel, grid, THREADS, shared, args, factor.device)
+        _driver.launch(program(factor.dtype), kernel, grid, THREADS, shared, args, factor.device)
     return out
 
 
@@ -86,7 +86,7 @@ def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | 
     batch, num_steps, num_input = flat.shape
     args = DISCOUNT(num_steps, num_input, flat.stride(0), flat.stride(1), _sign(x), lengths, kappa, flat, total)
     grid = batch, -(-num_input // THREADS)
-    _driver.launcher().launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
+    _driver.launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
 
 
 def _sign(x: Tensor) -> int:

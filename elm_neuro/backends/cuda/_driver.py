@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -24,6 +24,17 @@ DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
 
 _Pointers = ctypes.c_char_p * 1  # to the bytes of a kernel's one argument
 
+Run: TypeAlias = Callable[[Arguments], None]
+
+
+class Queue(Protocol):
+    """A stream of a device."""
+
+    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
+        """What has the device run this kernel, with arguments that are copied, after what the stream has to do: nothing
+        waits.
+        """
+
 
 class Launcher(Protocol):
     """What runs kernels: the driver, or in tests the CPU."""
@@ -31,8 +42,8 @@ class Launcher(Protocol):
     def device(self, index: int) -> Device:
         """Properties of the device of this number."""
 
-    def enter(self, device: torch.device) -> None:
-        """Have the device's context in this thread: cuBLAS warns where a thread's first work there is a product."""
+    def queue(self, device: torch.device) -> Queue:
+        """The device's current stream, always the same object for the same; the thread has a context from here on."""
 
     def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
         """Have kernels that will be launched compiled side by side, where they are not; nothing waits."""
@@ -46,21 +57,20 @@ class Launcher(Protocol):
             torch.OutOfMemoryError: the device has no room for it.
         """
 
-    def launch(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        arguments: Arguments,
-        device: torch.device,
-    ) -> None:
-        """Have the device run a kernel after what its current stream has to do."""
-
 
 class CudaError(RuntimeError):
     """The CUDA driver refused a call."""
+
+
+class LaunchConfig(ctypes.Structure):
+    """As cuda.h has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared")),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("num_attribute", ctypes.c_uint),
+    )
 
 
 class Driver:
@@ -74,13 +84,15 @@ class Driver:
         name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
         try:
             self._library = ctypes.CDLL(name)
-            self._launch_kernel = self._library.cuLaunchKernel
-        except (OSError, AttributeError) as error:  # no library, or another one
+            self._launch_kernel = self._library.cuLaunchKernelEx
+        except OSError as error:
             raise CudaError(f"no CUDA driver: {error}") from error
-        self._launch_kernel.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
+        except AttributeError as error:
+            raise CudaError("the CUDA driver is older than CUDA 11.8: it has no cuLaunchKernelEx") from error
         self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
         self._allowed: dict[tuple[int, Program, str], int] = {}  # bytes of shared memory, where more than the default
         self._devices: dict[int, Device] = {}
+        self._queues: dict[tuple[int, int, bool], Stream] = {}
         self._entered = threading.local()  # whether a thread has a context
 
     def device(self, index: int) -> Device:
@@ -94,37 +106,38 @@ class Driver:
             )
         return self._devices[index]
 
-    def launch(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        arguments: Arguments,
-        device: torch.device,
-    ) -> None:
-        """As in :class:`Launcher`; the arguments are copied, and nothing waits."""
+    def queue(self, device: torch.device) -> Stream:
+        """As in :class:`Launcher`."""
         current = _current_device()
         index = current if device.index is None else device.index
-        if index != current:
-            with torch.cuda.device(index):
-                self.launch(program, kernel, grid, threads, shared_bytes, arguments, device)
-            return
-        self._enter_context(index)
+        if not getattr(self._entered, "done", False):
+            self._enter_context(current)
+        key = index, _current_stream(index), index == current
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues[key] = Stream(self, *key)
+        return found
+
+    def prepared(
+        self, index: int, stream: int, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared: int
+    ) -> Run:
+        """As in :class:`Queue`, of a stream of the current device."""
+        if grid[1] > MAX_GRID_Y:
+            raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
         function = self._functions.get((index, program, kernel))
         if function is None:
             function = self._function(index, program, kernel)
-        if shared_bytes > DEFAULT_SHARED:
-            self._allow(index, program, kernel, shared_bytes)
-        if grid[1] > MAX_GRID_Y:
-            raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
-        pointers = _Pointers(arguments)
-        status = self._launch_kernel(
-            function, grid[0], grid[1], 1, threads, 1, 1, shared_bytes, _current_stream(index), pointers, None
-        )
-        if status:
-            self._raise("cuLaunchKernel", status)
+        if shared > DEFAULT_SHARED:
+            self._allow(index, program, kernel, shared)
+        config = ctypes.byref(LaunchConfig(*grid, 1, threads, 1, 1, shared, stream, None, 0))
+        launch, pointers = self._launch_kernel, _Pointers
+
+        def run(arguments: Arguments) -> None:
+            status = launch(config, function, pointers(arguments), None)
+            if status:
+                self._raise("cuLaunchKernelEx", status)
+
+        return run
 
     def attribute(self, index: int, program: Program, kernel: str, number: int) -> int:
         """An attribute of a kernel that has been launched: 4 registers, 3 bytes of local memory."""
@@ -147,10 +160,6 @@ class Driver:
         self._functions[index, program, kernel] = function
         return function
 
-    def enter(self, device: torch.device) -> None:
-        """As in :class:`Launcher`."""
-        self._enter_context(_current_device() if device.index is None else device.index)
-
     def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
         """As in :class:`Launcher`."""
         index = _current_device() if device.index is None else device.index
@@ -160,13 +169,14 @@ class Driver:
     def load(self, program: Program, kernel: str, index: int) -> None:
         """As in :class:`Launcher`."""
         with torch.cuda.device(index):
-            self._enter_context(index)
+            if not getattr(self._entered, "done", False):
+                self._enter_context(index)
             self._function(index, program, kernel)
 
     def _enter_context(self, index: int) -> None:
-        """Have torch's context in this thread: a thread that has done nothing on a device has none."""
-        if getattr(self._entered, "done", False):
-            return
+        """Have torch's context in this thread: one that has done nothing on a device has none, and cuBLAS warns where a
+        thread's first work there is a product.
+        """
         context, device = ctypes.c_void_p(), ctypes.c_int()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
         if not context:
@@ -195,6 +205,34 @@ class Driver:
         raise CudaError(f"{name} failed: {texts[0]}, {texts[1]}")
 
 
+class Stream:
+    """As :class:`Queue`, of the driver.
+
+    Args:
+        driver: the driver.
+        index: of the device.
+        stream: its address.
+        current: whether the device is the thread's.
+    """
+
+    def __init__(self, driver: Driver, index: int, stream: int, current: bool) -> None:
+        self._driver, self._index, self._stream, self._current = driver, index, stream, current
+
+    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
+        """As in :class:`Queue`."""
+        what = self._index, self._stream, program, kernel, grid, threads, shared_bytes
+        if self._current:
+            return self._driver.prepared(*what)
+        with torch.cuda.device(self._index):
+            run = self._driver.prepared(*what)
+
+        def run_there(arguments: Arguments) -> None:
+            with torch.cuda.device(self._index):
+                run(arguments)
+
+        return run_there
+
+
 def _current_device() -> int:
     index: int = torch._C._cuda_getDevice()
     return index
@@ -220,3 +258,16 @@ def launcher() -> Launcher:
         CudaError: there is none.
     """
     return Driver()
+
+
+def launch(
+    program: Program,
+    kernel: str,
+    grid: tuple[int, int],
+    threads: int,
+    shared_bytes: int,
+    arguments: Arguments,
+    device: torch.device,
+) -> None:
+    """Have the device run a kernel after what its current stream has to do."""
+    launcher().queue(device).prepared(program, kernel, grid, threads, shared_bytes)(arguments)

@@ -252,7 +252,7 @@ def reason_of_size(sizes: Sizes, like: Tensor) -> str | None:
 def launch(kernel: str, how: Block, batch: int, args: Arguments, like: Tensor) -> None:
     """A block for each of `batch` samples and tile of neurons, on the current stream of `like`'s device."""
     code = program(like.dtype, backward=kernel == "elm_network_backward")
-    _driver.launcher().launch(code, kernel, (batch, how.tiles), how.threads, how.shared_bytes, args, like.device)
+    _driver.launch(code, kernel, (batch, how.tiles), how.threads, how.shared_bytes, args, like.device)
 
 
 def expect_backward(like: Tensor) -> None:

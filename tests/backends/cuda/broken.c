@@ -28,7 +28,7 @@ int nvrtcGetProgramLog(void *program, char *log) { return strcpy(log, "what it s
 int nvrtcGetCUBINSize(void *program, size_t *size) { return *size = 4, 0; }
 int nvrtcGetCUBIN(void *program, char *code) { return memcpy(code, "code", 4), 0; }
 
-ANSWER(cuLaunchKernel)
+ANSWER(cuLaunchKernelEx)
 ANSWER(cuCtxGetCurrent)
 ANSWER(cuDeviceGet)
 ANSWER(cuDevicePrimaryCtxRetain)

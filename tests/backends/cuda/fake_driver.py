@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,8 +38,13 @@ class FakeDriver:
     def device(self, index: int) -> Device:
         return self.properties
 
-    def enter(self, device: torch.device) -> None:
-        """The CPU is always there."""
+    def queue(self, device: torch.device) -> FakeDriver:
+        return self
+
+    def prepared(
+        self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int
+    ) -> _driver.Run:
+        return partial(self.launch, program, kernel, grid, threads, shared_bytes)
 
     def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
         self.expected.update(kernels)
@@ -54,7 +60,6 @@ class FakeDriver:
         threads: int,
         shared_bytes: int,
         arguments: Arguments,
-        device: torch.device,
     ) -> None:
         if program not in self._libraries:
             self._libraries[program] = ctypes.CDLL(str(built(program, self.flags)))

@@ -60,7 +60,7 @@ def installs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Instal
 FAILURES = {
     "OLD": "NVRTC has no nvrtcGetNumSupportedArchs: it is older than 11.2, or another library",
     "ARCHITECTURE=80": "the compiler of this installation does not know GPU 0",
-    "COMPILES=7": "elm_effective of weights.cuh cannot be compiled: NVRTC 13.0 refused a kernel: what it says.",
+    "COMPILES=7": "elm_table of weights.cuh cannot be compiled: NVRTC 13.0 refused a kernel: what it says.",
     "LOADS=209": "cuModuleLoadData failed: CUDA_ERROR_NO_BINARY_FOR_GPU, what it means",
     "LOADS=200": "cuModuleLoadData failed: CUDA_ERROR_INVALID_IMAGE, what it means",
 }
@@ -112,7 +112,7 @@ def test_a_compiler_that_fails_is_not_asked_for_what_is_kept(installs: Installs)
     assert backends.resolve("auto", LIKE) == "cuda"
 
 
-@pytest.mark.parametrize("name", ["cuModuleLoadData", "cuLaunchKernel"])
+@pytest.mark.parametrize("name", ["cuModuleLoadData", "cuLaunchKernelEx"])
 def test_a_library_that_is_no_driver_is_told(
     installs: Installs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:

@@ -51,7 +51,7 @@ def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
     for seed in range(5):
         x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(64, dtype=torch.float64)
         arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments, x.device)
+        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments)
         found.append(y)
     return found
 
@@ -209,7 +209,7 @@ driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-
 x, y = torch.ones(64), torch.ones(64)
 arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
 program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
-driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments)
 """
     environment = os.environ | {"LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # those of the compiler that it starts
