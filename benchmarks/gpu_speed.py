@@ -118,7 +118,7 @@ def kernel_of(row: Row, backward: bool) -> _memory.Kernel:
     )
 
 
-def compile_one(job: tuple[Any, int]) -> str:
+def compile_one(job: tuple[Any, str, int]) -> str:
     try:
         _compile.machine_code(*job)
     except Exception as error:  # noqa: BLE001 - told in the parent
@@ -129,7 +129,7 @@ def compile_one(job: tuple[Any, int]) -> str:
 def compile_all(pool: Any, programs: list[Any], architecture: int) -> None:
     """In processes side by side."""
     start = time.perf_counter()
-    jobs = [(program, architecture) for program in dict.fromkeys(programs)]
+    jobs = [(program, name, architecture) for program in dict.fromkeys(programs) for name in program.kernels()]
     failed = [error for error in pool.map(compile_one, jobs, chunksize=1) if error]
     say(f"compiled {len(jobs)} kernels in {time.perf_counter() - start:.1f} s, failed {len(failed)} {failed[:2]}")
 

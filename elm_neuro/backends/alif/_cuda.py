@@ -64,6 +64,8 @@ class Cuda(CudaBackend, ALIFBackend):
         past = state.s
         p = None if params.b is None else params.p
         operands = (lengths, current, params.beta, p, params.b, params.w_rec, state.v, state.a, past)
+        if torch.is_grad_enabled():
+            _alif.expect(plan.kernel_backward, plan.surrogate, current)
         spikes, v, a = _Pass.apply(plan, *operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         last = spikes if lengths is not None else spikes[:, -past.shape[1] :]
         return spikes, ALIFState(v, a, remembered(past, last, lengths))
@@ -100,6 +102,11 @@ class Plan(NamedTuple):
             history, _alif.chunk_of(history), kind, surrogate, not params.detach_reset, not params.detach_recurrent,
             params.gradient == "blocks",
         )  # fmt: skip
+
+    @property
+    def kernel_backward(self) -> str:
+        """Name of the backward pass's kernel."""
+        return "elm_alif_blocks_backward" if self.blocks else "elm_alif_backward"
 
 
 class _Pass(Function):
@@ -144,8 +151,7 @@ class _Pass(Function):
             v_0, spikes, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
-        kernel = "elm_alif_blocks_backward" if plan.blocks else "elm_alif_backward"
-        _alif.launch(kernel, ctx.code, batch, threads, 0, args, spikes)
+        _alif.launch(plan.kernel_backward, ctx.code, batch, threads, 0, args, spikes)
         of_beta, of_p, of_b = (part.sum(0) for part in sums)
         of_w_rec = of_s_0 = None
         if w_rec is not None:

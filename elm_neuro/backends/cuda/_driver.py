@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from elm_neuro.backends.cuda import _ahead
 from elm_neuro.backends.cuda._arguments import Arguments
-from elm_neuro.backends.cuda._compile import Program, machine_code
+from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._plans import Device
 
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -43,6 +44,18 @@ class Launcher(Protocol):
 
     def queue(self, device: torch.device) -> Queue:
         """The device's current stream, always the same object for the same; the thread has a context from here on."""
+
+    def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
+        """Have kernels that will be launched compiled side by side, where they are not; nothing waits."""
+
+    def load(self, program: Program, kernel: str, index: int) -> None:
+        """Have a kernel on the device of this number, as its first launch does.
+
+        Raises:
+            CompileError: there is no machine code of it.
+            CudaError: the driver does not take it.
+            torch.OutOfMemoryError: the device has no room for it.
+        """
 
 
 class CudaError(RuntimeError):
@@ -78,7 +91,6 @@ class Driver:
             raise CudaError("the CUDA driver is older than CUDA 11.8: it has no cuLaunchKernelEx") from error
         self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
         self._allowed: dict[tuple[int, Program, str], int] = {}  # bytes of shared memory, where more than the default
-        self._modules: dict[tuple[int, Program], ctypes.c_void_p] = {}
         self._devices: dict[int, Device] = {}
         self._queues: dict[tuple[int, int, bool], Stream] = {}
         self._entered = threading.local()  # whether a thread has a context
@@ -141,16 +153,25 @@ class Driver:
             self._allowed[key] = shared_bytes
 
     def _function(self, index: int, program: Program, kernel: str) -> ctypes.c_void_p:
-        module = self._modules.get((index, program))
-        if module is None:
-            code = machine_code(program, self.device(index).architecture)
-            module = ctypes.c_void_p()
-            self._call("cuModuleLoadData", ctypes.byref(module), code)
-            self._modules[index, program] = module
-        function = ctypes.c_void_p()
+        code = _ahead.awaited(program, kernel, self.device(index).architecture)
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuModuleLoadData", ctypes.byref(module), code)
         self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode())
         self._functions[index, program, kernel] = function
         return function
+
+    def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
+        """As in :class:`Launcher`."""
+        index = _current_device() if device.index is None else device.index
+        new = [kernel for kernel in kernels if (index, *kernel) not in self._functions]
+        _ahead.begin(new, self.device(index).architecture)
+
+    def load(self, program: Program, kernel: str, index: int) -> None:
+        """As in :class:`Launcher`."""
+        with torch.cuda.device(index):
+            if not getattr(self._entered, "done", False):
+                self._enter_context(index)
+            self._function(index, program, kernel)
 
     def _enter_context(self, index: int) -> None:
         """Have torch's context in this thread: one that has done nothing on a device has none, and cuBLAS warns where a
@@ -165,7 +186,10 @@ class Driver:
         self._entered.done = True
 
     def _call(self, name: str, *arguments: object) -> None:
-        call: Callable[..., int] = getattr(self._library, name)
+        try:
+            call: Callable[..., int] = getattr(self._library, name)
+        except AttributeError as error:
+            raise CudaError(f"the CUDA driver has no {name}") from error
         status = call(*arguments)
         if status:
             self._raise(name, status)
@@ -218,6 +242,12 @@ def _current_stream(index: int) -> int:
     """Address of the stream; torch.cuda.current_stream makes an object of it, which takes longer than a launch."""
     stream: int = torch._C._cuda_getCurrentRawStream(index)
     return stream
+
+
+@lru_cache(maxsize=256)  # once for each
+def expect(device: torch.device, *kernels: tuple[Program, str]) -> None:
+    """As :meth:`Launcher.expect`."""
+    launcher().expect(kernels, device)
 
 
 @cache

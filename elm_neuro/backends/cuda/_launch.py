@@ -21,6 +21,9 @@ class Launch:
         num_bytes: of the structure, whose fields have 8 each.
         numbers: its first fields.
         shared_bytes: of a block's dynamic shared memory.
+
+    Attributes:
+        kernels: what has to be compiled for it: the program and the kernel's name, nothing where nothing runs.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Launch:
     ) -> None:
         self.runs = min(grid) > 0
         self._what = program, kernel, grid, threads, shared_bytes
+        self.kernels = [(program, kernel)] if self.runs else []
         self._numbers = pack(f"{len(numbers)}q", *numbers)
         self._pack = Struct(f"{num_bytes // 8 - len(numbers)}q").pack
         self._prepared: dict[Queue, Run] = {}

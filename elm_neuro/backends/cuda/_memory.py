@@ -36,6 +36,7 @@ class Recurrence:
     Attributes:
         num_packed: numbers of the room for a copy of the weights in the order of the threads; 0 for kernels that need
             none.
+        kernels: what has to be compiled for it.
 
     A call takes the addresses of w1, ([num_neuron,] first, w1_row), of w2, ([num_neuron,] num_memory, first), or none
     without hidden layers, and of that room; then those of ``struct Forward`` or ``struct Backward`` of memory.cuh from
@@ -60,6 +61,7 @@ class Recurrence:
         numbers = (batch, num_steps, num_steps * num_neuron * first, num_neuron * first, first, *strides)
         grid = -(-batch // kernel.samples), num_neuron
         self._run = Launch(program, name, grid, kernel.threads, size, numbers, kernel.shared_bytes)
+        self.kernels = [*self._run.kernels, *self._pack.kernels]
 
     def __call__(self, queue: Queue, w1: int, w2: int, packed: int, *fields: int) -> None:
         up, down = w1 + self._to_memory, w2

@@ -253,3 +253,8 @@ def launch(kernel: str, how: Block, batch: int, args: Arguments, like: Tensor) -
     """A block for each of `batch` samples and tile of neurons, on the current stream of `like`'s device."""
     code = program(like.dtype, backward=kernel == "elm_network_backward")
     _driver.launch(code, kernel, (batch, how.tiles), how.threads, how.shared_bytes, args, like.device)
+
+
+def expect_backward(like: Tensor) -> None:
+    """Have the kernel of the backward pass compiled beside the forward pass, where it is not."""
+    _driver.expect(like.device, (program(like.dtype, backward=True), "elm_network_backward"))

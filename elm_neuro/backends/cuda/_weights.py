@@ -20,6 +20,7 @@ from elm_neuro.backends.cuda._readout import num_parts
 
 THREADS = 256
 SIDE = 32  # rows or columns of a block of the gradients
+MAX_SORTED_HERE = 2**17  # synapses that the CPU sorts, in 5 ms: torch would load six kernels for them on a GPU
 
 _SIZES = "num_neuron num_input num_branch num_synapse first w1_row input neuron routing_neuron "
 _LEARNING = "num_w_s num_memory_m num_tau_s low width delta_t lambda v2 "
@@ -108,11 +109,12 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     found: tuple[Tensor, Tensor] | None = known if version == routing._version else None
     if found is None:
         flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
+        flat = flat.cpu() if flat.numel() <= MAX_SORTED_HERE else flat
         inputs, slot = torch.sort(flat, dim=-1, stable=True)
         if flat.numel() and int(inputs[:, -1].max()) >= num_input:
             raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
-        bounds = torch.arange(num_input + 1, device=routing.device).expand(flat.shape[0], -1).contiguous()
-        found = torch.searchsorted(inputs, bounds), slot
+        bounds = torch.arange(num_input + 1, device=flat.device).expand(flat.shape[0], -1).contiguous()
+        found = torch.searchsorted(inputs, bounds).to(routing.device), slot.to(routing.device)
         _by_input[routing] = (routing._version, found)
     return found
 

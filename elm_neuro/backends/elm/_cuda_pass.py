@@ -96,6 +96,8 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
+    if save:
+        of.expect_backward()
     at, queue, empty, room = addresses(o), _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.kept[save]
     buffer = empty(room.numbers)
     kept = room.at(buffer.data_ptr())

@@ -4,14 +4,16 @@ handed from one to the next lies in one buffer a direction.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _input, _readout, _weights
-from elm_neuro.backends.cuda._bytes import num_parts as parts_of_bytes
+from elm_neuro.backends.cuda import _bytes, _driver, _input, _readout, _weights
+from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._effective import Timescales, constants_of_gpu
@@ -21,6 +23,11 @@ MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLA
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 INTEGRATED, EVENTS, FRAMES, BYTES = "integrated", "events", "frames", "bytes"  # how the input arrives
+OF_INPUT: dict[str, tuple[Callable[[torch.dtype], Program], tuple[str, ...], tuple[str, ...]]] = {
+    EVENTS: (_input.program, ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)),  # kernels forward, backward
+    FRAMES: (_input.program, ("elm_discount_frames",), ()),
+    BYTES: (_bytes.program, ("elm_multiply_bytes", "elm_discount_bytes"), ("elm_multiply_bytes_inputs",)),
+}
 
 
 class Form(NamedTuple):
@@ -133,6 +140,9 @@ class Plan:
         )
         self.shape_of_b = (0,) if form.w_s is None else (batch, *form.w_s[:-1])
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
+        parts: list[Launch | Recurrence] = [self.recurrence, self.table, self.branch_traces]
+        parts += [self.readout] if self.own_readout else []
+        _expect(form, parts, backward=False)
 
     def recurrence_of(self, *, backward: bool) -> Recurrence:
         """The steps in one direction."""
@@ -150,6 +160,10 @@ class Plan:
     def backward(self) -> BackwardPlan:
         """The other direction, for who asks."""
         return BackwardPlan(self)
+
+    def expect_backward(self) -> None:
+        """Settle the other direction now: its kernels are compiled beside this one's."""
+        _ = self.backward
 
 
 class BackwardPlan:
@@ -197,12 +211,25 @@ class BackwardPlan:
                 for one in (unread_sums, sums)
             ]
         )
+        parts: list[Launch | Recurrence] = [self.recurrence, self.gradients[1]]
+        parts += [self.outer] if self.own_outer else []
+        parts += [self.readout] if own_readout else []
+        _expect(form, parts, backward=True)
 
 
 @lru_cache(maxsize=256)
 def plan(form: Form) -> Plan:
     """The plan of a form."""
     return Plan(form)
+
+
+def _expect(form: Form, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
+    """Have the kernels of a direction compiled side by side: those of its parts, and of the input that arrives."""
+    kernels = [kernel for part in parts for kernel in part.kernels]
+    if form.arrives in OF_INPUT:
+        program, *directions = OF_INPUT[form.arrives]
+        kernels += [(program(form.dtype), kernel) for kernel in directions[backward]]
+    _driver.expect(form.device, *kernels)
 
 
 def _parts_of_table(forward: Plan) -> int:
@@ -215,7 +242,8 @@ def _parts_of_table(forward: Plan) -> int:
     if form.arrives == BYTES:
         own = form.own_input and forward.num_neuron > 1
         width, num_table = (forward.first, forward.num_neuron) if own else (forward.num_neuron * forward.first, 1)
-        return parts_of_bytes(form.dtype, forward.num_row, form.num_input, width, num_table, form.device.index or 0)
+        of_device = form.device.index or 0
+        return _bytes.num_parts(form.dtype, forward.num_row, form.num_input, width, num_table, of_device)
     return 1
 
 

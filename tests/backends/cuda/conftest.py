@@ -31,3 +31,4 @@ def forget() -> None:
     """Settle passes anew: another device, or other layouts."""
     kernel_for.cache_clear()
     plan.cache_clear()
+    _driver.expect.cache_clear()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _available, _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda import _ahead, _available, _compile, _driver, _nvrtc
 from elm_neuro.backends.cuda._arguments import structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._launch import Launch
@@ -48,7 +48,7 @@ def library() -> Library:
 @pytest.fixture
 def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(_driver, "machine_code", lambda program, architecture: b"code")
+    monkeypatch.setattr(_ahead, "awaited", lambda program, kernel, architecture: b"code")
     monkeypatch.setattr(_driver, "_current_device", lambda: 0)
     monkeypatch.setattr(_driver, "_current_stream", lambda index: 77)
     monkeypatch.setattr(_driver.Driver, "device", lambda self, index: Device(132, 232448, 90))
@@ -141,13 +141,13 @@ def test_another_device_is_made_the_current_one(
     assert current == [0]
     run(FILL(1, 2, 3))
     assert len(library.launched) == 1 and current == [0]
-    assert list(driver._modules) == [(1, PROGRAM)]
+    assert list(driver._functions) == [(1, PROGRAM, "elm_table")]
 
 
 @pytest.fixture
 def gpu_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    caches = _available._missing_parts, _available._unknown, _driver.launcher, _compile.compiler
+    caches = _available._missing_parts, _available._broken, _driver.launcher, _compile.compiler
     for cached in caches:
         cached.cache_clear()
     yield
@@ -192,5 +192,5 @@ def test_an_architecture_that_the_compiler_does_not_know_is_told_once(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     with caplog.at_level(logging.WARNING, logger="elm_neuro"):
         for _ in range(2):
-            assert _available.unknown(0) == "the compiler of this installation does not know GPU 0"
+            assert _available.broken(0) == "the compiler of this installation does not know GPU 0"
     assert len(caplog.records) == 1

@@ -316,11 +316,11 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
         return "nothing" if list(Path().glob("no such file")) else None  # torch.compile refuses to trace this
 
     monkeypatch.setattr(_available, "_missing_parts", search)
-    monkeypatch.setattr(_available, "_unknown", search)
+    monkeypatch.setattr(_available, "_broken", search)
     here = _available.missing()  # where there is no GPU, that
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return x + 1 if _available.missing() == here and _available.unknown(0) is None else x - 1
+        return x + 1 if _available.missing() == here and _available.broken(0) is None else x - 1
 
     assert torch.compile(run, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 1.0
 
