@@ -226,7 +226,13 @@ def test_layers_of_more_neurons_than_threads(
     ],
 )
 def test_a_cluster_holds_layers_of_all_sizes(
-    fake_driver: FakeDriver, num_neuron: int, num_memory: int, hidden: Any, dtype: torch.dtype, forward: int, backward: int
+    fake_driver: FakeDriver,
+    num_neuron: int,
+    num_memory: int,
+    hidden: Any,
+    dtype: torch.dtype,
+    forward: int,
+    backward: int,
 ) -> None:
     params, rule = made(2, sizes=(4, num_neuron, 8, 2, num_memory), hidden=hidden)
     compare(call_of(2, 6, 4, params, rule), dtype, "cuda")
