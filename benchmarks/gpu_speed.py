@@ -170,8 +170,11 @@ def times_of(record: dict[str, Any]) -> str:
 
 
 def both(module: Any, given: Any) -> Any:
+    learned = list(module.parameters())
+
     def call() -> None:
-        module.zero_grad(set_to_none=True)
+        for parameter in learned:  # as an optimizer has it: a module's zero_grad looks for its parameters each time
+            parameter.grad = None
         y = module(given)[0]
         y.backward(torch.ones_like(y))
 

@@ -24,7 +24,7 @@ from tests.tolerances import assert_close
 onnx = pytest.importorskip("onnx")
 onnx_reference = pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 FORMS = ["step", "sequence", "unrolled"]
 LOOPS = {"Scan", "Loop", "If"}

@@ -5,33 +5,86 @@ Products are in the table's dtype, float32 or float64, exact but for rounding: n
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import structure
+from elm_neuro.backends.cuda._arguments import num_bytes, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._input import rows_of
+from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
-TILE_ROWS, TILE_COLUMNS, TILE_TERMS = 64, 32, 32
-MAX_PARTS = 8  # of the rows, in the backward pass
-ROWS_OF_PART = 256  # at least
+DOWN, ACROSS = 8, 4  # threads of a warp, which computes all columns of its rows
+TILE_TERMS = 32
+MAX_OWN_COLUMNS = 10  # of a thread, an even number: pairs are read
+MAX_PARTS = 16  # of the rows, in the backward pass
+ROWS_OF_PART = 128  # at least
+MAX_TERMS = 2**30  # of a part: they are counted in 32 bits
 MAX_GRID = 65535
 
-MULTIPLY, _MULTIPLY_BYTES = structure("num_row num_steps num_input num_part width x_batch x_time sign x factor out")
+# Cycles of a multiprocessor, counted: a multiply-add of 128 lanes, 128 bytes from or to shared memory.
+LANES, SHARED_BYTES = 128, 128
+WAIT = 250  # of a block's tile for its barrier and its loads, while no other block computes
+BLOCK = 2000  # before the first tile and after the last
+ADDED = 1000  # bytes a cycle of a part's sums, written here and read where they are added up
+
+_MULTIPLY_BYTES = num_bytes("num_row num_neuron num_input num_part width num_steps x_batch x_time sign x factor out")
 DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time sign lengths kappa x total")
 
 
+class Tile(NamedTuple):
+    """What a block computes, term by term: rows of a product and columns of it."""
+
+    own_rows: int  # of a thread
+    own_columns: int
+    warps_down: int = 1  # that share the rows; the terms are shared among as many as that leaves
+
+    @property
+    def rows(self) -> int:
+        return self.warps_down * DOWN * self.own_rows
+
+    @property
+    def columns(self) -> int:
+        return ACROSS * self.own_columns
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Of a block: two pairs of tiles; then two rows of each thread, to be added up."""
+        tiles = 2 * TILE_TERMS * (self.rows + 1 + self.columns)
+        return max(tiles, 2 * THREADS // ACROSS * self.columns) * itemsize
+
+    def cycles(self, num_term: int, blocks: int) -> float:
+        """In which a multiprocessor works through so many blocks of so many terms each, two side by side."""
+        multiply = TILE_TERMS * self.rows * self.columns / LANES
+        read = 32 * self.warps_down * (self.own_rows + self.own_columns)  # numbers of a warp
+        moved = TILE_TERMS * read + 2 * TILE_TERMS * (self.rows + self.columns)  # into shared memory, and there at all
+        busy = max(multiply, 4 * moved / SHARED_BYTES)
+        tiles = -(-num_term // TILE_TERMS)
+        alone, beside = tiles * (busy + WAIT) + BLOCK, tiles * max(2 * busy, busy + WAIT) + BLOCK
+        return blocks // 2 * beside + blocks % 2 * alone
+
+
+class Tiling(NamedTuple):
+    """How a product is shared among blocks."""
+
+    tile: Tile
+    num_part: int  # of its terms
+
+    def blocks(self, num_out: int, width: int) -> int:
+        """Tiles of a product."""
+        return -(-num_out // self.tile.rows) * -(-width // self.tile.columns)
+
+
 @cache
-def program(dtype: torch.dtype) -> Program:
-    """The source of these kernels for numbers of this type."""
+def program(dtype: torch.dtype, tile: Tile | None = None) -> Program:
+    """The source of these kernels for numbers of this type, and products in these tiles: by default the largest."""
     double = dtype == torch.float64
+    tile = tile or Tile(4 if double else 8, MAX_OWN_COLUMNS)
     return Program(
         "bytes.cuh",
         (
@@ -39,8 +92,88 @@ def program(dtype: torch.dtype) -> Program:
             ("ELM_DOUBLE", int(double)),
             ("ELM_BYTES_BYTES", _MULTIPLY_BYTES),
             ("ELM_BYTES_DISCOUNTBYTES", _DISCOUNT_BYTES),
+            ("ELM_OWN_ROWS", tile.own_rows),
+            ("ELM_OWN_COLUMNS", tile.own_columns),
+            ("ELM_WARPS_DOWN", tile.warps_down),
         ),
     )
+
+
+@lru_cache(maxsize=256)
+def tiling(
+    num_out: int, num_term: int, width: int, num_neuron: int, multiprocessors: int, *, double: bool, in_parts: bool
+) -> Tiling:
+    """The tiling with the fewest estimated cycles.
+
+    Args:
+        num_out: rows of the product of each neuron.
+        num_term: of its sums.
+        width: its columns.
+        num_neuron: products side by side.
+        multiprocessors: of the device.
+        double: whether sums are of float64, of which a thread has registers for half as many.
+        in_parts: whether the sums may come in parts, to be added up elsewhere.
+    """
+    across = -(-width // (ACROSS * MAX_OWN_COLUMNS))
+    own_columns = -(-width // (across * ACROSS * 2)) * 2
+    least = -(-num_term // MAX_TERMS) if in_parts else 1
+    most = max(least, min(MAX_PARTS, num_term // ROWS_OF_PART, MAX_GRID // num_neuron)) if in_parts else 1
+
+    def cycles(candidate: Tiling) -> float:
+        blocks = candidate.blocks(num_out, width) * num_neuron * candidate.num_part
+        of_parts = 8 * candidate.num_part * num_out * num_neuron * width / ADDED if in_parts else 0
+        num_term_of_part = -(-num_term // candidate.num_part)
+        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + of_parts
+
+    rows = (4,) if double else (8, 4)
+    tilings = [Tiling(Tile(own, own_columns), part) for own in rows for part in range(least, most + 1)]
+    return min(tilings, key=cycles)
+
+
+def _tiling_of_inputs(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int
+) -> Tiling:
+    multiprocessors, double = _driver.launcher().device(device).multiprocessors, dtype == torch.float64
+    return tiling(num_input, num_row, width, num_neuron, multiprocessors, double=double, in_parts=True)
+
+
+def num_parts(dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int) -> int:
+    """In how many parts :func:`multiply_inputs` gives its sums.
+
+    Args:
+        dtype: of the sums.
+        num_row: samples times steps.
+        num_input: of a table.
+        width: of a table.
+        num_neuron: tables.
+        device: its number.
+    """
+    return _tiling_of_inputs(dtype, num_row, num_input, width, num_neuron, device).num_part
+
+
+@lru_cache(maxsize=256)
+def _product(dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int) -> Launch:
+    """Strides of the rows of x and what its sign is exchanged by, then addresses of x, the table and the product."""
+    multiprocessors, double = _driver.launcher().device(device).multiprocessors, dtype == torch.float64
+    chosen = tiling(num_row, num_input, width, num_neuron, multiprocessors, double=double, in_parts=False)
+    numbers, grid = (num_row, num_neuron, num_input, 1, width), (chosen.blocks(num_row, width), num_neuron)
+    return _launch("elm_multiply_bytes", dtype, chosen.tile, grid, numbers)
+
+
+@lru_cache(maxsize=256)
+def _product_of_inputs(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int
+) -> Launch:
+    """As :func:`_product`; addresses of x, the product's gradient and the table's in parts."""
+    chosen = _tiling_of_inputs(dtype, num_row, num_input, width, num_neuron, device)
+    numbers = num_row, num_neuron, num_input, chosen.num_part, width
+    grid = chosen.blocks(num_input, width), chosen.num_part * num_neuron
+    return _launch("elm_multiply_bytes_inputs", dtype, chosen.tile, grid, numbers)
+
+
+def _launch(kernel: str, dtype: torch.dtype, tile: Tile, grid: tuple[int, int], numbers: tuple[int, ...]) -> Launch:
+    shared_bytes = tile.shared_bytes(dtype.itemsize)
+    return Launch(program(dtype, tile), kernel, grid, THREADS, _MULTIPLY_BYTES, numbers, shared_bytes)
 
 
 def multiply(x: Tensor, table: Tensor) -> Tensor:
@@ -48,34 +181,38 @@ def multiply(x: Tensor, table: Tensor) -> Tensor:
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
     """
     out = table.new_empty(*x.shape[:-1], table.shape[-1])
-    return _multiply("elm_multiply_bytes", x, table, out, x.shape[0] * x.shape[1], 1)
-
-
-def num_parts(num_row: int, num_neuron: int) -> int:
-    """In how many parts :func:`multiply_inputs` gives its sums."""
-    return max(1, min(MAX_PARTS, num_row // ROWS_OF_PART, MAX_GRID // num_neuron))
+    flat = rows_of(x)
+    launch = _product(table.dtype, *_sizes(x, table))
+    launch(
+        _driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), table.data_ptr(), out.data_ptr()
+    )
+    return out
 
 
 def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """Gradient of the table from that of :func:`multiply`'s result, in parts to be added up: (num_part, [num_neuron,]
     num_input, width).
     """
-    num_part = num_parts(x.shape[0] * x.shape[1], x.shape[2] if x.ndim == 4 else 1)
-    out = flow.new_empty(num_part, *x.shape[2:], flow.shape[-1])
-    return _multiply("elm_multiply_bytes_inputs", x, flow.contiguous(), out, x.shape[-1], num_part)
-
-
-def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int, num_part: int) -> Tensor:
-    flat, (width, num_input) = rows_of(x), (factor.shape[-1], x.shape[-1])
-    args = MULTIPLY(
-        x.shape[0] * x.shape[1], x.shape[1], num_input, num_part, width, flat.stride(0), flat.stride(1), _sign(x), flat,
-        factor, out,
-    )  # fmt: skip
-    grid = -(-num_out // TILE_ROWS) * -(-width // TILE_COLUMNS), num_part * (x.shape[2] if x.ndim == 4 else 1)
-    shared = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS) * factor.element_size()
-    if out.numel():
-        _driver.launch(program(factor.dtype), kernel, grid, THREADS, shared, args, factor.device)
+    flat, flow, sizes = rows_of(x), flow.contiguous(), _sizes(x, flow)
+    out = flow.new_empty(num_parts(flow.dtype, *sizes), *x.shape[2:], flow.shape[-1])
+    launch = _product_of_inputs(flow.dtype, *sizes)
+    launch(_driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), flow.data_ptr(), out.data_ptr())
     return out
+
+
+def _sizes(x: Tensor, factor: Tensor) -> tuple[int, int, int, int, int]:
+    num_neuron = x.shape[2] if x.ndim == 4 else 1
+    return x.shape[0] * x.shape[1], x.shape[-1], factor.shape[-1], num_neuron, x.device.index or 0
+
+
+def _rows(flat: Tensor) -> tuple[int, int, int]:
+    """Steps of a sample, and how far samples and steps lie apart; rows in one piece are one sample's."""
+    batch, num_steps, _ = flat.shape
+    of_sample, of_step, _ = flat.stride()
+    if num_steps == 1:
+        return batch, 0, of_sample
+    in_one_piece = batch == 1 or of_sample == num_steps * of_step
+    return (batch * num_steps if in_one_piece else num_steps), of_sample, of_step
 
 
 def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int) -> None:

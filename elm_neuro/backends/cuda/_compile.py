@@ -24,6 +24,10 @@ SOURCES = (
     "network.cuh",
     "network_forward.cuh",
     "network_backward.cuh",
+    "cluster.cuh",
+    "network_cluster.cuh",
+    "network_cluster_forward.cuh",
+    "network_cluster_backward.cuh",
 )
 MAGIC = b"elm_neuro machine code 3\n"
 

@@ -35,6 +35,12 @@ ELM_DEVICE Vector vector_of(const Real (&x)[LANES_OF_VECTOR]) {
     return make_float4(x[0], x[1], x[2], x[3]);
 #endif
 }
+// Valid steps of a sample, of numbers that may be looked at only here: what lies outside is the nearest that does not.
+ELM_DEVICE i64 valid_steps(const i64 *lengths, i64 sample, i64 num_steps) {
+    if (!lengths) return num_steps;
+    const i64 length = lengths[sample];
+    return length < 0 ? 0 : length > num_steps ? num_steps : length;
+}
 __host__ __device__ constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
 
 // Steps that count: where a step's discount is below the square of the unit in the last place, it is left out.

@@ -162,7 +162,7 @@ template <int LANES> ELM_DEVICE void branch_traces(const Branches &a) {
 #pragma unroll
     for (int offset = LANES / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     if (!mine || threadIdx.x % LANES) return;
-    if (a.b_0) sum += Real(power_of(*a.kappa_b, a.lengths ? a.lengths[sample] : a.num_steps)) * a.b_0[at];
+    if (a.b_0) sum += Real(power_of(*a.kappa_b, valid_steps(a.lengths, sample, a.num_steps))) * a.b_0[at];
     a.b[at] = sum;
 }
 ELM_KERNEL(elm_branches, Branches, WEIGHT_THREADS, 1) { branch_traces<32>(a); }

@@ -6,6 +6,7 @@ Non-finite numbers pass through to the output as in plain torch; nothing here wa
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -61,8 +62,9 @@ class _Pass(Function):
         *differentiated: Tensor | None,
     ) -> tuple[Tensor, ...]:
         tensors = constants + differentiated
-        save = any(ctx.needs_input_grad)
-        outputs, saved = forward(laid_out(Operands._make(tensors)), plan, save=save)
+        save, whole = any(ctx.needs_input_grad), laid_out(Operands._make(tensors))
+        outputs, saved = forward(whole, plan, save=save)
+        ctx.is_laid_out = all(map(is_, tensors, whole))
         ctx.plan, ctx.events = plan, events
         ctx.set_materialize_grads(False)
         if save:
@@ -86,7 +88,9 @@ class _Pass(Function):
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
-    found = backward(laid_out(operands), saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
+    if not ctx.is_laid_out:
+        operands = laid_out(operands)
+    found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
     return (None, None, None, *found)
 
 

@@ -201,8 +201,8 @@ class BackwardPlan:
         unread = flows._replace(grad_memory=0, product_y=0)
         self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
         sums = _weights.Sums(
-            _parts_of_table(form), of_rows if self.own_outer else self.groups, of_rows if own_readout else self.groups,
-            num_memory, num_output, form.deep, own_readout,
+            _parts_of_table(forward), of_rows if self.own_outer else self.groups,
+            of_rows if own_readout else self.groups, num_memory, num_output, form.deep, own_readout,
         )  # fmt: skip
         unread_sums = sums._replace(num_readout=0, num_output=0)
         self.gradients = tuple(
@@ -232,14 +232,18 @@ def _expect(form: Form, parts: Sequence[Launch | Recurrence], *, backward: bool)
     _driver.expect(form.device, *kernels)
 
 
-def _parts_of_table(form: Form) -> int:
+def _parts_of_table(forward: Plan) -> int:
     """In how many parts the table's gradient comes."""
+    form = forward.form
     if form.arrives == INTEGRATED:
         return 0
     if form.arrives == EVENTS:
         return _input.num_parts(form.batch)
     if form.arrives == BYTES:
-        return _bytes.num_parts(form.batch * form.num_steps, form.kappa[0] if form.own_input else 1)
+        own = form.own_input and forward.num_neuron > 1
+        width, num_table = (forward.first, forward.num_neuron) if own else (forward.num_neuron * forward.first, 1)
+        of_device = form.device.index or 0
+        return _bytes.num_parts(form.dtype, forward.num_row, form.num_input, width, num_table, of_device)
     return 1
 
 

@@ -1,5 +1,5 @@
 """The kernels' pass over a sequence of a layer of ELM neurons, and its backward pass with the products that follow it:
-``cuda/network.cuh`` says what they compute.
+``cuda/network.cuh`` and ``cuda/network_cluster.cuh`` say what they compute.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda import _network
+from elm_neuro.backends.cuda import _network, _network_cluster
 from elm_neuro.backends.cuda._network import MAX_LAYERS, Block, Sizes, Wiring
+from elm_neuro.backends.cuda._network_cluster import Cluster
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
@@ -37,11 +38,13 @@ class Plan(NamedTuple):
     rule: NetworkRule
     forward: Block
     backward: Block
+    clusters: tuple[Cluster, Cluster] | None  # forward and backward, where clusters hold the layer: in place of blocks
 
     @classmethod
     def of(cls, num_steps: int, params: NetworkParams, rule: NetworkRule, wiring: Wiring | None) -> Plan:
         sizes = sizes_of(params, wiring)
-        return cls(num_steps, sizes, wiring, rule, *_network.blocks(sizes, params.bias))
+        blocks, clusters = _network.blocks(sizes, params.bias), _network_cluster.clusters(sizes, params.bias)
+        return cls(num_steps, sizes, wiring, rule, *blocks, clusters)
 
 
 class Operands(NamedTuple):
@@ -112,16 +115,24 @@ class _Pass(Function):
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         after = [None if part is None else torch.empty_like(part) for part in starts]
         change = torch.empty_like(operands.a_0)
-        if not plan.sizes.trace:  # the first came with what the inputs add
-            biases = (None, *biases[1:])
-        layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
-        args = _network.FORWARD(
-            *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
-        )  # fmt: skip
-        _network.launch("elm_network", plan.forward, batch, args, a)
+        if plan.clusters is not None:
+            args = _network_cluster.FORWARD(
+                *_cluster(plan, plan.clusters[0], operands, weights), operands.from_input,
+                biases[1] if plan.sizes.hidden else None, *_without_trace(starts), a, change, *_without_trace(after),
+                *kept[1:],
+            )  # fmt: skip
+            _network_cluster.launch("elm_network_cluster", plan.sizes, plan.clusters[0], batch, args, a)
+        else:
+            if not plan.sizes.trace:  # the first came with what the inputs add
+                biases = (None, *biases[1:])
+            layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
+            args = _network.FORWARD(
+                *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
+            )  # fmt: skip
+            _network.launch("elm_network", plan.forward, batch, args, a)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=None), *weights)  # type: ignore[arg-type]
+        ctx.save_for_backward(a, *kept, *_saved(plan, operands), *weights)  # type: ignore[arg-type]
         return a, change, *after
 
     @staticmethod
@@ -143,11 +154,18 @@ class _Pass(Function):
         slope: tuple[int, ...] = (0,) * 6
         if plan.rule.output == "spike":
             slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
-        layer = _layer(plan, plan.backward, operands, weights)
-        args = _network.BACKWARD(
-            *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
-        )  # fmt: skip
-        _network.launch("elm_network_backward", plan.backward, batch, args, a)
+        if plan.clusters is not None:
+            args = _network_cluster.BACKWARD(
+                *_cluster(plan, plan.clusters[1], operands, weights), *starts[2:], *kept[1:], *_without_trace(given, 3),
+                grad_sums, *_without_trace(of_starts), *_without_trace(sums, 4), *slope,
+            )  # fmt: skip
+            _network_cluster.launch("elm_network_cluster_backward", sizes, plan.clusters[1], batch, args, a)
+        else:
+            layer = _layer(plan, plan.backward, operands, weights)
+            args = _network.BACKWARD(
+                *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
+            )  # fmt: skip
+            _network.launch("elm_network_backward", plan.backward, batch, args, a)
         w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
         with torch.autocast(a.device.type, enabled=False):
             from_input, of_neurons = _of_sources(plan, operands, a, grad_sums if grad_b is None else grad_b)
@@ -192,6 +210,28 @@ def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[An
         operands.recurrent_mask, operands.w_y, operands.bias, operands.kappa_m, operands.gain, operands.kappa_b,
         operands.kappa_r, first, other, w_s,
     )  # fmt: skip
+
+
+def _cluster(plan: Plan, how: Cluster, operands: Operands, weights: Any) -> tuple[Any, ...]:
+    """The same for clusters: the fields of network_cluster.cuh's ClusterLayer."""
+    sizes = plan.sizes
+    return (
+        plan.num_steps, sizes.num_neuron, sizes.num_branch, KERNEL_ACTIVATIONS[plan.rule.activation],
+        KERNEL_OUTPUTS[plan.rule.output], how.tile, how.ranks, operands.lengths, operands.recurrent_mask, operands.of_neurons, weights[0],
+        weights[1] if sizes.hidden else None, operands.w_y, operands.bias, operands.kappa_m, operands.gain,
+        operands.kappa_r,
+    )  # fmt: skip
+
+
+def _without_trace(parts: Any, place: int = 1) -> tuple[Any, ...]:
+    """`parts` but for that of the trace, which a layer in clusters has not."""
+    return (*parts[:place], *parts[place + 1 :])
+
+
+def _saved(plan: Plan, operands: Operands) -> Operands:
+    """What the backward pass reads of them."""
+    operands = operands._replace(from_input=None)
+    return operands if plan.clusters is not None else operands._replace(of_neurons=None)
 
 
 def _before(start: Tensor, record: Tensor) -> Tensor:

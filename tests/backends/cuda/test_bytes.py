@@ -44,7 +44,7 @@ def test_products_and_their_gradients_are_those_of_float64(
         found = _bytes.multiply(x, factor)
         torch.testing.assert_close(found.double(), product, rtol=near, atol=near * 128 * shape[-1])
         parts = _bytes.multiply_inputs(x, grad)
-        assert parts.shape[0] == max(1, min(8, shape[0] * shape[1] // 256))
+        assert parts.shape[0] <= max(1, min(16, shape[0] * shape[1] // 128))
         torch.testing.assert_close(parts.sum(0).double(), gradient, rtol=near, atol=near * 128 * shape[0] * shape[1])
         assert torch.equal(_bytes.multiply(x, factor), found)
 
