@@ -96,7 +96,10 @@ def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any
     not; `layers`: weights, then biases.
     """
     if torch.is_grad_enabled():
-        _network.expect_backward(operands.bias)
+        if plan.clusters is None:
+            _network.expect_backward(operands.bias)
+        else:
+            _network_cluster.expect_backward(plan.sizes, plan.clusters[1], operands.bias)
     found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return found
 
