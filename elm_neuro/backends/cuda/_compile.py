@@ -45,7 +45,7 @@ class Program:
 
     def kernels(self) -> list[str]:
         """Names of all kernels in the source."""
-        return re.findall(r"^ELM_KERNEL\((\w+)", sources()[self.source], re.MULTILINE)
+        return re.findall(r"^ELM_(?:CLUSTER_)?KERNEL\((\w+)", sources()[self.source], re.MULTILINE)
 
 
 @cache

@@ -171,6 +171,9 @@ def test_what_a_pass_expects_is_what_it_runs(fake_driver: FakeDriver, options: d
 LAYERS = {
     "alif": lambda: ALIF(6, 5, recurrent=True, backend="cuda"),
     "network": lambda: ELMNetwork(6, 5, num_memory=3, num_branch=4, num_synapse_per_branch=2, backend="cuda"),
+    "network of traces": lambda: ELMNetwork(
+        6, 5, num_memory=3, num_branch=4, num_synapse_per_branch=2, tau_b=5.0, backend="cuda"
+    ),
 }
 
 
