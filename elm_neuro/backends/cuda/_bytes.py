@@ -176,6 +176,16 @@ def _launch(kernel: str, dtype: torch.dtype, tile: Tile, grid: tuple[int, int], 
     return Launch(program(dtype, tile), kernel, grid, THREADS, _MULTIPLY_BYTES, numbers, shared_bytes)
 
 
+def kernels(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, backward: bool
+) -> list[tuple[Program, str]]:
+    """What has to be compiled for the products of a direction; sizes as in :func:`num_parts`."""
+    sizes = num_row, num_input, width, num_neuron, device
+    if backward:
+        return _product_of_inputs(dtype, *sizes).kernels
+    return [*_product(dtype, *sizes).kernels, (program(dtype), "elm_discount_bytes")]
+
+
 def multiply(x: Tensor, table: Tensor) -> Tensor:
     """Products of frames with a table, (batch, time, [num_neuron,] width): of (batch, time, num_input) with (num_input,
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).

@@ -22,8 +22,8 @@ MAX_THREADS = 512
 OTHER_REGISTERS = {torch.float32: 66, torch.float64: 100}  # of a thread, than its weights, as compiled
 
 _LAYER = (
-    "num_steps num_neuron num_branch activation output tile ranks lengths mask map first_layer last_layer w_y bias kappa_m gain "
-    "kappa_r "
+    "num_steps num_neuron num_branch activation output tile ranks lengths mask map first_layer last_layer w_y bias "
+    "kappa_m gain kappa_r "
 )
 FORWARD, _FORWARD_BYTES = structure(
     f"{_LAYER} from_input last_bias a_0 m_0 r_0 a change a_last m_last r_last sums tanh memory q r"

@@ -38,7 +38,8 @@ ELM_DEVICE void send(Real value, Real &place, Arrivals &arrivals, int rank) {
 #endif
 }
 
-// All threads of the block: until so many bytes are there, for the `turn`-th time from 0.
+// All threads of the block: until so many bytes are there, for the `turn`-th time from 0. They lie in its own shared memory: the wait is of the
+// block's scope, since one of the cluster's would throw away what is cached of device memory.
 ELM_DEVICE void receive(Arrivals &arrivals, int bytes, int turn) {
     if (threadIdx.x == 0) asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(in_shared(&arrivals)), "r"(bytes) : "memory");
     unsigned there = 0;

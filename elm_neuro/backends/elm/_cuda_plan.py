@@ -26,7 +26,6 @@ INTEGRATED, EVENTS, FRAMES, BYTES = "integrated", "events", "frames", "bytes"  #
 OF_INPUT: dict[str, tuple[Callable[[torch.dtype], Program], tuple[str, ...], tuple[str, ...]]] = {
     EVENTS: (_input.program, ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)),  # kernels forward, backward
     FRAMES: (_input.program, ("elm_discount_frames",), ()),
-    BYTES: (_bytes.program, ("elm_multiply_bytes", "elm_discount_bytes"), ("elm_multiply_bytes_inputs",)),
 }
 
 
@@ -142,7 +141,7 @@ class Plan:
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
         parts: list[Launch | Recurrence] = [self.recurrence, self.table, self.branch_traces]
         parts += [self.readout] if self.own_readout else []
-        _expect(form, parts, backward=False)
+        _expect(self, parts, backward=False)
 
     def recurrence_of(self, *, backward: bool) -> Recurrence:
         """The steps in one direction."""
@@ -214,7 +213,7 @@ class BackwardPlan:
         parts: list[Launch | Recurrence] = [self.recurrence, self.gradients[1]]
         parts += [self.outer] if self.own_outer else []
         parts += [self.readout] if own_readout else []
-        _expect(form, parts, backward=True)
+        _expect(forward, parts, backward=True)
 
 
 @lru_cache(maxsize=256)
@@ -223,28 +222,33 @@ def plan(form: Form) -> Plan:
     return Plan(form)
 
 
-def _expect(form: Form, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
+def _expect(of: Plan, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
     """Have the kernels of a direction compiled side by side: those of its parts, and of the input that arrives."""
-    kernels = [kernel for part in parts for kernel in part.kernels]
-    if form.arrives in OF_INPUT:
+    form, kernels = of.form, [kernel for part in parts for kernel in part.kernels]
+    if form.arrives == BYTES:
+        kernels += _bytes.kernels(form.dtype, *_sizes_of_bytes(of), backward=backward)
+    elif form.arrives != INTEGRATED:
         program, *directions = OF_INPUT[form.arrives]
         kernels += [(program(form.dtype), kernel) for kernel in directions[backward]]
     _driver.expect(form.device, *kernels)
 
 
-def _parts_of_table(forward: Plan) -> int:
+def _parts_of_table(of: Plan) -> int:
     """In how many parts the table's gradient comes."""
-    form = forward.form
+    form = of.form
     if form.arrives == INTEGRATED:
         return 0
     if form.arrives == EVENTS:
         return _input.num_parts(form.batch)
     if form.arrives == BYTES:
-        own = form.own_input and forward.num_neuron > 1
-        width, num_table = (forward.first, forward.num_neuron) if own else (forward.num_neuron * forward.first, 1)
-        of_device = form.device.index or 0
-        return _bytes.num_parts(form.dtype, forward.num_row, form.num_input, width, num_table, of_device)
+        return _bytes.num_parts(form.dtype, *_sizes_of_bytes(of))
     return 1
+
+
+def _sizes_of_bytes(of: Plan) -> tuple[int, int, int, int, int]:
+    """Of the products with frames of bytes, as :func:`elm_neuro.backends.cuda._bytes.num_parts` takes them."""
+    width, num_table = (of.first, of.num_neuron) if of.form.own_input else (of.num_neuron * of.first, 1)
+    return of.num_row, of.form.num_input, width, num_table, of.form.device.index or 0
 
 
 def _groups(num_neuron: int, batch: int) -> int:

@@ -135,7 +135,8 @@ class _Pass(Function):
             _network.launch("elm_network", plan.forward, batch, args, a)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, *kept, *_saved(plan, operands), *weights)  # type: ignore[arg-type]
+        of_neurons = None if plan.clusters is None else operands.of_neurons
+        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=of_neurons), *weights)  # type: ignore[arg-type]
         return a, change, *after
 
     @staticmethod
@@ -217,24 +218,18 @@ def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[An
 
 def _cluster(plan: Plan, how: Cluster, operands: Operands, weights: Any) -> tuple[Any, ...]:
     """The same for clusters: the fields of network_cluster.cuh's ClusterLayer."""
-    sizes = plan.sizes
+    sizes, rule = plan.sizes, plan.rule
     return (
-        plan.num_steps, sizes.num_neuron, sizes.num_branch, KERNEL_ACTIVATIONS[plan.rule.activation],
-        KERNEL_OUTPUTS[plan.rule.output], how.tile, how.ranks, operands.lengths, operands.recurrent_mask, operands.of_neurons, weights[0],
-        weights[1] if sizes.hidden else None, operands.w_y, operands.bias, operands.kappa_m, operands.gain,
-        operands.kappa_r,
+        plan.num_steps, sizes.num_neuron, sizes.num_branch, KERNEL_ACTIVATIONS[rule.activation],
+        KERNEL_OUTPUTS[rule.output], how.tile, how.ranks, operands.lengths, operands.recurrent_mask,
+        operands.of_neurons, weights[0], weights[1] if sizes.hidden else None, operands.w_y, operands.bias,
+        operands.kappa_m, operands.gain, operands.kappa_r,
     )  # fmt: skip
 
 
 def _without_trace(parts: Any, place: int = 1) -> tuple[Any, ...]:
     """`parts` but for that of the trace, which a layer in clusters has not."""
     return (*parts[:place], *parts[place + 1 :])
-
-
-def _saved(plan: Plan, operands: Operands) -> Operands:
-    """What the backward pass reads of them."""
-    operands = operands._replace(from_input=None)
-    return operands if plan.clusters is not None else operands._replace(of_neurons=None)
 
 
 def _before(start: Tensor, record: Tensor) -> Tensor:

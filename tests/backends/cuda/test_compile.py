@@ -20,6 +20,7 @@ from elm_neuro.backends.cuda import (
     _input,
     _memory,
     _network,
+    _network_cluster,
     _nvrtc,
     _plans,
     _readout,
@@ -152,6 +153,16 @@ SHAPES = {  # num_memory, hidden layers, silu, float64, batch
 }
 
 
+NETWORKS = {  # neurons, units, hidden layer, whether they read one another, float64
+    "96 neurons of 5": (96, 5, (10,), True, False),
+    "57 neurons of 9": (57, 9, (18,), True, False),
+    "128 neurons of 5": (128, 5, (10,), True, False),
+    "64 neurons of 16": (64, 16, (32,), True, False),
+    "19 neurons that do not read one another": (19, 3, (), False, False),
+    "32 neurons of 5, float64": (32, 5, (10,), True, True),
+}
+
+
 def programs(architecture: int) -> dict[str, Program]:
     """By name, what neurons of common sizes are compiled for."""
     found = {}
@@ -166,6 +177,15 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     for rows, columns in ((4, 10), (8, 8), (8, 4)):
         found[f"bytes of {rows} x {columns}"] = _bytes.program(torch.float32, _bytes.Tile(rows, columns))
+    for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():
+        sizes = _network.Sizes(num_neuron, 30, num_memory, (*hidden, num_memory), reads_layer, False, True)
+        dtype = torch.float64 if double else torch.float32
+        for direction, backward in (("forward", False), ("backward", True)):
+            cluster = _network_cluster.cluster(sizes, dtype, DEVICES[architecture], backward=backward)
+            assert (cluster is not None) == (architecture >= 90)
+            if cluster is not None:
+                program = _network_cluster.program(sizes, cluster, dtype, backward=backward)
+                found[f"network of {name}, {direction}"] = program
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
@@ -198,6 +218,8 @@ FEW = (
     "weights, float32",
     "readout, float32",
     "network, forward, float32",
+    "network of 96 neurons of 5, forward",
+    "network of 96 neurons of 5, backward",
     "20 units, forward",
     "20 units, backward",
 )
@@ -245,7 +267,7 @@ def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: in
         if name.startswith("alif"):
             most = 128 if name == "alif of 1024, float64" else 0
         if name.startswith("network"):
-            most = 8
+            most = 0 if name.startswith("network of") else 8
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():

@@ -171,10 +171,7 @@ def test_what_a_cluster_lacks_is_found(
 ) -> None:
     assert same(in_several_orders(fake_driver))
     changed(f"network_cluster_{direction}.cuh", sound, planted)
-    try:
-        assert not same(in_several_orders(fake_driver))
-    except RuntimeError as error:
-        assert "a barrier that not all threads reach" in str(error)
+    assert not same(in_several_orders(fake_driver))
 
 
 def call_of(batch: int, num_steps: int, input_size: int, params: NetworkParams, rule: NetworkRule) -> Call:
@@ -226,7 +223,13 @@ def test_layers_of_more_neurons_than_threads(
     ],
 )
 def test_a_cluster_holds_layers_of_all_sizes(
-    fake_driver: FakeDriver, num_neuron: int, num_memory: int, hidden: Any, dtype: torch.dtype, forward: int, backward: int
+    fake_driver: FakeDriver,
+    num_neuron: int,
+    num_memory: int,
+    hidden: tuple[int, ...],
+    dtype: torch.dtype,
+    forward: int,
+    backward: int,
 ) -> None:
     params, rule = made(2, sizes=(4, num_neuron, 8, 2, num_memory), hidden=hidden)
     compare(call_of(2, 6, 4, params, rule), dtype, "cuda")
