@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _input, _readout, _weights
-from elm_neuro.backends.cuda._bytes import num_parts as parts_of_bytes
+from elm_neuro.backends.cuda import _bytes, _input, _readout, _weights
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._effective import Timescales, constants_of_gpu
@@ -223,7 +222,8 @@ def _parts_of_table(forward: Plan) -> int:
     if form.arrives == BYTES:
         own = form.own_input and forward.num_neuron > 1
         width, num_table = (forward.first, forward.num_neuron) if own else (forward.num_neuron * forward.first, 1)
-        return parts_of_bytes(form.dtype, forward.num_row, form.num_input, width, num_table, form.device.index or 0)
+        extent = forward.num_row, form.num_input, width, num_table, form.device.index or 0
+        return _bytes.settled(form.dtype, *extent, of_inputs=True).num_part
     return 1
 
 
