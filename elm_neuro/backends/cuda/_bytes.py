@@ -22,7 +22,7 @@ from elm_neuro.backends.parts._twice import differentiable_once
 THREADS = 256
 DOWN, ACROSS = 8, 4  # threads of a warp, which computes all columns of its rows
 MAX_OWN_COLUMNS = 10  # of a thread, an even number: pairs are read
-MAX_PARTS = 16  # of the rows, in the backward pass
+MAX_PARTS = 64  # of the rows, in the backward pass
 ROWS_OF_PART = 128  # at least
 MAX_TERMS = 2**30  # of a part: they are counted in 32 bits
 MAX_GRID = 65535
@@ -31,7 +31,7 @@ MAX_GRID = 65535
 LANES, SHARED_BYTES = 128, 128
 WAIT = 250  # of a block's tile for its barrier and its loads, while no other block computes
 BLOCK = 2000  # before the first tile and after the last
-ADDED = 1000  # bytes a cycle of a part's sums, written here and read where they are added up
+PART, ADDED = 100, 1000  # of a part where parts are added up; bytes a cycle of its sums, written here and read there
 
 _MULTIPLY_BYTES = num_bytes("num_row num_neuron num_input num_part width num_steps x_batch x_time sign x factor out")
 DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time sign lengths kappa x total")
@@ -127,14 +127,14 @@ def tiling(
     """
     fewest = max(1, -(-width // (ACROSS * MAX_OWN_COLUMNS)))  # tiles across
     widest = max(2, -(-width // (fewest * ACROSS * 2)) * 2)
-    least = -(-num_term // MAX_TERMS) if in_parts else 1
+    least = max(1, -(-num_term // MAX_TERMS)) if in_parts else 1
     most = max(least, min(MAX_PARTS, num_term // ROWS_OF_PART, MAX_GRID // num_neuron)) if in_parts else 1
 
     def cycles(candidate: Tiling) -> float:
         blocks = candidate.blocks(num_out, width) * num_neuron * candidate.num_part
-        of_parts = 8 * candidate.num_part * num_out * num_neuron * width / ADDED if in_parts else 0
+        of_parts = candidate.num_part * (PART + 8 * num_out * num_neuron * width / ADDED)
         num_term_of_part = -(-num_term // candidate.num_part)
-        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + of_parts
+        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + in_parts * of_parts
 
     kinds = ((4, 8),) if double else ((8, 8), (4, 8), (4, 16))  # rows of a thread and warps
     tiles = [Tile(rows, columns, warps) for rows, warps in kinds for columns in range(widest, 0, -2)]
