@@ -17,7 +17,7 @@ if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
 export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 runtime = pytest.importorskip("elm_neuro.export.onnx_neuron", exc_type=ImportError)
 
-NUM_STEPS = 20
+NUM_STEPS = 40  # more than one Concat may join in a CUDA graph
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
 DOWN, ACROSS = 8, 4  # threads of a warp, which computes all columns of its rows
-TILE_TERMS = 32
 MAX_OWN_COLUMNS = 10  # of a thread, an even number: pairs are read
-MAX_PARTS = 16  # of the rows, in the backward pass
+MAX_PARTS = 64  # of the rows, in the backward pass
 ROWS_OF_PART = 128  # at least
 MAX_TERMS = 2**30  # of a part: they are counted in 32 bits
 MAX_GRID = 65535
@@ -32,7 +31,7 @@ MAX_GRID = 65535
 LANES, SHARED_BYTES = 128, 128
 WAIT = 250  # of a block's tile for its barrier and its loads, while no other block computes
 BLOCK = 2000  # before the first tile and after the last
-ADDED = 1000  # bytes a cycle of a part's sums, written here and read where they are added up
+PART, ADDED = 100, 1000  # of a part where parts are added up; bytes a cycle of its sums, written here and read there
 
 _MULTIPLY_BYTES = num_bytes("num_row num_neuron num_input num_part width num_steps x_batch x_time sign x factor out")
 DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time sign lengths kappa x total")
@@ -43,7 +42,16 @@ class Tile(NamedTuple):
 
     own_rows: int  # of a thread
     own_columns: int
-    warps_down: int = 1  # that share the rows; the terms are shared among as many as that leaves
+    warps: int = 8
+    warps_down: int = 1  # of them, that share the rows; the terms are shared among as many as that leaves
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def terms(self) -> int:
+        return 4 * self.warps
 
     @property
     def rows(self) -> int:
@@ -55,17 +63,19 @@ class Tile(NamedTuple):
 
     def shared_bytes(self, itemsize: int) -> int:
         """Of a block: two pairs of tiles; then two rows of each thread, to be added up."""
-        tiles = 2 * TILE_TERMS * (self.rows + 1 + self.columns)
-        return max(tiles, 2 * THREADS // ACROSS * self.columns) * itemsize
+        tiles = 2 * self.terms * (self.rows + 1 + self.columns)
+        return max(tiles, 2 * self.warps * DOWN * self.columns) * itemsize
 
     def cycles(self, num_term: int, blocks: int) -> float:
         """In which a multiprocessor works through so many blocks of so many terms each, two side by side."""
-        multiply = TILE_TERMS * self.rows * self.columns / LANES
-        read = 32 * self.warps_down * (self.own_rows + self.own_columns)  # numbers of a warp
-        moved = TILE_TERMS * read + 2 * TILE_TERMS * (self.rows + self.columns)  # into shared memory, and there at all
-        busy = max(multiply, 4 * moved / SHARED_BYTES)
-        tiles = -(-num_term // TILE_TERMS)
+        multiply = self.terms * self.rows * self.columns / LANES
+        read = 32 * self.warps_down * (self.own_rows + self.own_columns) * self.terms  # numbers, by the threads
+        filled = 2 * self.terms * (self.rows + self.columns)  # into shared memory, and there at all
+        busy = max(multiply, 4 * (read + filled) / SHARED_BYTES)
+        tiles = -(-num_term // self.terms)
         alone, beside = tiles * (busy + WAIT) + BLOCK, tiles * max(2 * busy, busy + WAIT) + BLOCK
+        if self.warps > 8:  # there is no room for two
+            return blocks * alone
         return blocks // 2 * beside + blocks % 2 * alone
 
 
@@ -94,6 +104,7 @@ def program(dtype: torch.dtype, tile: Tile | None = None) -> Program:
             ("ELM_BYTES_DISCOUNTBYTES", _DISCOUNT_BYTES),
             ("ELM_OWN_ROWS", tile.own_rows),
             ("ELM_OWN_COLUMNS", tile.own_columns),
+            ("ELM_WARPS", tile.warps),
             ("ELM_WARPS_DOWN", tile.warps_down),
         ),
     )
@@ -114,31 +125,40 @@ def tiling(
         double: whether sums are of float64, of which a thread has registers for half as many.
         in_parts: whether the sums may come in parts, to be added up elsewhere.
     """
-    across = -(-width // (ACROSS * MAX_OWN_COLUMNS))
-    own_columns = -(-width // (across * ACROSS * 2)) * 2
-    least = -(-num_term // MAX_TERMS) if in_parts else 1
+    fewest = max(1, -(-width // (ACROSS * MAX_OWN_COLUMNS)))  # tiles across
+    widest = max(2, -(-width // (fewest * ACROSS * 2)) * 2)
+    least = max(1, -(-num_term // MAX_TERMS)) if in_parts else 1
     most = max(least, min(MAX_PARTS, num_term // ROWS_OF_PART, MAX_GRID // num_neuron)) if in_parts else 1
 
     def cycles(candidate: Tiling) -> float:
         blocks = candidate.blocks(num_out, width) * num_neuron * candidate.num_part
-        of_parts = 8 * candidate.num_part * num_out * num_neuron * width / ADDED if in_parts else 0
+        of_parts = candidate.num_part * (PART + 8 * num_out * num_neuron * width / ADDED)
         num_term_of_part = -(-num_term // candidate.num_part)
-        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + of_parts
+        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + in_parts * of_parts
 
-    rows = (4,) if double else (8, 4)
-    tilings = [Tiling(Tile(own, own_columns), part) for own in rows for part in range(least, most + 1)]
-    return min(tilings, key=cycles)
-
-
-def _tiling_of_inputs(
-    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int
-) -> Tiling:
-    multiprocessors, double = _driver.launcher().device(device).multiprocessors, dtype == torch.float64
-    return tiling(num_input, num_row, width, num_neuron, multiprocessors, double=double, in_parts=True)
+    kinds = ((4, 8),) if double else ((8, 8), (4, 8), (4, 16))  # rows of a thread and warps
+    tiles = [Tile(rows, columns, warps) for rows, warps in kinds for columns in range(widest, 0, -2)]
+    return min((Tiling(tile, part) for tile in tiles for part in range(least, most + 1)), key=cycles)
 
 
-def num_parts(dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int) -> int:
-    """In how many parts :func:`multiply_inputs` gives its sums.
+class Settled(NamedTuple):
+    """A product whose sizes are known.
+
+    Attributes:
+        launch: takes the strides of the rows of x, what its sign is exchanged by, and three addresses: of x, of what it
+            is multiplied by, and of the product.
+        num_part: in how many parts the product comes.
+    """
+
+    launch: Launch
+    num_part: int
+
+
+@lru_cache(maxsize=256)
+def settled(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, of_inputs: bool
+) -> Settled:
+    """:func:`multiply` or, `of_inputs`, :func:`multiply_inputs`.
 
     Args:
         dtype: of the sums.
@@ -147,55 +167,39 @@ def num_parts(dtype: torch.dtype, num_row: int, num_input: int, width: int, num_
         width: of a table.
         num_neuron: tables.
         device: its number.
+        of_inputs: which.
     """
-    return _tiling_of_inputs(dtype, num_row, num_input, width, num_neuron, device).num_part
-
-
-@lru_cache(maxsize=256)
-def _product(dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int) -> Launch:
-    """Strides of the rows of x and what its sign is exchanged by, then addresses of x, the table and the product."""
     multiprocessors, double = _driver.launcher().device(device).multiprocessors, dtype == torch.float64
-    chosen = tiling(num_row, num_input, width, num_neuron, multiprocessors, double=double, in_parts=False)
-    numbers, grid = (num_row, num_neuron, num_input, 1, width), (chosen.blocks(num_row, width), num_neuron)
-    return _launch("elm_multiply_bytes", dtype, chosen.tile, grid, numbers)
-
-
-@lru_cache(maxsize=256)
-def _product_of_inputs(
-    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int
-) -> Launch:
-    """As :func:`_product`; addresses of x, the product's gradient and the table's in parts."""
-    chosen = _tiling_of_inputs(dtype, num_row, num_input, width, num_neuron, device)
-    numbers = num_row, num_neuron, num_input, chosen.num_part, width
-    grid = chosen.blocks(num_input, width), chosen.num_part * num_neuron
-    return _launch("elm_multiply_bytes_inputs", dtype, chosen.tile, grid, numbers)
-
-
-def _launch(kernel: str, dtype: torch.dtype, tile: Tile, grid: tuple[int, int], numbers: tuple[int, ...]) -> Launch:
-    shared_bytes = tile.shared_bytes(dtype.itemsize)
-    return Launch(program(dtype, tile), kernel, grid, THREADS, _MULTIPLY_BYTES, numbers, shared_bytes)
+    num_out, num_term = (num_input, num_row) if of_inputs else (num_row, num_input)
+    chosen = tiling(num_out, num_term, width, num_neuron, multiprocessors, double=double, in_parts=of_inputs)
+    tile, num_part = chosen
+    launch = Launch(
+        program(dtype, tile),
+        "elm_multiply_bytes_inputs" if of_inputs else "elm_multiply_bytes",
+        (chosen.blocks(num_out, width), num_part * num_neuron),
+        tile.threads,
+        _MULTIPLY_BYTES,
+        (num_row, num_neuron, num_input, num_part, width),
+        tile.shared_bytes(dtype.itemsize),
+    )
+    return Settled(launch, num_part)
 
 
 def kernels(
     dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, backward: bool
 ) -> list[tuple[Program, str]]:
-    """What has to be compiled for the products of a direction; sizes as in :func:`num_parts`."""
-    sizes = num_row, num_input, width, num_neuron, device
-    if backward:
-        return _product_of_inputs(dtype, *sizes).kernels
-    return [*_product(dtype, *sizes).kernels, (program(dtype), "elm_discount_bytes")]
+    """What has to be compiled for the products of a direction; sizes as in :func:`settled`."""
+    product = settled(dtype, num_row, num_input, width, num_neuron, device, of_inputs=backward).launch.kernels
+    return product if backward else [*product, (program(dtype), "elm_discount_bytes")]
 
 
 def multiply(x: Tensor, table: Tensor) -> Tensor:
     """Products of frames with a table, (batch, time, [num_neuron,] width): of (batch, time, num_input) with (num_input,
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
     """
+    launch, _ = settled(table.dtype, *_sizes(x, table), of_inputs=False)
     out = table.new_empty(*x.shape[:-1], table.shape[-1])
-    flat = rows_of(x)
-    launch = _product(table.dtype, *_sizes(x, table))
-    launch(
-        _driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), table.data_ptr(), out.data_ptr()
-    )
+    _run(launch, x, table, out)
     return out
 
 
@@ -203,16 +207,22 @@ def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """Gradient of the table from that of :func:`multiply`'s result, in parts to be added up: (num_part, [num_neuron,]
     num_input, width).
     """
-    flat, flow, sizes = rows_of(x), flow.contiguous(), _sizes(x, flow)
-    out = flow.new_empty(num_parts(flow.dtype, *sizes), *x.shape[2:], flow.shape[-1])
-    launch = _product_of_inputs(flow.dtype, *sizes)
-    launch(_driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), flow.data_ptr(), out.data_ptr())
+    launch, num_part = settled(flow.dtype, *_sizes(x, flow), of_inputs=True)
+    out = flow.new_empty(num_part, *x.shape[2:], flow.shape[-1])
+    _run(launch, x, flow.contiguous(), out)
     return out
 
 
 def _sizes(x: Tensor, factor: Tensor) -> tuple[int, int, int, int, int]:
     num_neuron = x.shape[2] if x.ndim == 4 else 1
     return x.shape[0] * x.shape[1], x.shape[-1], factor.shape[-1], num_neuron, x.device.index or 0
+
+
+def _run(launch: Launch, x: Tensor, factor: Tensor, out: Tensor) -> None:
+    flat = rows_of(x)
+    launch(
+        _driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr()
+    )
 
 
 def _rows(flat: Tensor) -> tuple[int, int, int]:
@@ -222,7 +232,7 @@ def _rows(flat: Tensor) -> tuple[int, int, int]:
     if num_steps == 1:
         return batch, 0, of_sample
     in_one_piece = batch == 1 or of_sample == num_steps * of_step
-    return (batch * num_steps if in_one_piece else num_steps), of_sample, of_step
+    return max(batch * num_steps if in_one_piece else num_steps, 1), of_sample, of_step
 
 
 def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int) -> None:

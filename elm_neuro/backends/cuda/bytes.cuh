@@ -5,14 +5,15 @@
 
 // A block computes a tile of a product. Its warps are WARPS_DOWN rows of SLICES: each warp all columns, and of the terms every SLICES-th one; the
 // slices are added up at the end. The threads of a warp are DOWN x ACROSS, with OWN_ROWS x OWN_COLUMNS sums each.
-constexpr int BYTE_THREADS = 256, WARPS = BYTE_THREADS / 32, DOWN = 8, ACROSS = 4, TILE_TERMS = 32;
+constexpr int WARPS = ELM_WARPS, BYTE_THREADS = 32 * WARPS, DOWN = 8, ACROSS = 4, TILE_TERMS = 4 * WARPS;
 constexpr int WARPS_DOWN = ELM_WARPS_DOWN, OWN_ROWS = ELM_OWN_ROWS, OWN_COLUMNS = ELM_OWN_COLUMNS, SLICES = WARPS / WARPS_DOWN;
-constexpr int TILE_ROWS = WARPS_DOWN * DOWN * OWN_ROWS, TILE_COLUMNS = ACROSS * OWN_COLUMNS, TILE = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS);
-constexpr int WORDS = TILE_ROWS * TILE_TERMS / 4 / BYTE_THREADS;  // of bytes, that a thread fetches
+constexpr int TILE_ROWS = WARPS_DOWN * DOWN * OWN_ROWS, TILE_COLUMNS = ACROSS * OWN_COLUMNS;
+constexpr int TILE = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS);  // numbers of both factors
+constexpr int WORDS = TILE_ROWS / 32;                                                                         // of bytes, that a thread fetches
 constexpr int TERMS_AT_ONCE = BYTE_THREADS / TILE_COLUMNS, FACTORS = divided_up(TILE_TERMS, TERMS_AT_ONCE);  // and numbers of the table
 constexpr int ROWS_AT_ONCE = 2;  // of a thread, when slices are added up
-static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0, "threads read pairs and vectors");
-static_assert(TILE_ROWS % 32 == 0 && TILE_ROWS * TILE_TERMS % (4 * BYTE_THREADS) == 0, "all threads fetch as many bytes");
+constexpr int BLOCKS = ELM_DOUBLE || WARPS > 8 ? 1 : 2;  // that fit a multiprocessor's registers
+static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0 && TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads read pairs, vectors and words");
 
 struct alignas(2 * sizeof(Real)) Pair {
     Real first, second;
@@ -70,7 +71,7 @@ template <int WORDS> ELM_DEVICE unsigned word_of(const Unaligned<WORDS> &x, int 
 // Where a number lies in a tile (terms, rows). What threads store at a time goes to different banks: bytes of a row, which are terms, four by
 // four shifted; vectors of rows because those of the upper half lie in pairs exchanged.
 ELM_DEVICE int exchanged(int row) { return row ^ (row >> 3 & 4); }
-ELM_DEVICE int place(int term, int row) { return term * TILE_ROWS + (term & 28) + exchanged(row); }
+ELM_DEVICE int place(int term, int row) { return term * TILE_ROWS + (term & ~3) + exchanged(row); }
 // Where the rows of a thread's sums lie, of those of its warp: vectors of neighbours side by side.
 ELM_DEVICE int place_of(int i, int down) { return i / LANES_OF_VECTOR * DOWN * LANES_OF_VECTOR + down * LANES_OF_VECTOR + i % LANES_OF_VECTOR; }
 
@@ -147,7 +148,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
             Real x[OWN_ROWS], y[OWN_COLUMNS];
 #pragma unroll
             for (int i = 0; i < OWN_ROWS; i += LANES_OF_VECTOR) {
-                const Vector some = *(const Vector *)(left + k * (TILE_ROWS + 1) + slice * TILE_ROWS + (slice & 28) + warp_down * DOWN * OWN_ROWS + place_of(i, down));
+                const Vector some = *(const Vector *)(left + k * (TILE_ROWS + 1) + slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + place_of(i, down));
 #pragma unroll
                 for (int l = 0; l < LANES_OF_VECTOR; l++) x[i + l] = entry(some, l);
             }
@@ -200,12 +201,12 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     }
 }
 
-ELM_KERNEL(elm_multiply_bytes, Bytes, BYTE_THREADS, ELM_DOUBLE ? 1 : 2) {
+ELM_KERNEL(elm_multiply_bytes, Bytes, BYTE_THREADS, BLOCKS) {
     ELM_DYNAMIC_SHARED(Vector, room);
     multiply_bytes<false>(a, (Real *)room);
 }
 
-ELM_KERNEL(elm_multiply_bytes_inputs, Bytes, BYTE_THREADS, ELM_DOUBLE ? 1 : 2) {
+ELM_KERNEL(elm_multiply_bytes_inputs, Bytes, BYTE_THREADS, BLOCKS) {
     ELM_DYNAMIC_SHARED(Vector, room);
     multiply_bytes<true>(a, (Real *)room);
 }

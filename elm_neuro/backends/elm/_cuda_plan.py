@@ -241,12 +241,12 @@ def _parts_of_table(of: Plan) -> int:
     if form.arrives == EVENTS:
         return _input.num_parts(form.batch)
     if form.arrives == BYTES:
-        return _bytes.num_parts(form.dtype, *_sizes_of_bytes(of))
+        return _bytes.settled(form.dtype, *_sizes_of_bytes(of), of_inputs=True).num_part
     return 1
 
 
 def _sizes_of_bytes(of: Plan) -> tuple[int, int, int, int, int]:
-    """Of the products with frames of bytes, as :func:`elm_neuro.backends.cuda._bytes.num_parts` takes them."""
+    """Of the products with frames of bytes, as :func:`elm_neuro.backends.cuda._bytes.settled` takes them."""
     width, num_table = (of.first, of.num_neuron) if of.form.own_input else (of.num_neuron * of.first, 1)
     return of.num_row, of.form.num_input, width, num_table, of.form.device.index or 0
 

@@ -175,8 +175,9 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
         for direction, backward in (("forward", False), ("backward", True)):
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
-    for rows, columns in ((4, 10), (8, 8), (8, 4)):
-        found[f"bytes of {rows} x {columns}"] = _bytes.program(torch.float32, _bytes.Tile(rows, columns))
+    for own_rows, own_columns, warps in ((4, 10, 8), (4, 10, 16), (8, 8, 8), (8, 4, 8)):
+        tile = _bytes.Tile(own_rows, own_columns, warps)
+        found[f"bytes, {own_rows} x {own_columns}, {warps} warps"] = _bytes.program(torch.float32, tile)
     for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():
         sizes = _network.Sizes(num_neuron, 30, num_memory, (*hidden, num_memory), reads_layer, False, True)
         dtype = torch.float64 if double else torch.float32
