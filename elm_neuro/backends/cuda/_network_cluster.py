@@ -16,7 +16,7 @@ from elm_neuro.backends.cuda._plans import MAX_REGISTERS, REGISTERS, Device
 
 CLUSTER = 8  # blocks
 ARCHITECTURE = 90  # the first that has clusters
-LANES = (4, 8, 2, 16, 1)  # of a sum: those first that divide its work best
+LANES = (4, 8, 2, 16)  # threads that share two sums: those first that divide the work best
 TERMS = 8  # weights that a thread has of a sum come in so many
 MAX_THREADS = 512
 OTHER_REGISTERS = {torch.float32: 66, torch.float64: 100}  # of a thread, than its weights, as compiled
@@ -42,8 +42,8 @@ class Cluster(NamedTuple):
     ranks: int  # blocks that have neurons
     threads: int
     tile: int  # neurons of a block
-    lanes: int  # threads that share a sum
-    terms: int  # weights of a thread for such a sum
+    lanes: int  # threads that share two sums
+    terms: int  # weights of a thread for each of them
     shared_bytes: int
 
 
@@ -62,10 +62,10 @@ def cluster(sizes: Sizes, dtype: torch.dtype, device: Device, *, backward: bool)
     if not sizes.reads_layer:
         sums, inputs = tile * rows, 0
     own = -(-widest // vector) * vector
-    for lanes in LANES if sizes.reads_layer else (1,):
+    for lanes in LANES if sizes.reads_layer else (2,):
         terms = max(1, -(-inputs // (lanes * TERMS))) * TERMS
-        threads = -(-max(tile * group, sums * lanes) // WARP) * WARP
-        registers = (terms + 2 * own) * dtype.itemsize // 4 + OTHER_REGISTERS[dtype]
+        threads = -(-max(tile * group, -(-sums // 2) * lanes) // WARP) * WARP
+        registers = 2 * (terms + own) * dtype.itemsize // 4 + OTHER_REGISTERS[dtype]
         if threads <= MAX_THREADS and registers <= min(MAX_REGISTERS, REGISTERS // bounded(threads)):
             of_sums = terms * lanes
             reals = of_sums + tile * (2 * own + 2 * CLUSTER) if backward else 2 * of_sums + 3 * tile * own

@@ -23,7 +23,7 @@ ELM_DEVICE void prepare(Arrivals &arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(in_shared(&arrivals)) : "memory");
 }
 
-ELM_DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+ELM_DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
 
 // `value` to the same place in a block of the cluster, counted there.
 ELM_DEVICE void send(Real value, Real &place, Arrivals &arrivals, int rank) {

@@ -1,12 +1,12 @@
 // What the two directions of a layer of ELM neurons share where a cluster of blocks holds a sample's recurrence: without traces of branches, with
 // at most one hidden layer, and not larger than the registers of 8 blocks. Synapses, branches and the branches' columns of the first layer are
-// one linear map from neurons to the sums of that layer: LANES threads share such a sum, its weights in their registers for all steps. The MLP and
+// one linear map from neurons to the sums of that layer: LANES threads share two such sums, their weights in registers for all steps. The MLP and
 // the memory of a neuron are of GROUP lanes of a warp; what needs no other neuron is computed while activity is on its way between the blocks.
 #pragma once
 #include "cluster.cuh"
 #include "network.cuh"
 
-constexpr int LANES = ELM_LANES, TERMS = ELM_TERMS;  // threads that share a sum; its weights that each has
+constexpr int LANES = ELM_LANES, TERMS = ELM_TERMS;  // threads that share two sums, so that what they read serves both; of each, its weights
 constexpr int MEMORY = ELM_MEMORY, HIDDEN = ELM_HIDDEN, ROWS = HIDDEN ? HIDDEN : MEMORY;  // outputs of the layers, HIDDEN 0: there is one
 constexpr int WIDEST = ROWS < MEMORY ? MEMORY : ROWS;
 ELM_DEVICE constexpr int lanes_for(int numbers) { return numbers <= CLUSTER ? CLUSTER : numbers <= 16 ? 16 : 32; }
@@ -31,13 +31,14 @@ struct ClusterLayer {
 // Where a thread stands: in its block's sums, and in its warp's neurons.
 struct Seat {
     int rank, base, count;
-    int sum, part;    // of LANES threads
+    int pair, part;   // of sums, and of the LANES threads that share them
+    int sum;          // the one that is whole in this thread in the end
     int local, lane;  // the neuron in its block
     bool warp;        // whether its warp has neurons
     bool neuron, row, memory;  // whether it is a neuron's lane, one of ROWS, one of MEMORY
     Seat(const ClusterLayer &a)
-        : rank((int)blockIdx.y), base(int(rank * a.tile)), sum(threadIdx.x / LANES), part(threadIdx.x % LANES), local(threadIdx.x / GROUP),
-          lane(threadIdx.x % GROUP) {
+        : rank((int)blockIdx.y), base(int(rank * a.tile)), pair(threadIdx.x / LANES), part(threadIdx.x % LANES), sum(2 * pair + part % 2),
+          local(threadIdx.x / GROUP), lane(threadIdx.x % GROUP) {
         const int left = (int)a.num_neuron - base;
         count = left < 0 ? 0 : left < a.tile ? left : (int)a.tile;
         neuron = local < count;
@@ -47,20 +48,39 @@ struct Seat {
     }
 };
 
-// Product of weights in registers with vectors of numbers in shared memory, APART from each other.
-template <int APART, int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *x) {
+ELM_DEVICE Real total(const Real (&sum)[LANES_OF_VECTOR]) {
+#if ELM_DOUBLE
+    return sum[0] + sum[1];
+#else
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+#endif
+}
+
+// Product of weights in registers with numbers in shared memory.
+template <int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *x) {
     Real sum[LANES_OF_VECTOR] = {};
 #pragma unroll
-    for (int c = 0; c < N / LANES_OF_VECTOR; c++) {
-        const Vector v = x[c * APART];
+    for (int c = 0; c < N; c++) sum[c % LANES_OF_VECTOR] += weight[c] * entry(x[c / LANES_OF_VECTOR], c % LANES_OF_VECTOR);
+    return total(sum);
+}
+
+// A pair's sums over what all sums are of: each of its threads ends with one of the two, in order.
+ELM_DEVICE Real shared_sum(const Seat &s, const Real (&weight)[2][TERMS], const Vector *x) {
+    Real sum[2][LANES_OF_VECTOR] = {};
 #pragma unroll
-        for (int e = 0; e < LANES_OF_VECTOR; e++) sum[e] += weight[c * LANES_OF_VECTOR + e] * entry(v, e);
+    for (int c = 0; c < TERMS / LANES_OF_VECTOR; c++) {
+        const Vector v = x[c * LANES + s.part];
+#pragma unroll
+        for (int e = 0; e < LANES_OF_VECTOR; e++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) sum[k][e] += weight[k][c * LANES_OF_VECTOR + e] * entry(v, e);
     }
-    Real total = sum[0] + sum[1];
-#if !ELM_DOUBLE
-    total += sum[2] + sum[3];
-#endif
-    return total;
+    const Real first = total(sum[0]), second = total(sum[1]);
+    const bool odd = s.part % 2;
+    Real own = (odd ? second : first) + __shfl_xor_sync(~0u, odd ? first : second, 1);
+#pragma unroll
+    for (int offset = LANES / 2; offset > 1; offset /= 2) own += __shfl_xor_sync(~0u, own, offset);
+    return own;
 }
 
 // Number of what a thread's weight c of a sum meets.

@@ -29,7 +29,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     const int tile = (int)a.tile, num_neuron = (int)a.num_neuron, n = s.base + s.local;
     const int length = (int)valid_steps(a.lengths, blockIdx.x, a.num_steps);
     const i64 of_sample = (i64)blockIdx.x * num_neuron, at = of_sample + n, row_0 = of_sample * a.num_steps;
-    const bool reads_layer = a.map && s.count, source = s.sum < num_neuron, high_pass = a.kappa_r != nullptr;
+    const bool reads_layer = a.map && s.count, source = s.part < 2 && s.sum < num_neuron, high_pass = a.kappa_r != nullptr;
     Arrivals *const arrivals = (Arrivals *)shared;     // of even and odd steps
     Vector *const sums = shared + 16 / sizeof(Vector);  // gradients of the block's sums, as its threads read them
     Vector *const rows = sums + OF_STEP;                // and as their neuron's lanes do
@@ -40,12 +40,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     for (int k = threadIdx.x; k < (OF_STEP + 2 * tile * (STRIDE + PARTS)) * LANES_OF_VECTOR; k += blockDim.x) zeroed[k] = Real(0);
     if (threadIdx.x == 0) prepare(arrivals[0]), prepare(arrivals[1]);
 
-    Real of_rows[TERMS], of_decayed[vectors_of(ROWS) * LANES_OF_VECTOR], of_outputs[vectors_of(MEMORY) * LANES_OF_VECTOR];
+    Real of_rows[2][TERMS], of_decayed[vectors_of(ROWS) * LANES_OF_VECTOR], of_outputs[vectors_of(MEMORY) * LANES_OF_VECTOR];
     const i64 in = a.num_branch + MEMORY;
 #pragma unroll
     for (int c = 0; c < TERMS; c++) {
         const int k = input_of(s, c);
-        of_rows[c] = source && reads_layer && k < s.count * ROWS ? a.map[((i64)s.sum * num_neuron + s.base) * ROWS + k] : Real(0);
+        for (int of = 2 * s.pair, i = 0; i < 2; of++, i++)
+            of_rows[i][c] = reads_layer && of < num_neuron && k < s.count * ROWS ? a.map[((i64)of * num_neuron + s.base) * ROWS + k] : Real(0);
     }
 #pragma unroll
     for (int c = 0; c < vectors_of(ROWS) * LANES_OF_VECTOR; c++)
@@ -122,7 +123,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
             if (HIDDEN) {
                 if (s.memory) ((Real *)outputs)[own] = of_o;
                 __syncwarp();
-                if (s.row) of_row = product<1>(of_outputs, outputs + s.local * STRIDE) * activation_slope(a.activation, now.sum);
+                if (s.row) of_row = product(of_outputs, outputs + s.local * STRIDE) * activation_slope(a.activation, now.sum);
             }
             if (s.row) {
                 ((Real *)rows)[own] = of_row;
@@ -134,8 +135,8 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
         }
         __syncthreads();  // the gradients of the block's sums are there
         if (reads_layer) {
-            const Real part = over_lanes(product<LANES>(of_rows, sums + s.part), LANES);
-            if (source && s.part == 0) send(part, ((Real *)(parts + (turn & 1) * tile * PARTS))[to_part], arrivals[turn & 1], to_block);
+            const Real part = shared_sum(s, of_rows, sums);
+            if (source) send(part, ((Real *)(parts + (turn & 1) * tile * PARTS))[to_part], arrivals[turn & 1], to_block);
         }
         if (s.warp) {
             of_w_y += of_y * after;
@@ -144,7 +145,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
                 of_kappa_r += of_r * (now.r_before - over_lanes(w_y * after, OUTPUT_LANES));
                 r = kappa_r * of_r;
             }
-            const Real of_before = s.memory ? grad + product<1>(of_decayed, rows + s.local * STRIDE) : Real(0);
+            const Real of_before = s.memory ? grad + product(of_decayed, rows + s.local * STRIDE) : Real(0);
             of_kappa += of_before * now.before;
             m = kappa * of_before;
             after = now.before;

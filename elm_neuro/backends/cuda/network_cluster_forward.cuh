@@ -19,7 +19,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
     const int tile = (int)a.tile, num_neuron = (int)a.num_neuron, n = s.base + s.local;
     const int length = (int)valid_steps(a.lengths, blockIdx.x, a.num_steps);
     const i64 of_sample = (i64)blockIdx.x * num_neuron, at = of_sample + n, row_0 = of_sample * a.num_steps;
-    const bool reads_layer = a.map && s.count, unit = s.sum < s.count * ROWS, high_pass = a.kappa_r != nullptr;
+    const bool reads_layer = a.map && s.count, unit = s.part < 2 && s.sum < s.count * ROWS, high_pass = a.kappa_r != nullptr;
     Arrivals *const arrivals = (Arrivals *)shared;  // of even and odd steps
     Vector *const fed = shared + 16 / sizeof(Vector);  // what the layer reads of itself, after even and odd steps
     Vector *const h = fed + 2 * OF_STEP;               // of each neuron: what the last layer reads, or its sums where it is the first
@@ -33,12 +33,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
     for (int k = threadIdx.x; reads_layer && k < num_neuron; k += blockDim.x)
         zeroed[OF_STEP * LANES_OF_VECTOR + k] = a.a_0[of_sample + k] * (a.mask ? a.mask[of_sample + k] : Real(1));
 
-    Real of_neurons[TERMS], of_memory[vectors_of(MEMORY) * LANES_OF_VECTOR], of_hidden[STRIDE * LANES_OF_VECTOR];
+    Real of_neurons[2][TERMS], of_memory[vectors_of(MEMORY) * LANES_OF_VECTOR], of_hidden[STRIDE * LANES_OF_VECTOR];
     const i64 in = a.num_branch + MEMORY;
 #pragma unroll
     for (int c = 0; c < TERMS; c++) {
         const int k = input_of(s, c);
-        of_neurons[c] = unit && reads_layer && k < num_neuron ? a.map[((i64)k * num_neuron + s.base) * ROWS + s.sum] : Real(0);
+        for (int of = 2 * s.pair, i = 0; i < 2; of++, i++)
+            of_neurons[i][c] = reads_layer && of < s.count * ROWS && k < num_neuron ? a.map[((i64)k * num_neuron + s.base) * ROWS + of] : Real(0);
     }
 #pragma unroll
     for (int c = 0; c < vectors_of(MEMORY) * LANES_OF_VECTOR; c++)
@@ -59,13 +60,13 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
     // Where a step's numbers lie: of the neuron, of its memory, of what arrives at its rows, of its block's sums.
     i64 of_neuron = row_0 + n, of_lane = of_neuron * MEMORY + s.lane, arriving = of_neuron * ROWS + s.lane, kept = (row_0 + s.base) * ROWS + s.sum;
     const int rows = num_neuron * ROWS;
-    const bool keeps = a.tanh && s.memory, keeps_sum = a.sums && unit && s.part == 0, first = s.neuron && s.lane == 0;
+    const bool keeps = a.tanh && s.memory, keeps_sum = a.sums && unit, first = s.neuron && s.lane == 0;
     const bool keeps_q = a.q && first, keeps_r = a.r && first, sends = reads_layer && s.neuron && s.lane < a.ranks;
 
     Real m = kappa * after;
     if (s.memory) ((Real *)decayed)[own] = m;
     __syncwarp();
-    if (s.row && length) alone[own] = a.from_input[arriving] + product<1>(of_memory, own_decayed);
+    if (s.row && length) alone[own] = a.from_input[arriving] + product(of_memory, own_decayed);
     wait_for_cluster();  // all blocks are ready for what is sent to them
 
     for (int t = 0; t < length; t++) {
@@ -73,17 +74,17 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
         arriving += rows;
         const Real next = s.row && more ? a.from_input[arriving] : Real(0);
         if (s.row && t + AHEAD < length) prefetch_far(a.from_input + arriving + (AHEAD - 1) * rows);
-        Real sum = unit && s.part == 0 ? alone[of_sum] : Real(0);
+        Real sum = unit ? alone[of_sum] : Real(0);
         if (reads_layer) {
             if (t) receive(arrivals[(t - 1) & 1], num_neuron * (int)sizeof(Real), (t - 1) >> 1);
-            sum = over_lanes(sum + product<LANES>(of_neurons, fed + ((t + 1) & 1) * OF_STEP + s.part), LANES);
+            sum += shared_sum(s, of_neurons, fed + ((t + 1) & 1) * OF_STEP);
         }
-        if (unit && s.part == 0) ((Real *)h)[of_sum] = HIDDEN ? activated(a.activation, sum) : sum;
+        if (unit) ((Real *)h)[of_sum] = HIDDEN ? activated(a.activation, sum) : sum;
         __syncthreads();  // the neurons' sums are there
         if (s.warp) {
             Real o = Real(0);
             if (HIDDEN) {
-                if (s.memory) o = last_bias + product<1>(of_hidden, own_h);
+                if (s.memory) o = last_bias + product(of_hidden, own_h);
             } else if (s.memory) {
                 o = ((Real *)h)[own];
             }
@@ -102,7 +103,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
             m = kappa * after;
             if (s.memory) ((Real *)decayed)[own] = m;
             __syncwarp();
-            if (s.row) alone[own] = next + product<1>(of_memory, own_decayed);
+            if (s.row) alone[own] = next + product(of_memory, own_decayed);
             change += o < Real(0) ? -o : o;
             if (keeps) a.tanh[of_lane] = th, a.memory[of_lane] = after;
             if (first) a.a[of_neuron] = y;

@@ -73,10 +73,9 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
             for (int l = 0; l < MAX_LAYERS; l++) {
                 if (l >= layers) break;
                 const int width = width_of(a, l), inputs = inputs_of(a, l), from = l == 0 && !branched(a) ? branches : 0;
-                const Real *const weight = w.of_neuron(a, l, local);
                 for (int first = p.lane; neuron && first < width; first += TURNS * p.lanes) {
                     Real dot[TURNS];
-                    products(weight, width, first, p.lanes, read, from, inputs, dot);
+                    products(a, w, l, local, width, first, p.lanes, read, from, inputs, dot);
 #pragma unroll
                     for (int c = 0; c < TURNS; c++) {
                         const int k = first + c * p.lanes;

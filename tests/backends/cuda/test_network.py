@@ -66,9 +66,9 @@ def test_an_input_that_no_neuron_reads_says_nothing(fake_driver: FakeDriver, eve
     test_scan.test_an_input_that_no_neuron_reads_says_nothing("cuda", events)
 
 
-def in_several_orders(fake_driver: FakeDriver, **layer: Any) -> list[Tensor]:
+def in_several_orders(fake_driver: FakeDriver, num_neuron: int = 13, **layer: Any) -> list[Tensor]:
     """All that a layer of more neurons than a warp has lanes for gives, threads in order, backward and shuffled."""
-    params, rule = made(5, sizes=(6, 13, 9, 3, 5), hidden=(7,), **layer)
+    params, rule = made(5, sizes=(6, num_neuron, 9, 3, 5), hidden=(7,), **layer)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64).requires_grad_()
     found = []
@@ -86,7 +86,7 @@ def same(tensors: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("trace", [True, False], ids=["blocks", "clusters"])
 def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver, trace: bool) -> None:
-    assert same(in_several_orders(fake_driver, trace=trace))
+    assert same(in_several_orders(fake_driver, 13 if trace else 21, trace=trace))
     clusters = ["elm_network_cluster", "elm_network_cluster_backward"]
     launched = {kernel for kernel, *_ in fake_driver.launched if kernel.startswith("elm_network")}
     assert launched == (set(clusters) if not trace else {"elm_network", "elm_network_backward"})
@@ -169,9 +169,9 @@ RECEIVE = "if (t) receive(arrivals[(t - 1) & 1], num_neuron * (int)sizeof(Real),
 def test_what_a_cluster_lacks_is_found(
     fake_driver: FakeDriver, changed: Callable[[str, str, str], None], direction: str, sound: str, planted: str
 ) -> None:
-    assert same(in_several_orders(fake_driver))
+    assert same(in_several_orders(fake_driver, 21))
     changed(f"network_cluster_{direction}.cuh", sound, planted)
-    assert not same(in_several_orders(fake_driver))
+    assert not same(in_several_orders(fake_driver, 21))
 
 
 def call_of(batch: int, num_steps: int, input_size: int, params: NetworkParams, rule: NetworkRule) -> Call:
@@ -216,10 +216,10 @@ def test_layers_of_more_neurons_than_threads(
 @pytest.mark.parametrize(
     ("num_neuron", "num_memory", "hidden", "dtype", "forward", "backward"),
     [
-        (96, 5, (10,), torch.float32, 480, 384),  # the published sizes
+        (96, 5, (10,), torch.float32, 256, 192),  # the published sizes
         (57, 9, (18,), torch.float32, 288, 256),
-        (17, 12, (), torch.float64, 160, 96),  # a block of less than others, and one of none
-        (3, 32, (31,), torch.float32, 128, 32),
+        (17, 12, (), torch.float64, 96, 64),  # a block of less than others, and one of none
+        (3, 32, (31,), torch.float32, 64, 32),
     ],
 )
 def test_a_cluster_holds_layers_of_all_sizes(
