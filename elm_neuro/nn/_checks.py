@@ -145,7 +145,8 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
             f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
         )
     check_bounds(lengths, num_steps)
-    there = lengths.to(device=device, dtype=torch.int64)
+    # from the host nothing waits: the driver has its own copy of so few numbers before it returns
+    there = lengths.to(device=device, dtype=torch.int64, non_blocking=lengths.device.type == "cpu")
     if there is not lengths:
         remember_bounds(there, bounds_of(lengths))
     return there
