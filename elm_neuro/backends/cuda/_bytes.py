@@ -5,33 +5,96 @@ Products are in the table's dtype, float32 or float64, exact but for rounding: n
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import structure
+from elm_neuro.backends.cuda._arguments import num_bytes, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._input import rows_of
+from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
-TILE_ROWS, TILE_COLUMNS, TILE_TERMS = 64, 32, 32
-MAX_PARTS = 8  # of the rows, in the backward pass
-ROWS_OF_PART = 256  # at least
+DOWN, ACROSS = 8, 4  # threads of a warp, which computes all columns of its rows
+MAX_OWN_COLUMNS = 10  # of a thread, an even number: pairs are read
+MAX_PARTS = 64  # of the rows, in the backward pass
+ROWS_OF_PART = 128  # at least
+MAX_TERMS = 2**30  # of a part: they are counted in 32 bits
 MAX_GRID = 65535
 
-MULTIPLY, _MULTIPLY_BYTES = structure("num_row num_steps num_input num_part width x_batch x_time sign x factor out")
+# Cycles of a multiprocessor, counted: a multiply-add of 128 lanes, 128 bytes from or to shared memory.
+LANES, SHARED_BYTES = 128, 128
+WAIT = 250  # of a block's tile for its barrier and its loads, while no other block computes
+BLOCK = 2000  # before the first tile and after the last
+PART, ADDED = 100, 1000  # of a part where parts are added up; bytes a cycle of its sums, written here and read there
+
+_MULTIPLY_BYTES = num_bytes("num_row num_neuron num_input num_part width num_steps x_batch x_time sign x factor out")
 DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time sign lengths kappa x total")
 
 
+class Tile(NamedTuple):
+    """What a block computes, term by term: rows of a product and columns of it."""
+
+    own_rows: int  # of a thread
+    own_columns: int
+    warps: int = 8
+    warps_down: int = 1  # of them, that share the rows; the terms are shared among as many as that leaves
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def terms(self) -> int:
+        return 4 * self.warps
+
+    @property
+    def rows(self) -> int:
+        return self.warps_down * DOWN * self.own_rows
+
+    @property
+    def columns(self) -> int:
+        return ACROSS * self.own_columns
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Of a block: two pairs of tiles; then two rows of each thread, to be added up."""
+        tiles = 2 * self.terms * (self.rows + 1 + self.columns)
+        return max(tiles, 2 * self.warps * DOWN * self.columns) * itemsize
+
+    def cycles(self, num_term: int, blocks: int) -> float:
+        """In which a multiprocessor works through so many blocks of so many terms each, two side by side."""
+        multiply = self.terms * self.rows * self.columns / LANES
+        read = 32 * self.warps_down * (self.own_rows + self.own_columns) * self.terms  # numbers, by the threads
+        filled = 2 * self.terms * (self.rows + self.columns)  # into shared memory, and there at all
+        busy = max(multiply, 4 * (read + filled) / SHARED_BYTES)
+        tiles = -(-num_term // self.terms)
+        alone, beside = tiles * (busy + WAIT) + BLOCK, tiles * max(2 * busy, busy + WAIT) + BLOCK
+        if self.warps > 8:  # there is no room for two
+            return blocks * alone
+        return blocks // 2 * beside + blocks % 2 * alone
+
+
+class Tiling(NamedTuple):
+    """How a product is shared among blocks."""
+
+    tile: Tile
+    num_part: int  # of its terms
+
+    def blocks(self, num_out: int, width: int) -> int:
+        """Tiles of a product."""
+        return -(-num_out // self.tile.rows) * -(-width // self.tile.columns)
+
+
 @cache
-def program(dtype: torch.dtype) -> Program:
-    """The source of these kernels for numbers of this type."""
+def program(dtype: torch.dtype, tile: Tile | None = None) -> Program:
+    """The source of these kernels for numbers of this type, and products in these tiles: by default the largest."""
     double = dtype == torch.float64
+    tile = tile or Tile(4 if double else 8, MAX_OWN_COLUMNS)
     return Program(
         "bytes.cuh",
         (
@@ -39,43 +102,137 @@ def program(dtype: torch.dtype) -> Program:
             ("ELM_DOUBLE", int(double)),
             ("ELM_BYTES_BYTES", _MULTIPLY_BYTES),
             ("ELM_BYTES_DISCOUNTBYTES", _DISCOUNT_BYTES),
+            ("ELM_OWN_ROWS", tile.own_rows),
+            ("ELM_OWN_COLUMNS", tile.own_columns),
+            ("ELM_WARPS", tile.warps),
+            ("ELM_WARPS_DOWN", tile.warps_down),
         ),
     )
+
+
+@lru_cache(maxsize=256)
+def tiling(
+    num_out: int, num_term: int, width: int, num_neuron: int, multiprocessors: int, *, double: bool, in_parts: bool
+) -> Tiling:
+    """The tiling with the fewest estimated cycles.
+
+    Args:
+        num_out: rows of the product of each neuron.
+        num_term: of its sums.
+        width: its columns.
+        num_neuron: products side by side.
+        multiprocessors: of the device.
+        double: whether sums are of float64, of which a thread has registers for half as many.
+        in_parts: whether the sums may come in parts, to be added up elsewhere.
+    """
+    fewest = max(1, -(-width // (ACROSS * MAX_OWN_COLUMNS)))  # tiles across
+    widest = max(2, -(-width // (fewest * ACROSS * 2)) * 2)
+    least = max(1, -(-num_term // MAX_TERMS)) if in_parts else 1
+    most = max(least, min(MAX_PARTS, num_term // ROWS_OF_PART, MAX_GRID // num_neuron)) if in_parts else 1
+
+    def cycles(candidate: Tiling) -> float:
+        blocks = candidate.blocks(num_out, width) * num_neuron * candidate.num_part
+        of_parts = candidate.num_part * (PART + 8 * num_out * num_neuron * width / ADDED)
+        num_term_of_part = -(-num_term // candidate.num_part)
+        return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + in_parts * of_parts
+
+    kinds = ((4, 8),) if double else ((8, 8), (4, 8), (4, 16))  # rows of a thread and warps
+    tiles = [Tile(rows, columns, warps) for rows, warps in kinds for columns in range(widest, 0, -2)]
+    return min((Tiling(tile, part) for tile in tiles for part in range(least, most + 1)), key=cycles)
+
+
+class Settled(NamedTuple):
+    """A product whose sizes are known.
+
+    Attributes:
+        launch: takes the strides of the rows of x, what its sign is exchanged by, and three addresses: of x, of what it
+            is multiplied by, and of the product.
+        num_part: in how many parts the product comes.
+    """
+
+    launch: Launch
+    num_part: int
+
+
+@lru_cache(maxsize=256)
+def settled(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, of_inputs: bool
+) -> Settled:
+    """:func:`multiply` or, `of_inputs`, :func:`multiply_inputs`.
+
+    Args:
+        dtype: of the sums.
+        num_row: samples times steps.
+        num_input: of a table.
+        width: of a table.
+        num_neuron: tables.
+        device: its number.
+        of_inputs: which.
+    """
+    multiprocessors, double = _driver.launcher().device(device).multiprocessors, dtype == torch.float64
+    num_out, num_term = (num_input, num_row) if of_inputs else (num_row, num_input)
+    chosen = tiling(num_out, num_term, width, num_neuron, multiprocessors, double=double, in_parts=of_inputs)
+    tile, num_part = chosen
+    launch = Launch(
+        program(dtype, tile),
+        "elm_multiply_bytes_inputs" if of_inputs else "elm_multiply_bytes",
+        (chosen.blocks(num_out, width), num_part * num_neuron),
+        tile.threads,
+        _MULTIPLY_BYTES,
+        (num_row, num_neuron, num_input, num_part, width),
+        tile.shared_bytes(dtype.itemsize),
+    )
+    return Settled(launch, num_part)
+
+
+def kernels(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, backward: bool
+) -> list[tuple[Program, str]]:
+    """What has to be compiled for the products of a direction; sizes as in :func:`settled`."""
+    product = settled(dtype, num_row, num_input, width, num_neuron, device, of_inputs=backward).launch.kernels
+    return product if backward else [*product, (program(dtype), "elm_discount_bytes")]
 
 
 def multiply(x: Tensor, table: Tensor) -> Tensor:
     """Products of frames with a table, (batch, time, [num_neuron,] width): of (batch, time, num_input) with (num_input,
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
     """
+    launch, _ = settled(table.dtype, *_sizes(x, table), of_inputs=False)
     out = table.new_empty(*x.shape[:-1], table.shape[-1])
-    return _multiply("elm_multiply_bytes", x, table, out, x.shape[0] * x.shape[1], 1)
-
-
-def num_parts(num_row: int, num_neuron: int) -> int:
-    """In how many parts :func:`multiply_inputs` gives its sums."""
-    return max(1, min(MAX_PARTS, num_row // ROWS_OF_PART, MAX_GRID // num_neuron))
+    _run(launch, x, table, out)
+    return out
 
 
 def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """Gradient of the table from that of :func:`multiply`'s result, in parts to be added up: (num_part, [num_neuron,]
     num_input, width).
     """
-    num_part = num_parts(x.shape[0] * x.shape[1], x.shape[2] if x.ndim == 4 else 1)
+    launch, num_part = settled(flow.dtype, *_sizes(x, flow), of_inputs=True)
     out = flow.new_empty(num_part, *x.shape[2:], flow.shape[-1])
-    return _multiply("elm_multiply_bytes_inputs", x, flow.contiguous(), out, x.shape[-1], num_part)
-
-
-def _multiply(kernel: str, x: Tensor, factor: Tensor, out: Tensor, num_out: int, num_part: int) -> Tensor:
-    flat, (width, num_input) = rows_of(x), (factor.shape[-1], x.shape[-1])
-    args = MULTIPLY(
-        x.shape[0] * x.shape[1], x.shape[1], num_input, num_part, width, flat.stride(0), flat.stride(1), _sign(x), flat,
-        factor, out,
-    )  # fmt: skip
-    grid = -(-num_out // TILE_ROWS) * -(-width // TILE_COLUMNS), num_part * (x.shape[2] if x.ndim == 4 else 1)
-    shared = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS) * factor.element_size()
-    if out.numel():
-        _driver.launcher().launch(program(factor.dtype), kernel, grid, THREADS, shared, args, factor.device)
+    _run(launch, x, flow.contiguous(), out)
     return out
+
+
+def _sizes(x: Tensor, factor: Tensor) -> tuple[int, int, int, int, int]:
+    num_neuron = x.shape[2] if x.ndim == 4 else 1
+    return x.shape[0] * x.shape[1], x.shape[-1], factor.shape[-1], num_neuron, x.device.index or 0
+
+
+def _run(launch: Launch, x: Tensor, factor: Tensor, out: Tensor) -> None:
+    flat = rows_of(x)
+    launch(
+        _driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr()
+    )
+
+
+def _rows(flat: Tensor) -> tuple[int, int, int]:
+    """Steps of a sample, and how far samples and steps lie apart; rows in one piece are one sample's."""
+    batch, num_steps, _ = flat.shape
+    of_sample, of_step, _ = flat.stride()
+    if num_steps == 1:
+        return batch, 0, of_sample
+    in_one_piece = batch == 1 or of_sample == num_steps * of_step
+    return max(batch * num_steps if in_one_piece else num_steps, 1), of_sample, of_step
 
 
 def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int) -> None:
@@ -86,7 +243,7 @@ def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | 
     batch, num_steps, num_input = flat.shape
     args = DISCOUNT(num_steps, num_input, flat.stride(0), flat.stride(1), _sign(x), lengths, kappa, flat, total)
     grid = batch, -(-num_input // THREADS)
-    _driver.launcher().launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
+    _driver.launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
 
 
 def _sign(x: Tensor) -> int:

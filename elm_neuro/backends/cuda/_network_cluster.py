@@ -117,4 +117,9 @@ def program(sizes: Sizes, how: Cluster, dtype: torch.dtype, *, backward: bool) -
 def launch(kernel: str, sizes: Sizes, how: Cluster, batch: int, args: Arguments, like: Tensor) -> None:
     """A cluster for each of `batch` samples, on the current stream of `like`'s device."""
     code = program(sizes, how, like.dtype, backward=kernel == "elm_network_cluster_backward")
-    _driver.launcher().launch(code, kernel, (batch, how.blocks), how.threads, how.shared_bytes, args, like.device)
+    _driver.launch(code, kernel, (batch, how.blocks), how.threads, how.shared_bytes, args, like.device)
+
+
+def expect_backward(sizes: Sizes, how: Cluster, like: Tensor) -> None:
+    """Have the kernel of the backward pass compiled beside the forward pass, where it is not."""
+    _driver.expect(like.device, (program(sizes, how, like.dtype, backward=True), "elm_network_cluster_backward"))

@@ -3,17 +3,29 @@
 #pragma once
 #include "common.cuh"
 
-constexpr int BYTE_THREADS = 256, TILE_ROWS = 64, TILE_COLUMNS = 32, TILE_TERMS = 32, PITCH = TILE_ROWS + 1;  // a pitch without bank conflicts
-constexpr int LOADS = TILE_ROWS * TILE_TERMS / BYTE_THREADS, FACTORS = TILE_COLUMNS * TILE_TERMS / BYTE_THREADS;
-constexpr int OWN_COLUMNS = 2, OWN_ROWS = 4, ACROSS = TILE_COLUMNS / OWN_COLUMNS, DOWN = TILE_ROWS / OWN_ROWS;  // of a thread
-static_assert(ACROSS * DOWN == BYTE_THREADS, "every entry of a tile has a thread");
+// A block computes a tile of a product. Its warps are WARPS_DOWN rows of SLICES: each warp all columns, and of the terms every SLICES-th one; the
+// slices are added up at the end. The threads of a warp are DOWN x ACROSS, with OWN_ROWS x OWN_COLUMNS sums each.
+constexpr int WARPS = ELM_WARPS, BYTE_THREADS = 32 * WARPS, DOWN = 8, ACROSS = 4, TILE_TERMS = 4 * WARPS;
+constexpr int WARPS_DOWN = ELM_WARPS_DOWN, OWN_ROWS = ELM_OWN_ROWS, OWN_COLUMNS = ELM_OWN_COLUMNS, SLICES = WARPS / WARPS_DOWN;
+constexpr int TILE_ROWS = WARPS_DOWN * DOWN * OWN_ROWS, TILE_COLUMNS = ACROSS * OWN_COLUMNS;
+constexpr int TILE = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS);  // numbers of both factors
+constexpr int WORDS = TILE_ROWS / 32;                                                                         // of bytes, that a thread fetches
+constexpr int TERMS_AT_ONCE = BYTE_THREADS / TILE_COLUMNS, FACTORS = divided_up(TILE_TERMS, TERMS_AT_ONCE);  // and numbers of the table
+constexpr int ROWS_AT_ONCE = 2;  // of a thread, when slices are added up
+constexpr int BLOCKS = ELM_DOUBLE || WARPS > 8 ? 1 : 2;  // that fit a multiprocessor's registers
+static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0 && TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads read pairs, vectors and words");
+
+struct alignas(2 * sizeof(Real)) Pair {
+    Real first, second;
+};
 
 struct Bytes {
-    i64 num_row, num_steps, num_input, num_part, width, x_batch, x_time;
-    i64 sign;                // 128: the bytes are signed; else 0
-    const unsigned char *x;  // (batch, time, num_neuron, num_input), rows of all neurons contiguous
-    const Real *factor;      // (num_neuron, num_input, width); for the gradient of it (num_row, num_neuron, width)
-    Real *out;               // (num_row, num_neuron, width); (num_part, num_neuron, num_input, width)
+    i64 num_row, num_neuron, num_input, num_part, width;
+    i64 num_steps, x_batch, x_time;  // row i of x lies at i / num_steps * x_batch + i % num_steps * x_time
+    i64 sign;                        // 128: the bytes are signed; else 0
+    const unsigned char *x;          // (batch, time, num_neuron, num_input), rows of all neurons contiguous
+    const Real *factor;              // (num_neuron, num_input, width); for the gradient of it (num_row, num_neuron, width)
+    Real *out;                       // (num_row, num_neuron, width); (num_part, num_neuron, num_input, width)
 };
 
 struct DiscountBytes {
@@ -28,85 +40,175 @@ static_assert(sizeof(Bytes) == ELM_BYTES_BYTES && sizeof(DiscountBytes) == ELM_B
 
 ELM_DEVICE Real number(unsigned char byte, int sign) { return Real((int(byte) ^ sign) - sign); }
 
-// out = x factor, or out = x^T factor over a part of the rows. A block computes a tile of `out`, term by term of a sum from shared memory,
-// while its threads fetch the next terms.
+// The four bytes of a word. A float takes two instructions: 2^23 and a byte are the bits of a float.
+ELM_DEVICE void numbers(unsigned word, int sign, Real (&x)[4]) {
+    word ^= unsigned(sign) * 0x01010101u;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#if ELM_DOUBLE
+        x[i] = Real(int(word >> 8 * i & 255) - sign);
+#else
+        x[i] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7540 + i)) - float((1 << 23) + sign);
+#endif
+}
+
+// Bytes from anywhere, by words; no word is read but one that holds a byte of the row, of which `left` are left.
+template <int WORDS> struct Unaligned {
+    unsigned word[WORDS + 1];
+};
+template <int WORDS> ELM_DEVICE Unaligned<WORDS> fetch_bytes(const unsigned char *at, int left) {
+    const int offset = int((unsigned long long)at & 3);
+    const unsigned *from = (const unsigned *)(at - offset);
+    Unaligned<WORDS> result;
+#pragma unroll
+    for (int i = 0; i <= WORDS; i++) result.word[i] = left > 0 && 4 * i < offset + (left < 4 * WORDS ? left : 4 * WORDS) ? from[i] : 0u;
+    return result;
+}
+template <int WORDS> ELM_DEVICE unsigned word_of(const Unaligned<WORDS> &x, int i, const unsigned char *at) {
+    return __funnelshift_r(x.word[i], x.word[i + 1], 8 * (unsigned)((unsigned long long)at & 3));
+}
+
+// Where a number lies in a tile (terms, rows). What threads store at a time goes to different banks: bytes of a row, which are terms, four by
+// four shifted; vectors of rows because those of the upper half lie in pairs exchanged.
+ELM_DEVICE int exchanged(int row) { return row ^ (row >> 3 & 4); }
+ELM_DEVICE int place(int term, int row) { return term * TILE_ROWS + (term & ~3) + exchanged(row); }
+// Where the rows of a thread's sums lie, of those of its warp: vectors of neighbours side by side.
+ELM_DEVICE int place_of(int i, int down) { return i / LANES_OF_VECTOR * DOWN * LANES_OF_VECTOR + down * LANES_OF_VECTOR + i % LANES_OF_VECTOR; }
+
+// out = x factor, or out = x^T factor over a part of the rows: a tile of `out`, from tiles of both factors in shared memory. While its threads
+// compute with one pair of tiles they fetch the next, and store it in the other half.
 template <bool GRADIENT>
 ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
-    Real *const left = room, *const right = room + TILE_TERMS * PITCH;  // (terms, rows) and (terms, columns)
-    const int thread = threadIdx.x, sign = int(a.sign);
-    const i64 num_neuron = gridDim.y / a.num_part, neuron = blockIdx.y / a.num_part, part = blockIdx.y % a.num_part;
-    const i64 tiles_across = (a.width + TILE_COLUMNS - 1) / TILE_COLUMNS;
-    const i64 first_row = blockIdx.x / tiles_across * TILE_ROWS, first_column = blockIdx.x % tiles_across * TILE_COLUMNS;
+    const int thread = threadIdx.x, sign = int(a.sign), slice = thread / 32 % SLICES, warp_down = thread / 32 / SLICES;
+    const int down = thread % 32 / ACROSS, across = thread % ACROSS;
+    const int num_part = int(a.num_part), num_neuron = int(a.num_neuron), neuron = GRADIENT ? int(blockIdx.y) / num_part : int(blockIdx.y), part = GRADIENT ? int(blockIdx.y) % num_part : 0;
+    const int tiles_across = (int(a.width) + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    const i64 first_row = i64(int(blockIdx.x) / tiles_across) * TILE_ROWS;
+    const int first_column = int(blockIdx.x) % tiles_across * TILE_COLUMNS;
     const i64 num_out = GRADIENT ? a.num_input : a.num_row, num_term = GRADIENT ? a.num_row : a.num_input;
-    const i64 share = (num_term + a.num_part - 1) / a.num_part, begin = part * share, end = begin + share < num_term ? begin + share : num_term;
-    const bool in_one_piece = a.x_batch == a.num_steps * a.x_time;
+    const i64 share = (num_term + num_part - 1) / num_part, begin = part * share;
+    const int row_of_out = int(GRADIENT ? a.width : num_neuron * a.width);
+    Real *const out = a.out + (GRADIENT ? (i64(part) * num_neuron + neuron) * a.num_input * a.width : neuron * a.width) + first_row * row_of_out + first_column;
+    const int rows_of_out = int(num_out - first_row < TILE_ROWS ? num_out - first_row : TILE_ROWS), columns_of_out = int(a.width) - first_column;
 
-    // neighbours read neighbours: inputs lie side by side
-    const auto row_of = [&](int i) { return GRADIENT ? thread % TILE_ROWS : thread / TILE_TERMS + i * (BYTE_THREADS / TILE_TERMS); };
-    const auto term_of = [&](int i) { return GRADIENT ? thread / TILE_ROWS + i * (BYTE_THREADS / TILE_ROWS) : thread % TILE_TERMS; };
-    unsigned char byte[LOADS];
+    // A thread fetches bytes that lie side by side, along the inputs, which are terms, or rows of the gradient.
+    constexpr int THREADS_ALONG = (GRADIENT ? TILE_ROWS : TILE_TERMS) / (4 * WORDS);
+    const int along = thread % THREADS_ALONG * 4 * WORDS, beside = thread / THREADS_ALONG;
+    const i64 row = (GRADIENT ? begin : first_row) + beside, valid = row < a.num_row ? row : a.num_row - 1;
+    const int num_steps = int(a.num_steps), left_of_row = int(a.num_input - first_row) - along;  // of the gradient
+    int step = int(valid % num_steps);
+    const unsigned char *at = a.x + valid / num_steps * a.x_batch + step * a.x_time + neuron * a.num_input + (GRADIENT ? first_row : 0) + along;
+    // neighbours fetch neighbours of a row of the table; what lies beyond its last column is not stored at the end
+    const int term_of_factor = thread / TILE_COLUMNS, column_of_factor = first_column + thread % TILE_COLUMNS;
+    const int stride = int(GRADIENT ? num_neuron * a.width : a.width);
+    const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * stride + (column_of_factor < a.width ? column_of_factor : a.width - 1);
+
+    Unaligned<WORDS> bytes;
     Real factor[FACTORS];
-    const auto fetch = [&](i64 term) {
+    const auto fetch = [&](int left) {  // terms
+        bytes = fetch_bytes<WORDS>(at, !GRADIENT ? left - along : beside < left ? left_of_row : 0);
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) {
-            const i64 out_row = first_row + row_of(i), one = term + term_of(i);
-            const i64 row = GRADIENT ? one : out_row, input = GRADIENT ? out_row : one;
-            byte[i] = 0;
-            if (out_row < num_out && one < end) {
-                const i64 at = in_one_piece ? row * a.x_time : row / a.num_steps * a.x_batch + row % a.num_steps * a.x_time;
-                byte[i] = a.x[at + neuron * a.num_input + input];
+        for (int i = 0; i < FACTORS; i++) {
+            const int term = term_of_factor + i * TERMS_AT_ONCE;
+            factor[i] = term < TILE_TERMS && term < left ? factor_at[i64(i * TERMS_AT_ONCE) * stride] : Real(0);
+        }
+    };
+    const auto store = [&](Real *left) {
+        Real *const right = left + TILE_TERMS * (TILE_ROWS + 1);
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) {
+            Real x[4];
+            numbers(word_of(bytes, i, at), sign, x);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                if (!GRADIENT) left[place(along + 4 * i + j, beside)] = x[j];
+                if (!GRADIENT || j % LANES_OF_VECTOR) continue;
+                Real side_by_side[LANES_OF_VECTOR];
+#pragma unroll
+                for (int l = 0; l < LANES_OF_VECTOR; l++) side_by_side[l] = x[(j + l) % 4];
+                *(Vector *)(left + place(beside, along + 4 * i + j)) = vector_of(side_by_side);
             }
         }
 #pragma unroll
         for (int i = 0; i < FACTORS; i++) {
-            const i64 column = first_column + thread % TILE_COLUMNS, one = term + thread / TILE_COLUMNS + i * (BYTE_THREADS / TILE_COLUMNS);
-            const i64 row = GRADIENT ? one * num_neuron + neuron : neuron * a.num_input + one;
-            factor[i] = column < a.width && one < end ? a.factor[row * a.width + column] : Real(0);
+            const int at = i * TERMS_AT_ONCE * TILE_COLUMNS + thread;
+            if (thread < TERMS_AT_ONCE * TILE_COLUMNS && at < TILE_TERMS * TILE_COLUMNS) right[at] = factor[i];
         }
+        factor_at += i64(TILE_TERMS) * stride;
+        at += GRADIENT ? TILE_TERMS * a.x_time : TILE_TERMS;
+        if (GRADIENT)
+            for (step += TILE_TERMS; step >= num_steps; step -= num_steps) at += a.x_batch - num_steps * a.x_time;
     };
 
     Real sum[OWN_ROWS][OWN_COLUMNS] = {};
-    fetch(begin);
-    for (i64 term = begin; term < end; term += TILE_TERMS) {
-#pragma unroll
-        for (int i = 0; i < LOADS; i++) left[term_of(i) * PITCH + row_of(i)] = number(byte[i], sign);
-#pragma unroll
-        for (int i = 0; i < FACTORS; i++) right[thread + i * BYTE_THREADS] = factor[i];
-        __syncthreads();
-        if (term + TILE_TERMS < end) fetch(term + TILE_TERMS);
-#pragma unroll
-        for (int k = 0; k < TILE_TERMS; k++) {
+    const auto multiply = [&](const Real *left) {
+        const Real *const right = left + TILE_TERMS * (TILE_ROWS + 1);
+#pragma unroll (OWN_ROWS * OWN_COLUMNS > 48 ? 1 : 2)
+        for (int k = 0; k < TILE_TERMS; k += SLICES) {
             Real x[OWN_ROWS], y[OWN_COLUMNS];
 #pragma unroll
-            for (int i = 0; i < OWN_ROWS; i++) x[i] = left[k * PITCH + thread / ACROSS + i * DOWN];
+            for (int i = 0; i < OWN_ROWS; i += LANES_OF_VECTOR) {
+                const Vector some = *(const Vector *)(left + k * (TILE_ROWS + 1) + slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + place_of(i, down));
 #pragma unroll
-            for (int j = 0; j < OWN_COLUMNS; j++) y[j] = right[k * TILE_COLUMNS + thread % ACROSS + j * ACROSS];
+                for (int l = 0; l < LANES_OF_VECTOR; l++) x[i + l] = entry(some, l);
+            }
+#pragma unroll
+            for (int j = 0; j < OWN_COLUMNS; j += 2) {
+                const Pair some = *(const Pair *)(right + (k + slice) * TILE_COLUMNS + j * ACROSS + across * 2);
+                y[j] = some.first, y[j + 1] = some.second;
+            }
 #pragma unroll
             for (int i = 0; i < OWN_ROWS; i++)
 #pragma unroll
                 for (int j = 0; j < OWN_COLUMNS; j++) sum[i][j] += x[i] * y[j];
         }
-        __syncthreads();  // the tile is read
+    };
+
+    int left = GRADIENT ? int(share < num_term - begin ? share : num_term - begin) : int(a.num_input);
+    if (left > 0) {
+        fetch(left);
+        store(room);
     }
+    __syncthreads();
+    for (int half = 0; left > 0; left -= TILE_TERMS, half = TILE - half) {
+        if (left > TILE_TERMS) fetch(left - TILE_TERMS);
+        multiply(room + half);
+        if (left > TILE_TERMS) store(room + TILE - half);
+        __syncthreads();
+    }
+
+    // (slice, row of a thread, threads down, column)
+    constexpr int ALL_DOWN = WARPS_DOWN * DOWN, ENTRIES = ROWS_AT_ONCE * ALL_DOWN * TILE_COLUMNS;
 #pragma unroll
-    for (int i = 0; i < OWN_ROWS; i++)
+    for (int first = 0; first < OWN_ROWS; first += ROWS_AT_ONCE) {
 #pragma unroll
-        for (int j = 0; j < OWN_COLUMNS; j++) {
-            const i64 row = first_row + thread / ACROSS + i * DOWN, column = first_column + thread % ACROSS + j * ACROSS;
-            if (row >= num_out || column >= a.width) continue;
-            const i64 at = GRADIENT ? (part * num_neuron + neuron) * a.num_input + row : row * num_neuron + neuron;
-            a.out[at * a.width + column] = sum[i][j];
+        for (int i = 0; i < ROWS_AT_ONCE; i++)
+#pragma unroll
+            for (int j = 0; j < OWN_COLUMNS; j += 2) {
+                const int entry = (i * ALL_DOWN + warp_down * DOWN + down) * TILE_COLUMNS + j * ACROSS + across * 2;
+                *(Pair *)(room + slice * ENTRIES + entry) = Pair{sum[first + i][j], sum[first + i][j + 1]};
+            }
+        __syncthreads();
+        for (int entry = thread; entry < ENTRIES; entry += BYTE_THREADS) {
+            Real total = room[entry];
+#pragma unroll
+            for (int s = 1; s < SLICES; s++) total += room[s * ENTRIES + entry];
+            const int i = first + entry / TILE_COLUMNS / ALL_DOWN, all_down = entry / TILE_COLUMNS % ALL_DOWN;
+            const int row = exchanged(all_down / DOWN * DOWN * OWN_ROWS + place_of(i, all_down % DOWN)), column = entry % TILE_COLUMNS;
+            if (row < rows_of_out && column < columns_of_out) out[i64(row) * row_of_out + column] = total;
         }
+        __syncthreads();
+    }
 }
 
-ELM_KERNEL(elm_multiply_bytes, Bytes, BYTE_THREADS, 2) {
-    ELM_DYNAMIC_SHARED(Real, room);
-    multiply_bytes<false>(a, room);
+ELM_KERNEL(elm_multiply_bytes, Bytes, BYTE_THREADS, BLOCKS) {
+    ELM_DYNAMIC_SHARED(Vector, room);
+    multiply_bytes<false>(a, (Real *)room);
 }
 
-ELM_KERNEL(elm_multiply_bytes_inputs, Bytes, BYTE_THREADS, 2) {
-    ELM_DYNAMIC_SHARED(Real, room);
-    multiply_bytes<true>(a, room);
+ELM_KERNEL(elm_multiply_bytes_inputs, Bytes, BYTE_THREADS, BLOCKS) {
+    ELM_DYNAMIC_SHARED(Vector, room);
+    multiply_bytes<true>(a, (Real *)room);
 }
 
 // total_i = sum_t kappa^(length - 1 - t) x_ti
@@ -116,7 +218,7 @@ ELM_KERNEL(elm_discount_bytes, DiscountBytes, BYTE_THREADS, 1) {
     if (input >= a.num_input) return;
     const Real kappa = *a.kappa;
     const int sign = int(a.sign);
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const unsigned char *x = a.x + sample * a.x_batch + input;
     Real sum = Real(0);
     for (i64 t = length - reach(kappa, length); t < length; t += AHEAD) {

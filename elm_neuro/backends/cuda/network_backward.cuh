@@ -31,7 +31,7 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
     const Place p(a);
     const int d = (int)a.num_memory, branches = (int)a.num_branch, layers = (int)a.num_layers, tile = (int)a.tile, in = branches + d;
     const i64 sample = blockIdx.x, num_neuron = a.num_neuron, first_neuron = sample * num_neuron + p.base, sums = a.hidden + d;
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const bool reads_layer = recurrent(a), trace = a.kappa_b != nullptr, high_pass = a.kappa_r != nullptr;
     Real *const of_branches = reads_layer ? take(room, 2 * num_neuron * branches) : nullptr;  // of this step and the later one
     Real *const m = take(room, tile * d), *const b = trace ? take(room, tile * branches) : nullptr, *const r = high_pass ? take(room, tile) : nullptr;

@@ -17,7 +17,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
     ELM_DYNAMIC_SHARED(Vector, shared);
     const Seat s(a);
     const int tile = (int)a.tile, num_neuron = (int)a.num_neuron, n = s.base + s.local;
-    const int length = (int)(a.lengths ? a.lengths[blockIdx.x] : a.num_steps);
+    const int length = (int)valid_steps(a.lengths, blockIdx.x, a.num_steps);
     const i64 of_sample = (i64)blockIdx.x * num_neuron, at = of_sample + n, row_0 = of_sample * a.num_steps;
     const bool reads_layer = a.map && s.count, unit = s.part < 2 && s.sum < s.count * ROWS, high_pass = a.kappa_r != nullptr;
     Arrivals *const arrivals = (Arrivals *)shared;  // of even and odd steps

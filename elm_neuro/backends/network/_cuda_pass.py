@@ -96,6 +96,11 @@ def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any
     """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
     not; `layers`: weights, then biases.
     """
+    if torch.is_grad_enabled():
+        if plan.clusters is None:
+            _network.expect_backward(operands.bias)
+        else:
+            _network_cluster.expect_backward(plan.sizes, plan.clusters[1], operands.bias)
     found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return found
 

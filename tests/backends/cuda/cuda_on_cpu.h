@@ -247,6 +247,17 @@ inline unsigned __ballot_sync(unsigned, bool value) {
     on_cpu::wait(on_cpu::State::AT_WARP);
     return mask;
 }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) { return unsigned(((uint64_t)high << 32 | low) >> bits % 32); }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned from) {
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= unsigned(((uint64_t)y << 32 | x) >> 8 * (from >> 4 * i & 7) & 255) << 8 * i;
+    return result;
+}
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int atomicAdd(int *to, int x) { return *to += x, *to - x; }

@@ -24,6 +24,16 @@ def frames(dtype: torch.dtype, *shape: int, seed: int = 0) -> torch.Tensor:
     return (x * (torch.rand(shape, generator=generator) < 0.5)).to(dtype)
 
 
+def take(monkeypatch: pytest.MonkeyPatch, tile: _bytes.Tile, num_part: int) -> None:
+    """Have products computed in such tiles, and gradients of tables in so many parts."""
+
+    def tiling(*_: object, in_parts: bool, **__: object) -> _bytes.Tiling:
+        return _bytes.Tiling(tile, num_part if in_parts else 1)
+
+    monkeypatch.setattr(_bytes, "tiling", tiling)
+    _bytes.settled.cache_clear()
+
+
 @pytest.mark.parametrize("seed", [0, 2, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
@@ -44,9 +54,29 @@ def test_products_and_their_gradients_are_those_of_float64(
         found = _bytes.multiply(x, factor)
         torch.testing.assert_close(found.double(), product, rtol=near, atol=near * 128 * shape[-1])
         parts = _bytes.multiply_inputs(x, grad)
-        assert parts.shape[0] == max(1, min(8, shape[0] * shape[1] // 256))
+        assert parts.shape[0] <= max(1, shape[0] * shape[1] // _bytes.ROWS_OF_PART)
         torch.testing.assert_close(parts.sum(0).double(), gradient, rtol=near, atol=near * 128 * shape[0] * shape[1])
         assert torch.equal(_bytes.multiply(x, factor), found)
+
+
+@pytest.mark.parametrize(
+    "tile", [_bytes.Tile(*sizes) for sizes in ((8, 10), (4, 10), (4, 10, 16), (8, 8), (4, 2, 16), (8, 10, 8, 2))]
+)
+def test_every_tile_gives_the_same(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, tile: _bytes.Tile) -> None:
+    """Also where neither rows, columns nor terms fill the last one, and no thread runs in order."""
+    x, table, flow = frames(torch.int8, 3, 47, 2, 77), torch.randn(2, 77, 83), torch.randn(3, 47, 2, 83)
+    product = torch.einsum("btni,nif->btnf", x.double(), table.double())
+    gradient = torch.einsum("btni,btnf->nif", x.double(), flow.double())
+    for num_part in (1, 3):
+        take(monkeypatch, tile, num_part)
+        found = []
+        for seed in range(3):
+            fake_driver.seed = seed
+            found.append((_bytes.multiply(x, table), _bytes.multiply_inputs(x, flow)))
+        for one, other in found:
+            assert torch.equal(one, found[0][0]) and torch.equal(other, found[0][1])
+        torch.testing.assert_close(found[0][0].double(), product, rtol=1e-5, atol=1e-1)
+        torch.testing.assert_close(found[0][1].sum(0).double(), gradient, rtol=1e-5, atol=2e-1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,15 +128,25 @@ NEURONS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("options", "dtype"),
-    [("", DTYPES[0]), ("own", DTYPES[1]), ("state", DTYPES[0]), ("lengths", DTYPES[1]), ("recompute", DTYPES[1])],
+    [
+        ("", DTYPES[0]),
+        ("own", DTYPES[1]),
+        ("state", DTYPES[0]),
+        ("lengths", DTYPES[1]),
+        ("recompute", DTYPES[1]),
+        ("parts", DTYPES[0]),
+        ("own parts", DTYPES[0]),
+    ],
 )
 @pytest.mark.parametrize("name", NEURONS)
 def test_neurons_give_what_they_give_for_floats(
-    fake_driver: FakeDriver, name: str, dtype: torch.dtype, options: str
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, options: str
 ) -> None:
     torch.manual_seed(0)
     neuron: ELM = NEURONS[name]().double()
-    own = (2,) if options == "own" and neuron.config.num_neuron else ()
+    if "parts" in options:
+        take(monkeypatch, _bytes.Tile(4, 4), 3)
+    own = (2,) if "own" in options and neuron.config.num_neuron else ()
     x = frames(dtype, 3, 11, *own, neuron.config.input_size) // 16
     state = None
     if options == "state":

@@ -51,7 +51,7 @@ def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
     for seed in range(5):
         x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(64, dtype=torch.float64)
         arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments, x.device)
+        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments)
         found.append(y)
     return found
 
@@ -115,7 +115,7 @@ def sent_around(monkeypatch: pytest.MonkeyPatch, receive: str) -> list[torch.Ten
     for seed in range(5):
         x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(8, 64, dtype=torch.float64)
         arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-        FakeDriver(seed=seed).launch(program, "elm_around", (1, 8), 64, 1032, arguments, x.device)
+        FakeDriver(seed=seed).launch(program, "elm_around", (1, 8), 64, 1032, arguments)
         found.append(y)
     return found
 
@@ -142,7 +142,7 @@ def test_a_cluster_that_is_not_whole_is_refused(monkeypatch: pytest.MonkeyPatch)
     if COMPILER is None:
         pytest.skip("no compiler")
     with pytest.raises(RuntimeError, match="elm_around"):
-        FakeDriver().launch(program, "elm_around", (1, 7), 64, 1032, bytes(16), torch.device("cpu"))
+        FakeDriver().launch(program, "elm_around", (1, 7), 64, 1032, bytes(16))
 
 
 BARRIERS = [match.start() for match in re.finditer(r"wait_for_block\(\);", _compile.sources()["memory.cuh"])]
@@ -273,7 +273,7 @@ driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-
 x, y = torch.ones(64), torch.ones(64)
 arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
 program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
-driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments)
 """
     environment = os.environ | {"LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # those of the compiler that it starts
