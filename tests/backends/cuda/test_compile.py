@@ -239,9 +239,11 @@ def test_the_compiler_of_torchs_own_cuda_goes_before_a_newer_one(
 def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: int) -> None:
     table: dict[str, Any] = json.loads(TABLE.read_text())[f"sm_{architecture}"]
     for name, kernels in table.items():
-        most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
+        most = 0 if name.startswith(("8 units", "20 units", "input", "weights", "readout")) else 1024
         if name.startswith("alif"):
             most = 128 if name == "alif of 1024, float64" else 0
+        if name.startswith("bytes"):  # three numbers that a block needs at its end alone
+            most = 48
         if name.startswith("network"):
             most = 8
         if name.startswith("100 units"):
