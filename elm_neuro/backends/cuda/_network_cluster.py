@@ -30,8 +30,7 @@ FORWARD, _FORWARD_BYTES = structure(
 )
 BACKWARD, _BACKWARD_BYTES = structure(
     f"{_LAYER} m_0 r_0 sums tanh memory q r grad_a grad_change grad_a_last grad_m_last grad_r_last grad_sums grad_a_0 "
-    "grad_m_0 grad_r_0 grad_w_y grad_kappa_m grad_gain grad_bias grad_kappa_r surrogate scale factor side_scale "
-    "side_factor mean"
+    "grad_m_0 grad_r_0 grads surrogate scale factor side_scale side_factor mean"
 )
 
 
@@ -65,13 +64,22 @@ def cluster(sizes: Sizes, dtype: torch.dtype, device: Device, *, backward: bool)
     for lanes in LANES if sizes.reads_layer else (2,):
         terms = max(1, -(-inputs // (lanes * TERMS))) * TERMS
         threads = -(-max(tile * group, -(-sums // 2) * lanes) // WARP) * WARP
-        registers = 2 * (terms + own) * dtype.itemsize // 4 + OTHER_REGISTERS[dtype]
+        registers = 2 * (terms + (2 if backward else 1) * own) * dtype.itemsize // 4 + OTHER_REGISTERS[dtype]
         if threads <= MAX_THREADS and registers <= min(MAX_REGISTERS, REGISTERS // bounded(threads)):
             of_sums = terms * lanes
-            reals = of_sums + tile * (2 * own + 2 * CLUSTER) if backward else 2 * of_sums + 3 * tile * own
+            reals = of_sums + tile * (3 * own + 2 * CLUSTER) if backward else 2 * of_sums + 3 * tile * own
             blocks = -(-ranks // CLUSTER) * CLUSTER
             return Cluster(blocks, ranks, threads, tile, lanes, terms, 16 + reals * dtype.itemsize)
     return None
+
+
+def parameters(sizes: Sizes) -> list[tuple[int, ...]]:
+    """Shapes of what the backward pass gives a sample's gradients of: w_y, kappa_m, gain, bias, kappa_r, the first
+    layer's columns of the memory and, with a hidden layer, the last layer and its bias.
+    """
+    num_neuron, num_memory = sizes.num_neuron, sizes.num_memory
+    shapes = [*[(num_neuron, num_memory)] * 3, *[(num_neuron,)] * 2, (num_neuron, sizes.widths[0], num_memory)]
+    return shapes + [(num_neuron, num_memory, sizes.hidden), (num_neuron, num_memory)] * (sizes.hidden > 0)
 
 
 def bounded(threads: int) -> int:

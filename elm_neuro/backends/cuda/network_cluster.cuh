@@ -56,11 +56,13 @@ ELM_DEVICE Real total(const Real (&sum)[LANES_OF_VECTOR]) {
 #endif
 }
 
+ELM_DEVICE Real number(const Vector *x, int i) { return entry(x[i / LANES_OF_VECTOR], i % LANES_OF_VECTOR); }
+
 // Product of weights in registers with numbers in shared memory.
 template <int N> ELM_DEVICE Real product(const Real (&weight)[N], const Vector *x) {
     Real sum[LANES_OF_VECTOR] = {};
 #pragma unroll
-    for (int c = 0; c < N; c++) sum[c % LANES_OF_VECTOR] += weight[c] * entry(x[c / LANES_OF_VECTOR], c % LANES_OF_VECTOR);
+    for (int c = 0; c < N; c++) sum[c % LANES_OF_VECTOR] += weight[c] * number(x, c);
     return total(sum);
 }
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -146,38 +147,75 @@ class _Pass(Function):
         kept, rest = Kept._make(rest[: len(Kept._fields)]), rest[len(Kept._fields) :]
         operands, weights = Operands._make(rest[: len(Operands._fields)]), rest[len(Operands._fields) :]
         plan: Plan = ctx.plan
-        sizes, batch = plan.sizes, a.shape[0]
         given = [None if grad is None else grad.contiguous() for grad in grads]
-        grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
-        grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         of_starts = [None if part is None else torch.empty_like(part) for part in starts]
-        own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
-        sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
         surrogate: Any = plan.rule.surrogate
         slope: tuple[int, ...] = (0,) * 6
         if plan.rule.output == "spike":
             slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
-        if plan.clusters is not None:
-            args = _network_cluster.BACKWARD(
-                *_cluster(plan, plan.clusters[1], operands, weights), *starts[2:], *kept[1:], *_without_trace(given, 3),
-                grad_sums, *_without_trace(of_starts), *_without_trace(sums, 4), *slope,
-            )  # fmt: skip
-            _network_cluster.launch("elm_network_cluster_backward", sizes, plan.clusters[1], batch, args, a)
-        else:
-            layer = _layer(plan, plan.backward, operands, weights)
-            args = _network.BACKWARD(
-                *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
-            )  # fmt: skip
-            _network.launch("elm_network_backward", plan.backward, batch, args, a)
-        w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+        told = a, kept, operands, weights, given, of_starts, slope
         with torch.autocast(a.device.type, enabled=False):
-            from_input, of_neurons = _of_sources(plan, operands, a, grad_sums if grad_b is None else grad_b)
-            of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
-        return (
-            None, None, None, None, from_input, of_neurons, w_y, bias, kappa_m, gain, kappa_b, kappa_r, *of_starts,
-            *of_layers,
-        )  # fmt: skip
+            if plan.clusters is None:
+                rows, own, of_layers = _through_blocks(plan, *told)
+            else:
+                rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
+            from_input, of_neurons = _of_sources(plan, operands, a, rows)
+        return None, None, None, None, from_input, of_neurons, *own, *of_starts, *of_layers
+
+
+Gradients: TypeAlias = tuple[Tensor | None, ...]
+
+
+def _through_clusters(
+    plan: Plan,
+    how: Cluster,
+    a: Tensor,
+    kept: Kept,
+    operands: Operands,
+    weights: Any,
+    given: Any,
+    of_starts: Any,
+    slope: Any,
+) -> tuple[Tensor, Gradients, Gradients]:
+    """As :func:`_through_blocks`, where clusters hold the layer."""
+    sizes, batch = plan.sizes, a.shape[0]
+    rows = a.new_empty(*a.shape, sizes.widths[0])
+    shapes = _network_cluster.parameters(sizes)
+    numbers = [prod(shape) for shape in shapes]
+    grads = a.new_empty(batch, sum(numbers))
+    args = _network_cluster.BACKWARD(
+        *_cluster(plan, how, operands, weights), operands.m_0, operands.r_0, *kept[1:],
+        *_without_trace(given, 3), rows, *_without_trace(of_starts), grads, *slope,
+    )  # fmt: skip
+    _network_cluster.launch("elm_network_cluster_backward", sizes, how, batch, args, a)
+    parts = [part.view(shape) for part, shape in zip(grads.sum(0).split(numbers), shapes, strict=True)]
+    w_y, kappa_m, gain, bias, kappa_r, of_memory, *of_last = parts
+    of_first = torch.zeros_like(weights[0])
+    of_first[..., sizes.num_branch :] = of_memory
+    own = w_y, bias, kappa_m, gain, None, kappa_r if sizes.high_pass else None
+    return rows, own, (of_first, *of_last[:1], None, *of_last[1:])
+
+
+def _through_blocks(
+    plan: Plan, a: Tensor, kept: Kept, operands: Operands, weights: Any, given: Any, of_starts: Any, slope: Any
+) -> tuple[Tensor, Gradients, Gradients]:
+    """The launch and the products after it: gradients of the sums that sources add to, (batch, time, num_neuron, ...),
+    of the parameters from `w_y` to `kappa_r` as in :class:`Operands`, and of the MLPs' weights, then of their biases.
+    """
+    sizes, batch = plan.sizes, a.shape[0]
+    grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
+    grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
+    own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
+    sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
+    starts = (operands.b_0, operands.m_0, operands.r_0)
+    layer = _layer(plan, plan.backward, operands, weights)  # holds what is made for the launch
+    args = _network.BACKWARD(*layer, *starts, *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope)
+    _network.launch("elm_network_backward", plan.backward, batch, args, a)
+    w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+    rows = grad_sums[..., : sizes.widths[0]] if grad_b is None else grad_b
+    of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
+    return rows, (w_y, bias, kappa_m, gain, kappa_b, kappa_r), of_layers
 
 
 def _in_halves(layers: tuple[Any, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
@@ -239,10 +277,8 @@ def _before(start: Tensor, record: Tensor) -> Tensor:
 
 def _of_sources(plan: Plan, operands: Operands, a: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of what the inputs add, and of the neurons' half of the map; `rows`: of the sums that sources add to,
-    (batch, time, num_neuron, ...), the first of the last axis.
+    (batch, time, num_neuron, ...).
     """
-    if not plan.sizes.trace:
-        rows = rows[..., : plan.sizes.widths[0]]
     rows = rows.flatten(2)
     if plan.wiring is None:
         return rows, None

@@ -157,7 +157,7 @@ NETWORKS = {  # neurons, units, hidden layer, whether they read one another, flo
     "96 neurons of 5": (96, 5, (10,), True, False),
     "57 neurons of 9": (57, 9, (18,), True, False),
     "128 neurons of 5": (128, 5, (10,), True, False),
-    "64 neurons of 16": (64, 16, (32,), True, False),
+    "48 neurons of 16": (48, 16, (32,), True, False),
     "19 neurons that do not read one another": (19, 3, (), False, False),
     "32 neurons of 5, float64": (32, 5, (10,), True, True),
 }

@@ -218,7 +218,7 @@ def test_layers_of_more_neurons_than_threads(
     [
         (96, 5, (10,), torch.float32, 256, 192),  # the published sizes
         (57, 9, (18,), torch.float32, 288, 256),
-        (17, 12, (), torch.float64, 96, 64),  # a block of less than others, and one of none
+        (17, 12, (), torch.float64, 96, 96),  # a block of less than others, and one of none
         (3, 32, (31,), torch.float32, 64, 32),
     ],
 )
