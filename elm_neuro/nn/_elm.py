@@ -234,9 +234,9 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
         x, learned, state, lengths = _prepared(cell, x, state, lengths)
-        spikes, y, after = backends.spiking_scan(
+        spikes, y, after = backends.elm.spiking_scan_learned(
             x,
-            learned.effective(),
+            learned,
             state,
             backends.SpikeRule(threshold, rule.surrogate),
             lengths=lengths,

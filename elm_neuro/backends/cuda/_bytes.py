@@ -27,13 +27,17 @@ ROWS_OF_PART = 128  # at least
 MAX_TERMS = 2**30  # of a part: they are counted in 32 bits
 MAX_GRID = 65535
 
-# Cycles of a multiprocessor, counted: a multiply-add of 128 lanes, 128 bytes from or to shared memory.
-LANES, SHARED_BYTES = 128, 128
-WAIT = 250  # of a block's tile for its barrier and its loads, while no other block computes
-BLOCK = 2000  # before the first tile and after the last
-PART, ADDED = 100, 1000  # of a part where parts are added up; bytes a cycle of its sums, written here and read there
+# Cycles of a multiprocessor, counted: four instructions of warps, or 128 bytes from or to shared memory.
+ISSUED, SHARED_BYTES = 4, 128
+OF_TERM = 4  # instructions of a warp besides products and loads
+OF_TILE, OF_WORD = 45, 25  # and for a tile; to fill the next one with bytes
+WAIT = 400  # of a tile for barriers and loads
+BLOCK = 4000  # before the first tile and after the last
+PART, ADDED = 100, 600  # of a part where parts are added up; bytes a cycle of its sums, written here and read there
 
-_MULTIPLY_BYTES = num_bytes("num_row num_neuron num_input num_part width num_steps x_batch x_time sign x factor out")
+_MULTIPLY_BYTES = num_bytes(
+    "num_row num_neuron num_input num_part width share factor_row out_row num_steps x_batch x_time sign x factor out"
+)
 DISCOUNT, _DISCOUNT_BYTES = structure("num_steps num_input x_batch x_time sign lengths kappa x total")
 
 
@@ -68,15 +72,15 @@ class Tile(NamedTuple):
 
     def cycles(self, num_term: int, blocks: int) -> float:
         """In which a multiprocessor works through so many blocks of so many terms each, two side by side."""
-        multiply = self.terms * self.rows * self.columns / LANES
+        loads, products = self.own_rows / 4 + self.own_columns / 2, self.own_rows * self.own_columns
+        of_terms = (products + loads + OF_TERM) * self.terms * self.warps_down / self.warps
+        of_warp = of_terms + OF_TILE + OF_WORD * self.rows / 32
         read = 32 * self.warps_down * (self.own_rows + self.own_columns) * self.terms  # numbers, by the threads
         filled = 2 * self.terms * (self.rows + self.columns)  # into shared memory, and there at all
-        busy = max(multiply, 4 * (read + filled) / SHARED_BYTES)
+        busy = max(of_warp * self.warps / ISSUED, 4 * (read + filled) / SHARED_BYTES)
         tiles = -(-num_term // self.terms)
-        alone, beside = tiles * (busy + WAIT) + BLOCK, tiles * max(2 * busy, busy + WAIT) + BLOCK
-        if self.warps > 8:  # there is no room for two
-            return blocks * alone
-        return blocks // 2 * beside + blocks % 2 * alone
+        beside = 1 if self.warps > 8 else 2  # for which there are registers
+        return tiles * blocks * busy + -(-blocks // beside) * (tiles * WAIT + BLOCK)
 
 
 class Tiling(NamedTuple):
@@ -136,8 +140,8 @@ def tiling(
         num_term_of_part = -(-num_term // candidate.num_part)
         return candidate.tile.cycles(num_term_of_part, -(-blocks // multiprocessors)) + in_parts * of_parts
 
-    kinds = ((4, 8),) if double else ((8, 8), (4, 8), (4, 16))  # rows of a thread and warps
-    tiles = [Tile(rows, columns, warps) for rows, warps in kinds for columns in range(widest, 0, -2)]
+    kinds = ((4, 8, 1),) if double else ((8, 8, 1), (8, 8, 2), (4, 8, 1), (4, 16, 1))  # rows of a thread, warps, down
+    tiles = [Tile(kind[0], columns, *kind[1:]) for kind in kinds for columns in range(widest, 0, -2)]
     return min((Tiling(tile, part) for tile in tiles for part in range(least, most + 1)), key=cycles)
 
 
@@ -173,13 +177,15 @@ def settled(
     num_out, num_term = (num_input, num_row) if of_inputs else (num_row, num_input)
     chosen = tiling(num_out, num_term, width, num_neuron, multiprocessors, double=double, in_parts=of_inputs)
     tile, num_part = chosen
+    share = -(-num_term // num_part)
+    rows = (num_neuron * width, width) if of_inputs else (width, num_neuron * width)
     launch = Launch(
         program(dtype, tile),
         "elm_multiply_bytes_inputs" if of_inputs else "elm_multiply_bytes",
         (chosen.blocks(num_out, width), num_part * num_neuron),
         tile.threads,
         _MULTIPLY_BYTES,
-        (num_row, num_neuron, num_input, num_part, width),
+        (num_row, num_neuron, num_input, num_part, width, share, *rows),
         tile.shared_bytes(dtype.itemsize),
     )
     return Settled(launch, num_part)
@@ -231,7 +237,7 @@ def _rows(flat: Tensor) -> tuple[int, int, int]:
     of_sample, of_step, _ = flat.stride()
     if num_steps == 1:
         return batch, 0, of_sample
-    in_one_piece = batch == 1 or of_sample == num_steps * of_step
+    in_one_piece = batch * num_steps < 2**31 and (batch == 1 or of_sample == num_steps * of_step)
     return max(batch * num_steps if in_one_piece else num_steps, 1), of_sample, of_step
 
 

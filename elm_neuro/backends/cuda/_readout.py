@@ -14,7 +14,7 @@ from elm_neuro.backends.cuda._launch import Launch
 
 THREADS = 256
 MAX_OUTPUT = 8  # beyond them cuBLAS
-MAX_PARTS = 256  # of the rows, (sample, step), whose products are computed side by side
+MAX_PARTS = 512  # of the rows, (sample, step), whose products are computed side by side
 ROWS = 32  # of a part, where there are not more
 
 _SIZES = "batch num_steps num_neuron num_output num_memory "
@@ -65,4 +65,5 @@ def readout_backward(dtype: torch.dtype, sizes: tuple[int, int, int, int, int]) 
     batch, num_steps, num_neuron, *_ = sizes
     num_part = num_parts(batch * num_steps)
     grid, numbers = (num_part, num_neuron), (*sizes, num_part)
-    return Launch(program(dtype), "elm_readout_backward", grid, THREADS, _BACKWARD_BYTES, numbers)
+    shared_bytes = THREADS * dtype.itemsize
+    return Launch(program(dtype), "elm_readout_backward", grid, THREADS, _BACKWARD_BYTES, numbers, shared_bytes)

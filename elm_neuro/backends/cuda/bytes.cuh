@@ -21,6 +21,8 @@ struct alignas(2 * sizeof(Real)) Pair {
 
 struct Bytes {
     i64 num_row, num_neuron, num_input, num_part, width;
+    i64 share;                       // terms of a part
+    i64 factor_row, out_row;         // from a row of one neuron to the next
     i64 num_steps, x_batch, x_time;  // row i of x lies at i / num_steps * x_batch + i % num_steps * x_time
     i64 sign;                        // 128: the bytes are signed; else 0
     const unsigned char *x;          // (batch, time, num_neuron, num_input), rows of all neurons contiguous
@@ -56,12 +58,12 @@ ELM_DEVICE void numbers(unsigned word, int sign, Real (&x)[4]) {
 template <int WORDS> struct Unaligned {
     unsigned word[WORDS + 1];
 };
-template <int WORDS> ELM_DEVICE Unaligned<WORDS> fetch_bytes(const unsigned char *at, int left) {
-    const int offset = int((unsigned long long)at & 3);
+template <int WORDS, bool WHOLE> ELM_DEVICE Unaligned<WORDS> fetch_bytes(const unsigned char *at, int left) {
+    const int offset = int((unsigned long long)at & 3), end = offset + (left < 4 * WORDS ? left : 4 * WORDS);
     const unsigned *from = (const unsigned *)(at - offset);
     Unaligned<WORDS> result;
 #pragma unroll
-    for (int i = 0; i <= WORDS; i++) result.word[i] = left > 0 && 4 * i < offset + (left < 4 * WORDS ? left : 4 * WORDS) ? from[i] : 0u;
+    for (int i = 0; i <= WORDS; i++) result.word[i] = WHOLE || (left > 0 && 4 * i < end) ? from[i] : 0u;
     return result;
 }
 template <int WORDS> ELM_DEVICE unsigned word_of(const Unaligned<WORDS> &x, int i, const unsigned char *at) {
@@ -75,44 +77,57 @@ ELM_DEVICE int place(int term, int row) { return term * TILE_ROWS + (term & ~3) 
 // Where the rows of a thread's sums lie, of those of its warp: vectors of neighbours side by side.
 ELM_DEVICE int place_of(int i, int down) { return i / LANES_OF_VECTOR * DOWN * LANES_OF_VECTOR + down * LANES_OF_VECTOR + i % LANES_OF_VECTOR; }
 
+template <bool VALUE_> struct Bool {
+    static constexpr bool VALUE = VALUE_;
+};
+
 // out = x factor, or out = x^T factor over a part of the rows: a tile of `out`, from tiles of both factors in shared memory. While its threads
 // compute with one pair of tiles they fetch the next, and store it in the other half.
 template <bool GRADIENT>
 ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     const int thread = threadIdx.x, sign = int(a.sign), slice = thread / 32 % SLICES, warp_down = thread / 32 / SLICES;
     const int down = thread % 32 / ACROSS, across = thread % ACROSS;
-    const int num_part = int(a.num_part), num_neuron = int(a.num_neuron), neuron = GRADIENT ? int(blockIdx.y) / num_part : int(blockIdx.y), part = GRADIENT ? int(blockIdx.y) % num_part : 0;
+    const int num_part = int(a.num_part), neuron = GRADIENT ? int(blockIdx.y) / num_part : int(blockIdx.y), part = GRADIENT ? int(blockIdx.y) % num_part : 0;
     const int tiles_across = (int(a.width) + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const i64 first_row = i64(int(blockIdx.x) / tiles_across) * TILE_ROWS;
     const int first_column = int(blockIdx.x) % tiles_across * TILE_COLUMNS;
     const i64 num_out = GRADIENT ? a.num_input : a.num_row, num_term = GRADIENT ? a.num_row : a.num_input;
-    const i64 share = (num_term + num_part - 1) / num_part, begin = part * share;
-    const int row_of_out = int(GRADIENT ? a.width : num_neuron * a.width);
-    Real *const out = a.out + (GRADIENT ? (i64(part) * num_neuron + neuron) * a.num_input * a.width : neuron * a.width) + first_row * row_of_out + first_column;
+    const i64 begin = GRADIENT ? part * a.share : 0;
+    Real *const out = a.out + (GRADIENT ? (part * a.num_neuron + neuron) * a.num_input * a.width : neuron * a.width) + first_row * a.out_row + first_column;
     const int rows_of_out = int(num_out - first_row < TILE_ROWS ? num_out - first_row : TILE_ROWS), columns_of_out = int(a.width) - first_column;
 
     // A thread fetches bytes that lie side by side, along the inputs, which are terms, or rows of the gradient.
     constexpr int THREADS_ALONG = (GRADIENT ? TILE_ROWS : TILE_TERMS) / (4 * WORDS);
     const int along = thread % THREADS_ALONG * 4 * WORDS, beside = thread / THREADS_ALONG;
     const i64 row = (GRADIENT ? begin : first_row) + beside, valid = row < a.num_row ? row : a.num_row - 1;
-    const int num_steps = int(a.num_steps), left_of_row = int(a.num_input - first_row) - along;  // of the gradient
+    const int num_steps = int(a.num_steps);
     int step = int(valid % num_steps);
     const unsigned char *at = a.x + valid / num_steps * a.x_batch + step * a.x_time + neuron * a.num_input + (GRADIENT ? first_row : 0) + along;
     // neighbours fetch neighbours of a row of the table; what lies beyond its last column is not stored at the end
     const int term_of_factor = thread / TILE_COLUMNS, column_of_factor = first_column + thread % TILE_COLUMNS;
-    const int stride = int(GRADIENT ? num_neuron * a.width : a.width);
-    const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * stride + (column_of_factor < a.width ? column_of_factor : a.width - 1);
+    const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * a.factor_row + (column_of_factor < a.width ? column_of_factor : a.width - 1);
 
     Unaligned<WORDS> bytes;
     Real factor[FACTORS];
-    const auto fetch = [&](int left) {  // terms
-        bytes = fetch_bytes<WORDS>(at, !GRADIENT ? left - along : beside < left ? left_of_row : 0);
+    // the tile's first terms of `left` terms; as most are, WHOLE: there are all of it, and a word beyond
+    const auto fetch_tile = [&](auto whole, int left) {
+        constexpr bool WHOLE = decltype(whole)::VALUE;
+        bytes = fetch_bytes<WORDS, WHOLE>(at, !GRADIENT ? left - along : beside < left ? int(a.num_input - first_row) - along : 0);
+        const Real *from = factor_at;
 #pragma unroll
-        for (int i = 0; i < FACTORS; i++) {
+        for (int i = 0; i < FACTORS; i++, from += TERMS_AT_ONCE * a.factor_row) {
             const int term = term_of_factor + i * TERMS_AT_ONCE;
-            factor[i] = term < TILE_TERMS && term < left ? factor_at[i64(i * TERMS_AT_ONCE) * stride] : Real(0);
+            factor[i] = ((i + 1) * TERMS_AT_ONCE <= TILE_TERMS || term < TILE_TERMS) && (WHOLE || term < left) ? *from : Real(0);
         }
     };
+    const bool in_row = !GRADIENT || a.num_input - first_row >= TILE_ROWS + 4;
+    const auto fetch = [&](int left) {
+        if (in_row && left >= TILE_TERMS + 4)
+            fetch_tile(Bool<true>(), left);
+        else
+            fetch_tile(Bool<false>(), left);
+    };
+    const int at_left = GRADIENT ? place(beside, along) : place(along, beside);
     const auto store = [&](Real *left) {
         Real *const right = left + TILE_TERMS * (TILE_ROWS + 1);
 #pragma unroll
@@ -121,7 +136,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
             numbers(word_of(bytes, i, at), sign, x);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                if (!GRADIENT) left[place(along + 4 * i + j, beside)] = x[j];
+                if (!GRADIENT) left[at_left + (4 * i + j) * TILE_ROWS + 4 * i] = x[j];
                 if (!GRADIENT || j % LANES_OF_VECTOR) continue;
                 Real side_by_side[LANES_OF_VECTOR];
 #pragma unroll
@@ -134,27 +149,28 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
             const int at = i * TERMS_AT_ONCE * TILE_COLUMNS + thread;
             if (thread < TERMS_AT_ONCE * TILE_COLUMNS && at < TILE_TERMS * TILE_COLUMNS) right[at] = factor[i];
         }
-        factor_at += i64(TILE_TERMS) * stride;
+        factor_at += TILE_TERMS * a.factor_row;
         at += GRADIENT ? TILE_TERMS * a.x_time : TILE_TERMS;
         if (GRADIENT)
             for (step += TILE_TERMS; step >= num_steps; step -= num_steps) at += a.x_batch - num_steps * a.x_time;
     };
 
     Real sum[OWN_ROWS][OWN_COLUMNS] = {};
-    const auto multiply = [&](const Real *left) {
-        const Real *const right = left + TILE_TERMS * (TILE_ROWS + 1);
+    const int own_left = slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + down * LANES_OF_VECTOR, own_right = TILE_TERMS * (TILE_ROWS + 1) + slice * TILE_COLUMNS + across * 2;
+    const auto multiply = [&](const Real *tile) {
+        const Real *left = tile + own_left, *right = tile + own_right;
 #pragma unroll (OWN_ROWS * OWN_COLUMNS > 48 ? 1 : 2)
-        for (int k = 0; k < TILE_TERMS; k += SLICES) {
+        for (int k = 0; k < TILE_TERMS; k += SLICES, left += SLICES * (TILE_ROWS + 1), right += SLICES * TILE_COLUMNS) {
             Real x[OWN_ROWS], y[OWN_COLUMNS];
 #pragma unroll
             for (int i = 0; i < OWN_ROWS; i += LANES_OF_VECTOR) {
-                const Vector some = *(const Vector *)(left + k * (TILE_ROWS + 1) + slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + place_of(i, down));
+                const Vector some = *(const Vector *)(left + i * DOWN);
 #pragma unroll
                 for (int l = 0; l < LANES_OF_VECTOR; l++) x[i + l] = entry(some, l);
             }
 #pragma unroll
             for (int j = 0; j < OWN_COLUMNS; j += 2) {
-                const Pair some = *(const Pair *)(right + (k + slice) * TILE_COLUMNS + j * ACROSS + across * 2);
+                const Pair some = *(const Pair *)(right + j * ACROSS);
                 y[j] = some.first, y[j + 1] = some.second;
             }
 #pragma unroll
@@ -164,7 +180,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
         }
     };
 
-    int left = GRADIENT ? int(share < num_term - begin ? share : num_term - begin) : int(a.num_input);
+    int left = int(a.share < num_term - begin ? a.share : num_term - begin);
     if (left > 0) {
         fetch(left);
         store(room);
@@ -195,7 +211,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
             for (int s = 1; s < SLICES; s++) total += room[s * ENTRIES + entry];
             const int i = first + entry / TILE_COLUMNS / ALL_DOWN, all_down = entry / TILE_COLUMNS % ALL_DOWN;
             const int row = exchanged(all_down / DOWN * DOWN * OWN_ROWS + place_of(i, all_down % DOWN)), column = entry % TILE_COLUMNS;
-            if (row < rows_of_out && column < columns_of_out) out[i64(row) * row_of_out + column] = total;
+            if (row < rows_of_out && column < columns_of_out) out[row * a.out_row + column] = total;
         }
         __syncthreads();
     }

@@ -2,7 +2,7 @@
 #pragma once
 #include "common.cuh"
 
-constexpr int READOUT_THREADS = 256, WARP = 32, WARPS = READOUT_THREADS / WARP;
+constexpr int READOUT_THREADS = 256;
 
 struct Readout {
     i64 batch, num_steps, num_neuron, num_output, num_memory;
@@ -39,36 +39,54 @@ ELM_KERNEL(elm_readout, Readout, READOUT_THREADS, 1) {
     a.y[at] = sum;
 }
 
-// Gradient of the memory, a warp a row; products over a part's rows, a thread an entry.
+// Sum over some rows of a part of what an output's gradient gives the weight of a unit, or, past the last, the bias.
+ELM_DEVICE Real product_of(const ReadoutBackward &a, const Real *grad_y, const Real *memory, i64 first, i64 end, int stride, i64 output, i64 k) {
+    constexpr int AHEAD = 8;  // rows whose numbers are on their way at a time
+    i64 sample = first / a.num_steps, step = first % a.num_steps;
+    Real sum = Real(0);
+    for (i64 row = first; row < end; row += AHEAD * stride) {
+        Real grad[AHEAD], unit[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const bool counts = row + i * stride < end && (!a.lengths || step < a.lengths[sample]);
+            grad[i] = counts ? grad_y[sample * a.grad_batch + step * a.grad_time + output * a.grad_output] : Real(0);
+            unit[i] = counts && k < a.num_memory ? memory[(row + i * stride) * a.num_memory + k] : Real(1);
+            for (step += stride; step >= a.num_steps; step -= a.num_steps) sample++;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) sum += grad[i] * unit[i];
+    }
+    return sum;
+}
+
+// Gradient of the memory, a thread an entry; products over a part's rows, a thread an entry, where there are few over some of the rows.
 ELM_KERNEL(elm_readout_backward, ReadoutBackward, READOUT_THREADS, 1) {
+    ELM_DYNAMIC_SHARED(Real, room);
     const i64 neuron = blockIdx.y, num_row = a.batch * a.num_steps, share = (num_row + a.num_part - 1) / a.num_part;
     const i64 begin = blockIdx.x * share, end = begin + share < num_row ? begin + share : num_row;
+    const int num_memory = int(a.num_memory), entries = int(a.num_output) * (num_memory + 1), rows = end > begin ? int(end - begin) : 0;
     const Real *w = a.w_y + neuron * a.num_output * a.num_memory, *memory = a.memory + neuron * num_row * a.num_memory;
     const Real *grad_y = a.grad_y + neuron * a.grad_neuron;
-    Real *grad_memory = a.grad_memory + neuron * num_row * a.num_memory;
-    for (i64 row = begin + threadIdx.x / WARP; row < end; row += WARPS) {
-        const i64 sample = row / a.num_steps, step = row % a.num_steps;
+    Real *grad_memory = a.grad_memory + (neuron * num_row + begin) * a.num_memory;
+    for (int at = threadIdx.x; at < rows * num_memory; at += READOUT_THREADS) {
+        const i64 row = begin + at / num_memory, sample = row / a.num_steps, step = row % a.num_steps;
         const bool valid = !a.lengths || step < a.lengths[sample];
         const Real *grad = grad_y + sample * a.grad_batch + step * a.grad_time;
-        for (i64 k = threadIdx.x % WARP; k < a.num_memory; k += WARP) {
-            Real sum = Real(0);
-            for (i64 output = 0; valid && output < a.num_output; output++) sum += grad[output * a.grad_output] * w[output * a.num_memory + k];
-            grad_memory[row * a.num_memory + k] = sum;
-        }
-    }
-    const i64 width = a.num_memory + 1;
-    Real *product = a.product + (neuron * a.num_part + blockIdx.x) * a.num_output * width;
-    for (i64 entry = threadIdx.x; entry < a.num_output * width; entry += READOUT_THREADS) {
-        const i64 output = entry / width, k = entry % width;
-        i64 sample = begin / a.num_steps, step = begin % a.num_steps;
         Real sum = Real(0);
-        for (i64 row = begin; row < end; row++) {
-            if (!a.lengths || step < a.lengths[sample]) {
-                const Real grad = grad_y[sample * a.grad_batch + step * a.grad_time + output * a.grad_output];
-                sum += k < a.num_memory ? grad * memory[row * a.num_memory + k] : grad;
-            }
-            if (++step == a.num_steps) step = 0, sample++;
+        for (i64 output = 0; valid && output < a.num_output; output++) sum += grad[output * a.grad_output] * w[output * a.num_memory + at % num_memory];
+        grad_memory[at] = sum;
+    }
+    const int groups = entries < READOUT_THREADS ? READOUT_THREADS / entries : 1, group = threadIdx.x / entries;
+    Real *product = a.product + (neuron * a.num_part + blockIdx.x) * entries;
+    for (int first = 0; first < entries; first += READOUT_THREADS) {
+        const int entry = groups > 1 ? threadIdx.x % entries : first + threadIdx.x;
+        const bool mine = groups > 1 ? group < groups : entry < entries;
+        Real sum = mine ? product_of(a, grad_y, memory, begin + (groups > 1 ? group : 0), end, groups, entry / (num_memory + 1), entry % (num_memory + 1)) : Real(0);
+        if (groups > 1) {
+            room[threadIdx.x] = sum;
+            __syncthreads();
+            for (int other = 1; threadIdx.x < entries && other < groups; other++) sum += room[other * entries + threadIdx.x];
         }
-        product[entry] = sum;
+        if (mine && (groups == 1 || group == 0)) product[entry] = sum;
     }
 }

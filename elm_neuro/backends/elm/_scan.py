@@ -106,8 +106,21 @@ def scan_learned(
     check_fit(x, learned.params, state, lengths)
     chosen, x, params, state = _settled(backend, x, learned.params, state)
     learned = learned._replace(params=params)
+    return _chosen_scan_learned(chosen, x, learned, state, lengths, recompute_every, sparse_input)
+
+
+def _chosen_scan_learned(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    learned: Learned,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+) -> tuple[Tensor, ELMState]:
+    """:func:`scan_learned` by the backend that was chosen for it."""
     # compiled code sees the operations: they are torch's
-    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, params):
+    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, learned.params):
         return chosen.scan_learned(x, learned, state, lengths=lengths)
     return _chosen_scan(chosen, x, learned.effective(), state, lengths, recompute_every, sparse_input)
 
@@ -171,29 +184,68 @@ def spiking_scan(
     state = _in_dtype_of(params, state)
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
+    how = recompute_every, sparse_input
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
-        spikes, y, after = chosen.spiking_scan(
-            x,
-            params,
-            state,
-            rule,
-            lengths=lengths,
-            sparse_input=sparse_input,
-            recompute_every=recompute_every,
-            last_readout=not record,
-        )
-        spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
-        return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
-    y, after = scan(
+        return _firing_scan(chosen, x, params, state, rule, lengths, *how, last_readout)
+    y, after = _chosen_scan(chosen, x, params, state, lengths, *how)
+    return _fired(y, after, rule, lengths, last_readout)
+
+
+def spiking_scan_learned(
+    x: Tensor | SpikeEvents,
+    learned: Learned,
+    state: ELMState | None,
+    rule: SpikeRule,
+    *,
+    lengths: Tensor | None = None,
+    recompute_every: int | None = None,
+    sparse_input: str = "auto",
+    backend: str = "auto",
+    last_readout: bool = False,
+) -> tuple[Tensor, Tensor, ELMState]:
+    """As :func:`spiking_scan`, of parameters as a neuron learns them: see :func:`scan_learned`."""
+    check_sparse_input(sparse_input, x)
+    state = _in_dtype_of(learned.params, state)
+    check_fit(x, learned.params, state, lengths)
+    chosen, x, params, state = _settled(backend, x, learned.params, state)
+    learned, how = learned._replace(params=params), (recompute_every, sparse_input)
+    if not torch.compiler.is_compiling() and chosen.fires(params, rule):
+        return _firing_scan(chosen, x, learned.effective(), state, rule, lengths, *how, last_readout)
+    y, after = _chosen_scan_learned(chosen, x, learned, state, lengths, *how)
+    return _fired(y, after, rule, lengths, last_readout)
+
+
+def _firing_scan(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    rule: SpikeRule,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+    last_readout: bool,
+) -> tuple[Tensor, Tensor, ELMState]:
+    """:func:`spiking_scan` by a backend that fires inside its own pass."""
+    record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
+    spikes, y, after = chosen.spiking_scan(
         x,
         params,
         state,
+        rule,
         lengths=lengths,
-        recompute_every=recompute_every,
         sparse_input=sparse_input,
-        backend=chosen.name,
+        recompute_every=recompute_every,
+        last_readout=not record,
     )
+    spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
+    return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
+
+
+def _fired(
+    y: Tensor, after: ELMState, rule: SpikeRule, lengths: Tensor | None, last_readout: bool
+) -> tuple[Tensor, Tensor, ELMState]:
+    """The readout of a scan against a threshold."""
     y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
     return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
 

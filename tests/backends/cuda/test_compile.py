@@ -175,9 +175,8 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
         for direction, backward in (("forward", False), ("backward", True)):
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
-    for own_rows, own_columns, warps in ((4, 10, 8), (4, 10, 16), (8, 8, 8), (8, 4, 8)):
-        tile = _bytes.Tile(own_rows, own_columns, warps)
-        found[f"bytes, {own_rows} x {own_columns}, {warps} warps"] = _bytes.program(torch.float32, tile)
+    for tile in ((8, 10, 8, 2), (8, 8, 8, 1), (8, 4, 8, 1), (4, 10, 8, 1), (4, 10, 16, 1)):
+        found[f"bytes in tiles of {tile}"] = _bytes.program(torch.float32, _bytes.Tile(*tile))
     for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():
         sizes = _network.Sizes(num_neuron, 30, num_memory, (*hidden, num_memory), reads_layer, False, True)
         dtype = torch.float64 if double else torch.float32
@@ -264,9 +263,11 @@ def test_the_compiler_of_torchs_own_cuda_goes_before_a_newer_one(
 def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: int) -> None:
     table: dict[str, Any] = json.loads(TABLE.read_text())[f"sm_{architecture}"]
     for name, kernels in table.items():
-        most = 0 if name.startswith(("8 units", "20 units", "input", "bytes", "weights", "readout")) else 1024
+        most = 0 if name.startswith(("8 units", "20 units", "input", "weights", "readout")) else 1024
         if name.startswith("alif"):
             most = 128 if name == "alif of 1024, float64" else 0
+        if name.startswith("bytes"):  # numbers that a block needs at its end, one of a tile's 850 instructions
+            most = 96
         if name.startswith("network"):
             most = 0 if name.startswith("network of") else 8
         if name.startswith("100 units"):

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elm_neuro import ALIF, ELM, BranchELM, ELMState, SpikeEvents, backends
+from elm_neuro import ALIF, ELM, BranchELM, ELMState, SpikeEvents, SpikingELM, backends
 from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
 from elm_neuro.backends.elm import _cuda_plan, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
@@ -241,6 +241,16 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
         "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward", "elm_readout",
         "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
     ]  # fmt: skip
+
+
+def test_a_spiking_layer_is_that_pass_and_its_threshold(fake_driver: FakeDriver) -> None:
+    x, launched = torch.ones(2, 5, 7), []
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    for layer in (neuron, SpikingELM(neuron)):
+        layer(x)[0].sum().backward()
+        launched.append([name for name, *_ in fake_driver.launched])
+        fake_driver.launched.clear()
+    assert launched[0] == launched[1]
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
