@@ -53,7 +53,7 @@ def cluster(sizes: Sizes, dtype: torch.dtype, device: Device, *, backward: bool)
     if device.architecture < ARCHITECTURE or sizes.trace or len(sizes.widths) > 2 or widest > WARP:
         return None
     group, vector = max(CLUSTER, 1 << (widest - 1).bit_length()), 16 // dtype.itemsize
-    tile = -(-sizes.num_neuron // CLUSTER)
+    tile = -(-sizes.num_neuron // (2 * CLUSTER)) * 2  # even: neurons send what they did in pairs
     if not sizes.reads_layer:
         tile = min(tile, MAX_THREADS // (2 * group))
     ranks = -(-sizes.num_neuron // tile)

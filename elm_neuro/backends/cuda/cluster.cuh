@@ -38,6 +38,19 @@ ELM_DEVICE void send(Real value, Real &place, Arrivals &arrivals, int rank) {
 #endif
 }
 
+// Two of them side by side, as one message: the first place is a multiple of both.
+ELM_DEVICE void send(Real first, Real second, Real &place, Arrivals &arrivals, int rank) {
+#if ELM_DOUBLE
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b64 [%0], {%1, %2}, [%3];" ::"r"(in_block(&place, rank)),
+                 "l"(__double_as_longlong(first)), "l"(__double_as_longlong(second)), "r"(in_block(&arrivals, rank))
+                 : "memory");
+#else
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(in_block(&place, rank)),
+                 "r"(__float_as_uint(first)), "r"(__float_as_uint(second)), "r"(in_block(&arrivals, rank))
+                 : "memory");
+#endif
+}
+
 // All threads of the block: until so many bytes are there, for the `turn`-th time from 0. They lie in its own shared memory: the wait is of the
 // block's scope, since one of the cluster's would throw away what is cached of device memory.
 ELM_DEVICE void receive(Arrivals &arrivals, int bytes, int turn) {

@@ -19,7 +19,6 @@ static_assert(sizeof(NetworkClusterBackward) == ELM_BYTES_NETWORKCLUSTERBACKWARD
 
 // Of a neuron: w_y, kappa_m, gain; bias, kappa_r; the first layer's columns of the memory; the last layer, and its bias.
 constexpr int PARAMETERS = 3 * MEMORY + 2 + ROWS * MEMORY + (HIDDEN ? HIDDEN * MEMORY + MEMORY : 0);
-constexpr int PARTS = CLUSTER / LANES_OF_VECTOR;  // vectors of what a neuron gets back from the blocks
 
 // What a lane needs of a step.
 struct Step {
@@ -32,16 +31,16 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     const int tile = (int)a.tile, num_neuron = (int)a.num_neuron, n = s.base + s.local;
     const int length = (int)valid_steps(a.lengths, blockIdx.x, a.num_steps);
     const i64 of_sample = (i64)blockIdx.x * num_neuron, at = of_sample + n, row_0 = of_sample * a.num_steps;
-    const bool reads_layer = a.map && s.count, source = s.part < 2 && s.sum < num_neuron, high_pass = a.kappa_r != nullptr;
+    const bool reads_layer = a.map && s.count, source = s.part == 0 && s.sum < num_neuron, high_pass = a.kappa_r != nullptr;
     Arrivals *const arrivals = (Arrivals *)shared;     // of even and odd steps
     Vector *const sums = shared + 16 / sizeof(Vector);  // gradients of the block's sums, as its threads read them
     Vector *const rows = sums + OF_STEP;                // and as their neuron's lanes do
     Vector *const outputs = rows + tile * STRIDE;       // of the last of two layers
     Vector *const decayed = outputs + tile * STRIDE;    // not a gradient: the memory that the first layer read
-    Vector *const parts = decayed + tile * STRIDE;      // of what its neurons get back, after even and odd steps, from each block
+    Real *const parts = (Real *)(decayed + tile * STRIDE);  // of what its neurons get back, after even and odd steps, from each block
 
     Real *const zeroed = (Real *)sums;
-    for (int k = threadIdx.x; k < (OF_STEP + tile * (3 * STRIDE + 2 * PARTS)) * LANES_OF_VECTOR; k += blockDim.x) zeroed[k] = Real(0);
+    for (int k = threadIdx.x; k < (OF_STEP + 3 * tile * STRIDE) * LANES_OF_VECTOR + 2 * CLUSTER * tile; k += blockDim.x) zeroed[k] = Real(0);
     if (threadIdx.x == 0) prepare(arrivals[0]), prepare(arrivals[1]);
 
     Real of_rows[2][TERMS], of_decayed[vectors_of(ROWS) * LANES_OF_VECTOR], of_outputs[vectors_of(MEMORY) * LANES_OF_VECTOR];
@@ -67,7 +66,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
     Real of_first[MEMORY] = {}, of_last_layer[MEMORY] = {}, of_last_bias = Real(0);
     Real of_w_y = Real(0), of_kappa = Real(0), of_gain = Real(0), of_bias = Real(0), of_kappa_r = Real(0);
     const int own = s.local * STRIDE * LANES_OF_VECTOR + s.lane, of_sum = s.local * ROWS + s.lane;
-    const int to_block = s.sum / tile, to_part = s.sum % tile * CLUSTER + s.rank, bytes = int(a.ranks * s.count * sizeof(Real));
+    const int to_block = s.sum / tile, to_part = s.rank * tile + s.sum % tile, bytes = int(a.ranks * s.count * sizeof(Real));
 
     // Where the numbers lie of the step that is loaded next: of the neuron, of its memory, of its hidden layer, of what is left.
     i64 of_neuron = row_0 + (i64)(length - 1) * num_neuron + n, of_lane = of_neuron * MEMORY + s.lane, of_hidden = of_neuron * HIDDEN + s.lane;
@@ -102,7 +101,7 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
         Real sum = Real(0);
         if (s.neuron)
 #pragma unroll
-            for (int k = 0; k < CLUSTER; k++) sum += entry(parts[((turn & 1) * tile + s.local) * PARTS + k / LANES_OF_VECTOR], k % LANES_OF_VECTOR);
+            for (int k = 0; k < CLUSTER; k++) sum += parts[((turn & 1) * CLUSTER + k) * tile + s.local];
         return sum * heard;
     };
     Real after = s.memory && length ? a.memory[of_lane] : Real(0);
@@ -140,7 +139,12 @@ ELM_CLUSTER_KERNEL(elm_network_cluster_backward, NetworkClusterBackward, ELM_THR
         __syncthreads();  // the gradients of the block's sums are there
         if (reads_layer) {
             const Real part = shared_sum(s, of_rows, sums);
-            if (source) send(part, ((Real *)(parts + (turn & 1) * tile * PARTS))[to_part], arrivals[turn & 1], to_block);
+            const Real second = __shfl_xor_sync(~0u, part, 1);
+            Real &place = parts[(turn & 1) * CLUSTER * tile + to_part];
+            if (source && s.sum + 1 < num_neuron)
+                send(part, second, place, arrivals[turn & 1], to_block);
+            else if (source)
+                send(part, place, arrivals[turn & 1], to_block);
         }
         if (s.warp) {
             if (s.row) a.grad_sums[left] = of_row;

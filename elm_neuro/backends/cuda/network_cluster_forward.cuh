@@ -61,7 +61,9 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
     i64 of_neuron = row_0 + n, of_lane = of_neuron * MEMORY + s.lane, arriving = of_neuron * ROWS + s.lane, kept = (row_0 + s.base) * ROWS + s.sum;
     const int rows = num_neuron * ROWS;
     const bool keeps = a.tanh && s.memory, keeps_sum = a.sums && unit, first = s.neuron && s.lane == 0;
-    const bool keeps_q = a.q && first, keeps_r = a.r && first, sends = reads_layer && s.neuron && s.lane < a.ranks;
+    const bool keeps_q = a.q && first, keeps_r = a.r && first, with_neighbour = GROUP < WARP && s.local + 1 < s.count;
+    // Every second neuron of a warp sends for the next one too.
+    const bool sends = reads_layer && s.neuron && s.lane < a.ranks && (GROUP == WARP || s.local % 2 == 0);
 
     Real m = kappa * after;
     if (s.memory) ((Real *)decayed)[own] = m;
@@ -99,7 +101,14 @@ ELM_CLUSTER_KERNEL(elm_network_cluster, NetworkCluster, ELM_THREADS) {
             const Real q = y;
             if (a.output == OUTPUT_RELU) y = y < Real(0) ? Real(0) : y;
             if (a.output == OUTPUT_SPIKE) y = y > Real(0) ? Real(1) : Real(0);
-            if (sends && more) send(y * heard, ((Real *)(fed + (t & 1) * OF_STEP))[n], arrivals[t & 1], s.lane);
+            const Real told = y * heard, neighbour = GROUP < WARP ? __shfl_xor_sync(~0u, told, GROUP % WARP) : Real(0);
+            if (sends && more) {
+                Real &place = ((Real *)(fed + (t & 1) * OF_STEP))[n];
+                if (with_neighbour)
+                    send(told, neighbour, place, arrivals[t & 1], s.lane);
+                else
+                    send(told, place, arrivals[t & 1], s.lane);
+            }
             m = kappa * after;
             if (s.memory) ((Real *)decayed)[own] = m;
             __syncwarp();

@@ -42,10 +42,10 @@ class Sources(NamedTuple):
     @classmethod
     def of(cls, params: NetworkParams, rule: NetworkRule, input_size: int) -> Sources:
         """The maps of a layer."""
-        num_neuron, num_synapse = params.w_s.shape
+        num_neuron = params.w_s.shape[0]
         num_branch, num_source = params.num_branch, input_size + num_neuron
-        branch = torch.arange(num_neuron * num_branch, device=params.w_s.device)
-        place = branch.repeat_interleave(num_synapse // num_branch) * num_source + params.index.flatten()
+        begins = torch.arange(0, num_neuron * num_branch * num_source, num_source, device=params.w_s.device)
+        place = (begins.unsqueeze(1) + params.index.view(num_neuron * num_branch, -1)).flatten()
         table = params.w_s.new_zeros(num_neuron * num_branch * num_source)
         weights = rule.input_scale * params.w_s.flatten()
         if table.is_cuda:  # where index_add has no fixed order

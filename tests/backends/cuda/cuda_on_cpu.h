@@ -272,6 +272,12 @@ template <class T> void send(T value, T &place, Arrivals &arrivals, int rank) {
     there.bytes -= sizeof(T);
     there.settle();
 }
+template <class T> void send(T first, T second, T &place, Arrivals &arrivals, int rank) {
+    if ((char *)&place - on_cpu::shared[on_cpu::running->block].get() & (2 * sizeof(T) - 1)) std::abort();
+    (&on_cpu::in_block(place, rank))[1] = second;
+    on_cpu::in_block(arrivals, rank).bytes -= sizeof(T);
+    send(first, place, arrivals, rank);
+}
 inline void receive(Arrivals &arrivals, int bytes, long long turn) {
     on_cpu::running->arrivals = &arrivals;
     on_cpu::running->turns = (int16_t)turn;  // so many before: it is over when there is one more

@@ -161,7 +161,7 @@ RECEIVE = "if (t) receive(arrivals[(t - 1) & 1], num_neuron * (int)sizeof(Real),
                 ("no barrier behind the sums", ("backward", "__syncthreads();  // the gradients of the block's", "//")),
                 ("no barrier between steps", ("backward", "__syncthreads();  // they have been read", "")),
                 ("no barrier within a neuron", ("backward", "                __syncwarp();\n", "")),
-                ("one place for two blocks", ("backward", "* CLUSTER + s.rank", "* CLUSTER")),
+                ("one place for two blocks", ("backward", "s.rank * tile + s.sum", "s.sum")),
             ]
         ],
     ],
@@ -219,7 +219,7 @@ def test_layers_of_more_neurons_than_threads(
         (96, 5, (10,), torch.float32, 256, 192),  # the published sizes
         (57, 9, (18,), torch.float32, 288, 256),
         (17, 12, (), torch.float64, 96, 96),  # a block of less than others, and one of none
-        (3, 32, (31,), torch.float32, 64, 32),
+        (3, 32, (31,), torch.float32, 128, 64),
     ],
 )
 def test_a_cluster_holds_layers_of_all_sizes(
