@@ -118,7 +118,7 @@ def kernel_of(row: Row, backward: bool) -> _memory.Kernel:
     )
 
 
-def compile_one(job: tuple[Any, int]) -> str:
+def compile_one(job: tuple[Any, str, int]) -> str:
     try:
         _compile.machine_code(*job)
     except Exception as error:  # noqa: BLE001 - told in the parent
@@ -129,7 +129,7 @@ def compile_one(job: tuple[Any, int]) -> str:
 def compile_all(pool: Any, programs: list[Any], architecture: int) -> None:
     """In processes side by side."""
     start = time.perf_counter()
-    jobs = [(program, architecture) for program in dict.fromkeys(programs)]
+    jobs = [(program, name, architecture) for program in dict.fromkeys(programs) for name in program.kernels()]
     failed = [error for error in pool.map(compile_one, jobs, chunksize=1) if error]
     say(f"compiled {len(jobs)} kernels in {time.perf_counter() - start:.1f} s, failed {len(failed)} {failed[:2]}")
 
@@ -170,8 +170,11 @@ def times_of(record: dict[str, Any]) -> str:
 
 
 def both(module: Any, given: Any) -> Any:
+    learned = list(module.parameters())
+
     def call() -> None:
-        module.zero_grad(set_to_none=True)
+        for parameter in learned:  # as an optimizer has it: a module's zero_grad looks for its parameters each time
+            parameter.grad = None
         y = module(given)[0]
         y.backward(torch.ones_like(y))
 

@@ -18,6 +18,7 @@ FORMS = ("step", "sequence", "unrolled")
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")  # of the matrix products; int8 is that of the matrices alone
 HALF_TYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 LARGEST_INT8 = 127
+MOST_JOINED = 32  # values by one Concat: beyond them onnxruntime's CUDA provider cannot record it into a CUDA graph
 
 Sizes = tuple[int | None, ...]  # of a step's tensor, None for the batch axis
 Body = Callable[[str, dict[str, str]], tuple[str, dict[str, str]]]
@@ -245,11 +246,14 @@ class Graph(Filters):
 
     def _joined(self, records: list[str], sizes: Sizes) -> str:
         """The steps' records with a time axis in front."""
-        if len(records) == 1:
+        num_steps = len(records)
+        if num_steps == 1:
             return self.add("Unsqueeze", records[0], self.integers(0))
-        merged = self.add("Concat", *records, axis=0)
+        while len(records) > 1:
+            groups = [records[i : i + MOST_JOINED] for i in range(0, len(records), MOST_JOINED)]
+            records = [self.add("Concat", *group, axis=0) if len(group) > 1 else group[0] for group in groups]
         kept = (-1 if size is None else size for size in sizes)
-        return self.add("Reshape", merged, self.integers(len(records), *kept))
+        return self.add("Reshape", records[0], self.integers(num_steps, *kept))
 
     def largest(self, value: str, *, axis: int) -> str:
         """The largest entry along an axis, which goes."""

@@ -218,6 +218,8 @@ def _operators_of(name: str | None) -> tuple[Operator[Any], ...]:
 
 def _running(name: str, among: tuple[Operator[B], ...]) -> B:
     """The backend of that name; one that is not missing where several operators have it."""
+    if len(among) == 1 and (backend := among[0].named(name)) is not None and backend.missing() is None:
+        return backend
     named = [of[name] for of in among if name in of.names]
     if not named:
         known = sorted({other for of in among for other in of.names})

@@ -213,12 +213,12 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         from elm_neuro.backends.elm._effective import Learned, Timescales
 
         config = self.config
-        proto_tau_m, tau_s = wide(self._proto_tau_m), wide(self.tau_s)
-        own = [layer for _, layer in self._linear_layers()] if layers else []
+        proto_tau_m, tau_s = wide(tensor_of(self, "_proto_tau_m")), wide(self.tau_s)
+        own = self._linear_layers() if layers else []
         weights = tuple([wide(tensor_of(layer, "weight")) for layer in own]) or (tau_s,)
         biases = tuple([wide(tensor_of(layer, "bias")) for layer in own]) or (tau_s,)
         params = ELMParameters(
-            w_s=wide(self._proto_w_s),
+            w_s=wide(tensor_of(self, "_proto_w_s")),
             kappa_m=proto_tau_m,
             gain=proto_tau_m,
             kappa_b=tau_s,
@@ -237,23 +237,23 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         reason = None if is_untouched(self, ELMCell) else reason_to_call(self, ELMCell.forward)
         return self._reason_to_call_inside() if reason is None else f"cell: {reason}"
 
-    def _linear_layers(self) -> list[tuple[str, Any]]:
-        """Names and modules of the MLP, and last of the readout."""
+    def _linear_layers(self) -> list[Any]:
+        """Modules of the MLP, and last of the readout."""
         own = self._modules
         inside: Any = own["mlp"]
-        return [*((f"mlp.{name}", layer) for name, layer in inside._modules.items()), ("w_y", own["w_y"])]
+        return [*inside._modules.values(), own["w_y"]]
 
     def _reason_to_call_inside(self) -> str | None:
         """Why a step must call the modules inside; None where their weights say all."""
         layer: Any
-        for name, layer in self._linear_layers():
+        for index, layer in enumerate(self._linear_layers()):
             if is_untouched(layer, Affine):
                 continue
             reason = reason_to_call(layer, Affine.forward, nn.Linear.forward)
             if reason is None and layer.bias is None:
                 reason = "it has no bias"
             if reason is not None:
-                return f"{name}: {reason}"
+                return f"{[*(f'mlp.{name}' for name in self.mlp._modules), 'w_y'][index]}: {reason}"
         return None
 
     @property
@@ -297,7 +297,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         if self._reason_to_call_inside() is None:
             y, after = elm_step(wide(x), before, self.parameters_as_they_are())
         else:
-            layers = [_called(layer, like) for _, layer in self._linear_layers()]
+            layers = [_called(layer, like) for layer in self._linear_layers()]
             y, after = elm_step(wide(x), before, self.parameters_as_they_are(layers=False), layers)
         y = as_stored(y, like)
         if config.flatten_output and config.num_neuron is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -189,10 +189,11 @@ class ELM(pretrained.Saved, Configured, nn.Module):
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        if (reason := self._reason_to_call_cell()) is not None:
+        cell = self.cell  # torch's attributes take their time
+        if (reason := _reason_to_call(cell)) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             return (y if self.config.batch_first else y.transpose(0, 1)), after
-        x, learned, state, lengths = self._prepared(x, state, lengths)
+        x, learned, state, lengths = _prepared(cell, x, state, lengths)
         y, after = backends.elm.scan_learned(
             x,
             learned,
@@ -203,8 +204,11 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             backend=self.backend,
         )
         self._check_result(x, learned, state, lengths, after)
-        y = as_stored(self._shaped(y), self.cell.tau_s)
-        return (y if self.config.batch_first else y.transpose(0, 1)), after
+        config = cell.config
+        if config.flatten_output and config.num_neuron is not None:
+            y = y.flatten(-2)
+        y = as_stored(y, cell.tau_s)
+        return (y if config.batch_first else y.transpose(0, 1)), after
 
     def forward_spiking(
         self,
@@ -219,19 +223,20 @@ class ELM(pretrained.Saved, Configured, nn.Module):
 
         With `last_readout` the readout is that of each sample's last valid step, (batch, *output_shape).
         """
-        if (reason := self._reason_to_call_cell()) is not None:
+        cell = self.cell
+        if (reason := _reason_to_call(cell)) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             y = y.to(after.m.dtype)
-            spikes = as_stored(cut_at(lengths, rule.fire(y)), self.cell.tau_s)
+            spikes = as_stored(cut_at(lengths, rule.fire(y)), cell.tau_s)
             return spikes, last_or_zeros(y, lengths) if last_readout else y, after
-        threshold, config, tau_s = wide(rule.threshold), self.config, self.cell.tau_s
+        threshold, config, tau_s = wide(rule.threshold), cell.config, cell.tau_s
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
-        x, learned, state, lengths = self._prepared(x, state, lengths)
-        spikes, y, after = backends.spiking_scan(
+        x, learned, state, lengths = _prepared(cell, x, state, lengths)
+        spikes, y, after = backends.elm.spiking_scan_learned(
             x,
-            learned.effective(),
+            learned,
             state,
             backends.SpikeRule(threshold, rule.surrogate),
             lengths=lengths,
@@ -245,18 +250,13 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             spikes, y = spikes.flatten(-2), y.flatten(-2)
         return as_stored(spikes, tau_s), y, after
 
-    def _reason_to_call_cell(self) -> str | None:
-        """Why the cell must be called step by step; None where a pass over its parameters does what it is meant to."""
-        cell: Any = self.cell
-        return cell.reason_to_call() if isinstance(cell, ELMCell) else f"cell: {type(cell).__name__} is another's"
-
     @backends.untraced
     def _by_calls(
         self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None, reason: str
     ) -> tuple[Tensor, ELMState]:
         """The neuron as the loop over its cell that it stands for, batch first."""
         choose(backends.elm.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
-        cell, (x, before) = self.cell, self._checked(x, state)
+        cell, (x, before) = self.cell, _checked(self.cell, x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
         frames, outputs = as_frames(x, cell.tau_s), []
@@ -267,15 +267,6 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if not outputs or after is None:
             return frames.new_zeros(x.shape[0], 0, *self.output_shape), before or cell.initial_state(x.shape[0])
         return torch.stack(outputs, dim=1), after
-
-    def _prepared(
-        self, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
-    ) -> tuple[Tensor | SpikeEvents, Learned, ELMState | None, Tensor | None]:
-        """Checked input, the parameters, checked state and lengths."""
-        x, state = self._checked(x, state)
-        if lengths is not None:
-            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], self.cell.tau_s.device)
-        return x, self.cell.learned_parameters(), state, lengths
 
     def _check_result(
         self,
@@ -290,19 +281,6 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
             refuse_nan(self, x, state, lengths, total)
 
-    def _shaped(self, y: Tensor) -> Tensor:
-        config = self.config
-        return y.flatten(-2) if config.flatten_output and config.num_neuron is not None else y
-
-    def _checked(self, x: Tensor | SpikeEvents, state: ELMState | None) -> tuple[Tensor | SpikeEvents, ELMState | None]:
-        """Sequence, batch first, and state that fit the parameters."""
-        cell = self.cell
-        config = cell.config
-        check_sequence(x, config.input_size, cell.tau_s, num_neuron=config.num_neuron, batch_first=config.batch_first)
-        if not config.batch_first and isinstance(x, Tensor):
-            x = x.transpose(0, 1)
-        return x, (None if state is None else cell.check_state(state, x.shape[0]))
-
     def traces(self, x: Tensor | SpikeEvents, state: ELMState | None = None) -> ELMTraces:
         """Synapse, branch, memory and output records of a sequence, for figures.
 
@@ -314,7 +292,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         >>> ELM(3, 1, num_memory=2).traces(torch.ones(1, 4, 3)).synapse.shape
         torch.Size([1, 4, 3, 1])
         """
-        x, checked = self._checked(x, state)
+        x, checked = _checked(self.cell, x, state)
         params = self.cell.effective_parameters()
         state_ = zero_state(params, x.shape[0]) if checked is None else checked
         x = as_frames(x, state_.m)
@@ -386,3 +364,29 @@ class BranchELM(ELM):
             routing=routing,
             **options,
         )
+
+
+def _reason_to_call(cell: nn.Module) -> str | None:
+    """Why a cell must be called step by step; None where a pass over its parameters does what it is meant to."""
+    return cell.reason_to_call() if isinstance(cell, ELMCell) else f"cell: {type(cell).__name__} is another's"
+
+
+def _checked(
+    cell: ELMCell, x: Tensor | SpikeEvents, state: ELMState | None
+) -> tuple[Tensor | SpikeEvents, ELMState | None]:
+    """Sequence, batch first, and state that fit the parameters."""
+    config = cell.config
+    check_sequence(x, config.input_size, cell.tau_s, num_neuron=config.num_neuron, batch_first=config.batch_first)
+    if not config.batch_first and isinstance(x, Tensor):
+        x = x.transpose(0, 1)
+    return x, (None if state is None else cell.check_state(state, x.shape[0]))
+
+
+def _prepared(
+    cell: ELMCell, x: Tensor | SpikeEvents, state: ELMState | None, lengths: Tensor | None
+) -> tuple[Tensor | SpikeEvents, Learned, ELMState | None, Tensor | None]:
+    """Checked input, the parameters, checked state and lengths."""
+    x, state = _checked(cell, x, state)
+    if lengths is not None:
+        lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
+    return x, cell.learned_parameters(), state, lengths

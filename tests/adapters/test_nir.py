@@ -27,7 +27,7 @@ from tests.toy_layer import ToyLayer
 
 nir = pytest.importorskip("nir")
 nirtorch = pytest.importorskip("nirtorch")
-faces = pytest.importorskip("elm_neuro.adapters.nir")
+faces = pytest.importorskip("elm_neuro.adapters.nir", exc_type=ImportError)
 
 EVERY = LAYERS | CELLS
 of_every = pytest.mark.parametrize("name", EVERY)
@@ -275,7 +275,7 @@ def test_modules_without_a_node_are_named() -> None:
         faces.from_nir(graph)
     net = faces.from_nir(graph, nodes={nir.Threshold: lambda _: nn.ReLU()})
     assert net(torch.ones(1, 3))[0].shape == (1, 2)
-    norse = pytest.importorskip("elm_neuro.adapters.norse")
+    norse = pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError)
     with pytest.raises(TypeError, match=r"^ELM is the face of another library: write its \.core$"):
         faces.to_nir(nn.Sequential(norse.ELM(3, 2)))
 

@@ -30,7 +30,7 @@ from tests import oracle
 from tests.tolerances import assert_close
 
 norse = pytest.importorskip("norse.torch")
-faces = pytest.importorskip("elm_neuro.adapters.norse")
+faces = pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError)
 
 INPUTS = 6
 SMALL: dict[str, Any] = {"num_memory": 3, "num_neuron": 4, "threshold": 0.1}

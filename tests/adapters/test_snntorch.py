@@ -27,7 +27,7 @@ from elm_neuro.functional import ATan, FastSigmoid
 from tests.tolerances import assert_close
 
 snn = pytest.importorskip("snntorch")
-faces = pytest.importorskip("elm_neuro.adapters.snntorch")
+faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
 SF = pytest.importorskip("snntorch.functional")
 utils = pytest.importorskip("snntorch.utils")
 

@@ -28,7 +28,7 @@ from elm_neuro import datasets
 from elm_neuro.datasets import SpikeRecordings, SpokenDigits, sample_key, write_shd
 
 tonic = pytest.importorskip("tonic")
-face = pytest.importorskip("elm_neuro.adapters.tonic")
+face = pytest.importorskip("elm_neuro.adapters.tonic", exc_type=ImportError)
 transforms = pytest.importorskip("tonic.transforms")
 
 

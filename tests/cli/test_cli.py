@@ -84,3 +84,8 @@ def test_help_and_version_do_not_wait_for_lightning() -> None:
     for argument, word in (("--help", "usage"), ("--version", __version__)):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
         assert word in done.stdout
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "elm_neuro", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["elm-neuro", __version__]

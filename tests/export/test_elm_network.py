@@ -83,7 +83,7 @@ def test_layers_of_every_kind_are_verified(form: str, options: dict[str, Any], t
     "options", [{"precision": "int8"}, {"input_dtype": "uint8"}, {"batch_first": False}, {"batch_size": 2}]
 )
 def test_the_classifier_of_training_is_exported(options: dict[str, Any], tmp_path: Path) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     torch.manual_seed(0)
     network = training.SequenceClassifier(ELMNetworkClassifier(6, 3, 4, 3, binarize=True, **SMALL))
     report = export.to_onnx(network, tmp_path / "model.onnx", form="sequence", **options)

@@ -24,7 +24,7 @@ from tests.tolerances import assert_close
 onnx = pytest.importorskip("onnx")
 onnx_reference = pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 FORMS = ["step", "sequence", "unrolled"]
 LOOPS = {"Scan", "Loop", "If"}
@@ -203,7 +203,15 @@ def test_unrolled_has_no_control_flow_and_few_operators_a_step(tmp_path: Path) -
         operators = [node.op_type for node in onnx.load(str(tmp_path / "neuron.onnx")).graph.node]
         assert not LOOPS & set(operators)
         count[num_steps] = len(operators)
-    assert count[160] - count[64] == 6 * 96
+    assert count[160] - count[64] == 6 * 96 + 3  # records are joined 32 at a time, and then these
+
+
+@pytest.mark.parametrize("num_steps", [33, 70])
+def test_no_concat_is_longer_than_a_cuda_graph_can_record(tmp_path: Path, num_steps: int) -> None:
+    neuron = small()
+    export.to_onnx(neuron, tmp_path / "neuron.onnx", form="unrolled", num_steps=num_steps)  # verified
+    joined = [node for node in onnx.load(str(tmp_path / "neuron.onnx")).graph.node if node.op_type == "Concat"]
+    assert max(len(node.input) for node in joined) == 32
 
 
 def test_a_sequence_has_one_scan_with_the_memory_alone(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from elm_neuro import ELM, LIF, BranchELM, SpikingELM
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
-onnx_neuron = pytest.importorskip("elm_neuro.export.onnx_neuron")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
+onnx_neuron = pytest.importorskip("elm_neuro.export.onnx_neuron", exc_type=ImportError)
 
 FORMS = ["step", "sequence", "unrolled"]
 DTYPES = ["uint8", "int8"]

@@ -15,8 +15,8 @@ from elm_neuro.nn import last_output
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
-onnx_neuron = pytest.importorskip("elm_neuro.export.onnx_neuron")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
+onnx_neuron = pytest.importorskip("elm_neuro.export.onnx_neuron", exc_type=ImportError)
 
 NUM_STEPS = 37
 LENGTHS = torch.tensor([37, 1, 0, 20, 33])
@@ -104,7 +104,7 @@ def test_a_network_of_them(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("readout", ["last", "mean"])
 @pytest.mark.parametrize("form", ["sequence", "unrolled"])
 def test_a_readout_takes_each_samples_own_steps(tmp_path: Path, form: str, readout: str, kind: str) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     torch.manual_seed(0)
     if kind == "SequenceClassifier":
         net: Any = training.SequenceClassifier(ELM(6, 3, num_memory=4), readout=readout)
@@ -153,7 +153,7 @@ def test_an_unrolled_model_takes_lengths_over_several_calls(tmp_path: Path) -> N
 
 
 def test_a_classifier_in_pieces_gives_the_answer_of_each_samples_end(tmp_path: Path) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     torch.manual_seed(0)
     net = training.SequenceClassifier(ELM(6, 10, num_memory=4))  # as many classes as steps
     export.to_onnx(net, tmp_path / "model.onnx", form="unrolled", num_steps=10, lengths=True)
@@ -190,7 +190,7 @@ def test_no_steps_leave_the_state_and_no_samples_give_none(
 
 
 def test_a_readout_of_no_steps_is_refused(tmp_path: Path) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     net = training.SequenceClassifier(ELM(6, 3, num_memory=4))
     for form in ("sequence", "unrolled"):
         with pytest.raises(ValueError, match="x must have at least one step for y, got 0"):
@@ -202,9 +202,11 @@ def test_faces_have_lengths_too(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_memory": 3, "threshold": 0.02}
     if name == "snnTorch":
-        face: Any = pytest.importorskip("elm_neuro.adapters.snntorch").ELMSequence(6, 2, **options)
+        face: Any = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError).ELMSequence(
+            6, 2, **options
+        )
     else:
-        face = pytest.importorskip("elm_neuro.adapters.norse").ELM(6, 2, **options)
+        face = pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError).ELM(6, 2, **options)
     model = runtime(tmp_path, face, "sequence", lengths=True)
     x = torch.randn(5, NUM_STEPS, 6)
     outputs, _ = model.run(x.numpy(), lengths=LENGTHS.numpy())

@@ -17,7 +17,7 @@ from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikingELM
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 FORMS = ["step", "sequence", "unrolled"]
 NEAR = 1e-4  # a readout as near to its threshold may fall either way
@@ -142,7 +142,7 @@ def test_a_network_that_mixes_them_all(tmp_path: Path, form: str) -> None:
     ],
 )
 def test_classifiers_of_training_give_their_logits(tmp_path: Path, kind: str, readout: str) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     torch.manual_seed(0)
     x = (torch.rand(4, 45, 12) < 0.3).double()
     neuron = ELM(12 if kind == "SequenceClassifier" else 7, 5, num_memory=4)
@@ -178,7 +178,7 @@ def test_classifiers_of_training_give_their_logits(tmp_path: Path, kind: str, re
 @pytest.mark.parametrize("reset", ["none", "subtract", "zero"])
 @pytest.mark.parametrize("form", FORMS)
 def test_snntorch_faces_spike_alike(tmp_path: Path, form: str, reset: str) -> None:
-    faces = pytest.importorskip("elm_neuro.adapters.snntorch")
+    faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     torch.manual_seed(0)
     first = faces.ELM(
         6,
@@ -206,7 +206,10 @@ def test_snntorch_faces_spike_alike(tmp_path: Path, form: str, reset: str) -> No
 @pytest.mark.parametrize("reset", ["none", "subtract", "zero"])
 @pytest.mark.parametrize("form", FORMS)
 def test_snntorchs_own_leaky_neurons_stand_beside_them(tmp_path: Path, form: str, reset: str) -> None:
-    snntorch, faces = pytest.importorskip("snntorch"), pytest.importorskip("elm_neuro.adapters.snntorch")
+    snntorch, faces = (
+        pytest.importorskip("snntorch"),
+        pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError),
+    )
     torch.manual_seed(0)
     leaky = snntorch.Leaky(torch.linspace(0.5, 0.95, 5), threshold=0.3, reset_mechanism=reset, init_hidden=True)
     net = nn.Sequential(nn.Linear(6, 5), leaky, faces.ELM(5, 2, num_memory=3, threshold=0.05, init_hidden=True))
@@ -232,7 +235,7 @@ def test_a_leaky_neuron_that_resets_at_once_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_snntorch_sequence_is_the_same_neuron(tmp_path: Path) -> None:
-    faces = pytest.importorskip("elm_neuro.adapters.snntorch")
+    faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     torch.manual_seed(0)
     face, x = (
         faces.ELMSequence(6, 2, num_memory=4, threshold=0.02, reset_mechanism="subtract").double(),
@@ -247,7 +250,7 @@ def test_an_snntorch_sequence_is_the_same_neuron(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [{"inhibition": True}, {"state_quant": lambda x: x}])
 def test_what_snntorch_adds_and_onnx_has_not_is_named(tmp_path: Path, option: dict[str, Any]) -> None:
-    faces = pytest.importorskip("elm_neuro.adapters.snntorch")
+    faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # snnTorch calls its inhibition unstable
         face = faces.ELM(3, 2, num_memory=2, **option)
@@ -257,7 +260,10 @@ def test_what_snntorch_adds_and_onnx_has_not_is_named(tmp_path: Path, option: di
 
 @pytest.mark.parametrize("form", FORMS)
 def test_norse_faces_spike_alike(tmp_path: Path, form: str) -> None:
-    faces, norse = pytest.importorskip("elm_neuro.adapters.norse"), pytest.importorskip("norse.torch")
+    faces, norse = (
+        pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError),
+        pytest.importorskip("norse.torch"),
+    )
     torch.manual_seed(0)
     net = norse.SequentialState(
         faces.ELM(6, 1, num_memory=4, num_neuron=5, threshold=0.02, reset="zero"),
@@ -322,7 +328,7 @@ def test_the_readout_beside_the_spikes_is_compared_too(tmp_path: Path, reset: st
 
 
 def test_layers_with_states_stand_before_a_readout(tmp_path: Path) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     net = nn.Sequential(training.SequenceClassifier(ELM(3, 2, num_memory=2)), LIF(2, 2))
     with pytest.raises(export.ExportError, match="a layer with states must not stand behind a readout"):
         export.to_onnx(net, tmp_path / "net.onnx", form="sequence")

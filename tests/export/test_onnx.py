@@ -21,7 +21,7 @@ from tests.tolerances import TOLERANCES
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 
 def small(**options: Any) -> BranchELM:

@@ -16,7 +16,7 @@ from elm_neuro import ELM, LIF, BranchELM
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 SOURCE = Path(__file__).parents[2] / "export" / "onnx_neuron.py"
 FORMS = ["step", "sequence", "unrolled"]
 
@@ -100,7 +100,7 @@ def test_a_network_and_a_head_have_their_outputs_by_name(tmp_path: Path, runtime
 
 
 def test_the_last_step_of_a_classifier_is_one_output(tmp_path: Path, runtime: Any) -> None:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     torch.manual_seed(0)
     net = training.SequenceClassifier(ELM(6, 3, num_memory=3))
     export.to_onnx(net, tmp_path / "net.onnx", form="unrolled", num_steps=5, verify=False)

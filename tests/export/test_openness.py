@@ -17,8 +17,8 @@ from tests.toy_layer import ToyLayer
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
-lowering = pytest.importorskip("elm_neuro.export._lowering")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
+lowering = pytest.importorskip("elm_neuro.export._lowering", exc_type=ImportError)
 
 FORMS = ["step", "sequence", "unrolled"]
 INPUTS, OUTPUTS, STEPS, BATCH = 5, 4, 40, 3
@@ -108,7 +108,7 @@ def test_it_is_exported_in_a_network(tmp_path: Path, toy: ToyLayer, x: Tensor, f
 def test_it_is_exported_in_the_face_for_snntorch(
     tmp_path: Path, toy: ToyLayer, x: Tensor, form: str, kind: str
 ) -> None:
-    faces = pytest.importorskip("elm_neuro.adapters.snntorch")
+    faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     face = getattr(faces, kind)(toy, threshold=0.4, reset_mechanism="subtract", init_hidden=True)
     report = written(face, tmp_path / "face.onnx", form)
     assert set(report.errors) == {"y", "v", "u_next", "mem_next"}
@@ -125,7 +125,10 @@ def test_it_is_exported_in_the_face_for_snntorch(
 def test_it_is_exported_in_the_face_for_norse(
     tmp_path: Path, toy: ToyLayer, x: Tensor, form: str, kind: str, spiking: bool
 ) -> None:
-    faces, norse = pytest.importorskip("elm_neuro.adapters.norse"), pytest.importorskip("norse.torch")
+    faces, norse = (
+        pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError),
+        pytest.importorskip("norse.torch"),
+    )
     face = getattr(faces, kind)(toy, **({"threshold": 0.4} if spiking else {"spiking": False}))
     report = written(face, tmp_path / "face.onnx", form)
     assert set(report.errors) == ({"y", "v", "u_next"} if spiking else {"y", "u_next"})

@@ -19,23 +19,27 @@ from tests.tolerances import assert_close
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-export = pytest.importorskip("elm_neuro.export")
+export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 
 Maker = Callable[[], nn.Module]
 
 
 def snntorch_face(name: str, *sizes: int, **options: Any) -> nn.Module:
-    face: nn.Module = getattr(pytest.importorskip("elm_neuro.adapters.snntorch"), name)(*sizes, **options)
+    face: nn.Module = getattr(pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError), name)(
+        *sizes, **options
+    )
     return face
 
 
 def norse_face(name: str, *sizes: int, **options: Any) -> nn.Module:
-    face: nn.Module = getattr(pytest.importorskip("elm_neuro.adapters.norse"), name)(*sizes, **options)
+    face: nn.Module = getattr(pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError), name)(
+        *sizes, **options
+    )
     return face
 
 
 def classifier(name: str) -> nn.Module:
-    training = pytest.importorskip("elm_neuro.training")
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
     kinds: dict[str, Callable[[], nn.Module]] = {
         "SequenceClassifier": lambda: training.SequenceClassifier(ELM(5, 3, num_memory=4)),
         "SpikingNetwork": lambda: training.SpikingNetwork(LIF(5, 4), ELM(4, 3, num_memory=4)),
@@ -268,7 +272,10 @@ def test_a_pruned_neuron_that_was_loaded_is_exported_as_it_computes(tmp_path: Pa
 
 
 def test_the_networks_of_norse_are_chains_and_others_with_a_forward_are_not(tmp_path: Path) -> None:
-    norse, faces = pytest.importorskip("norse.torch"), pytest.importorskip("elm_neuro.adapters.norse")
+    norse, faces = (
+        pytest.importorskip("norse.torch"),
+        pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError),
+    )
     written(norse.SequentialState(faces.ELM(5, 2, num_memory=4, threshold=0.02), faces.ALIF(2, 2)), tmp_path)
 
     class Residual(nn.Sequential):

@@ -41,8 +41,9 @@ def compiled_ahead() -> None:
         ]
         programs += [_memory.kernel_for(*shape_of(case), 0, back).program for case in CASES for back in (False, True)]
         architecture = _driver.launcher().device(0).architecture
-        pool.map(_compile_one, [(program, architecture) for program in dict.fromkeys(programs)], chunksize=1)
+        kernels = [(program, kernel) for program in dict.fromkeys(programs) for kernel in program.kernels()]
+        pool.map(_compile_one, [(*kernel, architecture) for kernel in kernels], chunksize=1)
 
 
-def _compile_one(job: tuple[Any, int]) -> None:
+def _compile_one(job: tuple[Any, str, int]) -> None:
     _compile.machine_code(*job)

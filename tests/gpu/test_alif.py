@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,6 +90,15 @@ def test_the_same_call_gives_the_same_bits_and_does_not_wait() -> None:
     assert_waits_for_nothing(layer, x)
     for one, other in zip(first, everything(layer, "cuda", x, None, None), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_lengths_are_looked_at_once(events: bool) -> None:
+    layer, x, lengths = small(), spikes(), torch.tensor([70, 0, 17], device="cuda")
+    given: Any = SpikeEvents.from_frames(x) if events else x
+    call = partial(layer, lengths=lengths)
+    call(given)[0].sum().backward()
+    assert_waits_for_nothing(call, given)
 
 
 def test_a_cuda_graph_repeats_the_pass() -> None:

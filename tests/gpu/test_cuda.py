@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -80,6 +81,20 @@ def test_nothing_waits_for_the_device(events: bool) -> None:
     given: Any = SpikeEvents.from_frames(x) if events else x
     neuron(given)[0].sum().backward()
     assert_waits_for_nothing(neuron, given)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_lengths_are_looked_at_once(events: bool) -> None:
+    neuron, x, lengths = small(), spikes(), torch.tensor([40, 0, 17], device="cuda")
+    given: Any = SpikeEvents.from_frames(x) if events else x
+    call = partial(neuron, lengths=lengths)
+    call(given)[0].sum().backward()
+    assert_waits_for_nothing(call, given)
+    on_the_host = partial(neuron, lengths=lengths.cpu())
+    assert_waits_for_nothing(on_the_host, given)
+    lengths[1] = 41
+    with pytest.raises(ValueError, match="between 0 and the 40 steps of x, got 17 to 41"):
+        call(given)
 
 
 @pytest.mark.parametrize("every", [None, 7])

@@ -30,7 +30,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def faces(host: str) -> Any:
-    return pytest.importorskip(f"elm_neuro.adapters.{host}")
+    return pytest.importorskip(f"elm_neuro.adapters.{host}", exc_type=ImportError)
 
 
 def constructors() -> list[Any]:

@@ -16,6 +16,7 @@ from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.alif._torch import remembered
 from elm_neuro.backends.cuda import _alif
 from elm_neuro.backends.cuda._backend import CudaBackend
+from elm_neuro.backends.cuda._input import Events, project_events
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._projection import project
@@ -59,13 +60,27 @@ class Cuda(CudaBackend, ALIFBackend):
         plan = Plan.of(params, state.s.shape[1])
         if lengths is not None:
             x, lengths = without_padding(x, lengths), lengths.contiguous()
-        current = project(x, weight).to(bias.dtype) + bias  # (batch, time, output_size)
+        current = _arriving(x, weight, bias.dtype) + bias  # (batch, time, output_size)
         past = state.s
         p = None if params.b is None else params.p
         operands = (lengths, current, params.beta, p, params.b, params.w_rec, state.v, state.a, past)
+        if torch.is_grad_enabled():
+            _alif.expect(plan.kernel_backward, plan.surrogate, current)
         spikes, v, a = _Pass.apply(plan, *operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         last = spikes if lengths is not None else spikes[:, -past.shape[1] :]
         return spikes, ALIFState(v, a, remembered(past, last, lengths))
+
+
+def _arriving(x: Tensor | SpikeEvents, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Products with the input; of events in sums of their own: torch's bag of embeddings takes several times as long
+    backward.
+    """
+    if not isinstance(x, SpikeEvents):
+        return project(x, weight).to(dtype)
+    events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
+    sizes = x.shape[0], x.shape[1], x.shape[-1]
+    weight = weight.to(dtype)
+    return project_events(events, sizes, weight, weight.detach().flatten()[:1])
 
 
 class Plan(NamedTuple):
@@ -87,6 +102,11 @@ class Plan(NamedTuple):
             history, _alif.chunk_of(history), kind, surrogate, not params.detach_reset, not params.detach_recurrent,
             params.gradient == "blocks",
         )  # fmt: skip
+
+    @property
+    def kernel_backward(self) -> str:
+        """Name of the backward pass's kernel."""
+        return "elm_alif_blocks_backward" if self.blocks else "elm_alif_backward"
 
 
 class _Pass(Function):
@@ -131,8 +151,7 @@ class _Pass(Function):
             v_0, spikes, *kept, *given, grad_current, v, a, *sums, *slope_words(plan.slope),
         )  # fmt: skip
         threads = _alif.threads_for(num_neuron)
-        kernel = "elm_alif_blocks_backward" if plan.blocks else "elm_alif_backward"
-        _alif.launch(kernel, ctx.code, batch, threads, 0, args, spikes)
+        _alif.launch(plan.kernel_backward, ctx.code, batch, threads, 0, args, spikes)
         of_beta, of_p, of_b = (part.sum(0) for part in sums)
         of_w_rec = of_s_0 = None
         if w_rec is not None:

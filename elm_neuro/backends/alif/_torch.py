@@ -148,5 +148,6 @@ def remembered(past: Tensor, spikes: Tensor, valid: Tensor | None) -> Tensor:
     both, length = torch.cat([past, spikes], dim=1), past.shape[1]
     if valid is None:
         return both[:, -length:]
+    valid = valid.clamp(0, spikes.shape[1])  # nobody may have looked, where a CUDA graph runs again
     steps = valid.unsqueeze(-1) + torch.arange(length, device=valid.device)  # (batch, latency + 1)
     return both[torch.arange(valid.shape[0], device=valid.device).unsqueeze(-1), steps]

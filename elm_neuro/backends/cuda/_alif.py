@@ -70,4 +70,10 @@ def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
 
 def launch(kernel: str, code: Program, batch: int, threads: int, shared_bytes: int, args: bytes, like: Tensor) -> None:
     """A block for each of `batch` samples, on the current stream of `like`'s device."""
-    _driver.launcher().launch(code, kernel, (batch, 1), threads, shared_bytes, args, like.device)
+    _driver.launch(code, kernel, (batch, 1), threads, shared_bytes, args, like.device)
+
+
+def expect(kernel: str, surrogate: int, current: Tensor) -> None:
+    """Have a kernel of the backward pass compiled beside the forward pass, where it is not."""
+    code = program(current.dtype, threads_for(current.shape[-1]), surrogate)
+    _driver.expect(current.device, (code, kernel))

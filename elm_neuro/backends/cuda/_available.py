@@ -27,9 +27,14 @@ def missing() -> str | None:
 
 
 @constant
-def unknown(index: int) -> str | None:
-    """Why nothing runs on the device of this number, where it is that the compiler is older; None where it runs."""
-    return _unknown(index)
+def broken(index: int) -> str | None:
+    """Why nothing runs on the device of this number, once one kernel has been compiled and loaded there; None where it
+    runs.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for it, which says nothing of the next call.
+    """
+    return _broken(index)
 
 
 @cache
@@ -46,12 +51,17 @@ def _missing_parts() -> str | None:
 
 
 @cache
-def _unknown(index: int) -> str | None:
-    from elm_neuro.backends.cuda import _compile, _driver
+def _broken(index: int) -> str | None:
+    from elm_neuro.backends.cuda import _compile, _driver, _nvrtc, _weights
 
-    if _compile.knows(_driver.launcher().device(index).architecture):
-        return None
-    return _told(f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}")
+    try:
+        if not _compile.knows(_driver.launcher().device(index).architecture):
+            return _told(f"the compiler of this installation does not know {torch.cuda.get_device_name(index)}")
+        # the kernel that most passes begin with: a driver may be older than the compiler, and either be damaged
+        _driver.launcher().load(_weights.program(torch.float32), "elm_table", index)
+    except (_nvrtc.CompileError, _driver.CudaError) as error:
+        return _told(str(error))
+    return None
 
 
 def _told(reason: str) -> str:

@@ -26,4 +26,4 @@ class CudaBackend(Backend):
             return f"it runs on NVIDIA GPUs, got {parameter.device}"
         if parameter.dtype not in DTYPES:
             return f"it runs in float32 and float64, got {parameter.dtype}"
-        return _available.unknown(parameter.device.index or 0) if self.device_type == "cuda" else None
+        return _available.broken(parameter.device.index or 0) if self.device_type == "cuda" else None

@@ -191,6 +191,14 @@ def settled(
     return Settled(launch, num_part)
 
 
+def kernels(
+    dtype: torch.dtype, num_row: int, num_input: int, width: int, num_neuron: int, device: int, *, backward: bool
+) -> list[tuple[Program, str]]:
+    """What has to be compiled for the products of a direction; sizes as in :func:`settled`."""
+    product = settled(dtype, num_row, num_input, width, num_neuron, device, of_inputs=backward).launch.kernels
+    return product if backward else [*product, (program(dtype), "elm_discount_bytes")]
+
+
 def multiply(x: Tensor, table: Tensor) -> Tensor:
     """Products of frames with a table, (batch, time, [num_neuron,] width): of (batch, time, num_input) with (num_input,
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
@@ -218,7 +226,9 @@ def _sizes(x: Tensor, factor: Tensor) -> tuple[int, int, int, int, int]:
 
 def _run(launch: Launch, x: Tensor, factor: Tensor, out: Tensor) -> None:
     flat = rows_of(x)
-    launch(x.device, *_rows(flat), _sign(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr())
+    launch(
+        _driver.launcher().queue(x.device), *_rows(flat), _sign(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr()
+    )
 
 
 def _rows(flat: Tensor) -> tuple[int, int, int]:
@@ -239,7 +249,7 @@ def discounted_sum(x: Tensor, dtype: torch.dtype, kappa: int, lengths: Tensor | 
     batch, num_steps, num_input = flat.shape
     args = DISCOUNT(num_steps, num_input, flat.stride(0), flat.stride(1), _sign(x), lengths, kappa, flat, total)
     grid = batch, -(-num_input // THREADS)
-    _driver.launcher().launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
+    _driver.launch(program(dtype), "elm_discount_bytes", grid, THREADS, 0, args, x.device)
 
 
 def _sign(x: Tensor) -> int:

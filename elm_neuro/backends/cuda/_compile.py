@@ -1,14 +1,15 @@
-"""Machine code of the kernels for one architecture, compiled at first use and kept in the user's cache."""
+"""Machine code of a kernel for one architecture, compiled at first use and kept in the user's cache."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from elm_neuro.backends.cuda import _nvrtc
-from elm_neuro.files import cache_folder, read_file, write_whole
+from elm_neuro.files import cache_folder, open_regular, write_whole
 
 SOURCES = (
     "common.cuh",
@@ -23,13 +24,17 @@ SOURCES = (
     "network.cuh",
     "network_forward.cuh",
     "network_backward.cuh",
+    "cluster.cuh",
+    "network_cluster.cuh",
+    "network_cluster_forward.cuh",
+    "network_cluster_backward.cuh",
 )
-MAGIC = b"elm_neuro machine code 2\n"
+MAGIC = b"elm_neuro machine code 3\n"
 
 
 @dataclass(frozen=True, eq=False)  # there is one object of each: it is looked up at each launch
 class Program:
-    """A source and what it is compiled with."""
+    """A source and what it is compiled with; of each kernel in it by itself."""
 
     source: str
     macros: tuple[tuple[str, str | int], ...]
@@ -37,6 +42,10 @@ class Program:
     def options(self) -> list[str]:
         """Definitions for the compiler."""
         return [f"-D{name}={value}" for name, value in self.macros]
+
+    def kernels(self) -> list[str]:
+        """Names of all kernels in the source."""
+        return re.findall(r"^ELM_(?:CLUSTER_)?KERNEL\((\w+)", sources()[self.source], re.MULTILINE)
 
 
 @cache
@@ -65,29 +74,46 @@ def knows(architecture: int) -> bool:
     return architecture in compiler().architectures()
 
 
-def machine_code(program: Program, architecture: int) -> bytes:
-    """Machine code of `program`, from the user's cache where it is there.
+def machine_code(program: Program, kernel: str, architecture: int) -> bytes:
+    """Machine code of one kernel of `program`, from the user's cache where it is there.
 
     Raises:
-        CompileError: there is no compiler, or it does not know the architecture.
+        CompileError: there is no compiler, it does not know the architecture, or it refuses the kernel.
     """
-    options = [
-        f"--gpu-architecture=sm_{architecture}",
-        "--std=c++17",
-        "-default-device",
-        *program.options(),
-    ]
-    file = _cached(program, options)
+    file = _file(program, kernel, architecture)
     code = _read(file)
     if code is None:
-        code, _ = compiler().compile(f'#include "{program.source}"\n', sources(), options)
+        try:
+            code, _ = compiler().compile(
+                f'#include "{program.source}"\n', sources(), options(program, kernel, architecture)
+            )
+        except _nvrtc.CompileError as error:
+            raise _nvrtc.CompileError(f"{kernel} of {program.source} cannot be compiled: {error}") from error
         _write(file, code)
     return code
 
 
-def _cached(program: Program, options: list[str]) -> Path | None:
-    version = ".".join(map(str, compiler().version))
-    digest = hashlib.sha256("\0".join([version, *options, program.source, *sources().values()]).encode())
+def is_kept(program: Program, kernel: str, architecture: int) -> bool:
+    """Whether the user's cache has an entry of it."""
+    file = _file(program, kernel, architecture)
+    return file is not None and file.exists()
+
+
+def options(program: Program, kernel: str, architecture: int) -> list[str]:
+    """What the compiler is told."""
+    flags = f"--gpu-architecture=sm_{architecture}", "--std=c++17", "-default-device", f"-DELM_ONLY_{kernel}=,ELM_ENTRY"
+    return [*flags, *program.options()]
+
+
+@cache
+def fingerprint() -> str:
+    """Of all sources."""
+    return hashlib.sha256("\0".join(sources().values()).encode()).hexdigest()
+
+
+def _file(program: Program, kernel: str, architecture: int) -> Path | None:
+    version, told = ".".join(map(str, compiler().version)), options(program, kernel, architecture)
+    digest = hashlib.sha256("\0".join([version, *told, program.source, fingerprint()]).encode())
     try:
         return cache_folder("cuda") / f"{digest.hexdigest()[:40]}.bin"
     except RuntimeError:  # no home
@@ -99,8 +125,9 @@ def _read(file: Path | None) -> bytes | None:
     if file is None:
         return None
     try:
-        content = read_file(file)
-    except (OSError, ValueError):  # a pipe, a device
+        with open_regular(file) as opened:
+            content = opened.read()
+    except (OSError, ValueError):  # none there, a pipe, a device
         return None
     size = len(MAGIC) + 32
     magic, digest, code = content[: len(MAGIC)], content[len(MAGIC) : size], content[size:]

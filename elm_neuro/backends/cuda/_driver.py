@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
-from functools import cache
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from elm_neuro.backends.cuda import _ahead
 from elm_neuro.backends.cuda._arguments import Arguments
-from elm_neuro.backends.cuda._compile import Program, machine_code
+from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._plans import Device
 
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -23,6 +24,17 @@ DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
 
 _Pointers = ctypes.c_char_p * 1  # to the bytes of a kernel's one argument
 
+Run: TypeAlias = Callable[[Arguments], None]
+
+
+class Queue(Protocol):
+    """A stream of a device."""
+
+    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
+        """What has the device run this kernel, with arguments that are copied, after what the stream has to do: nothing
+        waits.
+        """
+
 
 class Launcher(Protocol):
     """What runs kernels: the driver, or in tests the CPU."""
@@ -30,24 +42,35 @@ class Launcher(Protocol):
     def device(self, index: int) -> Device:
         """Properties of the device of this number."""
 
-    def enter(self, device: torch.device) -> None:
-        """Have the device's context in this thread: cuBLAS warns where a thread's first work there is a product."""
+    def queue(self, device: torch.device) -> Queue:
+        """The device's current stream, always the same object for the same; the thread has a context from here on."""
 
-    def launch(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        arguments: Arguments,
-        device: torch.device,
-    ) -> None:
-        """Have the device run a kernel after what its current stream has to do."""
+    def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
+        """Have kernels that will be launched compiled side by side, where they are not; nothing waits."""
+
+    def load(self, program: Program, kernel: str, index: int) -> None:
+        """Have a kernel on the device of this number, as its first launch does.
+
+        Raises:
+            CompileError: there is no machine code of it.
+            CudaError: the driver does not take it.
+            torch.OutOfMemoryError: the device has no room for it.
+        """
 
 
 class CudaError(RuntimeError):
     """The CUDA driver refused a call."""
+
+
+class LaunchConfig(ctypes.Structure):
+    """As cuda.h has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared")),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("num_attribute", ctypes.c_uint),
+    )
 
 
 class Driver:
@@ -61,14 +84,15 @@ class Driver:
         name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
         try:
             self._library = ctypes.CDLL(name)
+            self._launch_kernel = self._library.cuLaunchKernelEx
         except OSError as error:
             raise CudaError(f"no CUDA driver: {error}") from error
-        self._launch_kernel = self._library.cuLaunchKernel
-        self._launch_kernel.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
+        except AttributeError as error:
+            raise CudaError("the CUDA driver is older than CUDA 11.8: it has no cuLaunchKernelEx") from error
         self._functions: dict[tuple[int, Program, str], ctypes.c_void_p] = {}
         self._allowed: dict[tuple[int, Program, str], int] = {}  # bytes of shared memory, where more than the default
-        self._modules: dict[tuple[int, Program], ctypes.c_void_p] = {}
         self._devices: dict[int, Device] = {}
+        self._queues: dict[tuple[int, int, bool], Stream] = {}
         self._entered = threading.local()  # whether a thread has a context
 
     def device(self, index: int) -> Device:
@@ -82,37 +106,38 @@ class Driver:
             )
         return self._devices[index]
 
-    def launch(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        arguments: Arguments,
-        device: torch.device,
-    ) -> None:
-        """As in :class:`Launcher`; the arguments are copied, and nothing waits."""
+    def queue(self, device: torch.device) -> Stream:
+        """As in :class:`Launcher`."""
         current = _current_device()
         index = current if device.index is None else device.index
-        if index != current:
-            with torch.cuda.device(index):
-                self.launch(program, kernel, grid, threads, shared_bytes, arguments, device)
-            return
-        self._enter_context(index)
+        if not getattr(self._entered, "done", False):
+            self._enter_context(current)
+        key = index, _current_stream(index), index == current
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues[key] = Stream(self, *key)
+        return found
+
+    def prepared(
+        self, index: int, stream: int, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared: int
+    ) -> Run:
+        """As in :class:`Queue`, of a stream of the current device."""
+        if grid[1] > MAX_GRID_Y:
+            raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
         function = self._functions.get((index, program, kernel))
         if function is None:
             function = self._function(index, program, kernel)
-        if shared_bytes > DEFAULT_SHARED:
-            self._allow(index, program, kernel, shared_bytes)
-        if grid[1] > MAX_GRID_Y:
-            raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
-        pointers = _Pointers(arguments)
-        status = self._launch_kernel(
-            function, grid[0], grid[1], 1, threads, 1, 1, shared_bytes, _current_stream(index), pointers, None
-        )
-        if status:
-            self._raise("cuLaunchKernel", status)
+        if shared > DEFAULT_SHARED:
+            self._allow(index, program, kernel, shared)
+        config = ctypes.byref(LaunchConfig(*grid, 1, threads, 1, 1, shared, stream, None, 0))
+        launch, pointers = self._launch_kernel, _Pointers
+
+        def run(arguments: Arguments) -> None:
+            status = launch(config, function, pointers(arguments), None)
+            if status:
+                self._raise("cuLaunchKernelEx", status)
+
+        return run
 
     def attribute(self, index: int, program: Program, kernel: str, number: int) -> int:
         """An attribute of a kernel that has been launched: 4 registers, 3 bytes of local memory."""
@@ -128,25 +153,30 @@ class Driver:
             self._allowed[key] = shared_bytes
 
     def _function(self, index: int, program: Program, kernel: str) -> ctypes.c_void_p:
-        module = self._modules.get((index, program))
-        if module is None:
-            code = machine_code(program, self.device(index).architecture)
-            module = ctypes.c_void_p()
-            self._call("cuModuleLoadData", ctypes.byref(module), code)
-            self._modules[index, program] = module
-        function = ctypes.c_void_p()
+        code = _ahead.awaited(program, kernel, self.device(index).architecture)
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuModuleLoadData", ctypes.byref(module), code)
         self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode())
         self._functions[index, program, kernel] = function
         return function
 
-    def enter(self, device: torch.device) -> None:
+    def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
         """As in :class:`Launcher`."""
-        self._enter_context(_current_device() if device.index is None else device.index)
+        index = _current_device() if device.index is None else device.index
+        new = [kernel for kernel in kernels if (index, *kernel) not in self._functions]
+        _ahead.begin(new, self.device(index).architecture)
+
+    def load(self, program: Program, kernel: str, index: int) -> None:
+        """As in :class:`Launcher`."""
+        with torch.cuda.device(index):
+            if not getattr(self._entered, "done", False):
+                self._enter_context(index)
+            self._function(index, program, kernel)
 
     def _enter_context(self, index: int) -> None:
-        """Have torch's context in this thread: a thread that has done nothing on a device has none."""
-        if getattr(self._entered, "done", False):
-            return
+        """Have torch's context in this thread: one that has done nothing on a device has none, and cuBLAS warns where a
+        thread's first work there is a product.
+        """
         context, device = ctypes.c_void_p(), ctypes.c_int()
         self._call("cuCtxGetCurrent", ctypes.byref(context))
         if not context:
@@ -156,7 +186,10 @@ class Driver:
         self._entered.done = True
 
     def _call(self, name: str, *arguments: object) -> None:
-        call: Callable[..., int] = getattr(self._library, name)
+        try:
+            call: Callable[..., int] = getattr(self._library, name)
+        except AttributeError as error:
+            raise CudaError(f"the CUDA driver has no {name}") from error
         status = call(*arguments)
         if status:
             self._raise(name, status)
@@ -172,6 +205,34 @@ class Driver:
         raise CudaError(f"{name} failed: {texts[0]}, {texts[1]}")
 
 
+class Stream:
+    """As :class:`Queue`, of the driver.
+
+    Args:
+        driver: the driver.
+        index: of the device.
+        stream: its address.
+        current: whether the device is the thread's.
+    """
+
+    def __init__(self, driver: Driver, index: int, stream: int, current: bool) -> None:
+        self._driver, self._index, self._stream, self._current = driver, index, stream, current
+
+    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
+        """As in :class:`Queue`."""
+        what = self._index, self._stream, program, kernel, grid, threads, shared_bytes
+        if self._current:
+            return self._driver.prepared(*what)
+        with torch.cuda.device(self._index):
+            run = self._driver.prepared(*what)
+
+        def run_there(arguments: Arguments) -> None:
+            with torch.cuda.device(self._index):
+                run(arguments)
+
+        return run_there
+
+
 def _current_device() -> int:
     index: int = torch._C._cuda_getDevice()
     return index
@@ -183,6 +244,12 @@ def _current_stream(index: int) -> int:
     return stream
 
 
+@lru_cache(maxsize=256)  # once for each
+def expect(device: torch.device, *kernels: tuple[Program, str]) -> None:
+    """As :meth:`Launcher.expect`."""
+    launcher().expect(kernels, device)
+
+
 @cache
 def launcher() -> Launcher:
     """The CUDA driver.
@@ -191,3 +258,16 @@ def launcher() -> Launcher:
         CudaError: there is none.
     """
     return Driver()
+
+
+def launch(
+    program: Program,
+    kernel: str,
+    grid: tuple[int, int],
+    threads: int,
+    shared_bytes: int,
+    arguments: Arguments,
+    device: torch.device,
+) -> None:
+    """Have the device run a kernel after what its current stream has to do."""
+    launcher().queue(device).prepared(program, kernel, grid, threads, shared_bytes)(arguments)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._driver import Queue
 from elm_neuro.backends.cuda._launch import Launch, address
 from elm_neuro.backends.parts._twice import differentiable_once
 
@@ -60,12 +62,12 @@ class Arranged(NamedTuple):
     value: Tensor | None  # (num_events,)
 
 
-def gather(table: Tensor, events: Events, num_row: int) -> Tensor:
+def gather(queue: Queue, table: Tensor, events: Events, num_row: int) -> Tensor:
     """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
     _gather(table.dtype, num_row, width)(
-        table.device, events.begin.data_ptr(), 0, events.channel.data_ptr(), address(events.value), table.data_ptr(),
+        queue, events.begin.data_ptr(), 0, events.channel.data_ptr(), address(events.value), table.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip
     return out
@@ -78,11 +80,18 @@ def _gather(dtype: torch.dtype, num_row: int, width: int) -> Launch:
 
 
 def arrange(
-    events: Events, sizes: tuple[int, int, int], dtype: torch.dtype, kappa: int, lengths: Tensor | None, total: int
+    queue: Queue,
+    events: Events,
+    sizes: tuple[int, int, int],
+    dtype: torch.dtype,
+    kappa: int,
+    lengths: Tensor | None,
+    total: int,
 ) -> Arranged:
     """Events of each sample by input; each input summed over time, discounted to the sample's end, goes to `total`.
 
     Args:
+        queue: of the device.
         events: of a batch.
         sizes: batch, number of steps, number of inputs.
         dtype: of the two that are given by their address.
@@ -97,7 +106,7 @@ def arrange(
     cursor = order.new_empty(batch, num_input, dtype=torch.int32) if num_input > MAX_SHARED_INPUTS else None
     first = order.data_ptr()
     _arrange(dtype, *sizes)(
-        order.device, address(lengths), kappa, events.begin.data_ptr(), events.channel.data_ptr(),
+        queue, address(lengths), kappa, events.begin.data_ptr(), events.channel.data_ptr(),
         address(events.value), address(cursor), first, first + 8 * num_first, address(value), total,
     )  # fmt: skip
     return Arranged(order, value)
@@ -116,14 +125,14 @@ def num_parts(batch: int) -> int:
     return parts if parts <= MOST_PARTS else 1
 
 
-def gather_inputs(table: Tensor, arranged: Arranged, batch: int, num_input: int) -> Tensor:
+def gather_inputs(queue: Queue, table: Tensor, arranged: Arranged, batch: int, num_input: int) -> Tensor:
     """Sums over the events of each input of rows of `table`, (batch * time, width), contiguous: parts to be added up,
     (num_part, num_input, width).
     """
     width, num_part, first = table.shape[1], min(batch, MAX_PARTS), arranged.order.data_ptr()
     out = table.new_empty(num_part, num_input, width)
     _gather_inputs(table.dtype, batch, num_input, num_part, width)(
-        table.device, first, first + 8 * batch * (num_input + 1), address(arranged.value), table.data_ptr(),
+        queue, first, first + 8 * batch * (num_input + 1), address(arranged.value), table.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip
     return out.sum(0, keepdim=True) if num_part > MOST_PARTS else out
@@ -151,7 +160,8 @@ class _EventProjection(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(begin, channel, value, kappa)
         ctx.sizes = sizes
-        return gather(weight.t().contiguous(), Events(begin, channel, value), sizes[0] * sizes[1])
+        queue = _driver.launcher().queue(weight.device)
+        return gather(queue, weight.t().contiguous(), Events(begin, channel, value), sizes[0] * sizes[1])
 
     @staticmethod
     @differentiable_once
@@ -159,10 +169,9 @@ class _EventProjection(Function):
         begin, channel, value, kappa = ctx.saved_tensors
         batch, _, num_input = ctx.sizes
         total = kappa.new_empty(batch, num_input)  # which nobody reads
-        arranged = arrange(
-            Events(begin, channel, value), ctx.sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr()
-        )
-        found = gather_inputs(grad.contiguous(), arranged, batch, num_input).sum(0).t()
+        queue, events = _driver.launcher().queue(grad.device), Events(begin, channel, value)
+        arranged = arrange(queue, events, ctx.sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr())
+        found = gather_inputs(queue, grad.contiguous(), arranged, batch, num_input).sum(0).t()
         return found, None, None, None, None, None
 
 
@@ -202,7 +211,7 @@ def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: boo
     numbers = num_steps, width, kappa.numel(), *flat.stride()[:2], int(reverse)
     grid = batch, -(-width // THREADS)
     launch = Launch(program(v.dtype), "elm_filter", grid, THREADS, _FILTER_BYTES, numbers)
-    launch(flat.device, flat.data_ptr(), kappa.data_ptr(), address(initial), out.data_ptr())
+    launch(_driver.launcher().queue(flat.device), flat.data_ptr(), kappa.data_ptr(), address(initial), out.data_ptr())
     return out.view(v.shape)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from struct import Struct, pack
 
-import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._driver import Queue, Run
 
 
 class Launch:
@@ -22,6 +21,9 @@ class Launch:
         num_bytes: of the structure, whose fields have 8 each.
         numbers: its first fields.
         shared_bytes: of a block's dynamic shared memory.
+
+    Attributes:
+        kernels: what has to be compiled for it: the program and the kernel's name, nothing where nothing runs.
     """
 
     def __init__(
@@ -36,13 +38,18 @@ class Launch:
     ) -> None:
         self.runs = min(grid) > 0
         self._what = program, kernel, grid, threads, shared_bytes
+        self.kernels = [(program, kernel)] if self.runs else []
         self._numbers = pack(f"{len(numbers)}q", *numbers)
         self._pack = Struct(f"{num_bytes // 8 - len(numbers)}q").pack
+        self._prepared: dict[Queue, Run] = {}
 
-    def __call__(self, device: torch.device, *fields: int) -> None:
-        """Run it on the device's current stream, with the rest of the structure: addresses, 0 for what is not there."""
+    def __call__(self, queue: Queue, *fields: int) -> None:
+        """Run it on a queue, with the rest of the structure: addresses, 0 for what is not there."""
         if self.runs:
-            _driver.launcher().launch(*self._what, self._numbers + self._pack(*fields), device)
+            run = self._prepared.get(queue)
+            if run is None:
+                run = self._prepared[queue] = queue.prepared(*self._what)
+            run(self._numbers + self._pack(*fields))
 
 
 def address(tensor: Tensor | None) -> int:

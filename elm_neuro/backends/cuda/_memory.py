@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 
-import torch
-
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._driver import Queue
 from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._plans import Plan, Shape, choose, per_vector_bytes
 
@@ -37,6 +36,7 @@ class Recurrence:
     Attributes:
         num_packed: numbers of the room for a copy of the weights in the order of the threads; 0 for kernels that need
             none.
+        kernels: what has to be compiled for it.
 
     A call takes the addresses of w1, ([num_neuron,] first, w1_row), of w2, ([num_neuron,] num_memory, first), or none
     without hidden layers, and of that room; then those of ``struct Forward`` or ``struct Backward`` of memory.cuh from
@@ -61,13 +61,14 @@ class Recurrence:
         numbers = (batch, num_steps, num_steps * num_neuron * first, num_neuron * first, first, *strides)
         grid = -(-batch // kernel.samples), num_neuron
         self._run = Launch(program, name, grid, kernel.threads, size, numbers, kernel.shared_bytes)
+        self.kernels = [*self._run.kernels, *self._pack.kernels]
 
-    def __call__(self, device: torch.device, w1: int, w2: int, packed: int, *fields: int) -> None:
+    def __call__(self, queue: Queue, w1: int, w2: int, packed: int, *fields: int) -> None:
         up, down = w1 + self._to_memory, w2
         if self._backward and self._deep:
             up, down = down, up
-        self._pack(device, up, down, packed)
-        self._run(device, up, down, packed, *fields)
+        self._pack(queue, up, down, packed)
+        self._run(queue, up, down, packed, *fields)
 
 
 class Kernel:

@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._weights import MAX_SORTED_HERE
 
 MAX_LAYERS = 3  # of the MLPs
 WARP = 32
@@ -122,7 +123,7 @@ def wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
 
 def _wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
     num_neuron, num_synapse = index.shape
-    flat = index.flatten()
+    flat = index.flatten().cpu() if index.numel() <= MAX_SORTED_HERE else index.flatten()
     low, high = (int(end) for end in flat.aminmax()) if flat.numel() else (0, 0)
     if low < 0 or high >= num_input + num_neuron:
         rule = f"0 to {num_input + num_neuron - 1}: {num_input} inputs, then {num_neuron} neurons"
@@ -133,7 +134,9 @@ def _wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
     source, branch = flat[place] - num_input, place // (num_synapse // num_branch)
     order = torch.argsort(source, stable=True)
     by_source = Sources(_begins(source[order], num_neuron).int(), branch[order].int(), place[order])
-    return Wiring(_slices(source, branch, place, num_neuron * num_branch), by_source)
+    slices = _slices(source, branch, place, num_neuron * num_branch)
+    there = index.device
+    return Wiring(Slices(*(part.to(there) for part in slices)), Sources(*(part.to(there) for part in by_source)))
 
 
 def _begins(items: Tensor, count: int) -> Tensor:
@@ -252,4 +255,9 @@ def reason_of_size(sizes: Sizes, like: Tensor) -> str | None:
 def launch(kernel: str, how: Block, batch: int, args: Arguments, like: Tensor) -> None:
     """A block for each of `batch` samples and tile of neurons, on the current stream of `like`'s device."""
     code = program(like.dtype, backward=kernel == "elm_network_backward")
-    _driver.launcher().launch(code, kernel, (batch, how.tiles), how.threads, how.shared_bytes, args, like.device)
+    _driver.launch(code, kernel, (batch, how.tiles), how.threads, how.shared_bytes, args, like.device)
+
+
+def expect_backward(like: Tensor) -> None:
+    """Have the kernel of the backward pass compiled beside the forward pass, where it is not."""
+    _driver.expect(like.device, (program(like.dtype, backward=True), "elm_network_backward"))

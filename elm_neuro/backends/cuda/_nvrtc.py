@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class Nvrtc:
         )
         try:
             arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-            status = self._library.nvrtcCompileProgram(program, len(options), arguments)
+            status = self._function("nvrtcCompileProgram")(program, len(options), arguments)
             log = self._text("nvrtcGetProgramLog", program).decode(errors="replace").rstrip("\0")
             if status:
                 raise CompileError(f"NVRTC {'.'.join(map(str, self.version))} refused a kernel: {log.strip()}")
@@ -115,7 +115,14 @@ class Nvrtc:
         return text.raw
 
     def _call(self, name: str, *arguments: object) -> None:
-        status = getattr(self._library, name)(*arguments)
+        status = self._function(name)(*arguments)
         if status:
             message = self._library.nvrtcGetErrorString(status).decode()
             raise CompileError(f"{name} failed: {message}")
+
+    def _function(self, name: str) -> Callable[..., int]:
+        try:
+            function: Callable[..., int] = getattr(self._library, name)
+        except AttributeError as error:
+            raise CompileError(f"NVRTC has no {name}: it is older than 11.2, or another library") from error
+        return function

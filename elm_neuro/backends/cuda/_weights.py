@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._launch import Launch, address
@@ -19,20 +20,23 @@ from elm_neuro.backends.cuda._readout import num_parts
 
 THREADS = 256
 SIDE = 32  # rows or columns of a block of the gradients
+MAX_SORTED_HERE = 2**17  # synapses that the CPU sorts, in 5 ms: torch would load six kernels for them on a GPU
 
 _SIZES = "num_neuron num_input num_branch num_synapse first w1_row input neuron routing_neuron "
-_TABLE_BYTES = num_bytes(f"{_SIZES} begin slot w_s w1 table")
+_LEARNING = "num_w_s num_memory_m num_tau_s low width delta_t lambda v2 "
+_TABLE_BYTES = num_bytes(
+    f"{_SIZES} blocks {_LEARNING} begin slot w_s w1 table proto_tau_m tau_s effective_w_s kappa_m gain kappa_b"
+)
 _BRANCHES_BYTES = num_bytes(
     f"{_SIZES} batch num_steps total_batch total_neuron lengths routing w_s total kappa_b b_0 b"
 )
 _GRADIENTS_BYTES = num_bytes(
     f"{_SIZES} batch total_batch total_neuron num_part num_group num_group_y num_memory num_output blocks_w_s "
-    "blocks_w1 routing w_s w1 kappa grad_table grad_b total sums product_m product_h product_y "
-    "grad_w_s grad_w1 grad_sums grad_w2 grad_w_y grad_b_y"
+    f"blocks_w1 blocks_tau_m {_LEARNING} routing w_s w1 kappa proto_tau_m grad_table grad_b total sums product_m "
+    "product_h product_y grad_w_s grad_tau_m grad_w1 grad_kappa grad_gain grad_b2 grad_b1 grad_w2 grad_w_y grad_b_y"
 )
 _OUTER_BYTES = num_bytes("num_row num_part num_memory first dz memory dq hidden product_m product_h")
-_EFFECTIVE = "num_w_s num_memory num_tau_s row grad_row low width delta_t lambda v2 proto_w_s proto_tau_m tau_s "
-_EFFECTIVE_BYTES = num_bytes(f"{_EFFECTIVE} w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
+_EFFECTIVE_BYTES = num_bytes(f"{_LEARNING} proto_w_s proto_tau_m tau_s w_s kappa_m gain kappa_b grad_w_s grad_tau_m")
 
 
 @cache
@@ -105,22 +109,49 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     found: tuple[Tensor, Tensor] | None = known if version == routing._version else None
     if found is None:
         flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
+        flat = flat.cpu() if flat.numel() <= MAX_SORTED_HERE else flat
         inputs, slot = torch.sort(flat, dim=-1, stable=True)
         if flat.numel() and int(inputs[:, -1].max()) >= num_input:
             raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
-        bounds = torch.arange(num_input + 1, device=routing.device).expand(flat.shape[0], -1).contiguous()
-        found = torch.searchsorted(inputs, bounds), slot
+        bounds = torch.arange(num_input + 1, device=flat.device).expand(flat.shape[0], -1).contiguous()
+        found = torch.searchsorted(inputs, bounds).to(routing.device), slot.to(routing.device)
         _by_input[routing] = (routing._version, found)
     return found
 
 
-def first_table(dtype: torch.dtype, sizes: Sizes) -> Launch:
+Constants = tuple[int, ...]  # low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh
+Shape = tuple[int, ...]
+NONE: Shape = (0,)
+
+
+class Learning(NamedTuple):
+    """Between what a neuron learns and what is effective; the order is that of weights.cuh."""
+
+    num_w_s: int = 0  # synaptic weights; 0: they are effective already
+    num_memory: int = 0
+    num_tau_s: int = 0
+    low: int = 0  # the bits of float64 numbers
+    width: int = 0
+    delta_t: int = 0
+    lambda_: int = 0
+    v2: int = 0
+
+    @classmethod
+    def of(cls, w_s: Shape, kappa: Shape, tau_s: Shape, constants: Constants) -> Learning:
+        """Of the shapes of what is learned and of tau_s; what has no entries is left alone."""
+        return cls(math.prod(w_s), math.prod(kappa), math.prod(tau_s), *constants)
+
+
+def first_table(dtype: torch.dtype, sizes: Sizes, learning: Learning) -> Launch:
     """What an event of each input adds to the first layer's outputs, (num_input, num_neuron * first), or with an input
-    a neuron (num_neuron, num_input, first): addresses of the two of :func:`synapses_by_input` or none, of w_s, w1 and
-    the table.
+    a neuron (num_neuron, num_input, first), and what is effective of what is learned.
+
+    Its addresses are of the two of :func:`synapses_by_input` or none, of w_s, w1 and the table; where something is
+    learned of proto_tau_m and tau_s, and of what becomes of w_s, kappa, gain and kappa_b.
     """
-    grid = -(-sizes.num_input * sizes.num_neuron * sizes.first // THREADS), 1
-    return Launch(program(dtype), "elm_table", grid, THREADS, _TABLE_BYTES, sizes)
+    blocks = -(-sizes.num_input * sizes.num_neuron * sizes.first // THREADS)
+    grid = blocks + -(-max(learning[:3]) // THREADS), 1
+    return Launch(program(dtype), "elm_table", grid, THREADS, _TABLE_BYTES, (*sizes, blocks, *learning))
 
 
 def branch_traces(dtype: torch.dtype, sizes: Sizes, batch: int, num_steps: int, total: tuple[int, int]) -> Launch:
@@ -164,65 +195,41 @@ class Sums(NamedTuple):
     of_bias: bool  # whether the readout's products have a last column of the bias
 
 
-def gradients(dtype: torch.dtype, sizes: Sizes, batch: int, total: tuple[int, int], sums: Sums) -> Launch:
+def gradients(
+    dtype: torch.dtype, sizes: Sizes, batch: int, total: tuple[int, int], sums: Sums, learning: Learning
+) -> Launch:
     """All that is left of the backward pass.
 
-    Its addresses are of routing, w_s, w1, kappa, the parts of the table's gradient, grad_b, the input's sum, the sums
-    over steps of each sample, the products of w1's memory half, the next layer and the readout, (num_neuron * group,
-    out, in); and of the gradients: w_s, w1, ([num_neuron,] 3 num_memory + first) of kappa, gain and the biases as
-    memory.cuh orders them, w2, w_y, and b_y where its sums come with the products.
+    Its addresses are of routing, w_s, w1, kappa, proto_tau_m or none, the parts of the table's gradient, grad_b, the
+    input's sum, the sums over steps of each sample, the products of w1's memory half, the next layer and the readout,
+    (num_neuron * group, out, in); and of the gradients: w_s and proto_tau_m, as they are learned where something is,
+    w1, kappa, gain, the biases of the next layer and the first, w2, w_y, and b_y where its sums come with the products.
     """
     num_neuron, first, num_memory = sizes.num_neuron, sizes.first, sums.num_memory
     has_table = sizes.num_branch > 0
     blocks_w_s = -(-num_neuron * sizes.num_branch * sizes.num_synapse * SIDE // THREADS)
     blocks_w1 = num_neuron * sizes.num_branch * -(-first // SIDE) if has_table else 0
+    blocks_tau_m = -(-learning.num_memory // SIDE)
     columns = 3 * num_memory + first + first * num_memory * (2 if sums.deep else 1)
     columns += sums.num_output * (num_memory + sums.of_bias)
     numbers = (
         *sizes, batch, *total, sums.num_table, sums.num_product, sums.num_readout, num_memory, sums.num_output,
-        blocks_w_s, blocks_w1,
+        blocks_w_s, blocks_w1, blocks_tau_m, *learning,
     )  # fmt: skip
-    grid = blocks_w_s + blocks_w1 + -(-num_neuron * columns // SIDE), 1
+    grid = blocks_w_s + blocks_w1 + blocks_tau_m + -(-num_neuron * columns // SIDE), 1
     shared = THREADS * dtype.itemsize
     return Launch(program(dtype), "elm_gradients", grid, THREADS, _GRADIENTS_BYTES, numbers, shared)
 
 
-Constants = tuple[int, ...]  # low, width, delta_t, lambda (the bits of float64) and v2 of weights.cuh
-Shape = tuple[int, ...]
-NONE: Shape = (0,)
-
-
 @lru_cache(maxsize=256)
-def effective(
-    dtype: torch.dtype,
-    w_s: Shape,
-    kappa: Shape,
-    tau_s: Shape,
-    constants: Constants,
-    *,
-    backward: bool = False,
-    grad_row: int = 0,
-) -> Launch:
+def effective(dtype: torch.dtype, of: Learning, *, backward: bool = False) -> Launch:
     """Rectified weights, decay factor and gain of the memory, decay factor of the synapses, or their gradients.
 
     Its addresses are of proto_w_s, proto_tau_m and tau_s; w_s, kappa_m, gain and kappa_b, backward the gradients of the
     first three, none where there are none; backward the gradients of proto_w_s and proto_tau_m.
-
-    Args:
-        dtype: of the numbers.
-        w_s: shape of the weights; without entries they are left alone, as the others are.
-        kappa: of the decay factor and the gain.
-        tau_s: of the synapses' time constants.
-        constants: of the kernel.
-        backward: the direction.
-        grad_row: numbers from a neuron's gradients of kappa, and of the gain, to the next's, where they do not lie in
-            one piece.
     """
     kernel = "elm_effective_backward" if backward else "elm_effective"
-    sizes = math.prod(w_s), math.prod(kappa), math.prod(tau_s)
-    row = max(kappa[-1], 1)
-    numbers = (*sizes, row, grad_row or row, *constants)
-    return Launch(program(dtype), kernel, (-(-max(sizes) // THREADS), 1), THREADS, _EFFECTIVE_BYTES, numbers)
+    return Launch(program(dtype), kernel, (-(-max(of[:3]) // THREADS), 1), THREADS, _EFFECTIVE_BYTES, of)
 
 
 def effective_forward(
@@ -238,9 +245,9 @@ def effective_forward(
     """
     w_s, kappa_m, kappa_b = torch.empty_like(proto_w_s), torch.empty_like(proto_tau_m), torch.empty_like(tau_s)
     gain = torch.empty_like(proto_tau_m)
-    effective(proto_w_s.dtype, proto_w_s.shape, proto_tau_m.shape, tau_s.shape, constants)(
-        proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), tau_s.data_ptr(), w_s.data_ptr(),
-        kappa_m.data_ptr(), gain.data_ptr(), kappa_b.data_ptr(), 0, 0,
+    effective(proto_w_s.dtype, Learning.of(proto_w_s.shape, proto_tau_m.shape, tau_s.shape, constants))(
+        _driver.launcher().queue(proto_w_s.device), proto_w_s.data_ptr(), proto_tau_m.data_ptr(), tau_s.data_ptr(),
+        w_s.data_ptr(), kappa_m.data_ptr(), gain.data_ptr(), kappa_b.data_ptr(), 0, 0,
     )  # fmt: skip
     return w_s, kappa_m, gain, kappa_b
 
@@ -255,9 +262,9 @@ def effective_backward(
     """Gradients of `proto_w_s` and `proto_tau_m` from those of w_s, kappa_m and gain; of those not `wanted` None."""
     grad_w_s = torch.empty_like(proto_w_s) if wanted[0] else None
     grad_tau_m = torch.empty_like(proto_tau_m) if wanted[1] else None
-    shapes = [proto.shape if want else NONE for proto, want in zip((proto_w_s, proto_tau_m), wanted, strict=True)]
-    effective(proto_w_s.dtype, *shapes, NONE, constants, backward=True)(
-        proto_w_s.device, proto_w_s.data_ptr(), proto_tau_m.data_ptr(), 0, *map(address, grads), 0,
-        address(grad_w_s), address(grad_tau_m),
+    w_s, kappa = (proto.shape if want else NONE for proto, want in zip((proto_w_s, proto_tau_m), wanted, strict=True))
+    effective(proto_w_s.dtype, Learning.of(w_s, kappa, NONE, constants), backward=True)(
+        _driver.launcher().queue(proto_w_s.device), proto_w_s.data_ptr(), proto_tau_m.data_ptr(), 0,
+        *map(address, grads), 0, address(grad_w_s), address(grad_tau_m),
     )  # fmt: skip
     return grad_w_s, grad_tau_m

@@ -42,7 +42,7 @@ struct AlifCourse {
 // Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows.
 ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     ELM_DYNAMIC_SHARED(unsigned, fired);
-    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = j < n, adaptive = a.b != nullptr;
     const i64 row = sample * a.num_steps * n + j, at = sample * n + j, kept = a.history + a.chunk;
     const Real beta = neuron ? a.beta[j] : Real(0), p = neuron && adaptive ? a.p[j] : Real(0), b = neuron && adaptive ? a.b[j] : Real(0);
@@ -104,7 +104,7 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
 
 // Backward; the gradient that a spike gets through W_rec is that of what arrived history steps later, in the chunks done before.
 ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
-    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = j < n, adaptive = a.b != nullptr;
     const i64 row = sample * a.num_steps * n + j, at = sample * n + j;
     const Real beta = neuron ? a.beta[j] : Real(0), p = neuron && adaptive ? a.p[j] : Real(0), b = neuron && adaptive ? a.b[j] : Real(0);
@@ -148,7 +148,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
 // Backward with the gradient of Blocks, docs/alif.md: what is fed back, the reset and the spike that raises the adaptation are constants, so
 // that neurons do not see one another. `da` is the gradient of the adaptation's course, on which a block's own spike has no say until the end.
 ELM_KERNEL(elm_alif_blocks_backward, AlifBackward, ELM_THREADS, 1) {
-    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 sample = blockIdx.x, n = a.num_neuron, j = threadIdx.x, length = valid_steps(a.lengths, sample, a.num_steps);
     if (j >= n) return;
     const bool adaptive = a.b != nullptr;
     const i64 row = sample * a.num_steps * n + j, at = sample * n + j;

@@ -238,7 +238,7 @@ ELM_KERNEL(elm_discount_bytes, DiscountBytes, BYTE_THREADS, 1) {
     if (input >= a.num_input) return;
     const Real kappa = *a.kappa;
     const int sign = int(a.sign);
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const unsigned char *x = a.x + sample * a.x_batch + input;
     Real sum = Real(0);
     for (i64 t = length - reach(kappa, length); t < length; t += AHEAD) {

@@ -2,7 +2,12 @@
 #pragma once
 
 #ifndef ELM_ON_CPU
-#define ELM_KERNEL(name, Arguments, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments a)
+// Kernels are compiled one by one, side by side: of a source only the one for which ELM_ONLY_name is ",ELM_ENTRY".
+#define ELM_ENTRY(name, Arguments, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments a)
+#define ELM_UNUSED(name, Arguments, threads, blocks) [[maybe_unused]] static __device__ void name(const Arguments a)
+#define ELM_SECOND(first, second, ...) second
+#define ELM_CHOSEN(...) ELM_SECOND(__VA_ARGS__, ELM_UNUSED, )
+#define ELM_KERNEL(name, ...) ELM_CHOSEN(ELM_ONLY_##name)(name, __VA_ARGS__)
 #define ELM_DYNAMIC_SHARED(Type, name) extern __shared__ Type name[]
 #endif
 #define ELM_DEVICE static __device__ __forceinline__
@@ -29,6 +34,12 @@ ELM_DEVICE Vector vector_of(const Real (&x)[LANES_OF_VECTOR]) {
 #else
     return make_float4(x[0], x[1], x[2], x[3]);
 #endif
+}
+// Valid steps of a sample, of numbers that may be looked at only here: what lies outside is the nearest that does not.
+ELM_DEVICE i64 valid_steps(const i64 *lengths, i64 sample, i64 num_steps) {
+    if (!lengths) return num_steps;
+    const i64 length = lengths[sample];
+    return length < 0 ? 0 : length > num_steps ? num_steps : length;
 }
 __host__ __device__ constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
 

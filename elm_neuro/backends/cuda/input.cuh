@@ -106,7 +106,7 @@ ELM_KERNEL(elm_discount_frames, Discount, INPUT_THREADS, 1) {
     const i64 input = (i64)blockIdx.y * INPUT_THREADS + threadIdx.x, sample = blockIdx.x;
     if (input >= a.num_input) return;
     const Real kappa = *a.kappa;
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const Real *x = a.x + sample * a.x_batch + input;
     Real sum = Real(0);
     for (i64 t = length - reach(kappa, length); t < length; t += AHEAD) {
@@ -126,7 +126,7 @@ ELM_KERNEL(elm_arrange, Arrange, ARRANGE_THREADS, 1) {
     ELM_DYNAMIC_SHARED(int, room);
     int *const in_thread = room;  // (ARRANGE_THREADS,)
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const i64 sample = blockIdx.x, length = a.lengths ? (a.lengths[sample] < a.num_steps ? a.lengths[sample] : a.num_steps) : a.num_steps;
+    const i64 sample = blockIdx.x, length = valid_steps(a.lengths, sample, a.num_steps);
     const i64 *begin = a.begin + sample * a.num_steps;
     const i64 from = begin[0], to = begin[length];  // what stands past a sample's end is left out
     int *const next = a.cursor ? a.cursor + sample * a.num_input : room + ARRANGE_THREADS;

@@ -69,7 +69,7 @@ ELM_DEVICE void wait_for_block() {
         __syncthreads();
 }
 ELM_DEVICE int steps_of(const i64 *lengths, int num_steps, i64 sample, i64 batch) {
-    return sample >= batch ? 0 : !lengths || lengths[sample] > num_steps ? num_steps : int(lengths[sample]);
+    return sample >= batch ? 0 : int(valid_steps(lengths, sample, num_steps));
 }
 ELM_DEVICE int longest(const i64 *lengths, int num_steps, i64 first, i64 batch) {
     int most = 0;

@@ -53,23 +53,18 @@ ELM_DEVICE Real *take(Real *&room, i64 size) {
 
 // The weights of the MLPs of a block's neurons: in shared memory those that fit, else where they are.
 struct Weights {
-    const Real *of[MAX_LAYERS];
+    const Real *of[MAX_LAYERS], *copy[MAX_LAYERS];
     Weights(const Layer &a, const Place &p, Real *&room) {
 #pragma unroll
         for (int l = 0; l < MAX_LAYERS; l++) {
             if (l >= a.num_layers) break;
             const i64 size = (i64)width_of(a, l) * inputs_of(a, l);
-            const Real *from = a.weight[l] + p.base * size;
-            of[l] = from;
+            of[l] = a.weight[l] + p.base * size;
+            copy[l] = room;
             if (!a.resident[l]) continue;
-            Real *to = take(room, a.tile * a.resident[l]);
-            for (i64 k = threadIdx.x; k < p.count * size; k += blockDim.x) to[k / size * a.resident[l] + k % size] = from[k];
-            of[l] = to;
+            Real *const to = take(room, a.tile * a.resident[l]);
+            for (i64 k = threadIdx.x; k < p.count * size; k += blockDim.x) to[k / size * a.resident[l] + k % size] = of[l][k];
         }
-    }
-    // Of layer l, of one of the block's neurons.
-    const Real *of_neuron(const Layer &a, int l, int local) const {
-        return of[l] + local * (a.resident[l] ? (int)a.resident[l] : width_of(a, l) * inputs_of(a, l));
     }
 };
 
@@ -81,13 +76,22 @@ ELM_DEVICE Real over_lanes(Real x, int lanes) {
 
 // sum[c] = sum over i from `from` to `to` of weight[i * row + k] x[i] for k = first, first + step; past `row` the last column stands in.
 ELM_DEVICE void products(const Real *weight, int row, int first, int step, const Real *x, int from, int to, Real (&sum)[TURNS]) {
-    int column[TURNS];
+    const Real *at[TURNS];
 #pragma unroll
-    for (int c = 0; c < TURNS; c++) sum[c] = Real(0), column[c] = first + c * step < row ? first + c * step : row - 1;
-#pragma unroll 2  // more would take more registers than a block of 1024 threads has
+    for (int c = 0; c < TURNS; c++) sum[c] = Real(0), at[c] = weight + from * row + (first + c * step < row ? first + c * step : row - 1);
+#pragma unroll 4  // more would take more registers than a block of 1024 threads has
     for (int i = from; i < to; i++)
 #pragma unroll
-        for (int c = 0; c < TURNS; c++) sum[c] += weight[i * row + column[c]] * x[i];
+        for (int c = 0; c < TURNS; c++) sum[c] += *at[c] * x[i], at[c] += row;
+}
+
+// The same with the weights of layer l of one of the block's neurons. Two loops, so that the one knows that it reads shared memory: loads that could
+// be of either kind need addresses of 64 bits, and were most of the instructions of a step.
+ELM_DEVICE void products(const Layer &a, const Weights &w, int l, int local, int row, int first, int step, const Real *x, int from, int to, Real (&sum)[TURNS]) {
+    if (a.resident[l])
+        products(w.copy[l] + local * (int)a.resident[l], row, first, step, x, from, to, sum);
+    else
+        products(w.of[l] + (i64)local * width_of(a, l) * inputs_of(a, l), row, first, step, x, from, to, sum);
 }
 
 ELM_DEVICE Real activated(i64 activation, Real x) {

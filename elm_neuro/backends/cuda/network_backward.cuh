@@ -31,7 +31,7 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
     const Place p(a);
     const int d = (int)a.num_memory, branches = (int)a.num_branch, layers = (int)a.num_layers, tile = (int)a.tile, in = branches + d;
     const i64 sample = blockIdx.x, num_neuron = a.num_neuron, first_neuron = sample * num_neuron + p.base, sums = a.hidden + d;
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const bool reads_layer = recurrent(a), trace = a.kappa_b != nullptr, high_pass = a.kappa_r != nullptr;
     Real *const of_branches = reads_layer ? take(room, 2 * num_neuron * branches) : nullptr;  // of this step and the later one
     Real *const m = take(room, tile * d), *const b = trace ? take(room, tile * branches) : nullptr, *const r = high_pass ? take(room, tile) : nullptr;
@@ -100,10 +100,10 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
             for (int l = MAX_LAYERS - 1; l > 0; l--) {
                 if (l >= layers) continue;
                 const int width = width_of(a, l), inputs = inputs_of(a, l), kept = l == 2 ? width_of(a, 0) : 0;
-                const Real *const weight = w.of_neuron(a, l, local), *const grad = g[l % 2];
+                const Real *const grad = g[l % 2];
                 for (int first = p.lane; neuron && first < inputs; first += TURNS * p.lanes) {
                     Real dot[TURNS];
-                    products(weight, inputs, first, p.lanes, grad, 0, width, dot);
+                    products(a, w, l, local, inputs, first, p.lanes, grad, 0, width, dot);
 #pragma unroll
                     for (int c = 0; c < TURNS; c++) {
                         const int i = first + c * p.lanes;
@@ -117,11 +117,10 @@ ELM_KERNEL(elm_network_backward, NetworkBackward, ELM_THREADS, 1) {
             }
 
             const int width = width_of(a, 0);
-            const Real *const weight = w.of_neuron(a, 0, local);
             const int from = branched(a) ? 0 : branches;
             for (int first = from + p.lane; neuron && first < in; first += TURNS * p.lanes) {
                 Real dot[TURNS];
-                products(weight, in, first, p.lanes, g[0], 0, width, dot);
+                products(a, w, 0, local, in, first, p.lanes, g[0], 0, width, dot);
 #pragma unroll
                 for (int c = 0; c < TURNS; c++) {
                     const int j = first + c * p.lanes, i = j - branches;

@@ -21,7 +21,7 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
     const Place p(a);
     const int d = (int)a.num_memory, branches = (int)a.num_branch, layers = (int)a.num_layers, tile = (int)a.tile;
     const i64 sample = blockIdx.x, num_neuron = a.num_neuron, first_neuron = sample * num_neuron + p.base;
-    const i64 length = a.lengths ? a.lengths[sample] : a.num_steps;
+    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
     const bool reads_layer = recurrent(a), trace = a.kappa_b != nullptr;
     const i64 rows = trace ? branches : width_of(a, 0);
     Real *const fed = reads_layer ? take(room, num_neuron) : nullptr;  // what the layer reads of itself
@@ -73,10 +73,9 @@ ELM_KERNEL(elm_network, Network, ELM_THREADS, 1) {
             for (int l = 0; l < MAX_LAYERS; l++) {
                 if (l >= layers) break;
                 const int width = width_of(a, l), inputs = inputs_of(a, l), from = l == 0 && !branched(a) ? branches : 0;
-                const Real *const weight = w.of_neuron(a, l, local);
                 for (int first = p.lane; neuron && first < width; first += TURNS * p.lanes) {
                     Real dot[TURNS];
-                    products(weight, width, first, p.lanes, read, from, inputs, dot);
+                    products(a, w, l, local, width, first, p.lanes, read, from, inputs, dot);
 #pragma unroll
                     for (int c = 0; c < TURNS; c++) {
                         const int k = first + c * p.lanes;

@@ -12,11 +12,22 @@ struct Sizes {
     i64 routing_neuron;       // 0 where all neurons share it
 };
 
+// Between what a neuron learns and what is effective.
+struct Learning {
+    i64 num_w_s, num_memory, num_tau_s;
+    double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
+    i64 v2;
+};
+
 struct Table {
     Sizes sizes;
+    i64 blocks;               // the grid: these, then those of what is learned
+    Learning of;              // zeros: w_s is effective already
     const i64 *begin, *slot;  // (routing, input + 1) and its synapses by input; null: every input is its own branch
-    const Real *w_s, *w1;
+    const Real *w_s, *w1;     // w_s as it is learned
     Real *table;
+    const Real *proto_tau_m, *tau_s;
+    Real *effective_w_s, *kappa_m, *gain, *kappa_b;
 };
 
 struct Branches {
@@ -32,14 +43,17 @@ struct Gradients {
     Sizes sizes;
     i64 batch, total_batch, total_neuron;
     i64 num_part, num_group, num_group_y, num_memory, num_output;  // num_part: of grad_table; num_group: of the products
-    i64 blocks_w_s, blocks_w1;                        // the grid: these two, then those of the sums
+    i64 blocks_w_s, blocks_w1, blocks_tau_m;          // the grid: these three, then those of the sums
+    Learning of;                                      // zeros: nothing is learned
     const i64 *routing;
-    const Real *w_s, *w1, *kappa;
+    const Real *w_s, *w1, *kappa;        // what is effective
+    const Real *proto_tau_m;
     const Real *grad_table;              // (part, ...strides of the table); null: no gradient of w_s and of the branches' half of w1
     const Real *grad_b, *total;          // null: none
     const Real *sums;                    // (neuron, batch, 3 memory + first) of memory.cuh
     const Real *product_m, *product_h, *product_y;  // (neuron, group, ...): of w1's memory half, the next layer, the readout; null: none
-    Real *grad_w_s, *grad_w1, *grad_sums;           // grad_sums: (neuron, 3 memory + first)
+    Real *grad_w_s, *grad_tau_m, *grad_w1;          // grad_w_s of what is learned, where something is
+    Real *grad_kappa, *grad_gain, *grad_b2, *grad_b1;  // null: not asked for
     Real *grad_w2, *grad_w_y;
     Real *grad_b_y;                                 // null: product_y has no column of the bias
 };
@@ -51,30 +65,75 @@ struct Outer {
 };
 
 struct Effective {
-    i64 num_w_s, num_memory, num_tau_s;
-    i64 row, grad_row;                     // memory units of a neuron, and from those to the next neuron's in the gradients
-    double low, width, delta_t, lambda;  // bounds of the memory time constants and the time step in ms
-    i64 v2;
+    Learning of;
     const Real *proto_w_s, *proto_tau_m, *tau_s;
     Real *w_s, *kappa_m, *gain, *kappa_b;  // backward: gradients of the first three; null: none
-    Real *grad_w_s, *grad_tau_m;           // of the protos
+    Real *grad_w_s, *grad_tau_m;
 };
 
 static_assert(sizeof(Table) == ELM_BYTES_TABLE && sizeof(Branches) == ELM_BYTES_BRANCHES && sizeof(Gradients) == ELM_BYTES_GRADIENTS && sizeof(Outer) == ELM_BYTES_OUTER && sizeof(Effective) == ELM_BYTES_EFFECTIVE, "structures of weights.cuh and _weights.py");
 
-// table[input] = sum over its synapses of w1[:, branch] w_s; a thread an entry.
+// As functional/_timescales.py, with a time constant not below its TAU_FLOOR_MS.
+constexpr double TAU_FLOOR_MS = 1e-6;
+ELM_DEVICE Real number_exp(Real x) {
+#if ELM_DOUBLE
+    return exp(x);
+#else
+    return expf(x);
+#endif
+}
+ELM_DEVICE Real decay(Real tau, Real delta_t) { return number_exp(Real(1) / (tau < Real(TAU_FLOOR_MS) ? Real(TAU_FLOOR_MS) : tau) * -delta_t); }
+ELM_DEVICE Real sigmoid(Real x) { return Real(1) / (Real(1) + number_exp(-x)); }
+
+ELM_DEVICE Real rectified(Real x) { return x <= Real(0) ? Real(0) : x; }  // a NaN stays
+
+// A thread an entry of each.
+ELM_DEVICE void make_effective(const Effective &a, i64 i) {
+    const Learning &of = a.of;
+    if (i < of.num_w_s) a.w_s[i] = rectified(a.proto_w_s[i]);
+    if (i < of.num_tau_s) a.kappa_b[i] = decay(a.tau_s[i], Real(of.delta_t));
+    if (i >= of.num_memory) return;
+    const Real tau = Real(of.width) * sigmoid(a.proto_tau_m[i]) + Real(of.low), kappa = decay(tau, Real(of.delta_t));
+    a.kappa_m[i] = kappa;
+    a.gain[i] = of.v2 ? Real(1) - decay(tau, Real(of.lambda * of.delta_t)) : Real(of.lambda) * (Real(1) - kappa);
+}
+ELM_KERNEL(elm_effective, Effective, WEIGHT_THREADS, 1) { make_effective(a, (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x); }
+
+// Of a time constant as it is learned, from those of its decay factor and gain.
+ELM_DEVICE Real tau_gradient(const Learning &of, Real proto_tau_m, Real of_kappa, Real of_gain) {
+    const Real share = sigmoid(proto_tau_m), tau = Real(of.width) * share + Real(of.low);
+    Real by_tau = Real(0);
+    if (of.v2)
+        by_tau = -of_gain * decay(tau, Real(of.lambda * of.delta_t)) * Real(of.lambda * of.delta_t);
+    else
+        of_kappa -= Real(of.lambda) * of_gain;
+    by_tau += of_kappa * decay(tau, Real(of.delta_t)) * Real(of.delta_t);
+    by_tau = tau < Real(TAU_FLOOR_MS) ? Real(0) : by_tau / (tau * tau);
+    return by_tau * Real(of.width) * share * (Real(1) - share);
+}
+ELM_KERNEL(elm_effective_backward, Effective, WEIGHT_THREADS, 1) {
+    const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
+    if (i < a.of.num_w_s) a.grad_w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.w_s[i];
+    if (i >= a.of.num_memory) return;
+    a.grad_tau_m[i] = tau_gradient(a.of, a.proto_tau_m[i], a.kappa_m ? a.kappa_m[i] : Real(0), a.gain ? a.gain[i] : Real(0));
+}
+
+// table[input] = sum over its synapses of w1[:, branch] w_s; a thread an entry. What is effective of what is learned is left for who comes after.
 ELM_KERNEL(elm_table, Table, WEIGHT_THREADS, 1) {
     const Sizes &n = a.sizes;
     const i64 at = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x, row = at % n.first, neuron = at / n.first % n.num_neuron, input = at / n.first / n.num_neuron;
-    if (input >= n.num_input) return;
+    const bool learns = a.of.num_w_s;
+    if (blockIdx.x >= a.blocks)
+        make_effective({a.of, a.w_s, a.proto_tau_m, a.tau_s, a.effective_w_s, a.kappa_m, a.gain, a.kappa_b, nullptr, nullptr}, at - a.blocks * WEIGHT_THREADS);
+    if (blockIdx.x >= a.blocks || input >= n.num_input) return;
     const Real *w_s = a.w_s + neuron * n.num_branch * n.num_synapse, *w1 = a.w1 + (neuron * n.first + row) * n.w1_row;
     Real sum = Real(0);
     if (a.begin) {
         const i64 routing = n.routing_neuron ? neuron : 0;
         const i64 *begin = a.begin + routing * (n.num_input + 1) + input, *slot = a.slot + routing * n.num_branch * n.num_synapse;
-        for (i64 i = begin[0]; i < begin[1]; i++) sum += w1[slot[i] / n.num_synapse] * w_s[slot[i]];
+        for (i64 i = begin[0]; i < begin[1]; i++) sum += w1[slot[i] / n.num_synapse] * (learns ? rectified(w_s[slot[i]]) : w_s[slot[i]]);
     } else {
-        sum = w1[input] * w_s[input];
+        sum = w1[input] * (learns ? rectified(w_s[input]) : w_s[input]);
     }
     a.table[input * n.input + neuron * n.neuron + row] = sum;
 }
@@ -103,7 +162,7 @@ template <int LANES> ELM_DEVICE void branch_traces(const Branches &a) {
 #pragma unroll
     for (int offset = LANES / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     if (!mine || threadIdx.x % LANES) return;
-    if (a.b_0) sum += Real(power_of(*a.kappa_b, a.lengths ? a.lengths[sample] : a.num_steps)) * a.b_0[at];
+    if (a.b_0) sum += Real(power_of(*a.kappa_b, valid_steps(a.lengths, sample, a.num_steps))) * a.b_0[at];
     a.b[at] = sum;
 }
 ELM_KERNEL(elm_branches, Branches, WEIGHT_THREADS, 1) { branch_traces<32>(a); }
@@ -130,7 +189,7 @@ ELM_DEVICE void gradient_w_s(const Gradients &a) {
     }
 #pragma unroll
     for (int offset = SIDE / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    if (neuron < n.num_neuron && lane == 0) a.grad_w_s[synapse] = sum;
+    if (neuron < n.num_neuron && lane == 0) a.grad_w_s[synapse] = a.of.num_w_s && a.w_s[synapse] <= Real(0) ? Real(0) : sum;
 }
 
 // Of the first layer's weight on a branch: a block SIDE rows of one branch, its groups some of the synapses each.
@@ -150,13 +209,30 @@ ELM_DEVICE void gradient_w1(const Gradients &a, Real *room) {
     a.grad_w1[(neuron * n.first + row) * n.w1_row + branch] = sum;
 }
 
+// Of the memory time constants, from sums over samples: a block SIDE units, its groups some of the samples each.
+ELM_DEVICE void gradient_tau_m(const Gradients &a, Real *room) {
+    const i64 unit = (blockIdx.x - a.blocks_w_s - a.blocks_w1) * SIDE + threadIdx.x % SIDE, neuron = unit / a.num_memory, width = 3 * a.num_memory + a.sizes.first;
+    const bool mine = neuron < a.sizes.num_neuron;
+    Real sums[2];
+    for (int which = 0; which < 2; which++) {  // of the decay factor, of the gain
+        Real sum = Real(0);
+        for (i64 i = threadIdx.x / SIDE; mine && i < a.batch; i += GROUPS) sum += a.sums[(neuron * a.batch + i) * width + which * a.num_memory + unit % a.num_memory];
+        room[threadIdx.x] = sum;
+        __syncthreads();
+        for (int group = 1; threadIdx.x < SIDE && group < GROUPS; group++) sum += room[group * SIDE + threadIdx.x];
+        __syncthreads();
+        sums[which] = sum;
+    }
+    if (threadIdx.x < SIDE && mine) a.grad_tau_m[unit] = tau_gradient(a.of, a.proto_tau_m[unit], sums[0], sums[1]);
+}
+
 // Sums over samples, or over the groups of a product: a block SIDE columns, its groups some of the terms each.
 ELM_DEVICE void gradient_sums(const Gradients &a, Real *room) {
     const Sizes &n = a.sizes;
     const i64 width_y = a.num_memory + (a.grad_b_y ? 1 : 0);
     const i64 widths[4] = {3 * a.num_memory + n.first, n.first * a.num_memory, a.product_h ? a.num_memory * n.first : 0, a.num_output * width_y};
     const i64 width = widths[0] + widths[1] + widths[2] + widths[3];
-    const i64 at = (blockIdx.x - a.blocks_w_s - a.blocks_w1) * SIDE + threadIdx.x % SIDE, neuron = at / width;
+    const i64 at = (blockIdx.x - a.blocks_w_s - a.blocks_w1 - a.blocks_tau_m) * SIDE + threadIdx.x % SIDE, neuron = at / width;
     i64 column = at % width;
     int which = 0;
     while (which < 3 && column >= widths[which]) column -= widths[which++];
@@ -169,9 +245,11 @@ ELM_DEVICE void gradient_sums(const Gradients &a, Real *room) {
     __syncthreads();
     if (threadIdx.x >= SIDE || !mine) return;
     for (int group = 1; group < GROUPS; group++) sum += room[group * SIDE + threadIdx.x];
-    if (which == 0)
-        a.grad_sums[neuron * widths[0] + column] = sum;
-    else if (which == 1)
+    if (which == 0) {
+        Real *const of[4] = {a.grad_kappa, a.grad_gain, a.grad_b2, a.grad_b1};
+        const int part = column < 3 * a.num_memory ? column / a.num_memory : 3;
+        if (of[part]) of[part][neuron * (part < 3 ? a.num_memory : n.first) + column - part * a.num_memory] = sum;
+    } else if (which == 1)
         a.grad_w1[(neuron * n.first + column / a.num_memory) * n.w1_row + n.w1_row - a.num_memory + column % a.num_memory] = a.kappa[neuron * a.num_memory + column % a.num_memory] * sum;
     else if (which == 2)
         a.grad_w2[neuron * widths[2] + column] = sum;
@@ -187,6 +265,8 @@ ELM_KERNEL(elm_gradients, Gradients, WEIGHT_THREADS, 1) {
         gradient_w_s(a);
     else if ((i64)blockIdx.x < a.blocks_w_s + a.blocks_w1)
         gradient_w1(a, room);
+    else if ((i64)blockIdx.x < a.blocks_w_s + a.blocks_w1 + a.blocks_tau_m)
+        gradient_tau_m(a, room);
     else
         gradient_sums(a, room);
 }
@@ -209,43 +289,4 @@ ELM_KERNEL(elm_outer, Outer, WEIGHT_THREADS, 1) {
     const i64 to = (neuron * a.num_part + blockIdx.x) * a.first * a.num_memory;
     outer(a.dz + from * a.first, a.first, a.memory + from * a.num_memory, a.num_memory, rows, a.product_m + to);
     if (a.dq) outer(a.dq + from * a.num_memory, a.num_memory, a.hidden + from * a.first, a.first, rows, a.product_h + to);
-}
-
-// As functional/_timescales.py, with a time constant not below its TAU_FLOOR_MS.
-constexpr double TAU_FLOOR_MS = 1e-6;
-ELM_DEVICE Real number_exp(Real x) {
-#if ELM_DOUBLE
-    return exp(x);
-#else
-    return expf(x);
-#endif
-}
-ELM_DEVICE Real decay(Real tau, Real delta_t) { return number_exp(Real(1) / (tau < Real(TAU_FLOOR_MS) ? Real(TAU_FLOOR_MS) : tau) * -delta_t); }
-ELM_DEVICE Real sigmoid(Real x) { return Real(1) / (Real(1) + number_exp(-x)); }
-
-// A thread an entry of each.
-ELM_KERNEL(elm_effective, Effective, WEIGHT_THREADS, 1) {
-    const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
-    if (i < a.num_w_s) a.w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.proto_w_s[i];  // a NaN stays
-    if (i < a.num_tau_s) a.kappa_b[i] = decay(a.tau_s[i], Real(a.delta_t));
-    if (i >= a.num_memory) return;
-    const Real tau = Real(a.width) * sigmoid(a.proto_tau_m[i]) + Real(a.low), kappa = decay(tau, Real(a.delta_t));
-    a.kappa_m[i] = kappa;
-    a.gain[i] = a.v2 ? Real(1) - decay(tau, Real(a.lambda * a.delta_t)) : Real(a.lambda) * (Real(1) - kappa);
-}
-
-ELM_KERNEL(elm_effective_backward, Effective, WEIGHT_THREADS, 1) {
-    const i64 i = (i64)blockIdx.x * WEIGHT_THREADS + threadIdx.x;
-    if (i < a.num_w_s) a.grad_w_s[i] = a.proto_w_s[i] <= Real(0) ? Real(0) : a.w_s[i];
-    if (i >= a.num_memory) return;
-    const i64 at = i / a.row * a.grad_row + i % a.row;
-    const Real share = sigmoid(a.proto_tau_m[i]), tau = Real(a.width) * share + Real(a.low), of_gain = a.gain ? a.gain[at] : Real(0);
-    Real of_kappa = a.kappa_m ? a.kappa_m[at] : Real(0), by_tau = Real(0);
-    if (a.v2)
-        by_tau = -of_gain * decay(tau, Real(a.lambda * a.delta_t)) * Real(a.lambda * a.delta_t);
-    else
-        of_kappa -= Real(a.lambda) * of_gain;
-    by_tau += of_kappa * decay(tau, Real(a.delta_t)) * Real(a.delta_t);
-    by_tau = tau < Real(TAU_FLOOR_MS) ? Real(0) : by_tau / (tau * tau);
-    a.grad_tau_m[i] = by_tau * Real(a.width) * share * (Real(1) - share);
 }

@@ -2,7 +2,15 @@
 
 from elm_neuro.backends.elm import _operators as _operators  # torch knows them from here on
 from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._scan import OPERATOR, SPARSE_INPUT, check_sparse_input, scan, scan_learned, spiking_scan
+from elm_neuro.backends.elm._scan import (
+    OPERATOR,
+    SPARSE_INPUT,
+    check_sparse_input,
+    scan,
+    scan_learned,
+    spiking_scan,
+    spiking_scan_learned,
+)
 from elm_neuro.backends.parts._spikes import SpikeRule
 
 __all__ = [
@@ -14,4 +22,5 @@ __all__ = [
     "scan",
     "scan_learned",
     "spiking_scan",
+    "spiking_scan_learned",
 ]

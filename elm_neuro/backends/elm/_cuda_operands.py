@@ -42,6 +42,7 @@ class Operands(NamedTuple):
 
 FIRST_DIFFERENTIATED = Operands._fields.index("x")
 KAPPA_B = Operands._fields.index("kappa_b")
+EFFECTIVE = [Operands._fields.index(name) for name in ("w_s", "kappa", "gain", "kappa_b")]
 
 
 class Options(NamedTuple):
@@ -71,8 +72,9 @@ class Outputs(NamedTuple):
 
 def laid_out(operands: Operands) -> Operands:
     """The operands as the kernels read them: all whole but `x`, and `v`, whose rows are."""
-    whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in operands])
-    return whole if operands.x is None else whole._replace(x=operands.x)
+    tensors = [tensor if tensor is None else tensor.contiguous() for tensor in operands]
+    tensors[FIRST_DIFFERENTIATED] = operands.x
+    return Operands._make(tensors)
 
 
 def plan_of(o: Operands, options: Options) -> Plan:
@@ -100,7 +102,10 @@ def addresses(operands: Operands) -> Any:
 
 def effective_addresses(at: Any, kept: Kept) -> Any:
     """Addresses of the operands, of what is effective in place of what is learned."""
-    return at._replace(w_s=kept.w_s, kappa=kept.kappa, gain=kept.gain, kappa_b=kept.kappa_b)
+    numbers = list(at)
+    for field, number in zip(EFFECTIVE, (kept.w_s, kept.kappa, kept.gain, kept.kappa_b), strict=True):
+        numbers[field] = number
+    return Operands._make(numbers)
 
 
 def with_values(o: Operands, of: Plan, kept: Tensor) -> Operands:

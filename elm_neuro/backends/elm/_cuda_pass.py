@@ -6,6 +6,7 @@ Non-finite numbers pass through to the output as in plain torch; nothing here wa
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -61,8 +62,9 @@ class _Pass(Function):
         *differentiated: Tensor | None,
     ) -> tuple[Tensor, ...]:
         tensors = constants + differentiated
-        save = any(ctx.needs_input_grad)
-        outputs, saved = forward(laid_out(Operands._make(tensors)), plan, save=save)
+        save, whole = any(ctx.needs_input_grad), laid_out(Operands._make(tensors))
+        outputs, saved = forward(whole, plan, save=save)
+        ctx.is_laid_out = all(map(is_, tensors, whole))
         ctx.plan, ctx.events = plan, events
         ctx.set_materialize_grads(False)
         if save:
@@ -86,33 +88,34 @@ class _Pass(Function):
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
-    found = backward(laid_out(operands), saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
+    if not ctx.is_laid_out:
+        operands = laid_out(operands)
+    found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
     return (None, None, None, *found)
 
 
 def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
-    at, device, empty, room = addresses(o), of.form.device, o.kappa.new_empty, of.kept[save]
+    if save:
+        of.expect_backward()
+    at, queue, empty, room = addresses(o), _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.kept[save]
     buffer = empty(room.numbers)
     kept = room.at(buffer.data_ptr())
-    if of.effective is not None:
-        of.effective(device, at.w_s, at.kappa, at.kappa_b, kept.w_s, kept.kappa, kept.gain, kept.kappa_b, 0, 0)
-        at = effective_addresses(at, kept)
     v, table, arranged, f_0, b = o.v, None, None, None, empty(of.shape_of_b)
     if v is None:
-        v, table, arranged = _arriving(o, at, of, kept.total)
-        of.branch_traces(device, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
+        v, table, arranged, at = _arriving(queue, o, at, of, kept)
+        of.branch_traces(queue, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
         if o.b_0 is not None:
             f_0 = matvec(o.w1[..., : of.sizes.num_branch], o.b_0).contiguous()
     m = empty(of.shape_of_m)
     packed = empty(of.recurrence.num_packed) if of.recurrence.num_packed else None
     of.recurrence(
-        device, at.w1, at.w2, address(packed), at.lengths, 0 if v is o.v else at.kappa_b, v.data_ptr(), address(f_0),
+        queue, at.w1, at.w2, address(packed), at.lengths, 0 if v is o.v else at.kappa_b, v.data_ptr(), address(f_0),
         at.m_0, at.b1, at.b2, at.kappa, at.gain, kept.memory, kept.tanhs, kept.hidden, m.data_ptr(),
     )  # fmt: skip
     if of.own_readout:
         y = empty(of.shape_of_y)
-        of.readout(device, at.lengths, kept.memory, at.w_y, at.b_y, y.data_ptr())
+        of.readout(queue, at.lengths, kept.memory, at.w_y, at.b_y, y.data_ptr())
     else:
         y = products.readout(of.memory(buffer, save=save), o)
     order, ordered = (None, None) if arranged is None else arranged
@@ -134,13 +137,12 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
     learned, (grad_y, grad_b, grad_m) = addresses(o), grads
-    device, empty, back = of.form.device, o.kappa.new_empty, of.backward
-    _driver.launcher().enter(device)
+    queue, empty, back = _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.backward
     kept, room = of.kept[True].at(saved.kept.data_ptr()), back.flows[grad_y is not None]
     buffer = empty(room.numbers)
     flows = room.at(buffer.data_ptr())
-    at_o = learned if of.effective is None else effective_addresses(learned, kept)
-    if of.effective is not None and (of_x or o.b_0 is not None or o.m_0 is not None):
+    at_o = effective_addresses(learned, kept) if of.learning.num_w_s else learned
+    if of.learning.num_w_s and (of_x or o.b_0 is not None or o.m_0 is not None):
         o = with_values(o, of, saved.kept)
 
     at_grad_memory, product_y, of_b_y, of_readout = 0, 0, None, None
@@ -148,7 +150,7 @@ def backward(
         stride, of_b_y = grad_y.stride(), torch.empty_like(o.b_y)
         at_grad_memory, product_y = flows.grad_memory, flows.product_y
         back.readout(
-            device, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at_o.lengths, kept.memory, at_o.w_y,
+            queue, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at_o.lengths, kept.memory, at_o.w_y,
             grad_y.data_ptr(), at_grad_memory, product_y,
         )  # fmt: skip
     elif grad_y is not None:
@@ -163,14 +165,14 @@ def backward(
     if o.b_0 is not None:
         grad_f_0 = empty(of.form.batch, *of.neurons, of.first)
     back.recurrence(
-        device, at_o.w1, at_o.w2, flows.packed, at_o.lengths, 0 if o.v is not None else at_o.kappa_b, at_o.m_0,
+        queue, at_o.w1, at_o.w2, flows.packed, at_o.lengths, 0 if o.v is not None else at_o.kappa_b, at_o.m_0,
         at_o.kappa, at_o.gain, kept.memory, kept.tanhs, kept.hidden, at_grad_memory, address(grad_m), flows.dq,
         flows.dz, address(dz_first), dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
     at = At(learned, at_o, kept, flows, product_y)
     of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y = _of_weights(
-        o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
+        queue, o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
     )
     del buffer, of_readout  # what comes needs room
     if dz_first is not None:
@@ -185,6 +187,7 @@ def backward(
 
 
 def _of_weights(
+    queue: _driver.Queue,
     o: Operands,
     at: At,
     saved: Saved,
@@ -197,34 +200,26 @@ def _of_weights(
     """Gradients of the operands from `w_s` to `w_y`, once all has flowed back; that of the readout's bias is written to
     `of_b_y` where a kernel adds it up.
     """
-    device, back, flows, learns = of.form.device, of.backward, at.flows, of.effective is not None
+    back, flows, learns, empty_like = of.backward, at.flows, of.learning.num_w_s, torch.empty_like
     product_m, product_h, of_layers = flows.product_m, flows.product_h, None
     if back.own_outer:
         hidden = flows.post or at.kept.hidden
-        back.outer(device, flows.dz, at.kept.memory, flows.dq, hidden, product_m, product_h)
+        back.outer(queue, flows.dz, at.kept.memory, flows.dq, hidden, product_m, product_h)
     else:
         of_layers = products.layers(of, back.flows[at.product_y != 0], saved.kept, buffer)
         product_m, product_h = of_layers[0].data_ptr(), address(of_layers[1])
-    grad_table = None if o.w_s is None else _table_gradient(o, saved, dv, of.form)
-    of_w_s = None if o.w_s is None else torch.empty_like(o.w_s)
-    of_w1, of_w2 = torch.empty_like(o.w1), None if o.w2 is None else torch.empty_like(o.w2)
-    of_w_y = torch.empty_like(o.w_y) if at.product_y else None
-    sums = o.kappa.new_empty(of.shape_of_sums)
+    grad_table = None if o.w_s is None else _table_gradient(queue, o, saved, dv, of.form)
+    of_w_s, of_kappa = None if o.w_s is None else empty_like(o.w_s), empty_like(o.kappa)  # as learned, where they are
+    of_w1, of_b1 = empty_like(o.w1), None if o.b1 is None else empty_like(o.b1)
+    of_w2, of_b2 = (None, None) if o.w2 is None or o.b2 is None else (empty_like(o.w2), empty_like(o.b2))
+    of_gain, of_w_y = None if learns else empty_like(o.kappa), empty_like(o.w_y) if at.product_y else None
+    at_kappa = of_kappa.data_ptr()
     back.gradients[at.product_y != 0](
-        device, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, address(grad_table), address(grad_b), at.kept.total,
-        flows.sums, product_m, product_h, at.product_y, flows.w_s if learns else address(of_w_s), of_w1.data_ptr(),
-        sums.data_ptr(), address(of_w2), address(of_w_y), address(of_b_y),
+        queue, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, at.learned.kappa, address(grad_table), address(grad_b),
+        at.kept.total, flows.sums, product_m, product_h, at.product_y, address(of_w_s), at_kappa, of_w1.data_ptr(),
+        0 if learns else at_kappa, address(of_gain), address(of_b2), address(of_b1), address(of_w2), address(of_w_y),
+        address(of_b_y),
     )  # fmt: skip
-    of_kappa, of_gain, of_b2, of_b1 = sums.split(of.widths_of_sums, -1)
-    if learns:
-        of_tau_m, at_kappa = torch.empty_like(o.kappa), sums.data_ptr()
-        at_gain = at_kappa + of.num_memory * sums.element_size()
-        back.effective(
-            device, at.learned.w_s, at.learned.kappa, 0, flows.w_s, at_kappa, at_gain, 0, address(of_w_s),
-            of_tau_m.data_ptr(),
-        )  # fmt: skip
-        of_kappa, of_gain = of_tau_m, None
-    of_b1, of_b2 = None if o.b1 is None else of_b1, None if o.b2 is None else of_b2
     return of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y
 
 
@@ -250,39 +245,46 @@ def _differentiable(
     return differentiable_gradients(again, o[FIRST_DIFFERENTIATED:], needed, grads)
 
 
-def _arriving(o: Operands, at: Any, of: Plan, total: int) -> tuple[Tensor, Tensor, Arranged | None]:
-    """What arrives at the first layer's outputs, and the table that it comes by; the input's discounted sum goes to
-    `total`.
+def _arriving(
+    queue: _driver.Queue, o: Operands, at: Any, of: Plan, kept: Kept
+) -> tuple[Tensor, Tensor, Arranged | None, Any]:
+    """What arrives at the first layer's outputs, and the table that it comes by; the addresses of the operands, of what
+    is effective in place of what is learned. That and the input's discounted sum go to the buffer.
     """
-    device, sizes = of.form.device, of.sizes
+    sizes, total = of.sizes, kept.total
     table = o.kappa.new_empty(of.shape_of_table)
     begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, sizes.num_input)
-    of.table(device, address(begin), address(slot), at.w_s, at.w1, table.data_ptr())
+    of.table(
+        queue, address(begin), address(slot), at.w_s, at.w1, table.data_ptr(), at.kappa, at.kappa_b, kept.w_s,
+        kept.kappa, kept.gain, kept.kappa_b,
+    )  # fmt: skip
+    if of.learning.num_w_s:
+        at = effective_addresses(at, kept)
     if of.form.arrives == EVENTS:
         events = Events(there(o.begin), there(o.channel), o.value)
         extent = of.form.batch, of.form.num_steps, sizes.num_input
-        arranged = arrange(events, extent, o.kappa.dtype, at.kappa_b, o.lengths, total)
-        return gather(table, events, of.num_row), table, arranged
+        arranged = arrange(queue, events, extent, o.kappa.dtype, at.kappa_b, o.lengths, total)
+        return gather(queue, table, events, of.num_row), table, arranged, at
     x = there(o.x)
     own = (sizes.num_neuron, sizes.num_input, sizes.first)
     if of.form.arrives == BYTES:
         _bytes.discounted_sum(x, o.kappa.dtype, at.kappa_b, o.lengths, total)
-        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None
+        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None, at
     rows = rows_of(x)
-    of.discounted_sum(device, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
+    of.discounted_sum(queue, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
     x, factor = products.lowered(of.form, x, table)
     if x.ndim == 4:
         v = torch.einsum("btni,nif->btnf", x, factor.view(own)).contiguous()
     else:
         v = torch.mm(x.reshape(-1, sizes.num_input), factor)
-    return v if v.dtype == table.dtype else v.to(table.dtype), table, None
+    return v if v.dtype == table.dtype else v.to(table.dtype), table, None, at
 
 
-def _table_gradient(o: Operands, saved: Saved, dv: Tensor, form: Form) -> Tensor:
+def _table_gradient(queue: _driver.Queue, o: Operands, saved: Saved, dv: Tensor, form: Form) -> Tensor:
     """Of the table, in parts to be added up; `dv` is (batch * time, num_neuron * first)."""
     if o.x is None:
         batch = form.batch
-        return gather_inputs(dv, Arranged(there(saved.order), saved.ordered), batch, form.num_input)
+        return gather_inputs(queue, dv, Arranged(there(saved.order), saved.ordered), batch, form.num_input)
     if holds_bytes(o.x):
         return _bytes.multiply_inputs(o.x, dv.view(*o.x.shape[:-1], -1))
     x, flow = products.lowered(form, o.x, dv)

@@ -4,14 +4,16 @@ handed from one to the next lies in one buffer a direction.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _bytes, _input, _readout, _weights
+from elm_neuro.backends.cuda import _bytes, _driver, _input, _readout, _weights
+from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._effective import Timescales, constants_of_gpu
@@ -21,6 +23,10 @@ MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLA
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 INTEGRATED, EVENTS, FRAMES, BYTES = "integrated", "events", "frames", "bytes"  # how the input arrives
+OF_INPUT: dict[str, tuple[Callable[[torch.dtype], Program], tuple[str, ...], tuple[str, ...]]] = {
+    EVENTS: (_input.program, ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)),  # kernels forward, backward
+    FRAMES: (_input.program, ("elm_discount_frames",), ()),
+}
 
 
 class Form(NamedTuple):
@@ -95,7 +101,6 @@ class Flows(NamedTuple):
     dz: int  # of what the first layer gives, one step later: beside the memory it came from; 0 in the last step
     post: int  # shape of dz: what silu gave
     sums: int  # (num_neuron, batch, 3 num_memory + first): over time, of kappa's, gain's, b2's and b1's gradient
-    w_s: int  # of the synapses' weights, where they are learned
     product_m: int  # (num_neuron * group, first, num_memory): of w1's memory half
     product_h: int  # (num_neuron * group, num_memory, first): of w2
     product_y: int  # (num_neuron * group, output, num_memory + 1): of w_y and b_y
@@ -116,15 +121,13 @@ class Plan:
         num_total = (sizes.num_neuron if form.own_input else 1) * sizes.num_input
         self.strides_of_total = num_total, form.num_input if form.own_input else 0
         hidden = sizes.first if form.deep else 0
-        self.effective, self.num_w_s = None, 0
+        self.learning = _weights.Learning()
         if form.timescales is not None and form.w_s is not None:
-            self.num_w_s = math.prod(form.w_s)
-            constants = constants_of_gpu(form.timescales)
-            self.effective = _weights.effective(dtype, form.w_s, form.kappa, (), constants)
-        extent = sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, self.num_w_s
+            self.learning = _weights.Learning.of(form.w_s, form.kappa, (), constants_of_gpu(form.timescales))
+        extent = sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, self.learning.num_w_s
         self.kept = tuple([Room(Kept.of(*extent, save=save), dtype.itemsize) for save in (False, True)])
         self.discounted_sum = _input.discounted_sum(dtype, batch, num_steps, num_total)
-        self.table = _weights.first_table(dtype, sizes)
+        self.table = _weights.first_table(dtype, sizes, self.learning)
         self.branch_traces = _weights.branch_traces(dtype, sizes, batch, num_steps, self.strides_of_total)
         self.recurrence = self.recurrence_of(backward=False)
         self.own_readout = self.num_output <= MAX_OUTPUT
@@ -135,9 +138,10 @@ class Plan:
             (sizes.num_neuron, form.num_input, sizes.first) if own else (form.num_input, sizes.num_neuron * sizes.first)
         )
         self.shape_of_b = (0,) if form.w_s is None else (batch, *form.w_s[:-1])
-        self.widths_of_sums = [self.num_memory] * 3 + [self.first]
-        self.shape_of_sums = (*self.neurons, sum(self.widths_of_sums))
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
+        parts: list[Launch | Recurrence] = [self.recurrence, self.table, self.branch_traces]
+        parts += [self.readout] if self.own_readout else []
+        _expect(self, parts, backward=False)
 
     def recurrence_of(self, *, backward: bool) -> Recurrence:
         """The steps in one direction."""
@@ -155,6 +159,10 @@ class Plan:
     def backward(self) -> BackwardPlan:
         """The other direction, for who asks."""
         return BackwardPlan(self)
+
+    def expect_backward(self) -> None:
+        """Settle the other direction now: its kernels are compiled beside this one's."""
+        _ = self.backward
 
 
 class BackwardPlan:
@@ -184,7 +192,6 @@ class BackwardPlan:
             dz=rows * first,
             post=rows * first if form.silu and form.deep else 0,
             sums=num_neuron * form.batch * (3 * num_memory + first),
-            w_s=forward.num_w_s,
             product_m=product,
             product_h=product if form.deep else 0,
             product_y=num_neuron * of_rows * num_output * (num_memory + 1) if own_readout else 0,
@@ -192,18 +199,21 @@ class BackwardPlan:
         )
         unread = flows._replace(grad_memory=0, product_y=0)
         self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
-        if form.timescales is not None and form.w_s is not None:
-            learned, constants = (form.w_s, form.kappa, _weights.NONE), constants_of_gpu(form.timescales)
-            grad_row = sum(forward.widths_of_sums)
-            self.effective = _weights.effective(dtype, *learned, constants, backward=True, grad_row=grad_row)
         sums = _weights.Sums(
             _parts_of_table(forward), of_rows if self.own_outer else self.groups,
             of_rows if own_readout else self.groups, num_memory, num_output, form.deep, own_readout,
         )  # fmt: skip
         unread_sums = sums._replace(num_readout=0, num_output=0)
         self.gradients = tuple(
-            [_weights.gradients(dtype, sizes, form.batch, forward.strides_of_total, one) for one in (unread_sums, sums)]
+            [
+                _weights.gradients(dtype, sizes, form.batch, forward.strides_of_total, one, forward.learning)
+                for one in (unread_sums, sums)
+            ]
         )
+        parts: list[Launch | Recurrence] = [self.recurrence, self.gradients[1]]
+        parts += [self.outer] if self.own_outer else []
+        parts += [self.readout] if own_readout else []
+        _expect(forward, parts, backward=True)
 
 
 @lru_cache(maxsize=256)
@@ -212,19 +222,33 @@ def plan(form: Form) -> Plan:
     return Plan(form)
 
 
-def _parts_of_table(forward: Plan) -> int:
+def _expect(of: Plan, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
+    """Have the kernels of a direction compiled side by side: those of its parts, and of the input that arrives."""
+    form, kernels = of.form, [kernel for part in parts for kernel in part.kernels]
+    if form.arrives == BYTES:
+        kernels += _bytes.kernels(form.dtype, *_sizes_of_bytes(of), backward=backward)
+    elif form.arrives != INTEGRATED:
+        program, *directions = OF_INPUT[form.arrives]
+        kernels += [(program(form.dtype), kernel) for kernel in directions[backward]]
+    _driver.expect(form.device, *kernels)
+
+
+def _parts_of_table(of: Plan) -> int:
     """In how many parts the table's gradient comes."""
-    form = forward.form
+    form = of.form
     if form.arrives == INTEGRATED:
         return 0
     if form.arrives == EVENTS:
         return _input.num_parts(form.batch)
     if form.arrives == BYTES:
-        own = form.own_input and forward.num_neuron > 1
-        width, num_table = (forward.first, forward.num_neuron) if own else (forward.num_neuron * forward.first, 1)
-        extent = forward.num_row, form.num_input, width, num_table, form.device.index or 0
-        return _bytes.settled(form.dtype, *extent, of_inputs=True).num_part
+        return _bytes.settled(form.dtype, *_sizes_of_bytes(of), of_inputs=True).num_part
     return 1
+
+
+def _sizes_of_bytes(of: Plan) -> tuple[int, int, int, int, int]:
+    """Of the products with frames of bytes, as :func:`elm_neuro.backends.cuda._bytes.settled` takes them."""
+    width, num_table = (of.first, of.num_neuron) if of.form.own_input else (of.num_neuron * of.first, 1)
+    return of.num_row, of.form.num_input, width, num_table, of.form.device.index or 0
 
 
 def _groups(num_neuron: int, batch: int) -> int:

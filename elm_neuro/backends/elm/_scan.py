@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
-from elm_neuro.backends.parts._shapes import check_lengths, check_operands
+from elm_neuro.backends.parts._shapes import Shape, check_alike, check_lengths
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
@@ -105,8 +106,21 @@ def scan_learned(
     check_fit(x, learned.params, state, lengths)
     chosen, x, params, state = _settled(backend, x, learned.params, state)
     learned = learned._replace(params=params)
+    return _chosen_scan_learned(chosen, x, learned, state, lengths, recompute_every, sparse_input)
+
+
+def _chosen_scan_learned(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    learned: Learned,
+    state: ELMState | None,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+) -> tuple[Tensor, ELMState]:
+    """:func:`scan_learned` by the backend that was chosen for it."""
     # compiled code sees the operations: they are torch's
-    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, params):
+    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, learned.params):
         return chosen.scan_learned(x, learned, state, lengths=lengths)
     return _chosen_scan(chosen, x, learned.effective(), state, lengths, recompute_every, sparse_input)
 
@@ -170,29 +184,68 @@ def spiking_scan(
     state = _in_dtype_of(params, state)
     check_fit(x, params, state, lengths)
     chosen, x, params, state = _settled(backend, x, params, state)
+    how = recompute_every, sparse_input
     if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
-        spikes, y, after = chosen.spiking_scan(
-            x,
-            params,
-            state,
-            rule,
-            lengths=lengths,
-            sparse_input=sparse_input,
-            recompute_every=recompute_every,
-            last_readout=not record,
-        )
-        spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
-        return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
-    y, after = scan(
+        return _firing_scan(chosen, x, params, state, rule, lengths, *how, last_readout)
+    y, after = _chosen_scan(chosen, x, params, state, lengths, *how)
+    return _fired(y, after, rule, lengths, last_readout)
+
+
+def spiking_scan_learned(
+    x: Tensor | SpikeEvents,
+    learned: Learned,
+    state: ELMState | None,
+    rule: SpikeRule,
+    *,
+    lengths: Tensor | None = None,
+    recompute_every: int | None = None,
+    sparse_input: str = "auto",
+    backend: str = "auto",
+    last_readout: bool = False,
+) -> tuple[Tensor, Tensor, ELMState]:
+    """As :func:`spiking_scan`, of parameters as a neuron learns them: see :func:`scan_learned`."""
+    check_sparse_input(sparse_input, x)
+    state = _in_dtype_of(learned.params, state)
+    check_fit(x, learned.params, state, lengths)
+    chosen, x, params, state = _settled(backend, x, learned.params, state)
+    learned, how = learned._replace(params=params), (recompute_every, sparse_input)
+    if not torch.compiler.is_compiling() and chosen.fires(params, rule):
+        return _firing_scan(chosen, x, learned.effective(), state, rule, lengths, *how, last_readout)
+    y, after = _chosen_scan_learned(chosen, x, learned, state, lengths, *how)
+    return _fired(y, after, rule, lengths, last_readout)
+
+
+def _firing_scan(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters,
+    state: ELMState | None,
+    rule: SpikeRule,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+    sparse_input: str,
+    last_readout: bool,
+) -> tuple[Tensor, Tensor, ELMState]:
+    """:func:`spiking_scan` by a backend that fires inside its own pass."""
+    record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
+    spikes, y, after = chosen.spiking_scan(
         x,
         params,
         state,
+        rule,
         lengths=lengths,
-        recompute_every=recompute_every,
         sparse_input=sparse_input,
-        backend=chosen.name,
+        recompute_every=recompute_every,
+        last_readout=not record,
     )
+    spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
+    return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
+
+
+def _fired(
+    y: Tensor, after: ELMState, rule: SpikeRule, lengths: Tensor | None, last_readout: bool
+) -> tuple[Tensor, Tensor, ELMState]:
+    """The readout of a scan against a threshold."""
     y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
     return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
 
@@ -201,30 +254,53 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     """Refuse tensors that do not fit one another.
 
     Raises:
-        ValueError: one has another shape than the neuron's sizes say; the message names it and both shapes.
+        ValueError: one has another shape than the neuron's sizes say, or is on another device; the message names it,
+            the rule and what came.
+        TypeError: one has another dtype.
     """
+    if torch.compiler.is_compiling():  # what is compiled has run with these parameters, or fails in its operators
+        return
     w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, *_ = params
-    batch, (*neurons, num_memory), num_branch = x.shape[0], kappa_m.shape, w_s.shape[-2]
-    of = tuple(neurons)
-    fits: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("w_s", w_s, (*of, num_branch, w_s.shape[-1])), ("gain", gain, kappa_m.shape),
-        ("w_y", w_y, (*of, w_y.shape[-2], num_memory)), ("b_y", b_y, (*of, w_y.shape[-2])),
-        ("kappa_b", kappa_b, (num_branch,) if kappa_b.ndim else ()),
-    ]  # fmt: skip
+    tensors = (w_s, kappa_b, gain, w_y, b_y, *weights, *biases, *(state or ()))
+    shapes = tuple([tensor.shape for tensor in tensors])
+    misfit = _misfit(tuple(x.shape), kappa_m.shape, None if routing is None else routing.shape, len(weights), shapes)
+    if misfit is not None:
+        raise ValueError(misfit)
+    check_alike(tensors, kappa_m, partial(_names, len(weights)))
     if routing is not None:
-        shape = (*of[: routing.ndim - 2], num_branch, w_s.shape[-1])
-        check_operands([("routing", routing, shape)], kappa_m, dtype=torch.int64)
-    elif x.shape[-1] != num_branch:
-        raise ValueError(f"x must have {num_branch} inputs, one a branch, got {x.shape[-1]}")
-    size = num_branch + num_memory
-    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        out = num_memory if index + 1 == len(weights) else weight.shape[-2]
-        fits += [(f"mlp_weight[{index}]", weight, (*of, out, size)), (f"mlp_bias[{index}]", bias, (*of, out))]
-        size = out
-    if state is not None:
-        fits += [("state.b", state.b, (batch, *of, num_branch)), ("state.m", state.m, (batch, *kappa_m.shape))]
-    check_operands(fits, kappa_m)
-    check_lengths(lengths, batch, x.shape[1], kappa_m.device)
+        check_alike((routing,), kappa_m, lambda: ["routing"], dtype=torch.int64)
+    check_lengths(lengths, x.shape[0], x.shape[1], kappa_m.device)
+
+
+def _names(num_layer: int) -> list[str]:
+    """Of the tensors that :func:`check_fit` looks at."""
+    layers = [f"mlp_{kind}[{index}]" for kind in ("weight", "bias") for index in range(num_layer)]
+    return ["w_s", "kappa_b", "gain", "w_y", "b_y", *layers, "state.b", "state.m"]
+
+
+@lru_cache(maxsize=1024)
+def _misfit(x: Shape, kappa_m: Shape, routing: Shape | None, num_layer: int, shapes: tuple[Shape, ...]) -> str | None:
+    """What is wrong with these shapes, the last those of :func:`_names`; None where they fit."""
+    w_s, kappa_b, _, w_y, *_ = shapes
+    *of, num_memory = kappa_m
+    num_branch = w_s[-2]
+    if routing is not None:
+        wanted = (*of[: len(routing) - 2], num_branch, w_s[-1])
+        if routing != wanted:
+            return f"routing must have shape {wanted}, got {tuple(routing)}"
+    elif x[-1] != num_branch:
+        return f"x must have {num_branch} inputs, one a branch, got {x[-1]}"
+    inner = [shape[-2] for shape in shapes[5 : 4 + num_layer]]
+    sizes = [num_branch + num_memory, *inner, num_memory]
+    rules: list[Shape] = [
+        (*of, num_branch, w_s[-1]), (num_branch,) if kappa_b else (), kappa_m, (*of, w_y[-2], num_memory),
+        (*of, w_y[-2]), *((*of, out, size) for size, out in pairwise(sizes)), *((*of, out) for out in sizes[1:]),
+        (x[0], *of, num_branch), (x[0], *kappa_m),
+    ]  # fmt: skip
+    for name, rule, shape in zip(_names(num_layer), rules, shapes, strict=False):
+        if shape != rule:
+            return f"{name} must have shape {tuple(rule)}, got {tuple(shape)}"
+    return None
 
 
 def _settled(

@@ -1,17 +1,19 @@
 """The kernels' pass over a sequence of a layer of ELM neurons, and its backward pass with the products that follow it:
-``cuda/network.cuh`` says what they compute.
+``cuda/network.cuh`` and ``cuda/network_cluster.cuh`` say what they compute.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda import _network
+from elm_neuro.backends.cuda import _network, _network_cluster
 from elm_neuro.backends.cuda._network import MAX_LAYERS, Block, Sizes, Wiring
+from elm_neuro.backends.cuda._network_cluster import Cluster
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
@@ -37,11 +39,13 @@ class Plan(NamedTuple):
     rule: NetworkRule
     forward: Block
     backward: Block
+    clusters: tuple[Cluster, Cluster] | None  # forward and backward, where clusters hold the layer: in place of blocks
 
     @classmethod
     def of(cls, num_steps: int, params: NetworkParams, rule: NetworkRule, wiring: Wiring | None) -> Plan:
         sizes = sizes_of(params, wiring)
-        return cls(num_steps, sizes, wiring, rule, *_network.blocks(sizes, params.bias))
+        blocks, clusters = _network.blocks(sizes, params.bias), _network_cluster.clusters(sizes, params.bias)
+        return cls(num_steps, sizes, wiring, rule, *blocks, clusters)
 
 
 class Operands(NamedTuple):
@@ -92,6 +96,11 @@ def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any
     """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
     not; `layers`: weights, then biases.
     """
+    if torch.is_grad_enabled():
+        if plan.clusters is None:
+            _network.expect_backward(operands.bias)
+        else:
+            _network_cluster.expect_backward(plan.sizes, plan.clusters[1], operands.bias)
     found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return found
 
@@ -110,16 +119,25 @@ class _Pass(Function):
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         after = [None if part is None else torch.empty_like(part) for part in starts]
         change = torch.empty_like(operands.a_0)
-        if not plan.sizes.trace:  # the first came with what the inputs add
-            biases = (None, *biases[1:])
-        layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
-        args = _network.FORWARD(
-            *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
-        )  # fmt: skip
-        _network.launch("elm_network", plan.forward, batch, args, a)
+        if plan.clusters is not None:
+            args = _network_cluster.FORWARD(
+                *_cluster(plan, plan.clusters[0], operands, weights), operands.from_input,
+                biases[1] if plan.sizes.hidden else None, *_without_trace(starts), a, change, *_without_trace(after),
+                *kept[1:],
+            )  # fmt: skip
+            _network_cluster.launch("elm_network_cluster", plan.sizes, plan.clusters[0], batch, args, a)
+        else:
+            if not plan.sizes.trace:  # the first came with what the inputs add
+                biases = (None, *biases[1:])
+            layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
+            args = _network.FORWARD(
+                *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
+            )  # fmt: skip
+            _network.launch("elm_network", plan.forward, batch, args, a)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=None), *weights)  # type: ignore[arg-type]
+        of_neurons = None if plan.clusters is None else operands.of_neurons
+        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=of_neurons), *weights)  # type: ignore[arg-type]
         return a, change, *after
 
     @staticmethod
@@ -129,31 +147,75 @@ class _Pass(Function):
         kept, rest = Kept._make(rest[: len(Kept._fields)]), rest[len(Kept._fields) :]
         operands, weights = Operands._make(rest[: len(Operands._fields)]), rest[len(Operands._fields) :]
         plan: Plan = ctx.plan
-        sizes, batch = plan.sizes, a.shape[0]
         given = [None if grad is None else grad.contiguous() for grad in grads]
-        grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
-        grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
         starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
         of_starts = [None if part is None else torch.empty_like(part) for part in starts]
-        own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
-        sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
         surrogate: Any = plan.rule.surrogate
         slope: tuple[int, ...] = (0,) * 6
         if plan.rule.output == "spike":
             slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
-        layer = _layer(plan, plan.backward, operands, weights)
-        args = _network.BACKWARD(
-            *layer, *starts[1:], *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope
-        )  # fmt: skip
-        _network.launch("elm_network_backward", plan.backward, batch, args, a)
-        w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+        told = a, kept, operands, weights, given, of_starts, slope
         with torch.autocast(a.device.type, enabled=False):
-            from_input, of_neurons = _of_sources(plan, operands, a, grad_sums if grad_b is None else grad_b)
-            of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
-        return (
-            None, None, None, None, from_input, of_neurons, w_y, bias, kappa_m, gain, kappa_b, kappa_r, *of_starts,
-            *of_layers,
-        )  # fmt: skip
+            if plan.clusters is None:
+                rows, own, of_layers = _through_blocks(plan, *told)
+            else:
+                rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
+            from_input, of_neurons = _of_sources(plan, operands, a, rows)
+        return None, None, None, None, from_input, of_neurons, *own, *of_starts, *of_layers
+
+
+Gradients: TypeAlias = tuple[Tensor | None, ...]
+
+
+def _through_clusters(
+    plan: Plan,
+    how: Cluster,
+    a: Tensor,
+    kept: Kept,
+    operands: Operands,
+    weights: Any,
+    given: Any,
+    of_starts: Any,
+    slope: Any,
+) -> tuple[Tensor, Gradients, Gradients]:
+    """As :func:`_through_blocks`, where clusters hold the layer."""
+    sizes, batch = plan.sizes, a.shape[0]
+    rows = a.new_empty(*a.shape, sizes.widths[0])
+    shapes = _network_cluster.parameters(sizes)
+    numbers = [prod(shape) for shape in shapes]
+    grads = a.new_empty(batch, sum(numbers))
+    args = _network_cluster.BACKWARD(
+        *_cluster(plan, how, operands, weights), operands.m_0, operands.r_0, *kept[1:],
+        *_without_trace(given, 3), rows, *_without_trace(of_starts), grads, *slope,
+    )  # fmt: skip
+    _network_cluster.launch("elm_network_cluster_backward", sizes, how, batch, args, a)
+    parts = [part.view(shape) for part, shape in zip(grads.sum(0).split(numbers), shapes, strict=True)]
+    w_y, kappa_m, gain, bias, kappa_r, of_memory, *of_last = parts
+    of_first = torch.zeros_like(weights[0])
+    of_first[..., sizes.num_branch :] = of_memory
+    own = w_y, bias, kappa_m, gain, None, kappa_r if sizes.high_pass else None
+    return rows, own, (of_first, *of_last[:1], None, *of_last[1:])
+
+
+def _through_blocks(
+    plan: Plan, a: Tensor, kept: Kept, operands: Operands, weights: Any, given: Any, of_starts: Any, slope: Any
+) -> tuple[Tensor, Gradients, Gradients]:
+    """The launch and the products after it: gradients of the sums that sources add to, (batch, time, num_neuron, ...),
+    of the parameters from `w_y` to `kappa_r` as in :class:`Operands`, and of the MLPs' weights, then of their biases.
+    """
+    sizes, batch = plan.sizes, a.shape[0]
+    grad_sums = a.new_empty(*a.shape, sizes.hidden + sizes.num_memory)
+    grad_b = a.new_empty(*a.shape, sizes.num_branch) if sizes.trace else None
+    own = (operands.w_y, operands.kappa_m, operands.gain, operands.bias, operands.kappa_b, operands.kappa_r)
+    sums = [None if one is None else one.new_empty(batch, *one.shape) for one in own]
+    starts = (operands.b_0, operands.m_0, operands.r_0)
+    layer = _layer(plan, plan.backward, operands, weights)  # holds what is made for the launch
+    args = _network.BACKWARD(*layer, *starts, *kept, *given, grad_sums, grad_b, *of_starts, *sums, *slope)
+    _network.launch("elm_network_backward", plan.backward, batch, args, a)
+    w_y, kappa_m, gain, bias, kappa_b, kappa_r = (None if one is None else one.sum(0) for one in sums)
+    rows = grad_sums[..., : sizes.widths[0]] if grad_b is None else grad_b
+    of_layers = _of_layers(plan, operands, kept, grad_sums, weights)
+    return rows, (w_y, bias, kappa_m, gain, kappa_b, kappa_r), of_layers
 
 
 def _in_halves(layers: tuple[Any, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
@@ -192,6 +254,22 @@ def _layer(plan: Plan, how: Block, operands: Operands, weights: Any) -> tuple[An
     )  # fmt: skip
 
 
+def _cluster(plan: Plan, how: Cluster, operands: Operands, weights: Any) -> tuple[Any, ...]:
+    """The same for clusters: the fields of network_cluster.cuh's ClusterLayer."""
+    sizes, rule = plan.sizes, plan.rule
+    return (
+        plan.num_steps, sizes.num_neuron, sizes.num_branch, KERNEL_ACTIVATIONS[rule.activation],
+        KERNEL_OUTPUTS[rule.output], how.tile, how.ranks, operands.lengths, operands.recurrent_mask,
+        operands.of_neurons, weights[0], weights[1] if sizes.hidden else None, operands.w_y, operands.bias,
+        operands.kappa_m, operands.gain, operands.kappa_r,
+    )  # fmt: skip
+
+
+def _without_trace(parts: Any, place: int = 1) -> tuple[Any, ...]:
+    """`parts` but for that of the trace, which a layer in clusters has not."""
+    return (*parts[:place], *parts[place + 1 :])
+
+
 def _before(start: Tensor, record: Tensor) -> Tensor:
     """What a record, (batch, time, ...), held before each step."""
     return torch.cat([start.unsqueeze(1), record[:, :-1]], 1)
@@ -199,10 +277,8 @@ def _before(start: Tensor, record: Tensor) -> Tensor:
 
 def _of_sources(plan: Plan, operands: Operands, a: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of what the inputs add, and of the neurons' half of the map; `rows`: of the sums that sources add to,
-    (batch, time, num_neuron, ...), the first of the last axis.
+    (batch, time, num_neuron, ...).
     """
-    if not plan.sizes.trace:
-        rows = rows[..., : plan.sizes.widths[0]]
     rows = rows.flatten(2)
     if plan.wiring is None:
         return rows, None

@@ -4,10 +4,13 @@ torch's broadcasting would hide a vector of one entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from elm_neuro.backends.parts._untraced import untraced
 
 Shape = tuple[int, ...]
 
@@ -31,16 +34,33 @@ def check_operands(
     """
     if torch.compiler.is_compiling():  # what is compiled has run with these parameters, or fails in its operators
         return
-    wanted, device = dtype or like.dtype, like.device
+    names, tensors = [], []
     for name, tensor, shape in named:
         if tensor is None:
             continue
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        names.append(name)
+        tensors.append(tensor)
+    check_alike(tensors, like, lambda: names, dtype=dtype)
+
+
+def check_alike(
+    tensors: Sequence[Tensor], like: Tensor, names: Callable[[], Sequence[str]], *, dtype: torch.dtype | None = None
+) -> None:
+    """Refuse a tensor that is on another device than the parameter `like`, or has another dtype, where that is not
+    `dtype`; `names` are asked for where there is something to say.
+
+    Raises:
+        ValueError: the device is another; the message names the tensor, the rule and what came.
+        TypeError: the dtype is.
+    """
+    wanted, device = dtype or like.dtype, like.device
+    for index, tensor in enumerate(tensors):
         if tensor.dtype is not wanted:
-            raise TypeError(f"{name} must be {wanted}, got {tensor.dtype}")
+            raise TypeError(f"{names()[index]} must be {wanted}, got {tensor.dtype}")
         if tensor.device != device:
-            raise ValueError(f"{name} must be on {device} like the other parameters, got {tensor.device}")
+            raise ValueError(f"{names()[index]} must be on {device} like the other parameters, got {tensor.device}")
 
 
 def check_lengths(lengths: Tensor | None, batch: int, num_steps: int, device: torch.device) -> None:
@@ -62,7 +82,51 @@ def check_lengths(lengths: Tensor | None, batch: int, num_steps: int, device: to
         raise TypeError(f"lengths must be torch.int64, got {lengths.dtype}")
     if lengths.device != device:
         raise ValueError(f"lengths must be on {device} like the parameters, got {lengths.device}")
-    if batch:
-        low, high = (int(one) for one in lengths.aminmax())
-        if low < 0 or high > num_steps:
-            raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {low} to {high}")
+    check_bounds(lengths, num_steps)
+
+
+@untraced
+def check_bounds(lengths: Tensor, num_steps: int) -> None:
+    """Refuse numbers of valid steps below 0 or above `num_steps`.
+
+    Looking at what lies on a GPU waits for it, so that each such tensor is looked at once, by the first layer that gets
+    it, and again where it has changed. While a CUDA graph is captured nobody may look: there, and where a replay finds
+    other numbers, the kernels take what lies outside for the nearest that does not.
+
+    Raises:
+        ValueError: a number is.
+    """
+    low, high = bounds_of(lengths)
+    if low < 0 or high > num_steps:
+        raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {low} to {high}")
+
+
+def bounds_of(lengths: Tensor) -> tuple[int, int]:
+    """The lowest and the highest; 0 and 0 where there is none, or nobody may look."""
+    if lengths.device.type == HOST or lengths.is_inference():
+        return _look(lengths)
+    version, known = _bounds.get(lengths, (None, None))
+    bounds: tuple[int, int] | None = known
+    if bounds is None or version != lengths._version:
+        if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
+            return 0, 0
+        bounds = _look(lengths)
+        remember_bounds(lengths, bounds)
+    return bounds
+
+
+def remember_bounds(lengths: Tensor, bounds: tuple[int, int]) -> None:
+    """Say what :func:`bounds_of` would find in a tensor that is a copy of one that was looked at."""
+    if lengths.device.type != HOST and not lengths.is_inference():
+        _bounds[lengths] = (lengths._version, bounds)
+
+
+HOST = "cpu"  # where a look waits for nobody
+_bounds = WeakIdKeyDictionary()  # of lengths elsewhere, each with the version of the tensor
+
+
+def _look(lengths: Tensor) -> tuple[int, int]:
+    if not lengths.numel():
+        return 0, 0
+    low, high = torch.stack(lengths.aminmax()).tolist()
+    return low, high

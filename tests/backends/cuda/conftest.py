@@ -32,3 +32,4 @@ def forget() -> None:
     kernel_for.cache_clear()
     _bytes.settled.cache_clear()
     plan.cache_clear()
+    _driver.expect.cache_clear()

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,13 +31,26 @@ class FakeDriver:
         self.properties = properties or Device(multiprocessors=132, shared_bytes=232448, architecture=90)
         self.seed, self.flags = seed, flags
         self.launched: list[tuple[str, tuple[int, int], int]] = []
+        self.expected: set[tuple[Program, str]] = set()
+        self.ran: set[tuple[Program, str]] = set()
         self._libraries: dict[Program, ctypes.CDLL] = {}
 
     def device(self, index: int) -> Device:
         return self.properties
 
-    def enter(self, device: torch.device) -> None:
-        """The CPU is always there."""
+    def queue(self, device: torch.device) -> FakeDriver:
+        return self
+
+    def prepared(
+        self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int
+    ) -> _driver.Run:
+        return partial(self.launch, program, kernel, grid, threads, shared_bytes)
+
+    def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
+        self.expected.update(kernels)
+
+    def load(self, program: Program, kernel: str, index: int) -> None:
+        """They are built when they are launched."""
 
     def launch(
         self,
@@ -45,7 +60,6 @@ class FakeDriver:
         threads: int,
         shared_bytes: int,
         arguments: Arguments,
-        device: torch.device,
     ) -> None:
         if program not in self._libraries:
             self._libraries[program] = ctypes.CDLL(str(built(program, self.flags)))
@@ -57,6 +71,7 @@ class FakeDriver:
         if call(*grid, threads, ctypes.c_size_t(shared_bytes), self.seed, ctypes.c_char_p(bytes(arguments))):
             raise RuntimeError(f"{kernel}: a barrier that not all threads reach")
         self.launched.append((kernel, grid, threads))
+        self.ran.add((program, kernel))
 
 
 def included(name: str) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_equals_the_gradient_of_blocks_of_torch(
     fake_driver: FakeDriver, call: tuple[ALIF, Any, ALIFState | None, Tensor | None]
 ) -> None:
     equals("torch", call)
-    assert fake_driver.launched[-1][0] == "elm_alif_blocks_backward"
+    assert "elm_alif_blocks_backward" in [name for name, *_ in fake_driver.launched]
 
 
 def in_several_orders(fake_driver: FakeDriver, gradient: str = "loop") -> list[Tensor]:

@@ -20,6 +20,7 @@ from elm_neuro.backends.cuda import (
     _input,
     _memory,
     _network,
+    _network_cluster,
     _nvrtc,
     _plans,
     _readout,
@@ -28,6 +29,7 @@ from elm_neuro.backends.cuda import (
 from elm_neuro.backends.cuda._compile import Program
 
 PROGRAM = Program("weights.cuh", (("ELM_REAL", "float"),))
+KERNEL = "elm_table"
 TABLE = Path(__file__).with_name("machine_code.json")
 
 
@@ -53,24 +55,26 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counted:
 
 
 def test_it_is_compiled_once(compiler: Counted, tmp_path: Path) -> None:
-    code = _compile.machine_code(PROGRAM, 90)
-    assert _compile.machine_code(PROGRAM, 90) == code and compiler.compiled == 1
-    assert _compile.machine_code(PROGRAM, 80) != code and compiler.compiled == 2
+    code = _compile.machine_code(PROGRAM, KERNEL, 90)
+    assert _compile.machine_code(PROGRAM, KERNEL, 90) == code and compiler.compiled == 1
+    assert _compile.machine_code(PROGRAM, KERNEL, 80) != code and compiler.compiled == 2
     assert len(list((tmp_path / "cuda").iterdir())) == 2
 
 
 def test_another_compiler_or_another_source_compiles_again(compiler: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    _compile.machine_code(PROGRAM, 90)
+    _compile.machine_code(PROGRAM, KERNEL, 90)
     compiler.version = (13, 1)
-    _compile.machine_code(PROGRAM, 90)
+    _compile.machine_code(PROGRAM, KERNEL, 90)
     monkeypatch.setattr(_compile, "sources", lambda: {"weights.cuh": "// changed"})
-    _compile.machine_code(PROGRAM, 90)
+    _compile.fingerprint.cache_clear()
+    _compile.machine_code(PROGRAM, KERNEL, 90)
+    _compile.fingerprint.cache_clear()
     assert compiler.compiled == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another kernel's", "a folder", "a pipe", "a circle"])
 def test_a_damaged_entry_is_compiled_again(compiler: Counted, tmp_path: Path, damage: str) -> None:
-    code = _compile.machine_code(PROGRAM, 90)
+    code = _compile.machine_code(PROGRAM, KERNEL, 90)
     (entry,) = (tmp_path / "cuda").iterdir()
     whole = entry.read_bytes()
     if damage in ("a folder", "a pipe", "a circle"):
@@ -85,14 +89,14 @@ def test_a_damaged_entry_is_compiled_again(compiler: Counted, tmp_path: Path, da
         entry.write_bytes(
             {"cut": whole[:-3], "flipped": flipped, "empty": b"", "another kernel's": other.read_bytes()}[damage]
         )
-    assert _compile.machine_code(PROGRAM, 90) == code and compiler.compiled == 2
+    assert _compile.machine_code(PROGRAM, KERNEL, 90) == code and compiler.compiled == 2
     if damage != "a folder":
         assert entry.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(compiler: Counted, tmp_path: Path) -> None:
     (tmp_path / "cuda").write_text("a file stands there")
-    assert _compile.machine_code(PROGRAM, 90) == _compile.machine_code(PROGRAM, 90)
+    assert _compile.machine_code(PROGRAM, KERNEL, 90) == _compile.machine_code(PROGRAM, KERNEL, 90)
     assert compiler.compiled == 2
 
 
@@ -101,7 +105,7 @@ def test_a_full_disk_is_done_without(compiler: Counted, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_compile, "write_whole", full)
-    assert _compile.machine_code(PROGRAM, 90) and compiler.compiled == 1
+    assert _compile.machine_code(PROGRAM, KERNEL, 90) and compiler.compiled == 1
     assert list((tmp_path / "cuda").iterdir()) == []
 
 
@@ -110,7 +114,7 @@ def test_no_home_is_done_without(compiler: Counted, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(_compile, "cache_folder", homeless)
-    assert _compile.machine_code(PROGRAM, 90) and compiler.compiled == 1
+    assert _compile.machine_code(PROGRAM, KERNEL, 90) and compiler.compiled == 1
 
 
 def test_two_processes_at_once_leave_one_whole_entry(compiler: Counted, tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ def _machine_code(number: int) -> bytes:
     if number % 5 == 0:
         for entry in _compile.cache_folder("cuda").glob("*.bin"):
             entry.unlink(missing_ok=True)
-    return _compile.machine_code(PROGRAM, 90)
+    return _compile.machine_code(PROGRAM, KERNEL, 90)
 
 
 # Devices as the layouts see them: multiprocessors and shared memory of a T4, A100, H100 and RTX 5090.
@@ -149,6 +153,16 @@ SHAPES = {  # num_memory, hidden layers, silu, float64, batch
 }
 
 
+NETWORKS = {  # neurons, units, hidden layer, whether they read one another, float64
+    "96 neurons of 5": (96, 5, (10,), True, False),
+    "57 neurons of 9": (57, 9, (18,), True, False),
+    "128 neurons of 5": (128, 5, (10,), True, False),
+    "48 neurons of 16": (48, 16, (32,), True, False),
+    "19 neurons that do not read one another": (19, 3, (), False, False),
+    "32 neurons of 5, float64": (32, 5, (10,), True, True),
+}
+
+
 def programs(architecture: int) -> dict[str, Program]:
     """By name, what neurons of common sizes are compiled for."""
     found = {}
@@ -163,6 +177,15 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     for tile in ((8, 10, 8, 2), (8, 8, 8, 1), (8, 4, 8, 1), (4, 10, 8, 1), (4, 10, 16, 1)):
         found[f"bytes in tiles of {tile}"] = _bytes.program(torch.float32, _bytes.Tile(*tile))
+    for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():
+        sizes = _network.Sizes(num_neuron, 30, num_memory, (*hidden, num_memory), reads_layer, False, True)
+        dtype = torch.float64 if double else torch.float32
+        for direction, backward in (("forward", False), ("backward", True)):
+            cluster = _network_cluster.cluster(sizes, dtype, DEVICES[architecture], backward=backward)
+            assert (cluster is not None) == (architecture >= 90)
+            if cluster is not None:
+                program = _network_cluster.program(sizes, cluster, dtype, backward=backward)
+                found[f"network of {name}, {direction}"] = program
     for name, (num_memory, num_layers, silu, double, batch) in SHAPES.items():
         shape = _plans.Shape(num_memory, 2 * num_memory, num_layers, silu, double)
         for direction, backward in (("forward", False), ("backward", True)):
@@ -173,9 +196,9 @@ def programs(architecture: int) -> dict[str, Program]:
 
 def used(program: Program, architecture: int) -> dict[str, list[int]]:
     """Registers, bytes of spills and bytes of static shared memory of each kernel."""
-    options = [f"--gpu-architecture=sm_{architecture}", "--std=c++17", "-default-device", "--ptxas-options=-v"]
-    main = f'#include "{program.source}"\n'
-    _, log = _compile.compiler().compile(main, _compile.sources(), [*options, *program.options()])
+    all_of_them = [f"-DELM_ONLY_{name}=,ELM_ENTRY" for name in program.kernels()]
+    options = [*_compile.options(program, "elm", architecture), *all_of_them, "--ptxas-options=-v"]
+    _, log = _compile.compiler().compile(f'#include "{program.source}"\n', _compile.sources(), options)
     kernels: dict[str, list[int]] = {}
     name = ""
     for line in log.splitlines():
@@ -195,6 +218,8 @@ FEW = (
     "weights, float32",
     "readout, float32",
     "network, forward, float32",
+    "network of 96 neurons of 5, forward",
+    "network of 96 neurons of 5, backward",
     "20 units, forward",
     "20 units, backward",
 )
@@ -244,7 +269,7 @@ def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: in
         if name.startswith("bytes"):  # numbers that a block needs at its end, one of a tile's 850 instructions
             most = 96
         if name.startswith("network"):
-            most = 8
+            most = 0 if name.startswith("network of") else 8
         if name.startswith("100 units"):
             most = 0 if architecture >= 90 else 128
         for kernel, (registers, spills, shared) in kernels.items():

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _available, _compile, _driver, _nvrtc
+from elm_neuro.backends.cuda import _ahead, _available, _compile, _driver, _nvrtc
 from elm_neuro.backends.cuda._arguments import structure
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._plans import Device
 
 FILL, SIZE = structure("first second third")
@@ -30,9 +31,10 @@ class Library:
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
             self.calls.append(name)
-            if name == "cuLaunchKernel":
-                address = ctypes.cast(arguments[9], ctypes.POINTER(ctypes.c_void_p))[0]
-                self.launched.append((*arguments[1:7], arguments[7], arguments[8], ctypes.string_at(address, SIZE)))
+            if name == "cuLaunchKernelEx":
+                config, address = arguments[0]._obj, ctypes.cast(arguments[2], ctypes.POINTER(ctypes.c_void_p))[0]
+                numbers = [getattr(config, name) for name, _ in config._fields_]
+                self.launched.append((*numbers, ctypes.string_at(address, SIZE)))
             return self.status.get(name, 0)
 
         return call
@@ -45,10 +47,8 @@ def library() -> Library:
 
 @pytest.fixture
 def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
-    library.cuLaunchKernel = library.__getattr__("cuLaunchKernel")  # type: ignore[attr-defined]
-    library.cuLaunchKernel.argtypes = None  # type: ignore[attr-defined]
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(_driver, "machine_code", lambda program, architecture: b"code")
+    monkeypatch.setattr(_ahead, "awaited", lambda program, kernel, architecture: b"code")
     monkeypatch.setattr(_driver, "_current_device", lambda: 0)
     monkeypatch.setattr(_driver, "_current_stream", lambda index: 77)
     monkeypatch.setattr(_driver.Driver, "device", lambda self, index: Device(132, 232448, 90))
@@ -56,19 +56,20 @@ def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
 
 
 def launch(driver: _driver.Driver, *, grid: tuple[int, int] = (3, 2), shared: int = 0) -> None:
-    driver.launch(PROGRAM, "elm_table", grid, 256, shared, FILL(5, None, 7), torch.device("cuda", 0))
+    queue = driver.queue(torch.device("cuda", 0))
+    queue.prepared(PROGRAM, "elm_table", grid, 256, shared)(FILL(5, None, 7))
 
 
 def test_a_launch_hands_over_grid_stream_and_packed_arguments(driver: _driver.Driver, library: Library) -> None:
     launch(driver)
-    expected = (3, 2, 1, 256, 1, 1, 0, 77)
+    expected = (3, 2, 1, 256, 1, 1, 0, 77, None, 0)
     assert library.launched == [(*expected, b"".join(n.to_bytes(8, "little") for n in (5, 0, 7)))]
 
 
 def test_a_kernel_is_loaded_once_and_asks_for_much_shared_memory(driver: _driver.Driver, library: Library) -> None:
     for _ in range(3):
         launch(driver, shared=64 * 1024)
-    assert [library.calls.count(f"cu{name}") for name in ("ModuleLoadData", "FuncSetAttribute", "LaunchKernel")] == [
+    assert [library.calls.count(f"cu{name}") for name in ("ModuleLoadData", "FuncSetAttribute", "LaunchKernelEx")] == [
         1,
         1,
         3,
@@ -83,7 +84,7 @@ def test_a_kernel_gets_more_shared_memory_when_it_asks_for_more(driver: _driver.
     assert asked == [0, 1, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["cuLaunchKernel", "cuModuleLoadData", "cuModuleGetFunction", "cuCtxGetCurrent"])
+@pytest.mark.parametrize("name", ["cuLaunchKernelEx", "cuModuleLoadData", "cuModuleGetFunction", "cuCtxGetCurrent"])
 def test_what_the_driver_refuses_is_told_by_the_calls_name(driver: _driver.Driver, library: Library, name: str) -> None:
     library.status[name] = 209  # CUDA_ERROR_NO_BINARY_FOR_GPU: of a driver older than the compiler
     with pytest.raises(_driver.CudaError, match=f"{name} failed"):
@@ -91,6 +92,25 @@ def test_what_the_driver_refuses_is_told_by_the_calls_name(driver: _driver.Drive
     library.status[name] = _driver.OUT_OF_MEMORY
     with pytest.raises(torch.OutOfMemoryError, match=f"{name} failed: out of device memory"):
         launch(driver)
+
+
+def test_a_stream_is_one_queue_whose_launches_are_prepared_once(
+    driver: _driver.Driver, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Launch(PROGRAM, "elm_table", (3, 2), 256, SIZE, (5, 6))
+    for stream in (77, 77, 78, 77):
+        monkeypatch.setattr(_driver, "_current_stream", lambda index, stream=stream: stream)
+        kernel(driver.queue(torch.device("cuda")), 7)
+    assert [launched[7] for launched in library.launched] == [77, 77, 78, 77]
+    assert {launched[-1] for launched in library.launched} == {FILL(5, 6, 7)}
+    assert library.calls.count("cuModuleGetFunction") == 1
+    assert driver.queue(torch.device("cuda")) is driver.queue(torch.device("cuda", 0))
+
+
+def test_a_driver_without_extended_launches_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with pytest.raises(_driver.CudaError, match=r"older than CUDA 11\.8"):
+        _driver.Driver()
 
 
 def test_a_grid_beyond_the_driver_is_refused(driver: _driver.Driver, library: Library) -> None:
@@ -116,15 +136,18 @@ def test_another_device_is_made_the_current_one(
 
     monkeypatch.setattr(_driver, "_current_device", lambda: current[-1])
     monkeypatch.setattr(torch.cuda, "device", Entered)
-    driver.launch(PROGRAM, "elm_table", (1, 1), 256, 0, FILL(1, 2, 3), torch.device("cuda", 1))
+    queue = driver.queue(torch.device("cuda", 1))
+    run = queue.prepared(PROGRAM, "elm_table", (1, 1), 256, 0)
+    assert current == [0]
+    run(FILL(1, 2, 3))
     assert len(library.launched) == 1 and current == [0]
-    assert list(driver._modules) == [(1, PROGRAM)]
+    assert list(driver._functions) == [(1, PROGRAM, "elm_table")]
 
 
 @pytest.fixture
 def gpu_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    caches = _available._missing_parts, _available._unknown, _driver.launcher, _compile.compiler
+    caches = _available._missing_parts, _available._broken, _driver.launcher, _compile.compiler
     for cached in caches:
         cached.cache_clear()
     yield
@@ -169,5 +192,5 @@ def test_an_architecture_that_the_compiler_does_not_know_is_told_once(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     with caplog.at_level(logging.WARNING, logger="elm_neuro"):
         for _ in range(2):
-            assert _available.unknown(0) == "the compiler of this installation does not know GPU 0"
+            assert _available.broken(0) == "the compiler of this installation does not know GPU 0"
     assert len(caplog.records) == 1

@@ -51,7 +51,7 @@ def results(monkeypatch: pytest.MonkeyPatch, source: str) -> list[torch.Tensor]:
     for seed in range(5):
         x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(64, dtype=torch.float64)
         arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
-        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments, x.device)
+        FakeDriver(seed=seed).launch(program, "elm_sum", (1, 1), 64, 512, arguments)
         found.append(y)
     return found
 
@@ -81,6 +81,68 @@ def test_a_race_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_barrier_that_not_all_threads_reach_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="elm_sum: a barrier that not all threads reach"):
         results(monkeypatch, SUM.replace("BARRIER", NOT_REACHED))
+
+
+AROUND = """
+#include "cluster.cuh"
+ELM_CLUSTER_KERNEL(elm_around, Sums, 64) {
+    ELM_DYNAMIC_SHARED(Real, room);
+    Arrivals &arrivals = *(Arrivals *)room;
+    if (threadIdx.x == 0) prepare(arrivals);
+    wait_for_cluster();
+    const int next = (blockIdx.y + 1) % CLUSTER;
+    Real x = a.x[threadIdx.x] + blockIdx.y;
+    for (int turn = 0; turn < CLUSTER; turn++) {
+        send(x, room[1 + turn % 2 * 64 + threadIdx.x], arrivals, next);
+        RECEIVE
+        x = room[1 + turn % 2 * 64 + threadIdx.x] + 1;
+        wait_for_cluster();
+    }
+    a.y[blockIdx.y * 64 + threadIdx.x] = x;
+}
+"""
+RECEIVED = "receive(arrivals, 64 * sizeof(Real), turn);"
+
+
+def sent_around(monkeypatch: pytest.MonkeyPatch, receive: str) -> list[torch.Tensor]:
+    """What the blocks of a cluster have that send what they get on to the next one until it is back."""
+    if COMPILER is None:
+        pytest.skip("no compiler")
+    texts = {**_compile.sources(), "around.cuh": HEADER + AROUND.replace("RECEIVE", receive)}
+    monkeypatch.setattr(_compile, "sources", lambda: texts)
+    program = Program("around.cuh", (("ELM_REAL", "double"), ("ELM_DOUBLE", 1)))
+    found = []
+    for seed in range(5):
+        x, y = torch.arange(64.0, dtype=torch.float64) ** 2, torch.zeros(8, 64, dtype=torch.float64)
+        arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
+        FakeDriver(seed=seed).launch(program, "elm_around", (1, 8), 64, 1032, arguments)
+        found.append(y)
+    return found
+
+
+def test_blocks_of_a_cluster_send_one_another_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = sent_around(monkeypatch, RECEIVED)
+    wanted = torch.arange(64.0, dtype=torch.float64) ** 2 + torch.arange(8.0, dtype=torch.float64).unsqueeze(1) + 8
+    assert same(found) and torch.equal(found[0], wanted)
+
+
+def test_a_block_that_does_not_wait_for_what_is_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not same(sent_around(monkeypatch, ""))
+
+
+def test_a_block_that_waits_for_what_nobody_sends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="elm_around: a barrier that not all threads reach"):
+        sent_around(monkeypatch, RECEIVED.replace("64", "65"))
+
+
+def test_a_cluster_that_is_not_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {**_compile.sources(), "around.cuh": HEADER + AROUND.replace("RECEIVE", RECEIVED)}
+    monkeypatch.setattr(_compile, "sources", lambda: texts)
+    program = Program("around.cuh", (("ELM_REAL", "double"), ("ELM_DOUBLE", 1)))
+    if COMPILER is None:
+        pytest.skip("no compiler")
+    with pytest.raises(RuntimeError, match="elm_around"):
+        FakeDriver().launch(program, "elm_around", (1, 7), 64, 1032, bytes(16))
 
 
 BARRIERS = [match.start() for match in re.finditer(r"wait_for_block\(\);", _compile.sources()["memory.cuh"])]
@@ -170,6 +232,8 @@ for layer, events in (
     (ELMNetwork(9, 11, output="spike", tau_b=5.0, tau_high_pass=5.0, **branches), True),
     (ELMNetwork(9, 40, recurrent_fraction=0.0, num_mlp_layers=0, output="identity", **branches).double(), False),
     (ELMNetwork(9, 140, **branches).double(), False),  # two lanes a neuron
+    (ELMNetwork(9, 19, tau_high_pass=5.0, **branches), True),
+    (ELMNetwork(9, 5, num_mlp_layers=0, **branches).double(), False),
 ):
     frames = torch.poisson(torch.full((2, 3, 9), 0.3)).to(layer.w_s.dtype)
     y, state = layer(SpikeEvents.from_frames(frames) if events else frames, lengths=torch.tensor([3, 0]))
@@ -209,7 +273,7 @@ driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-
 x, y = torch.ones(64), torch.ones(64)
 arguments = (ctypes.c_int64 * 2)(x.data_ptr(), y.data_ptr())
 program = Program("sum.cuh", (("ELM_REAL", "float"), ("ELM_DOUBLE", 0)))
-driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments, x.device)
+driver.launch(program, "elm_sum", (1, 1), 64, 252, arguments)
 """
     environment = os.environ | {"LD_PRELOAD": runtime("libasan.so"), "PYTHONPATH": str(REPOSITORY)}
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # those of the compiler that it starts

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from elm_neuro import ELMNetwork, SpikeEvents
-from elm_neuro.backends.cuda import _compile, _network
+from elm_neuro.backends.cuda import _compile, _network, _network_cluster
 from elm_neuro.backends.cuda._network import Sizes
 from elm_neuro.backends.cuda._plans import Device
 from elm_neuro.backends.network import scan
@@ -31,20 +32,24 @@ def drawn(max_examples: int) -> Callable[[Any], Any]:
     return settings(max_examples=max_examples, deadline=None, suppress_health_check=fixture)
 
 
+architectures = st.sampled_from([80, 90])  # without clusters, with them
+
+
 @drawn(10)
-@given(call=calls())
-def test_equals_the_reference(fake_driver: FakeDriver, call: Call) -> None:
-    equals_the_reference(fake_driver, call)
+@given(call=calls(), architecture=architectures)
+def test_equals_the_reference(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
+    equals_the_reference(fake_driver, call, architecture)
 
 
 @pytest.mark.slow
 @drawn(150)
-@given(call=calls())
-def test_equals_the_reference_for_many(fake_driver: FakeDriver, call: Call) -> None:
-    equals_the_reference(fake_driver, call)
+@given(call=calls(), architecture=architectures)
+def test_equals_the_reference_for_many(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
+    equals_the_reference(fake_driver, call, architecture)
 
 
-def equals_the_reference(fake_driver: FakeDriver, call: Call) -> None:
+def equals_the_reference(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
+    fake_driver.properties = Device(multiprocessors=132, shared_bytes=166912, architecture=architecture)
     for found, wanted in zip(everything(call, "cuda"), everything(call, "reference"), strict=True):
         assert_close(found, wanted)
     assert [kernel for kernel, *_ in fake_driver.launched if "network" in kernel]
@@ -61,9 +66,9 @@ def test_an_input_that_no_neuron_reads_says_nothing(fake_driver: FakeDriver, eve
     test_scan.test_an_input_that_no_neuron_reads_says_nothing("cuda", events)
 
 
-def in_several_orders(fake_driver: FakeDriver, **layer: Any) -> list[Tensor]:
+def in_several_orders(fake_driver: FakeDriver, num_neuron: int = 13, **layer: Any) -> list[Tensor]:
     """All that a layer of more neurons than a warp has lanes for gives, threads in order, backward and shuffled."""
-    params, rule = made(5, sizes=(6, 13, 9, 3, 5), hidden=(7,), trace=True, **layer)
+    params, rule = made(5, sizes=(6, num_neuron, 9, 3, 5), hidden=(7,), **layer)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64).requires_grad_()
     found = []
@@ -79,8 +84,12 @@ def same(tensors: list[Tensor]) -> bool:
     return all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:])
 
 
-def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver) -> None:
-    assert same(in_several_orders(fake_driver))
+@pytest.mark.parametrize("trace", [True, False], ids=["blocks", "clusters"])
+def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver, trace: bool) -> None:
+    assert same(in_several_orders(fake_driver, 13 if trace else 21, trace=trace))
+    clusters = ["elm_network_cluster", "elm_network_cluster_backward"]
+    launched = {kernel for kernel, *_ in fake_driver.launched if kernel.startswith("elm_network")}
+    assert launched == (set(clusters) if not trace else {"elm_network", "elm_network_backward"})
 
 
 @pytest.fixture
@@ -91,10 +100,14 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str
         texts = dict(_compile.sources())
         assert old in texts[source]
         monkeypatch.setattr(_compile, "sources", lambda: texts | {source: texts[source].replace(old, new)})
+        forget()
+
+    def forget() -> None:
         _network.program.cache_clear()
+        _network_cluster.program.cache_clear()
 
     yield change
-    _network.program.cache_clear()
+    forget()
 
 
 BETWEEN = "if (reads_layer) __syncthreads();"  # steps
@@ -125,7 +138,40 @@ def test_a_missing_barrier_and_a_race_are_found(
     fake_driver: FakeDriver, changed: Callable[[str, str, str], None], direction: str, sound: str, planted: str
 ) -> None:
     changed(f"network_{direction}.cuh", sound, planted)
-    assert not same(in_several_orders(fake_driver))
+    assert not same(in_several_orders(fake_driver, trace=True))
+
+
+RECEIVE = "if (t) receive(arrivals[(t - 1) & 1], num_neuron * (int)sizeof(Real), (t - 1) >> 1);"
+
+
+@pytest.mark.parametrize(
+    ("direction", "sound", "planted"),
+    [
+        pytest.param("forward", RECEIVE, "", id="nobody waits for what the layer did, forward"),
+        pytest.param(
+            "backward", "receive(arrivals[turn & 1], bytes, turn >> 1);", "", id="nor for what it gets back, backward"
+        ),
+        *[
+            pytest.param(*plant, marks=pytest.mark.slow, id=f"{name}, {plant[0]}")
+            for name, plant in [
+                ("no barrier behind the sums", ("forward", "__syncthreads();  // the neurons' sums are there", "")),
+                ("no barrier between steps", ("forward", "__syncthreads();  // what each neuron adds alone", "//")),
+                ("no barrier within a neuron", ("forward", "            __syncwarp();\n", "")),
+                ("one place for two steps", ("forward", "fed + (t & 1) * OF_STEP", "fed + OF_STEP")),
+                ("no barrier behind the sums", ("backward", "__syncthreads();  // the gradients of the block's", "//")),
+                ("no barrier between steps", ("backward", "__syncthreads();  // they have been read", "")),
+                ("no barrier within a neuron", ("backward", "                __syncwarp();\n", "")),
+                ("one place for two blocks", ("backward", "* CLUSTER + s.rank", "* CLUSTER")),
+            ]
+        ],
+    ],
+)
+def test_what_a_cluster_lacks_is_found(
+    fake_driver: FakeDriver, changed: Callable[[str, str, str], None], direction: str, sound: str, planted: str
+) -> None:
+    assert same(in_several_orders(fake_driver, 21))
+    changed(f"network_cluster_{direction}.cuh", sound, planted)
+    assert not same(in_several_orders(fake_driver, 21))
 
 
 def call_of(batch: int, num_steps: int, input_size: int, params: NetworkParams, rule: NetworkRule) -> Call:
@@ -157,6 +203,7 @@ def test_weights_lie_where_there_is_room_for_them(fake_driver: FakeDriver, kilob
 def test_layers_of_more_neurons_than_threads(
     fake_driver: FakeDriver, num_neuron: int, dtype: torch.dtype, threads: int, lanes: int
 ) -> None:
+    fake_driver.properties = Device(multiprocessors=132, shared_bytes=232448, architecture=80)
     params, rule = made(2, sizes=(4, num_neuron, 8, 2, 3), hidden=(6,))
     compare(call_of(1, 3, 4, params, rule), dtype, "cuda")
     assert [launch for launch in fake_driver.launched if launch[0] == "elm_network"] == [
@@ -166,11 +213,61 @@ def test_layers_of_more_neurons_than_threads(
     assert (how.threads, how.lanes, how.tiles) == (threads, lanes, 1)
 
 
-def test_neurons_that_do_not_read_one_another_share_no_block(fake_driver: FakeDriver) -> None:
+@pytest.mark.parametrize(
+    ("num_neuron", "num_memory", "hidden", "dtype", "forward", "backward"),
+    [
+        (96, 5, (10,), torch.float32, 256, 192),  # the published sizes
+        (57, 9, (18,), torch.float32, 288, 256),
+        (17, 12, (), torch.float64, 96, 96),  # a block of less than others, and one of none
+        (3, 32, (31,), torch.float32, 64, 32),
+    ],
+)
+def test_a_cluster_holds_layers_of_all_sizes(
+    fake_driver: FakeDriver,
+    num_neuron: int,
+    num_memory: int,
+    hidden: tuple[int, ...],
+    dtype: torch.dtype,
+    forward: int,
+    backward: int,
+) -> None:
+    params, rule = made(2, sizes=(4, num_neuron, 8, 2, num_memory), hidden=hidden)
+    compare(call_of(2, 6, 4, params, rule), dtype, "cuda")
+    assert [launch for launch in fake_driver.launched if launch[0].startswith("elm_network")] == [
+        ("elm_network_cluster", (2, 8), forward),
+        ("elm_network_cluster_backward", (2, 8), backward),
+    ]
+
+
+def test_what_no_cluster_holds_runs_in_blocks(fake_driver: FakeDriver) -> None:
+    device = fake_driver.properties
+    known = Sizes(96, 30, 5, (10, 5), True, False, True)
+    layers = [
+        (known, True),
+        (known._replace(num_neuron=200), False),
+        (known._replace(widths=(33, 5)), False),
+        (known._replace(widths=(10, 10, 5)), False),
+        (known._replace(trace=True), False),
+        (known._replace(num_neuron=1000, reads_layer=False), True),
+    ]
+    for sizes, held in layers:
+        found = [_network_cluster.cluster(sizes, torch.float32, device, backward=back) for back in (False, True)]
+        assert all((how is not None) == held for how in found), sizes
+        older = device.__class__(108, 166912, 86)
+        assert _network_cluster.cluster(sizes, torch.float32, older, backward=False) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "launch"), [(80, ("elm_network", (2, 3), 128)), (90, ("elm_network_cluster", (2, 8), 96))]
+)
+def test_neurons_that_do_not_read_one_another_share_no_block(
+    fake_driver: FakeDriver, architecture: int, launch: tuple[str, tuple[int, int], int]
+) -> None:
+    fake_driver.properties = Device(multiprocessors=108, shared_bytes=166912, architecture=architecture)
     params, rule = made(4, sizes=(5, 70, 3, 2, 3), hidden=(), output="identity")
     params = params._replace(index=params.index % 5)
     compare(call_of(2, 6, 5, params, rule), torch.float64, "cuda")
-    assert ("elm_network", (2, 3), 128) in fake_driver.launched
+    assert launch in fake_driver.launched
 
 
 def test_a_wiring_is_looked_at_once_and_again_when_it_changes(

@@ -14,10 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
+from elm_neuro import ALIF, ELM, BranchELM, ELMState, SpikeEvents, SpikingELM, backends
 from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
 from elm_neuro.backends.elm import _cuda_plan, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
+from elm_neuro.backends.parts import _shapes
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
 from tests.tolerances import assert_close
@@ -231,16 +232,25 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     x = torch.ones(2, 5, 7)
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
-        "elm_effective", "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gradients", "elm_effective_backward",
+        "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward", "elm_readout",
+        "elm_readout_backward", "elm_backward", "elm_outer", "elm_gradients",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
-        "elm_effective", "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward",
-        "elm_readout", "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
-        "elm_effective_backward",
+        "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward", "elm_readout",
+        "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
     ]  # fmt: skip
+
+
+def test_a_spiking_layer_is_that_pass_and_its_threshold(fake_driver: FakeDriver) -> None:
+    x, launched = torch.ones(2, 5, 7), []
+    neuron = ELM(7, 2, num_memory=3, backend="cuda")
+    for layer in (neuron, SpikingELM(neuron)):
+        layer(x)[0].sum().backward()
+        launched.append([name for name, *_ in fake_driver.launched])
+        fake_driver.launched.clear()
+    assert launched[0] == launched[1]
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
@@ -316,11 +326,11 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
         return "nothing" if list(Path().glob("no such file")) else None  # torch.compile refuses to trace this
 
     monkeypatch.setattr(_available, "_missing_parts", search)
-    monkeypatch.setattr(_available, "_unknown", search)
+    monkeypatch.setattr(_available, "_broken", search)
     here = _available.missing()  # where there is no GPU, that
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        return x + 1 if _available.missing() == here and _available.unknown(0) is None else x - 1
+        return x + 1 if _available.missing() == here and _available.broken(0) is None else x - 1
 
     assert torch.compile(run, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 1.0
 
@@ -464,3 +474,23 @@ def test_a_loss_of_the_state_alone_has_the_references_gradient(
         found.append(torch.autograd.grad(after.m.sin().sum() + after.b.sin().sum(), learned))
     for result, wanted in zip(*found, strict=True):
         torch.testing.assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("kind", ["frames", "events", "bytes"])
+@pytest.mark.parametrize("make", [lambda: ELM(7, 2, num_memory=3), lambda: ALIF(7, 4, recurrent=True)])
+def test_lengths_that_nobody_may_look_at_stay_within_the_sequence(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, make: Any, kind: str
+) -> None:
+    x = (torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    given: Any = {"frames": x, "events": SpikeEvents.from_frames(x), "bytes": x.to(torch.uint8)}[kind]
+    monkeypatch.setattr(_shapes, "bounds_of", lambda lengths: (0, 0))
+    found = []
+    for lengths in ([-3, 99, 2], [0, 5, 2]):
+        torch.manual_seed(0)
+        layer = make()
+        layer.backend = "cuda"
+        y, state = layer(given, None, torch.tensor(lengths))
+        y.sum().backward()
+        found.append([y.detach(), *(part.detach() for part in state), *(p.grad for p in layer.parameters())])
+    for wrong, right in zip(*found, strict=True):
+        assert torch.equal(wrong, right)

@@ -15,9 +15,9 @@ TORCHS: dict[str, Make] = {"nn.LSTM": lambda: nn.LSTM(INPUTS, 4, batch_first=Tru
 
 
 def _faces() -> dict[str, Make]:
-    snn = pytest.importorskip("elm_neuro.adapters.snntorch")
-    norse = pytest.importorskip("elm_neuro.adapters.norse")
-    jelly = pytest.importorskip("elm_neuro.adapters.spikingjelly")
+    snn = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
+    norse = pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError)
+    jelly = pytest.importorskip("elm_neuro.adapters.spikingjelly", exc_type=ImportError)
     return {
         "snnTorch ELM": lambda: snn.ELM(INPUTS, 2, threshold=0.1, init_hidden=True, **SMALL),
         "snnTorch BranchELM": lambda: snn.BranchELM(INPUTS, 2, threshold=0.1, **BRANCHES),

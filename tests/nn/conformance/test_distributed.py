@@ -36,7 +36,7 @@ def test_hidden_states_are_not_among_what_processes_broadcast(name: str) -> None
 
 
 def _rank(rank: int, folder: str) -> None:
-    snn: Any = pytest.importorskip("elm_neuro.adapters.snntorch")
+    snn: Any = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(rank)  # routing and weights of its own, before they are made one
     net = nn.Sequential(

@@ -60,8 +60,8 @@ def test_numbers_of_other_settings_are_refused_and_none_is_taken(setting: str, s
 
 
 def test_the_settings_of_alifs_thresholds_and_faces_count_too() -> None:
-    norse = pytest.importorskip("elm_neuro.adapters.norse")
-    snn = pytest.importorskip("elm_neuro.adapters.snntorch")
+    norse = pytest.importorskip("elm_neuro.adapters.norse", exc_type=ImportError)
+    snn = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
     for source, target, message in (
         (ALIF(3, 2, delta_t=2.0), ALIF(3, 2), "delta_t must be .*1.0, got .*2.0"),
         (LIF(3, 2, latency=3.0), LIF(3, 2), "latency_steps must be .*0, got .*3"),
