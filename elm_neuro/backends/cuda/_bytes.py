@@ -71,7 +71,7 @@ class Tile(NamedTuple):
         return max(tiles, 2 * self.warps * DOWN * self.columns) * itemsize
 
     def cycles(self, num_term: int, blocks: int) -> float:
-        """In which a multiprocessor works through so many blocks of so many terms each, two side by side."""
+        """In which a multiprocessor works through so many blocks, of so many terms each."""
         loads, products = self.own_rows / 4 + self.own_columns / 2, self.own_rows * self.own_columns
         of_terms = (products + loads + OF_TERM) * self.terms * self.warps_down / self.warps
         of_warp = of_terms + OF_TILE + OF_WORD * self.rows / 32

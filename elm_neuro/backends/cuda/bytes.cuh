@@ -13,7 +13,8 @@ constexpr int WORDS = TILE_ROWS / 32;                                           
 constexpr int TERMS_AT_ONCE = BYTE_THREADS / TILE_COLUMNS, FACTORS = divided_up(TILE_TERMS, TERMS_AT_ONCE);  // and numbers of the table
 constexpr int ROWS_AT_ONCE = 2;  // of a thread, when slices are added up
 constexpr int BLOCKS = ELM_DOUBLE || WARPS > 8 ? 1 : 2;  // that fit a multiprocessor's registers
-static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0 && TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads read pairs, vectors and words");
+static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0, "threads read pairs and vectors");
+static_assert(TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads fetch whole words, and step over four terms or more");
 
 struct alignas(2 * sizeof(Real)) Pair {
     Real first, second;
@@ -104,8 +105,10 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     int step = int(valid % num_steps);
     const unsigned char *at = a.x + valid / num_steps * a.x_batch + step * a.x_time + neuron * a.num_input + (GRADIENT ? first_row : 0) + along;
     // neighbours fetch neighbours of a row of the table; what lies beyond its last column is not stored at the end
-    const int term_of_factor = thread / TILE_COLUMNS, column_of_factor = first_column + thread % TILE_COLUMNS;
-    const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * a.factor_row + (column_of_factor < a.width ? column_of_factor : a.width - 1);
+    const int term_of_factor = thread / TILE_COLUMNS;
+    const i64 column_of_factor = first_column + thread % TILE_COLUMNS, last_column = a.width - 1;
+    const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * a.factor_row;
+    factor_at += column_of_factor < last_column ? column_of_factor : last_column;
 
     Unaligned<WORDS> bytes;
     Real factor[FACTORS];
@@ -156,7 +159,8 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     };
 
     Real sum[OWN_ROWS][OWN_COLUMNS] = {};
-    const int own_left = slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + down * LANES_OF_VECTOR, own_right = TILE_TERMS * (TILE_ROWS + 1) + slice * TILE_COLUMNS + across * 2;
+    const int own_left = slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + down * LANES_OF_VECTOR;
+    const int own_right = TILE_TERMS * (TILE_ROWS + 1) + slice * TILE_COLUMNS + across * 2;
     const auto multiply = [&](const Real *tile) {
         const Real *left = tile + own_left, *right = tile + own_right;
 #pragma unroll (OWN_ROWS * OWN_COLUMNS > 48 ? 1 : 2)
