@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._learned import AtRest, Learned
 from elm_neuro.backends.alif._ordered import ORDERED
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
@@ -24,7 +27,7 @@ def scan(
     x: Tensor | SpikeEvents,
     weight: Tensor,
     bias: Tensor,
-    params: ALIFParameters,
+    params: ALIFParameters | Learned,
     state: ALIFState,
     *,
     lengths: Tensor | None = None,
@@ -40,7 +43,7 @@ def scan(
         x: input, (batch, time, input_size), or events.
         weight: :math:`W_{in}`, (output_size, input_size).
         bias: (output_size,).
-        params: effective parameters of one step.
+        params: effective parameters of one step, or as the layer learns them.
         state: before the first step.
         lengths: number of valid steps of each sample, (batch,), int64; past them there are no spikes and the state,
             the spikes that it remembers included, keeps its value.
@@ -53,6 +56,7 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
+    params, ranges = params if isinstance(params, Learned) else (params, None)
     _check(x, weight, bias, params, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
     reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
@@ -65,13 +69,17 @@ def scan(
         return candidate.refusal(x, params, state)
 
     chosen = choose(OPERATOR, backend, refusal)
-    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), ALIFState(*map(resolved, state))
+    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), state._make(map(resolved, state))
     beta, p, b, w_rec = (resolved(one) for one in (params.beta, params.p, params.b, params.w_rec))
     params = params._replace(beta=beta, p=p, b=b, w_rec=w_rec)
-    spikes, after = chosen.scan(x, weight, bias, params, state, lengths=lengths)
+    read: Any = params if ranges is None else Learned(params, ranges)
+    if not chosen.reads_learned:
+        read = params if ranges is None else read.effective()
+        state = state.spelled_out() if isinstance(state, AtRest) else state
+    spikes, after = chosen.scan(x, weight, bias, read, state, lengths=lengths)
     if chosen.differentiates:
         return spikes, after
-    return twice_differentiable(spikes, after, x, weight, bias, params, state, lengths)
+    return twice_differentiable(spikes, after, x, weight, bias, read, state, lengths)
 
 
 def _check(
