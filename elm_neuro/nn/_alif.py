@@ -280,12 +280,13 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
         if reason is not None:
             return self._by_calls(x, before, lengths, reason)
+        bias = wide(like)
         spikes, after = alif.scan(
             x if isinstance(x, SpikeEvents) else wide(as_frames(x, like)),
             wide(cell.weight),
-            wide(cell.bias),
+            bias,
             cell.learned_parameters(),
-            AtRest.of(wide(like), cell.state_shapes(batch)) if before is None else before,
+            AtRest.of(bias, batch, cell.latency_steps + 1) if before is None else before,
             lengths=lengths,
             backend=self.backend,
         )

@@ -28,7 +28,8 @@ def twice_differentiable(
         return spikes, after
     events, frames = (x, None) if isinstance(x, SpikeEvents) else (None, x)
     params, ranges = params if isinstance(params, Learned) else (params, None)
-    plain = Plain(events, lengths, ranges, params._replace(beta=bias.new_empty(0), p=bias.new_empty(0), b=None, w_rec=None))
+    nothing = bias.new_empty(0)
+    plain = Plain(events, lengths, ranges, params._replace(beta=nothing, p=nothing, b=None, w_rec=None))
     inputs = (frames, weight, bias, params.beta, params.p, params.b, params.w_rec, *state)
     found, v, a, s = with_second_derivative((spikes, *after), plain.run, inputs)
     return found, ALIFState(v, a, s)

@@ -82,7 +82,8 @@ def _arriving(x: Tensor | SpikeEvents, weight: Tensor, dtype: torch.dtype) -> Te
     backward.
     """
     if not isinstance(x, SpikeEvents):
-        return project(x, weight).to(dtype)
+        current = project(x, weight)
+        return current if current.dtype == dtype else current.to(dtype)
     events = Events(x.indptr, x.channel, None if x.value is None else x.value.to(dtype))
     sizes = x.shape[0], x.shape[1], x.shape[-1]
     weight = weight.to(dtype)
@@ -104,9 +105,7 @@ class Plan(NamedTuple):
     ) -> Plan:
         """Of a pass of these numbers of samples, steps, neurons and steps that a state remembers."""
         surrogate: Any = params.surrogate
-        of = _alif.Sizes(
-            dtype, *sizes, KERNEL_SURROGATES[type(surrogate)], params.gradient == "blocks", _words(ranges)
-        )
+        of = _alif.Sizes(dtype, *sizes, KERNEL_SURROGATES[type(surrogate)], params.gradient == "blocks", _words(ranges))
         recurrent = params.w_rec is not None
         through = recurrent and not params.detach_recurrent
         backward = _alif.backward(of, through, not params.detach_reset)
@@ -127,7 +126,7 @@ class _Pass(Function):
         current, bias, beta, p, b, w_rec, v_0, a_0, s_0 = tensors
         if current is None:
             raise RuntimeError("a pass without input")
-        batch, num_steps, num_neuron = current.shape
+        batch, _, num_neuron = current.shape
         history, empty = plan.sizes.history, current.new_empty
         # step k is left without input by the spikes s_0[k + 1:]
         blocked = None

@@ -1,4 +1,4 @@
-"""Parameters of a layer as it learns them, and the state of a layer that has not run: what kernels read by themselves."""
+"""Parameters as a layer learns them and the state of one that has not run: what kernels can do without."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ class AtRest(ALIFState):
     __slots__ = ()
 
     @classmethod
-    def of(cls, like: Tensor, shapes: tuple[tuple[int, ...], ...]) -> AtRest:
-        """Of these shapes, in the dtype and on the device of `like`."""
-        zero = like.new_zeros(())
-        return cls(*[zero.expand(shape) for shape in shapes])
+    def of(cls, bias: Tensor, batch: int, history: int) -> AtRest:
+        """Of a layer with this bias that remembers the spikes of history steps."""
+        zero, num_neuron = bias.new_zeros(()), bias.shape[0]
+        layer = zero.expand(batch, num_neuron)
+        return cls(layer, layer, zero.expand(batch, history, num_neuron))
 
     def spelled_out(self) -> ALIFState:
         """The zeros, each its own."""

@@ -56,25 +56,28 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
-    params, ranges = params if isinstance(params, Learned) else (params, None)
+    ranges = None
+    if isinstance(params, Learned):
+        params, ranges = params
+    given = params
     _check(x, weight, bias, params, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
-    reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
+    reason = not_numbers((first, weight, bias, *given[:4], *state))
     if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
         reason = "torch.export does not trace it, or does not load what it saves of it"
 
     def refusal(candidate: ALIFBackend) -> str | None:
         if reason is not None and not candidate.steps_alone:
             return reason
-        return candidate.refusal(x, params, state)
+        return candidate.refusal(x, given, state)
 
     chosen = choose(OPERATOR, backend, refusal)
-    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), state._make(map(resolved, state))
-    beta, p, b, w_rec = (resolved(one) for one in (params.beta, params.p, params.b, params.w_rec))
-    params = params._replace(beta=beta, p=p, b=b, w_rec=w_rec)
-    read: Any = params if ranges is None else Learned(params, ranges)
+    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), type(state)(*map(resolved, state))
+    beta, p, b, w_rec = (resolved(one) for one in (given.beta, given.p, given.b, given.w_rec))
+    given = given._replace(beta=beta, p=p, b=b, w_rec=w_rec)
+    read: Any = given if ranges is None else Learned(given, ranges)
     if not chosen.reads_learned:
-        read = params if ranges is None else read.effective()
+        read = read.effective() if isinstance(read, Learned) else read
         state = state.spelled_out() if isinstance(state, AtRest) else state
     spikes, after = chosen.scan(x, weight, bias, read, state, lengths=lengths)
     if chosen.differentiates:

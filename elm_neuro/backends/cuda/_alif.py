@@ -38,9 +38,9 @@ def steps_ahead(threads: int, dtype: torch.dtype) -> int:
     """Steps whose loads a thread has under way at once: as many as its registers hold.
 
     >>> steps_ahead(128, torch.float32), steps_ahead(1024, torch.float64)
-    (16, 2)
+    (16, 1)
     """
-    return max(1, min(MAX_AHEAD, 4096 // threads) * 4 // dtype.itemsize)
+    return (MAX_AHEAD if threads <= 256 else 2048 // threads) * 4 // dtype.itemsize
 
 
 def shared_bytes(num_neuron: int, history: int, chunk: int) -> int:

@@ -204,7 +204,10 @@ ELM_DEVICE void load(Past &past, const AlifBackward &a, i64 row, i64 j, i64 end,
         const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
         past.membrane[k] = a.membrane[row + t * n];
         past.adaptation[k] = a.b ? a.adaptation[row + t * n] : Real(0);
-        if (k == AHEAD) break;
+    }
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
         past.open[k] = a.open[row + t * n];
         past.gradient[k] = a.grad_spikes ? a.grad_spikes[row + t * n] : Real(0);
     }
@@ -217,12 +220,13 @@ ELM_DEVICE void load(Past &past, const AlifBackward &a, i64 row, i64 j, i64 end,
 }
 
 // What remains of a neuron's backward pass.
-ELM_DEVICE void finish(const AlifBackward &a, const Parameters &of, i64 j, i64 length, Real dv, Real da, Real d_beta, Real d_p, Real d_b, Real d_bias) {
+ELM_DEVICE void finish(const AlifBackward &a, i64 j, i64 length, Real dv, Real da, Real d_beta, Real d_p, Real d_b, Real d_bias) {
     const i64 sample = blockIdx.x, n = a.num_neuron;
     if (a.grad_v_0) a.grad_v_0[sample * n + j] = dv;
     if (a.grad_a_0) a.grad_a_0[sample * n + j] = da;
     for (i64 i = 0; a.grad_s_0 && i < a.history; i++)
         a.grad_s_0[(sample * a.history + i) * n + j] = a.grad_s_last && i >= length ? a.grad_s_last[(sample * a.history + i - length) * n + j] : Real(0);
+    const Parameters of = parameters(a, j);
     Real *sums = a.sums + sample * 4 * n + j;
     sums[0] = d_beta * of.beta.derivative;
     sums[n] = d_p * of.p.derivative;
@@ -234,11 +238,11 @@ ELM_DEVICE void finish(const AlifBackward &a, const Parameters &of, i64 j, i64 l
 ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = threadIdx.x < n, adaptive = a.b != nullptr;
-    const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j, at = sample * n + j;
+    const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j;
     const int chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
     const Parameters of = parameters(a, j);
-    const Real beta = of.beta.value, p = of.p.value, b = of.b.value, v_0 = a.v_0 ? a.v_0[at] : Real(0);
-    Real dv = a.grad_v_last ? a.grad_v_last[at] : Real(0), da = a.grad_a_last ? a.grad_a_last[at] : Real(0);
+    const Real beta = of.beta.value, p = of.p.value, b = of.b.value;
+    Real dv = a.grad_v_last ? a.grad_v_last[sample * n + j] : Real(0), da = a.grad_a_last ? a.grad_a_last[sample * n + j] : Real(0);
     Real d_beta = 0, d_p = 0, d_b = 0, d_bias = 0;
     for (i64 t = a.num_steps - 1; neuron && t >= length; t--) a.grad_current[row + t * n] = Real(0);
     for (i64 end = length; end > 0; end -= group) {
@@ -261,7 +265,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
                 const Real membrane = past.membrane[k], adaptation = past.adaptation[k];
                 const Real distance = membrane - (adaptive ? b * adaptation + Real(1) : Real(1));
                 const bool reset = past.membrane[k + 1] - (adaptive ? b * past.adaptation[k + 1] + Real(1) : Real(1)) > Real(0);
-                const Real before = t == 0 ? v_0 : reset ? Real(0) : past.membrane[k + 1];
+                const Real before = t == 0 ? a.v_0 ? a.v_0[sample * n + j] : Real(0) : reset ? Real(0) : past.membrane[k + 1];
                 Real ds = past.gradient[k];
                 if (adaptive) ds += da;
                 if (a.through_reset) ds -= membrane * dv;
@@ -280,7 +284,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
             if (a.w_rec) __syncthreads();
         }
     }
-    if (neuron) finish(a, of, j, length, dv, da, d_beta, d_p, d_b, d_bias);
+    if (neuron) finish(a, j, length, dv, da, d_beta, d_p, d_b, d_bias);
 }
 
 // Backward with the gradient of Blocks, docs/alif.md: what is fed back, the reset and the spike that raises the adaptation are constants, so
@@ -313,12 +317,13 @@ ELM_KERNEL(elm_alif_blocks_backward, AlifBackward, ELM_THREADS, 1) {
             d_beta += first * a.membrane[row + (end - 1) * n];
         Real once = 0, twice = 0;  // sums over the block's later steps
         for (i64 last = end; last > start; last -= AHEAD) {
+            const int count = last - start < AHEAD ? (int)(last - start) : AHEAD;
             Past past;
             load(past, a, row, j, last, length);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
+                if (k >= count) continue;
                 const i64 t = last - 1 - k;
-                if (t < start) break;
                 const Real adaptation = past.adaptation[k], distance = past.membrane[k] - (adaptive ? b * adaptation + Real(1) : Real(1));
                 once += past.gradient[k];
                 twice += once;
@@ -339,5 +344,5 @@ ELM_KERNEL(elm_alif_blocks_backward, AlifBackward, ELM_THREADS, 1) {
         }
     }
     if (a.v_0) d_beta += first * a.v_0[at];
-    finish(a, of, j, length, du, da, d_beta, d_p, d_b, d_bias);
+    finish(a, j, length, du, da, d_beta, d_p, d_b, d_bias);
 }
