@@ -44,8 +44,8 @@ def steps_ahead(threads: int, dtype: torch.dtype) -> int:
 
 
 def shared_bytes(num_neuron: int, history: int, chunk: int) -> int:
-    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run."""
-    return (history + chunk) * threads_for(num_neuron) // 8
+    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run, and in none."""
+    return (history + chunk + 1) * threads_for(num_neuron) // 8
 
 
 def max_history(num_neuron: int) -> int:

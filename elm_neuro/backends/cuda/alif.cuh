@@ -69,25 +69,27 @@ struct AlifCourse {
     int rest;  // steps that the spikes before the block leave without input
 };
 
-// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`.
+// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`. A row of zeros follows.
 struct Ring {
     unsigned *bits;
     int rows, now;
 };
-ELM_DEVICE unsigned *row_of(const Ring &ring, int step) {
+ELM_DEVICE int row_of(const Ring &ring, int step) {
     const int at = ring.now + step;
-    return ring.bits + (at < ring.rows ? at : at - ring.rows) * WARPS;
+    return (at < ring.rows ? at : at - ring.rows) * WARPS;
 }
 
-// What the neurons that fired history steps before send to steps `first` to `last` of those that begin at `start`, by sender.
-ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, i64 start, int first, int last, const Real *by_sender, Real (&current)[AHEAD]) {
-    const int n = (int)a.num_neuron, chunk = (int)a.chunk, words = divided_up(n, WARP);
-    for (int w = 0; w < words; w++) {
+// What the neurons that fired history steps before the steps from `first` to `last` of a group send, by sender.
+ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, int first, int last, const Real *by_sender, Real (&current)[AHEAD]) {
+    const int n = (int)a.num_neuron, chunk = (int)a.chunk;
+    int row[AHEAD];
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) row[k] = k >= first && k < last ? row_of(ring, k - first + chunk) : ring.rows * WARPS;  // history rows back
+    for (int w = 0; w * WARP < n; w++) {
         unsigned bits[AHEAD], any = 0;
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) {
-            bits[k] = 0;
-            if (k >= first && k < last && start + k >= a.history) bits[k] = row_of(ring, k - first + chunk)[w];  // history rows back, or chunk forward
+            bits[k] = ring.bits[row[k] + w];
             any |= bits[k];
         }
         while (any) {
@@ -95,7 +97,8 @@ ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, i64 start, int fir
             any = 0;
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                weight[k] = bits[k] ? by_sender[(w * WARP + __ffs((int)bits[k]) - 1) * n] : Real(0);
+                const int from = (w * WARP + __ffs((int)bits[k]) - 1) * n;
+                weight[k] = bits[k] ? by_sender[from] : Real(0);
                 bits[k] &= bits[k] - 1;
                 any |= bits[k];
             }
@@ -133,26 +136,35 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     int rest = 0, step = 0;  // step: of the block
     AlifCourse course = {};
     Ring ring = {fired, history + chunk, 0};
+    if (a.by_sender)
+        for (int i = threadIdx.x; i < (ring.rows + 1) * WARPS; i += ELM_THREADS) fired[i] = 0;
+    if (a.by_sender) __syncthreads();
     for (i64 start = 0; start < length; start += group) {
         const int count = length - start < group ? (int)(length - start) : group;
-        Real current[AHEAD];
+        const i64 here = row + start * n;
+        Real current[AHEAD], unblocked[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; k++) current[k] = a.current[row + (start + (k < count ? k : 0)) * n];
+        for (int k = 0; k < AHEAD; k++) current[k] = a.current[here + (k < count ? k : 0) * n];
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) unblocked[k] = Real(1);
+        if (a.blocked && start < history - 1) {
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                if (k < count && start + k < history - 1) unblocked[k] -= a.blocked[(sample * (history - 1) + start + k) * n + j];
+        }
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) current[k] += bias;
         if (a.by_sender && a.s_0 && start < history) add_fed_back_before(a, start, count, by_sender, current);
         for (int first = 0; first < count; first += chunk) {
             const int last = first + chunk < count ? first + chunk : count;
-            if (a.by_sender && start + last > history) add_fed_back(a, ring, start, first, last, by_sender, current);
+            if (a.by_sender && start + last > history) add_fed_back(a, ring, first, last, by_sender, current);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 if (k < first || k >= last) continue;
-                const i64 t = start + k;
-                const Real unblocked = a.blocked && t < history - 1 ? Real(1) - a.blocked[(sample * (history - 1) + t) * n + j] : Real(1);
-                const Real open = rest > 0 ? Real(0) : unblocked, membrane = beta * v + open * current[k];
+                const Real open = rest > 0 ? Real(0) : unblocked[k], membrane = beta * v + open * current[k];
                 if (a.blocks) {
                     if (step == 0) course = {v, adaptation, Real(0), rest};
-                    course.open = course.rest > 0 ? Real(0) : unblocked;
+                    course.open = course.rest > 0 ? Real(0) : unblocked[k];
                     course.membrane = beta * course.membrane + course.open * current[k];
                 } else {
                     course = {membrane, adaptation, open, 0};
@@ -160,14 +172,14 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
                 const bool fires = neuron && membrane - (adaptive ? b * adaptation + Real(1) : Real(1)) > Real(0);
                 if (a.by_sender) {
                     const unsigned bits = __ballot_sync(~0u, fires);
-                    if (threadIdx.x % WARP == 0) row_of(ring, k - first)[threadIdx.x / WARP] = bits;
+                    if (threadIdx.x % WARP == 0) fired[row_of(ring, k - first) + threadIdx.x / WARP] = bits;
                 }
                 if (neuron) {
-                    a.spikes[row + t * n] = fires ? Real(1) : Real(0);
+                    a.spikes[here + k * n] = fires ? Real(1) : Real(0);
                     if (a.membrane) {
-                        a.membrane[row + t * n] = course.membrane;
-                        a.open[row + t * n] = course.open;
-                        if (adaptive) a.adaptation[row + t * n] = course.adaptation;
+                        a.membrane[here + k * n] = course.membrane;
+                        a.open[here + k * n] = course.open;
+                        if (adaptive) a.adaptation[here + k * n] = course.adaptation;
                     }
                 }
                 course.adaptation = p * course.adaptation;
