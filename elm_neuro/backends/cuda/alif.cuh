@@ -5,7 +5,7 @@
 #include "common.cuh"
 #include "surrogates.cuh"
 
-constexpr int WARP = 32, WARPS = ELM_THREADS / WARP, AHEAD = ELM_AHEAD;
+constexpr int WARP = 32, WARPS = ELM_THREADS / WARP, AHEAD = ELM_AHEAD, SENDERS = 4;
 
 // Between what a neuron learns and what is effective, as backends/alif/_learned.py.
 struct Ranges {
@@ -92,18 +92,19 @@ ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, int first, int las
             bits[k] = ring.bits[row[k] + w];
             any |= bits[k];
         }
-        while (any) {
-            Real weight[AHEAD];
-            any = 0;
+        while (any) {  // a neuron fires in few of the steps: a sender's weight is loaded once
+            unsigned sender[SENDERS];
+            Real weight[SENDERS];
 #pragma unroll
-            for (int k = 0; k < AHEAD; k++) {
-                const int from = (w * WARP + __ffs((int)bits[k]) - 1) * n;
-                weight[k] = bits[k] ? by_sender[from] : Real(0);
-                bits[k] &= bits[k] - 1;
-                any |= bits[k];
+            for (int i = 0; i < SENDERS; i++, any &= any - 1) {
+                sender[i] = any & (0u - any);
+                weight[i] = any ? by_sender[(w * WARP + __ffs((int)any) - 1) * n] : Real(0);
             }
 #pragma unroll
-            for (int k = 0; k < AHEAD; k++) current[k] += weight[k];
+            for (int i = 0; i < SENDERS; i++)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (bits[k] & sender[i]) current[k] += weight[i];
         }
     }
 }
