@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elm_neuro import pretrained
 from elm_neuro.backends import alif, untraced
 from elm_neuro.backends._select import choose
+from elm_neuro.backends.alif._learned import AtRest, Learned, Ranges
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._alif_config import (
@@ -30,6 +31,8 @@ from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
+
+RANGES = Ranges(BETA_RANGE, P_RANGE, B_RANGE)
 
 
 @pretrained.register
@@ -128,18 +131,23 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
 
     def parameters_as_they_are(self) -> ALIFParameters:
         """:meth:`effective_parameters` after :meth:`reason_to_call`."""
+        return self.learned_parameters().effective()
+
+    def learned_parameters(self) -> Learned:
+        """What :meth:`parameters_as_they_are` brings into its ranges."""
         config, b, p, w_rec = self._config, self.b, self.p, self.w_rec
-        beta = wide(self.beta).clamp(*BETA_RANGE)
-        return ALIFParameters(
+        beta = wide(self.beta)
+        params = ALIFParameters(
             beta,
-            beta if p is None else wide(p).abs().clamp(*P_RANGE),
-            None if b is None else wide(b).abs().clamp(*B_RANGE),
+            beta if p is None else wide(p),
+            None if b is None else wide(b),
             None if w_rec is None else wide(w_rec),
             self.surrogate,
             config.detach_reset,
             config.detach_recurrent,
             config.gradient,
         )
+        return Learned(params, RANGES)
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device."""
@@ -272,12 +280,13 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
         if reason is not None:
             return self._by_calls(x, before, lengths, reason)
+        bias = wide(like)
         spikes, after = alif.scan(
             x if isinstance(x, SpikeEvents) else wide(as_frames(x, like)),
             wide(cell.weight),
-            wide(cell.bias),
-            cell.parameters_as_they_are(),
-            cell.initial_state(batch) if before is None else before,
+            bias,
+            cell.learned_parameters(),
+            AtRest.of(bias, batch, cell.latency_steps + 1) if before is None else before,
             lengths=lengths,
             backend=self.backend,
         )

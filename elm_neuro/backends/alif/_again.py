@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.alif._learned import Learned, Ranges
 from elm_neuro.backends.parts._twice import with_second_derivative
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
@@ -18,7 +19,7 @@ def twice_differentiable(
     x: Tensor | SpikeEvents,
     weight: Tensor,
     bias: Tensor,
-    params: ALIFParameters,
+    params: ALIFParameters | Learned,
     state: ALIFState,
     lengths: Tensor | None,
 ) -> tuple[Tensor, ALIFState]:
@@ -26,7 +27,9 @@ def twice_differentiable(
     if not (torch.is_grad_enabled() and (spikes.requires_grad or after.v.requires_grad or after.a.requires_grad)):
         return spikes, after
     events, frames = (x, None) if isinstance(x, SpikeEvents) else (None, x)
-    plain = Plain(events, lengths, params._replace(beta=bias.new_empty(0), p=bias.new_empty(0), b=None, w_rec=None))
+    params, ranges = params if isinstance(params, Learned) else (params, None)
+    nothing = bias.new_empty(0)
+    plain = Plain(events, lengths, ranges, params._replace(beta=nothing, p=nothing, b=None, w_rec=None))
     inputs = (frames, weight, bias, params.beta, params.p, params.b, params.w_rec, *state)
     found, v, a, s = with_second_derivative((spikes, *after), plain.run, inputs)
     return found, ALIFState(v, a, s)
@@ -37,6 +40,7 @@ class Plain(NamedTuple):
 
     events: SpikeEvents | None
     lengths: Tensor | None
+    ranges: Ranges | None  # where the parameters are as they are learned
     settings: ALIFParameters  # without its tensors
 
     def run(self, frames: Any, weight: Any, bias: Any, beta: Any, p: Any, b: Any, w_rec: Any, *state: Any) -> Any:
@@ -46,6 +50,8 @@ class Plain(NamedTuple):
         from elm_neuro.backends.alif._torch import Torch
 
         params = self.settings._replace(beta=beta, p=p, b=b, w_rec=w_rec)
+        if self.ranges is not None:
+            params = Learned(params, self.ranges).effective()
         x = self.events if frames is None else frames
         plain = Torch() if params.gradient == "blocks" else Reference()
         spikes, after = plain.scan(x, weight, bias, params, ALIFState(*state), lengths=self.lengths)  # type: ignore[arg-type]

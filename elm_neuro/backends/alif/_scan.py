@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
+from elm_neuro.backends.alif._learned import AtRest, Learned
 from elm_neuro.backends.alif._ordered import ORDERED
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
@@ -24,7 +27,7 @@ def scan(
     x: Tensor | SpikeEvents,
     weight: Tensor,
     bias: Tensor,
-    params: ALIFParameters,
+    params: ALIFParameters | Learned,
     state: ALIFState,
     *,
     lengths: Tensor | None = None,
@@ -40,7 +43,7 @@ def scan(
         x: input, (batch, time, input_size), or events.
         weight: :math:`W_{in}`, (output_size, input_size).
         bias: (output_size,).
-        params: effective parameters of one step.
+        params: effective parameters of one step, or as the layer learns them.
         state: before the first step.
         lengths: number of valid steps of each sample, (batch,), int64; past them there are no spikes and the state,
             the spikes that it remembers included, keeps its value.
@@ -53,25 +56,33 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
+    ranges = None
+    if isinstance(params, Learned):
+        params, ranges = params
+    given = params
     _check(x, weight, bias, params, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
-    reason = not_numbers((first, weight, bias, params.beta, params.p, params.b, params.w_rec, *state))
+    reason = not_numbers((first, weight, bias, *given[:4], *state))
     if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
         reason = "torch.export does not trace it, or does not load what it saves of it"
 
     def refusal(candidate: ALIFBackend) -> str | None:
         if reason is not None and not candidate.steps_alone:
             return reason
-        return candidate.refusal(x, params, state)
+        return candidate.refusal(x, given, state)
 
     chosen = choose(OPERATOR, backend, refusal)
-    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), ALIFState(*map(resolved, state))
-    beta, p, b, w_rec = (resolved(one) for one in (params.beta, params.p, params.b, params.w_rec))
-    params = params._replace(beta=beta, p=p, b=b, w_rec=w_rec)
-    spikes, after = chosen.scan(x, weight, bias, params, state, lengths=lengths)
+    x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), type(state)(*map(resolved, state))
+    beta, p, b, w_rec = (resolved(one) for one in (given.beta, given.p, given.b, given.w_rec))
+    given = given._replace(beta=beta, p=p, b=b, w_rec=w_rec)
+    read: Any = given if ranges is None else Learned(given, ranges)
+    if not chosen.reads_learned:
+        read = read.effective() if isinstance(read, Learned) else read
+        state = state.spelled_out() if isinstance(state, AtRest) else state
+    spikes, after = chosen.scan(x, weight, bias, read, state, lengths=lengths)
     if chosen.differentiates:
         return spikes, after
-    return twice_differentiable(spikes, after, x, weight, bias, params, state, lengths)
+    return twice_differentiable(spikes, after, x, weight, bias, read, state, lengths)
 
 
 def _check(

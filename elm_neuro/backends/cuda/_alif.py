@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from elm_neuro.backends.cuda import _driver
-from elm_neuro.backends.cuda._arguments import structure
+from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda._launch import Launch
 
 MAX_NEURON = 1024  # threads of a block
 MAX_SHARED_BYTES = 48 * 1024  # what every device gives
-MAX_CHUNK = 32  # steps between barriers
+MAX_AHEAD = 16  # steps whose loads are under way at once
 WARP = 32
+MAX_BITS = 32  # steps of spikes in shared memory beyond those that a state remembers
 
-FORWARD, _FORWARD_BYTES = structure(
-    "num_steps num_neuron history chunk blocks lengths current beta p b by_sender v_0 a_0 s_0 blocked "
-    "spikes v_last a_last membrane adaptation open"
+_RANGES = "learned low_beta high_beta low_p high_p low_b high_b "
+_FORWARD_BYTES = num_bytes(
+    f"num_steps num_neuron history chunk blocks {_RANGES} lengths current bias beta p b by_sender v_0 a_0 s_0 blocked "
+    "spikes v_last a_last s_last membrane adaptation open"
 )
-BACKWARD, _BACKWARD_BYTES = structure(
-    "num_steps num_neuron history chunk through_reset lengths beta p b w_rec v_0 spikes membrane adaptation open "
-    "grad_spikes grad_v_last grad_a_last grad_current grad_v_0 grad_a_0 grad_beta grad_p grad_b "
+_BACKWARD_BYTES = num_bytes(
+    f"num_steps num_neuron history chunk through_reset {_RANGES} lengths beta p b w_rec v_0 spikes membrane adaptation "
+    "open grad_spikes grad_v_last grad_a_last grad_s_last grad_current grad_v_0 grad_a_0 grad_s_0 sums "
     "scale factor side_scale side_factor mean"
 )
 
@@ -32,14 +34,18 @@ def threads_for(num_neuron: int) -> int:
     return max(WARP, 1 << (num_neuron - 1).bit_length())
 
 
-def chunk_of(history: int) -> int:
-    """Steps between barriers, where a state remembers the spikes of `history` steps."""
-    return min(history, MAX_CHUNK)
+def steps_ahead(threads: int, dtype: torch.dtype) -> int:
+    """Steps whose loads a thread has under way at once: as many as its registers hold.
+
+    >>> steps_ahead(128, torch.float32), steps_ahead(1024, torch.float64)
+    (16, 1)
+    """
+    return (MAX_AHEAD if threads <= 256 else 2048 // threads) * 4 // dtype.itemsize
 
 
-def shared_bytes(num_neuron: int, history: int) -> int:
-    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run."""
-    return (history + chunk_of(history)) * threads_for(num_neuron) // 8
+def shared_bytes(num_neuron: int, history: int, chunk: int) -> int:
+    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run, and in none."""
+    return (history + chunk + 1) * threads_for(num_neuron) // 8
 
 
 def max_history(num_neuron: int) -> int:
@@ -48,7 +54,7 @@ def max_history(num_neuron: int) -> int:
     >>> max_history(1024), max_history(256)
     (352, 1504)
     """
-    return MAX_SHARED_BYTES * 8 // threads_for(num_neuron) - MAX_CHUNK
+    return MAX_SHARED_BYTES * 8 // threads_for(num_neuron) - MAX_BITS
 
 
 @cache
@@ -61,6 +67,7 @@ def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
             ("ELM_REAL", "double" if double else "float"),
             ("ELM_DOUBLE", int(double)),
             ("ELM_THREADS", threads),
+            ("ELM_AHEAD", steps_ahead(threads, dtype)),
             ("ELM_SURROGATE", surrogate),
             ("ELM_BYTES_ALIF", _FORWARD_BYTES),
             ("ELM_BYTES_ALIFBACKWARD", _BACKWARD_BYTES),
@@ -68,12 +75,41 @@ def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
     )
 
 
-def launch(kernel: str, code: Program, batch: int, threads: int, shared_bytes: int, args: bytes, like: Tensor) -> None:
-    """A block for each of `batch` samples, on the current stream of `like`'s device."""
-    _driver.launch(code, kernel, (batch, 1), threads, shared_bytes, args, like.device)
+class Sizes(NamedTuple):
+    """Of a pass, and how it runs."""
+
+    dtype: torch.dtype
+    batch: int
+    num_steps: int
+    num_neuron: int
+    history: int  # latency + 1
+    surrogate: int  # its kind, as native/api.h numbers them
+    blocks: bool  # the gradient of Blocks in place of the loop's
+    ranges: tuple[int, ...]  # of what the parameters are as they are learned, as alif.cuh has them
 
 
-def expect(kernel: str, surrogate: int, current: Tensor) -> None:
-    """Have a kernel of the backward pass compiled beside the forward pass, where it is not."""
-    code = program(current.dtype, threads_for(current.shape[-1]), surrogate)
-    _driver.expect(current.device, (code, kernel))
+@lru_cache(maxsize=256)
+def forward(of: Sizes, recurrent: bool) -> Launch:
+    """Spikes and state. Its addresses are those of the structure from `lengths` on."""
+    threads = threads_for(of.num_neuron)
+    chunk = _chunk(of, recurrent)
+    shared = shared_bytes(of.num_neuron, of.history, chunk) if recurrent else 0
+    numbers = of.num_steps, of.num_neuron, of.history, chunk, int(of.blocks), *of.ranges
+    code = program(of.dtype, threads, of.surrogate)
+    return Launch(code, "elm_alif", (of.batch, 1), threads, _FORWARD_BYTES, numbers, shared)
+
+
+@lru_cache(maxsize=256)
+def backward(of: Sizes, feeds_back: bool, through_reset: bool) -> Launch:
+    """Gradients. Its addresses are those of the structure from `lengths` on, then the words of the slope."""
+    threads = threads_for(of.num_neuron)
+    kernel = "elm_alif_blocks_backward" if of.blocks else "elm_alif_backward"
+    numbers = of.num_steps, of.num_neuron, of.history, _chunk(of, feeds_back), int(through_reset), *of.ranges
+    code = program(of.dtype, threads, of.surrogate)
+    return Launch(code, kernel, (of.batch, 1), threads, _BACKWARD_BYTES, numbers)
+
+
+def _chunk(of: Sizes, barriers: bool) -> int:
+    """Steps between barriers."""
+    ahead = steps_ahead(threads_for(of.num_neuron), of.dtype)
+    return min(of.history, ahead) if barriers else ahead

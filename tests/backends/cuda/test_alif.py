@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from elm_neuro import ALIF, LIF, ALIFState
-from elm_neuro.backends.cuda import _compile
+from elm_neuro.backends.cuda import _alif, _compile
 from elm_neuro.functional import FastSigmoid
 from tests.backends.alif import test_published
 from tests.backends.alif.cases import calls, everything
@@ -68,20 +69,90 @@ def test_the_order_of_the_threads_changes_nothing(fake_driver: FakeDriver, gradi
 
 @pytest.mark.parametrize("barrier", ["if (a.by_sender) __syncthreads();", "if (a.w_rec) __syncthreads();"])
 def test_a_missing_barrier_is_found(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, barrier: str) -> None:
-    from elm_neuro.backends.cuda import _alif
+    def forget() -> None:
+        for known in (_alif.program, _alif.forward, _alif.backward):
+            known.cache_clear()
 
     texts = dict(_compile.sources())
     assert barrier in texts["alif.cuh"]
     texts["alif.cuh"] = texts["alif.cuh"].replace(barrier, "")
     monkeypatch.setattr(_compile, "sources", lambda: texts)
-    _alif.program.cache_clear()
+    forget()
     try:
         first, *others = in_several_orders(fake_driver)
         found = not all(torch.equal(other, first) for other in others)
     except ValueError as error:  # a row of spikes that nobody has written yet
         found = "NaN" in str(error)
-    _alif.program.cache_clear()
+    forget()
     assert found
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_what_is_learned_outside_its_range_has_no_gradient(fake_driver: FakeDriver, recurrent: bool) -> None:
+    torch.manual_seed(1)
+    layer = ALIF(4, 8, latency=2.0, recurrent=recurrent).double()
+    with torch.no_grad():
+        layer.cell.weight.mul_(6)
+        layer.cell.beta.copy_(torch.tensor([1.5, 0.999, 0.9, 0.001, 0.0, -0.5, 0.5, 0.8]))
+        assert layer.cell.p is not None and layer.cell.b is not None
+        layer.cell.p.copy_(torch.tensor([1.5, 0.999, -0.999, -2.0, 0.0, -0.5, 0.5, 0.8]))
+        layer.cell.b.copy_(torch.tensor([0.5, 0.001, -0.001, 0.0, 1.0, -0.5, -2.0, 3.0]))
+    x = (torch.rand(3, 40, 4) < 0.5).double()
+    found, wanted = (everything(layer, backend, x, None, None) for backend in ("cuda", "reference"))
+    assert found[0].any()
+    for result, right in zip(found, wanted, strict=True):
+        assert_close(result, right, dtype=torch.float64, scale=10.0)
+    names = [name for name, _ in layer.named_parameters()]
+    of = dict(zip(names, found[-len(names) :], strict=True))
+    assert of["cell.beta"].count_nonzero() <= 5 and not of["cell.beta"][[0, 4, 5]].any()
+    assert not of["cell.p"][[0, 3, 4]].any() and not of["cell.b"][[3, 6, 7]].any()
+
+
+@pytest.mark.parametrize("gradient", ["loop", "blocks"])
+def test_second_derivatives_are_those_of_torch(fake_driver: FakeDriver, gradient: str) -> None:
+    torch.manual_seed(2)
+    layer = ALIF(4, 6, latency=2.0, recurrent=True, gradient=gradient).double()
+    with torch.no_grad():
+        layer.cell.weight.mul_(6)
+    x = (torch.rand(2, 20, 4) < 0.5).double()
+
+    def twice(backend: str) -> list[Tensor]:
+        layer.backend = backend
+        weights = [layer.cell.weight, layer.cell.beta, layer.cell.b, layer.cell.bias]
+        first = torch.autograd.grad((layer(x)[0] * torch.arange(20.0).unsqueeze(-1)).sum(), weights, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(one.square().sum() for one in first), weights)]
+
+    for found, wanted in zip(twice("cuda"), twice("torch"), strict=True):
+        assert_close(found, wanted, dtype=torch.float64, scale=10.0)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_layer_at_rest_gives_a_state_of_its_own(fake_driver: FakeDriver, adaptive: bool) -> None:
+    for backend in ("cuda", "reference", "torch"):
+        for num_steps in (0, 1, 5):
+            layer = (ALIF if adaptive else LIF)(3, 1, latency=2.0, backend=backend)
+            _, state = layer(torch.rand(1, num_steps, 3))
+            places = {part.untyped_storage().data_ptr() for part in state}
+            assert len(places) == 3 and [part.shape for part in state] == [(1, 1), (1, 1), (1, 3, 1)]
+            for part in state:
+                part.detach().add_(1)
+
+
+def test_a_pass_asks_little_of_the_host(fake_driver: FakeDriver) -> None:
+    layer = ALIF(12, 8, latency=2.0, recurrent=True, backend="cuda")
+    x, upstream = (torch.rand(4, 30, 12) < 0.1).float(), torch.ones(4, 30, 8)
+
+    def both() -> None:
+        layer.zero_grad()
+        layer(x)[0].backward(upstream)
+
+    both()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        both()
+    events = [event for event in profiled.events() if event.name.startswith("aten::")]
+    outer = [e.name for e in events if e.cpu_parent is None or not e.cpu_parent.name.startswith("aten::")]
+    looked = 6  # at the membrane, for a NaN: on the CPU alone
+    assert len(outer) <= 40 + looked, outer
 
 
 @pytest.mark.parametrize("method", ["seq", "blocks"])
