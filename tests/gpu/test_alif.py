@@ -95,7 +95,7 @@ def test_the_same_call_gives_the_same_bits_and_does_not_wait() -> None:
 @pytest.mark.parametrize("events", [False, True])
 def test_lengths_are_looked_at_once(events: bool) -> None:
     layer, x, lengths = small(), spikes(), torch.tensor([70, 0, 17], device="cuda")
-    given: Any = SpikeEvents.from_frames(x) if events else x
+    given: Any = SpikeEvents.from_frames(2 * x) if events else x  # with values
     call = partial(layer, lengths=lengths)
     call(given)[0].sum().backward()
     assert_waits_for_nothing(call, given)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from elm_neuro import ALIF, LIF, ALIFState
+from elm_neuro import ALIF, LIF, ALIFState, SpikeEvents
 from elm_neuro.backends.cuda import _alif, _compile
 from elm_neuro.functional import FastSigmoid
 from tests.backends.alif import test_published
@@ -193,3 +193,16 @@ def test_settings_of_a_surrogate_are_not_compiled(fake_driver: FakeDriver) -> No
         known = len(fake_driver._libraries)
         assert before in (None, known)
         before = known
+
+
+def test_values_past_a_samples_end_say_nothing(fake_driver: FakeDriver) -> None:
+    frames, found = torch.ones(2, 5, 3), []
+    lengths = torch.tensor([5, 2])
+    for past in (0.5, float("nan")):
+        frames[1, 2:] = past
+        layer = ALIF(3, 4, recurrent=True, backend="cuda", generator=torch.Generator().manual_seed(0))
+        spikes, state = layer(SpikeEvents.from_frames(frames), None, lengths)
+        (spikes.sum() + state.v.sum()).backward()
+        found.append([spikes.detach(), state.v.detach(), *(p.grad for p in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
