@@ -165,7 +165,8 @@ class _Pass(Function):
         lengths, spikes, beta, p, b, w_rec, v_0, s_0, kept = ctx.saved_tensors
         plan: Plan = ctx.plan
         batch, num_steps, num_neuron = spikes.shape
-        given = [None if grad is None else grad.contiguous() for grad in grads]
+        of_spikes, *of_state = grads
+        of_state = [None if grad is None else grad.contiguous() for grad in of_state]
         fed_back = w_rec if plan.through_recurrence else None
         of_current, sums = torch.empty_like(spikes), spikes.new_empty(batch, 4, num_neuron)
         of_v = of_a = of_s = None
@@ -174,7 +175,8 @@ class _Pass(Function):
         plan.backward(
             _driver.launcher().queue(spikes.device),
             *map(address, (lengths, beta, p, b, fed_back, v_0, spikes)), *_parts(kept),
-            *map(address, (*given, of_current, of_v, of_a, of_s, sums)), *slope_words(plan.slope),
+            *map(address, (of_spikes, *of_state, of_current, of_v, of_a, of_s, sums)),
+            *((0, 0, 0) if of_spikes is None else of_spikes.stride()), *slope_words(plan.slope),
         )  # fmt: skip
         of_beta, of_p, of_b, of_bias = sums.sum(0).unbind()
         of_w_rec = None if w_rec is None else _of_w_rec(of_current, spikes, s_0, plan.sizes.history)

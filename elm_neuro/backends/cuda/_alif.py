@@ -25,7 +25,7 @@ _FORWARD_BYTES = num_bytes(
 _BACKWARD_BYTES = num_bytes(
     f"num_steps num_neuron history chunk through_reset {_RANGES} lengths beta p b w_rec v_0 spikes membrane adaptation "
     "open grad_spikes grad_v_last grad_a_last grad_s_last grad_current grad_v_0 grad_a_0 grad_s_0 sums "
-    "scale factor side_scale side_factor mean"
+    "grad_batch grad_step grad_neuron scale factor side_scale side_factor mean"
 )
 
 
@@ -101,7 +101,9 @@ def forward(of: Sizes, recurrent: bool) -> Launch:
 
 @lru_cache(maxsize=256)
 def backward(of: Sizes, feeds_back: bool, through_reset: bool) -> Launch:
-    """Gradients. Its addresses are those of the structure from `lengths` on, then the words of the slope."""
+    """Gradients. Its addresses are those of the structure from `lengths` on, then come strides and the words of the
+    slope.
+    """
     threads = threads_for(of.num_neuron)
     kernel = "elm_alif_blocks_backward" if of.blocks else "elm_alif_backward"
     numbers = of.num_steps, of.num_neuron, of.history, _chunk(of, feeds_back), int(through_reset), *of.ranges

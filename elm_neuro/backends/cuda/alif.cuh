@@ -38,6 +38,7 @@ struct AlifBackward {
     Real *grad_current;                             // shape of current
     Real *grad_v_0, *grad_a_0, *grad_s_0;           // null: not asked for; grad_s_0 without what goes through w_rec
     Real *sums;                                     // (batch, 4, neuron): gradients of beta, p, b and the bias
+    i64 grad_batch, grad_step, grad_neuron;         // strides of grad_spikes
     Slope slope;
 };
 
@@ -212,6 +213,7 @@ struct Past {
 };
 ELM_DEVICE void load(Past &past, const AlifBackward &a, i64 row, i64 j, i64 end, i64 length) {
     const i64 n = a.num_neuron, remembered = length - a.history;
+    const Real *gradient = a.grad_spikes ? a.grad_spikes + blockIdx.x * a.grad_batch + j * a.grad_neuron : nullptr;
 #pragma unroll
     for (int k = 0; k <= AHEAD; k++) {
         const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
@@ -222,7 +224,7 @@ ELM_DEVICE void load(Past &past, const AlifBackward &a, i64 row, i64 j, i64 end,
     for (int k = 0; k < AHEAD; k++) {
         const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
         past.open[k] = a.open[row + t * n];
-        past.gradient[k] = a.grad_spikes ? a.grad_spikes[row + t * n] : Real(0);
+        past.gradient[k] = gradient ? gradient[t * a.grad_step] : Real(0);
     }
     if (!a.grad_s_last || end <= remembered) return;
 #pragma unroll

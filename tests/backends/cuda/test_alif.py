@@ -126,6 +126,22 @@ def test_second_derivatives_are_those_of_torch(fake_driver: FakeDriver, gradient
         assert_close(found, wanted, dtype=torch.float64, scale=10.0)
 
 
+@pytest.mark.parametrize("gradient", ["loop", "blocks"])
+def test_gradients_of_spikes_come_as_they_lie(fake_driver: FakeDriver, gradient: str) -> None:
+    torch.manual_seed(3)
+    layer = ALIF(4, 6, latency=2.0, recurrent=True, gradient=gradient).double()
+    with torch.no_grad():
+        layer.cell.weight.mul_(6)
+    x = (torch.rand(3, 20, 4) < 0.5).double()
+    by_neuron, by_step = torch.randn(2, 6, dtype=torch.float64), torch.randn(20, 3, 6, dtype=torch.float64)
+    for upstream in (by_neuron[0].expand(3, 20, 6), by_step.transpose(0, 1), by_step[:, :, :1].transpose(0, 1)):
+        found = []
+        for layer.backend in ("cuda", "torch"):
+            found.append(torch.autograd.grad(layer(x)[0], list(layer.parameters()), upstream.expand(3, 20, 6)))
+        for result, right in zip(*found, strict=True):
+            assert_close(result, right, dtype=torch.float64, scale=10.0)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_layer_at_rest_gives_a_state_of_its_own(fake_driver: FakeDriver, adaptive: bool) -> None:
     for backend in ("cuda", "reference", "torch"):
@@ -138,6 +154,7 @@ def test_a_layer_at_rest_gives_a_state_of_its_own(fake_driver: FakeDriver, adapt
                 part.detach().add_(1)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the profiler, on what it keeps of one run and the next
 def test_a_pass_asks_little_of_the_host(fake_driver: FakeDriver) -> None:
     layer = ALIF(12, 8, latency=2.0, recurrent=True, backend="cuda")
     x, upstream = (torch.rand(4, 30, 12) < 0.1).float(), torch.ones(4, 30, 8)
