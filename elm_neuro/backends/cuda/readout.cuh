@@ -2,7 +2,7 @@
 #pragma once
 #include "common.cuh"
 
-constexpr int READOUT_THREADS = 256;
+constexpr int READOUT_THREADS = 256, MAX_OUTPUT = 8, LANES = 32;
 
 struct Readout {
     i64 batch, num_steps, num_neuron, num_output, num_memory;
@@ -39,54 +39,79 @@ ELM_KERNEL(elm_readout, Readout, READOUT_THREADS, 1) {
     a.y[at] = sum;
 }
 
-// Sum over some rows of a part of what an output's gradient gives the weight of a unit, or, past the last, the bias.
-ELM_DEVICE Real product_of(const ReadoutBackward &a, const Real *grad_y, const Real *memory, i64 first, i64 end, int stride, i64 output, i64 k) {
-    constexpr int AHEAD = 8;  // rows whose numbers are on their way at a time
-    i64 sample = first / a.num_steps, step = first % a.num_steps;
-    Real sum = Real(0);
-    for (i64 row = first; row < end; row += AHEAD * stride) {
-        Real grad[AHEAD], unit[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const bool counts = row + i * stride < end && (!a.lengths || step < a.lengths[sample]);
-            grad[i] = counts ? grad_y[sample * a.grad_batch + step * a.grad_time + output * a.grad_output] : Real(0);
-            unit[i] = counts && k < a.num_memory ? memory[(row + i * stride) * a.num_memory + k] : Real(1);
-            for (step += stride; step >= a.num_steps; step -= a.num_steps) sample++;
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) sum += grad[i] * unit[i];
-    }
-    return sum;
+// Where a row of a record is: which step of which sample. Rows are gone through in strides, without a division each.
+struct Place {
+    i64 sample, step;
+};
+ELM_DEVICE Place place_of(i64 row, i64 num_steps) { return {row / num_steps, row % num_steps}; }
+ELM_DEVICE void move(Place &at, int rows, i64 num_steps) {
+    for (at.step += rows; at.step >= num_steps; at.step -= num_steps) at.sample++;
 }
 
-// Gradient of the memory, a thread an entry; products over a part's rows, a thread an entry, where there are few over some of the rows.
+// Gradient of the memory of a part's rows: as many threads a row as it has units, 32 at most.
+ELM_DEVICE void memory_gradient(const ReadoutBackward &a, const Real *grad_y, const Real *w, i64 begin, i64 end, Real *grad_memory) {
+    const int num_memory = int(a.num_memory), lanes = num_memory < LANES ? num_memory : LANES, at_once = READOUT_THREADS / lanes;
+    const int first = threadIdx.x / lanes;
+    if (first >= at_once) return;
+    Place at = place_of(begin + first, a.num_steps);
+    for (i64 row = begin + first; row < end; row += at_once, move(at, at_once, a.num_steps)) {
+        const bool valid = !a.lengths || at.step < a.lengths[at.sample];
+        const Real *grad = grad_y + at.sample * a.grad_batch + at.step * a.grad_time;
+        for (int k = threadIdx.x % lanes; k < num_memory; k += lanes) {
+            Real sum = Real(0);
+            for (int output = 0; valid && output < a.num_output; output++) sum += grad[output * a.grad_output] * w[output * num_memory + k];
+            grad_memory[row * num_memory + k] = sum;
+        }
+    }
+}
+
+// Sums over every `groups`-th row of a part of what the outputs' gradients give the weights of a unit, or, past the last, the biases.
+ELM_DEVICE void products_of(const ReadoutBackward &a, const Real *grad_y, const Real *memory, i64 first, i64 end, int groups, int k, Real (&sum)[MAX_OUTPUT]) {
+    constexpr int AHEAD = 8;  // rows whose units are on their way at a time
+    Place at = place_of(first, a.num_steps);
+    for (i64 row = first; row < end; row += AHEAD * groups) {
+        Real unit[AHEAD];
+        i64 grad[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const i64 next = row + i * groups;
+            const bool counts = next < end && (!a.lengths || at.step < a.lengths[at.sample]);
+            unit[i] = counts && k < a.num_memory ? memory[next * a.num_memory + k] : Real(1);
+            grad[i] = counts ? at.sample * a.grad_batch + at.step * a.grad_time : -1;
+            move(at, groups, a.num_steps);
+        }
+#pragma unroll
+        for (int output = 0; output < MAX_OUTPUT; output++)
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (output < a.num_output && grad[i] >= 0) sum[output] += grad_y[grad[i] + output * a.grad_output] * unit[i];
+    }
+}
+
+// Products over a part's rows: a thread a unit, where these are few over some of the rows.
 ELM_KERNEL(elm_readout_backward, ReadoutBackward, READOUT_THREADS, 1) {
     ELM_DYNAMIC_SHARED(Real, room);
     const i64 neuron = blockIdx.y, num_row = a.batch * a.num_steps, share = (num_row + a.num_part - 1) / a.num_part;
     const i64 begin = blockIdx.x * share, end = begin + share < num_row ? begin + share : num_row;
-    const int num_memory = int(a.num_memory), entries = int(a.num_output) * (num_memory + 1), rows = end > begin ? int(end - begin) : 0;
-    const Real *w = a.w_y + neuron * a.num_output * a.num_memory, *memory = a.memory + neuron * num_row * a.num_memory;
-    const Real *grad_y = a.grad_y + neuron * a.grad_neuron;
-    Real *grad_memory = a.grad_memory + (neuron * num_row + begin) * a.num_memory;
-    for (int at = threadIdx.x; at < rows * num_memory; at += READOUT_THREADS) {
-        const i64 row = begin + at / num_memory, sample = row / a.num_steps, step = row % a.num_steps;
-        const bool valid = !a.lengths || step < a.lengths[sample];
-        const Real *grad = grad_y + sample * a.grad_batch + step * a.grad_time;
-        Real sum = Real(0);
-        for (i64 output = 0; valid && output < a.num_output; output++) sum += grad[output * a.grad_output] * w[output * a.num_memory + at % num_memory];
-        grad_memory[at] = sum;
-    }
-    const int groups = entries < READOUT_THREADS ? READOUT_THREADS / entries : 1, group = threadIdx.x / entries;
-    Real *product = a.product + (neuron * a.num_part + blockIdx.x) * entries;
-    for (int first = 0; first < entries; first += READOUT_THREADS) {
-        const int entry = groups > 1 ? threadIdx.x % entries : first + threadIdx.x;
-        const bool mine = groups > 1 ? group < groups : entry < entries;
-        Real sum = mine ? product_of(a, grad_y, memory, begin + (groups > 1 ? group : 0), end, groups, entry / (num_memory + 1), entry % (num_memory + 1)) : Real(0);
-        if (groups > 1) {
-            room[threadIdx.x] = sum;
-            __syncthreads();
-            for (int other = 1; threadIdx.x < entries && other < groups; other++) sum += room[other * entries + threadIdx.x];
+    const int width = int(a.num_memory) + 1, groups = width < READOUT_THREADS ? READOUT_THREADS / width : 1;
+    const Real *memory = a.memory + neuron * num_row * a.num_memory, *grad_y = a.grad_y + neuron * a.grad_neuron;
+    memory_gradient(a, grad_y, a.w_y + neuron * a.num_output * a.num_memory, begin, end, a.grad_memory + neuron * num_row * a.num_memory);
+    Real *product = a.product + (neuron * a.num_part + blockIdx.x) * a.num_output * width;
+    for (int first = 0; first < width; first += READOUT_THREADS) {
+        const int k = first + threadIdx.x % (groups > 1 ? width : READOUT_THREADS), group = groups > 1 ? threadIdx.x / width : 0;
+        const bool mine = k < width && group < groups;
+        Real sum[MAX_OUTPUT] = {};
+        if (mine) products_of(a, grad_y, memory, begin + group, end, groups, k, sum);
+#pragma unroll
+        for (int output = 0; output < MAX_OUTPUT; output++) {
+            if (output >= a.num_output) break;
+            if (groups > 1) {
+                __syncthreads();
+                room[threadIdx.x] = sum[output];
+                __syncthreads();
+                for (int other = 1; group == 0 && mine && other < groups; other++) sum[output] += room[other * width + k];
+            }
+            if (mine && group == 0) product[output * width + k] = sum[output];
         }
-        if (mine && (groups == 1 || group == 0)) product[entry] = sum;
     }
 }
