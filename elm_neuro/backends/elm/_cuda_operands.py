@@ -95,16 +95,14 @@ def plan_of(o: Operands, options: Options) -> Plan:
     return plan(form)
 
 
-def addresses(operands: Operands) -> Any:
-    """:class:`Operands` of addresses, 0 for what is not there."""
-    return Operands._make([0 if tensor is None else tensor.data_ptr() for tensor in operands])
-
-
-def effective_addresses(at: Any, kept: Kept) -> Any:
-    """Addresses of the operands, of what is effective in place of what is learned."""
-    numbers = list(at)
-    for field, number in zip(EFFECTIVE, (kept.w_s, kept.kappa, kept.gain, kept.kappa_b), strict=True):
-        numbers[field] = number
+def addresses(operands: Operands, kept: Kept | None) -> Any:
+    """:class:`Operands` of addresses, 0 for what is not there; of what is effective, which `kept` has, in place of what
+    is learned.
+    """
+    numbers = [0 if tensor is None else tensor.data_ptr() for tensor in operands]
+    if kept is not None:
+        for field, number in zip(EFFECTIVE, (kept.w_s, kept.kappa, kept.gain, kept.kappa_b), strict=True):
+            numbers[field] = number
     return Operands._make(numbers)
 
 

@@ -26,7 +26,6 @@ from elm_neuro.backends.elm._cuda_operands import (
     Outputs,
     Saved,
     addresses,
-    effective_addresses,
     laid_out,
     plan_of,
     there,
@@ -98,12 +97,13 @@ def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """The pass, of operands that are :func:`laid_out`; with `save` also what the backward pass reads."""
     if save:
         of.expect_backward()
-    at, queue, empty, room = addresses(o), _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.kept[save]
+    queue, empty, room = _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.kept[save]
     buffer = empty(room.numbers)
     kept = room.at(buffer.data_ptr())
+    at = addresses(o, kept if of.learning.num_w_s else None)
     v, table, arranged, f_0, b = o.v, None, None, None, empty(of.shape_of_b)
     if v is None:
-        v, table, arranged, at = _arriving(queue, o, at, of, kept)
+        v, table, arranged = _arriving(queue, o, at, of, kept)
         of.branch_traces(queue, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
         if o.b_0 is not None:
             f_0 = matvec(o.w1[..., : of.sizes.num_branch], o.b_0).contiguous()
@@ -125,8 +125,8 @@ def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
 class At(NamedTuple):
     """Addresses of a backward pass."""
 
-    learned: Any  # Operands of addresses, as they came
-    o: Any  # the same with what is effective
+    o: Any  # Operands of addresses, of what is effective
+    kappa: int  # as it is learned, where it is
     kept: Kept
     flows: Flows
     product_y: int  # of the readout, to be added up; 0: it has no gradient
@@ -136,12 +136,12 @@ def backward(
     o: Operands, saved: Saved, of: Plan, grads: tuple[Tensor | None, ...], *, of_x: bool
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
-    learned, (grad_y, grad_b, grad_m) = addresses(o), grads
+    grad_y, grad_b, grad_m = grads
     queue, empty, back = _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.backward
     kept, room = of.kept[True].at(saved.kept.data_ptr()), back.flows[grad_y is not None]
     buffer = empty(room.numbers)
     flows = room.at(buffer.data_ptr())
-    at_o = effective_addresses(learned, kept) if of.learning.num_w_s else learned
+    at_o, at_learned = addresses(o, kept if of.learning.num_w_s else None), o.kappa.data_ptr()
     if of.learning.num_w_s and (of_x or o.b_0 is not None or o.m_0 is not None):
         o = with_values(o, of, saved.kept)
 
@@ -170,7 +170,7 @@ def backward(
         flows.dz, address(dz_first), dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
-    at = At(learned, at_o, kept, flows, product_y)
+    at = At(at_o, at_learned, kept, flows, product_y)
     of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y = _of_weights(
         queue, o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
     )
@@ -215,7 +215,7 @@ def _of_weights(
     of_gain, of_w_y = None if learns else empty_like(o.kappa), empty_like(o.w_y) if at.product_y else None
     at_kappa = of_kappa.data_ptr()
     back.gradients[at.product_y != 0](
-        queue, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, at.learned.kappa, address(grad_table), address(grad_b),
+        queue, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, at.kappa, address(grad_table), address(grad_b),
         at.kept.total, flows.sums, product_m, product_h, at.product_y, address(of_w_s), at_kappa, of_w1.data_ptr(),
         0 if learns else at_kappa, address(of_gain), address(of_b2), address(of_b1), address(of_w2), address(of_w_y),
         address(of_b_y),
@@ -247,29 +247,27 @@ def _differentiable(
 
 def _arriving(
     queue: _driver.Queue, o: Operands, at: Any, of: Plan, kept: Kept
-) -> tuple[Tensor, Tensor, Arranged | None, Any]:
-    """What arrives at the first layer's outputs, and the table that it comes by; the addresses of the operands, of what
-    is effective in place of what is learned. That and the input's discounted sum go to the buffer.
+) -> tuple[Tensor, Tensor, Arranged | None]:
+    """What arrives at the first layer's outputs, and the table that it comes by; what becomes effective, and the
+    input's discounted sum, go to the buffer.
     """
-    sizes, total = of.sizes, kept.total
+    sizes, total, w_s = of.sizes, kept.total, there(o.w_s)
     table = o.kappa.new_empty(of.shape_of_table)
     begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, sizes.num_input)
     of.table(
-        queue, address(begin), address(slot), at.w_s, at.w1, table.data_ptr(), at.kappa, at.kappa_b, kept.w_s,
-        kept.kappa, kept.gain, kept.kappa_b,
+        queue, address(begin), address(slot), w_s.data_ptr(), at.w1, table.data_ptr(), o.kappa.data_ptr(),
+        o.kappa_b.data_ptr(), kept.w_s, kept.kappa, kept.gain, kept.kappa_b,
     )  # fmt: skip
-    if of.learning.num_w_s:
-        at = effective_addresses(at, kept)
     if of.form.arrives == EVENTS:
         events = Events(there(o.begin), there(o.channel), o.value)
         extent = of.form.batch, of.form.num_steps, sizes.num_input
         arranged = arrange(queue, events, extent, o.kappa.dtype, at.kappa_b, o.lengths, total)
-        return gather(queue, table, events, of.num_row), table, arranged, at
+        return gather(queue, table, events, of.num_row), table, arranged
     x = there(o.x)
     own = (sizes.num_neuron, sizes.num_input, sizes.first)
     if of.form.arrives == BYTES:
         _bytes.discounted_sum(x, o.kappa.dtype, at.kappa_b, o.lengths, total)
-        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None, at
+        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None
     rows = rows_of(x)
     of.discounted_sum(queue, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
     x, factor = products.lowered(of.form, x, table)
@@ -277,7 +275,7 @@ def _arriving(
         v = torch.einsum("btni,nif->btnf", x, factor.view(own)).contiguous()
     else:
         v = torch.mm(x.reshape(-1, sizes.num_input), factor)
-    return v if v.dtype == table.dtype else v.to(table.dtype), table, None, at
+    return v if v.dtype == table.dtype else v.to(table.dtype), table, None
 
 
 def _table_gradient(queue: _driver.Queue, o: Operands, saved: Saved, dv: Tensor, form: Form) -> Tensor:
