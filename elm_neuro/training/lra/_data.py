@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from elm_neuro.datasets.lra import TokenDataset
+from elm_neuro.backends.parts._shapes import bounds_of, remember_bounds
+from elm_neuro.datasets.lra import TokenBatch, TokenDataset
 from elm_neuro.training.loop._sampling import ResumesInEpoch, processes_and_rank
 from elm_neuro.training.lra._sampling import BucketOrder
 
@@ -104,6 +106,13 @@ class TokenDataModule(ResumesInEpoch):
     def predict_dataloader(self) -> DataLoader[Any]:
         """Test batches, in the order of the data."""
         return self._loader(self.part("test"))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning's; no layer waits for a GPU to say that the lengths fit, which is seen before they go there."""
+        there = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(there, TokenBatch):
+            remember_bounds(there.lengths, bounds_of(batch.lengths))
+        return there
 
     @staticmethod
     def _by_length(dataset: TokenDataset) -> TokenDataset:

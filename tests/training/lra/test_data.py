@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from elm_neuro import ELM
+from elm_neuro.backends.parts import _shapes
 from elm_neuro.datasets.lra import ListOpsSettings, TokenDataset, TokenSequences, make_listops, write_listops
 from elm_neuro.training import (
     ImageDataModule,
@@ -18,6 +21,7 @@ from elm_neuro.training import (
     RetrievalDataModule,
     SequentialDigitsDataModule,
     TextDataModule,
+    TokenClassifier,
 )
 from elm_neuro.training.lra._sampling import BucketOrder
 
@@ -160,3 +164,17 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     nothing = TokenSequences.of([], labels=[], num_tokens=3, num_classes=2)
     assert len(TokenDataset(nothing)) == 0
+
+
+def test_lengths_that_went_to_a_device_are_not_looked_at_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_listops(30, SMALL).save(tmp_path / "made")
+    data = ListOpsDataModule(tmp_path / "made", batch_size=4, cache_dir=tmp_path / "cache")
+    batch = next(iter(data.predict_dataloader()))
+    looked: list[torch.Tensor] = []
+    look = _shapes._look
+    monkeypatch.setattr(_shapes, "_look", lambda lengths: looked.append(lengths) or look(lengths))
+    monkeypatch.setattr(_shapes, "HOST", "none")  # the host's tensors stand for a device's
+    there = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    looked.clear()
+    TokenClassifier(ELM(data.num_tokens, 10, 5))(there.tokens, there.lengths)
+    assert not looked
