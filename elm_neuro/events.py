@@ -279,7 +279,8 @@ class SpikeEvents:
     def dropout(self, p: float, *, generator: torch.Generator | None = None, scale: bool = True) -> SpikeEvents:
         """Drop each event with probability `p`; the others are scaled by ``1 / (1 - p)`` unless `scale` is False.
 
-        Unlike dropout on frames, events that share a channel and step fall independently.
+        Unlike dropout on frames, events that share a channel and step fall independently. On a GPU, which would have to
+        be waited for to count the others, those that are dropped stay with the value 0.
 
         >>> SpikeEvents.from_frames(torch.ones(1, 1, 4)).dropout(0.0).value is None
         True
@@ -289,7 +290,8 @@ class SpikeEvents:
         if p == 0.0:
             return self
         keep = torch.rand(self.num_events, generator=generator, device=self.device) >= p
-        return self._selected(keep, 1.0 / (1.0 - p) if scale else 1.0)
+        factor = 1.0 / (1.0 - p) if scale else 1.0
+        return self._selected(keep, factor) if self.device.type == "cpu" else self._silenced(keep, factor)
 
     def select(self, keep: Tensor) -> SpikeEvents:
         """Only the events where `keep`, (num_events,), bool, is True, in the same frames."""
@@ -303,6 +305,10 @@ class SpikeEvents:
             value = torch.full_like(channel, factor, dtype=self._dtype()) if value is None else value * factor
         indptr = torch.nn.functional.pad(keep.cumsum(0), (1, 0))[self.indptr]
         return self._with(indptr=indptr, channel=channel, value=value)
+
+    def _silenced(self, keep: Tensor, factor: float) -> SpikeEvents:
+        """As :meth:`_selected`, the others with the value 0."""
+        return self._with(value=torch.where(keep, self._values() * factor, 0.0))
 
     def steps(self, start: int, stop: int) -> SpikeEvents:
         """The events of steps `start` to `stop` (exclusive), times counted from `start`."""

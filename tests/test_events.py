@@ -78,6 +78,15 @@ def test_dropout_keeps_a_subset_and_scales_it(frames: torch.Tensor, seed: int) -
     assert torch.equal(2 * plain, dropped)
 
 
+@given(frames=dense(min_batch=1), seed=st.integers(0, 99))
+def test_what_stays_with_the_value_0_counts_as_what_is_left_out(frames: torch.Tensor, seed: int) -> None:
+    events = SpikeEvents.from_frames(frames)
+    keep = torch.rand(events.num_events, generator=torch.Generator().manual_seed(seed)) < 0.5
+    silenced = events._silenced(keep, 2.0)
+    assert torch.equal(silenced.to_dense(), events._selected(keep, 2.0).to_dense())
+    silenced.validate()
+
+
 def test_dropout_drops_with_its_probability_and_keeps_the_mean() -> None:
     events = SpikeEvents.from_frames(torch.ones(10, 100, 100))
     dropped = events.dropout(0.2, generator=torch.Generator().manual_seed(0))

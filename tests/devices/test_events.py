@@ -25,3 +25,9 @@ def test_events_of_single_samples_are_collated(device: torch.device) -> None:
     x = SpikeEvents.collate(parts).to_dense()
     for i in range(3):
         assert torch.equal(x[i, : 7 - i].cpu(), frames()[i, : 7 - i]) and not x[i, 7 - i :].any()
+
+
+def test_dropout_keeps_a_subset_and_scales_it(device: torch.device) -> None:
+    x = frames().clamp(max=1).to(device)
+    dropped = SpikeEvents.from_frames(x).dropout(0.5, generator=torch.Generator(device).manual_seed(0)).to_dense()
+    assert torch.equal(dropped, torch.where(dropped != 0, 2 * x, 0.0)) and 0 < dropped.sum() < 2 * x.sum()
