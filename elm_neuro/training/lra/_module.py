@@ -60,7 +60,9 @@ class TokenClassification(LightningModule):
         self.by_length: dict[str, Share] = {}
         self.by_group: dict[str, Share] = {}
         self.confusion: Tensor | None = None
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.train_accuracy = MulticlassAccuracy(
+            num_classes, average="micro", validate_args=False
+        )  # its checks wait for a GPU
         self.evaluation = nn.ModuleDict({"valid": AnswersByGroup(), "test": AnswersByGroup()})
 
     def setup(self, stage: str | None = None) -> None:
