@@ -42,7 +42,7 @@ class Operands(NamedTuple):
 
 FIRST_DIFFERENTIATED = Operands._fields.index("x")
 KAPPA_B = Operands._fields.index("kappa_b")
-EFFECTIVE = [Operands._fields.index(name) for name in ("w_s", "kappa", "gain", "kappa_b")]
+W_S, KAPPA, GAIN = map(Operands._fields.index, ("w_s", "kappa", "gain"))
 
 
 class Options(NamedTuple):
@@ -101,8 +101,7 @@ def addresses(operands: Operands, kept: Kept | None) -> Any:
     """
     numbers = [0 if tensor is None else tensor.data_ptr() for tensor in operands]
     if kept is not None:
-        for field, number in zip(EFFECTIVE, (kept.w_s, kept.kappa, kept.gain, kept.kappa_b), strict=True):
-            numbers[field] = number
+        numbers[W_S], numbers[KAPPA], numbers[GAIN], numbers[KAPPA_B] = kept.w_s, kept.kappa, kept.gain, kept.kappa_b
     return Operands._make(numbers)
 
 
