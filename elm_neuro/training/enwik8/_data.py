@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from elm_neuro.datasets import TextStreams, alphabet, read_enwik8, split_text
+from elm_neuro.datasets import TextStreams, TextStretch, alphabet, read_enwik8, split_text
 from elm_neuro.datasets.enwik8._file import ENWIK8_BYTES, HELD_BACK, Bytes
 from elm_neuro.training.loop._sampling import Remaining, Resumable, ResumesInEpoch, processes_and_rank
 
@@ -82,6 +82,11 @@ class TextStreamDataModule(ResumesInEpoch):
         if self._text is None:
             raise RuntimeError("setup must give a text")
         return self._text
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning's, but for the flag that the host asks about: it would wait for a GPU."""
+        there = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return there._replace(begins=batch.begins) if isinstance(there, TextStretch) else there
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The training stretches in their order."""

@@ -110,3 +110,10 @@ def test_any_layer_is_a_model_and_its_sizes_are_checked(text: Path, make_trainer
         ByteModel(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="input_scale must be a finite number above 0, got 0"):
         model(input_scale=0)
+
+
+def test_the_flag_that_the_host_asks_about_stays_there(text: Path) -> None:
+    source = data(text)
+    batch = next(iter(source.val_dataloader()))
+    there = source.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert there.tokens.is_meta and there.targets.is_meta and there.begins is batch.begins
