@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
-from elm_neuro.backends.parts._shapes import bounds_of, check_bounds, remember_bounds
+from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState
 from elm_neuro.nn._narrow import state_dtype
@@ -144,12 +144,7 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
         raise ValueError(
             f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
         )
-    check_bounds(lengths, num_steps)
-    # from the host nothing waits: the driver has its own copy of so few numbers before it returns
-    there = lengths.to(device=device, dtype=torch.int64, non_blocking=lengths.device.type == "cpu")
-    if there is not lengths:
-        remember_bounds(there, bounds_of(lengths))
-    return there
+    return check_bounds(lengths, num_steps, device)
 
 
 def refuse_nan(

@@ -46,6 +46,21 @@ def test_a_copy_in_another_dtype_is_not_looked_at_again(looks: list[torch.Tensor
     assert len(looks) == 1
 
 
+def test_where_nobody_may_look_nothing_is_refused_or_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shapes, "bounds_of", lambda lengths: None)
+    monkeypatch.setattr(_shapes, "HOST", "none")
+    there = checked_lengths(torch.tensor([9, -1], dtype=torch.int32), 2, 3, torch.device("cpu"))
+    assert there.tolist() == [9, -1] and there not in _shapes._bounds
+
+
+def test_a_compiled_layer_takes_lengths_of_any_integers() -> None:
+    layer, x, lengths = ELM(4, 3, num_memory=2), torch.rand(2, 5, 4), torch.tensor([5, 2], dtype=torch.int32)
+    compiled = torch.compile(layer.requires_grad_(False), backend="eager")
+    assert torch.equal(compiled(x, None, lengths)[0], layer(x, None, lengths)[0])
+    with pytest.raises(ValueError, match="between 0 and the 4 steps of x, got 2 to 5"):
+        compiled(x[:, :4], None, lengths)
+
+
 def test_no_tensor_is_kept_alive(looks: list[torch.Tensor]) -> None:
     lengths = torch.tensor([1, 2])
     before = len(_shapes._bounds)

@@ -86,8 +86,8 @@ def check_lengths(lengths: Tensor | None, batch: int, num_steps: int, device: to
 
 
 @untraced
-def check_bounds(lengths: Tensor, num_steps: int) -> None:
-    """Refuse numbers of valid steps below 0 or above `num_steps`.
+def check_bounds(lengths: Tensor, num_steps: int, device: torch.device | None = None) -> Tensor:
+    """Numbers of valid steps as int64 on `device`, or where they are, once none is below 0 or above `num_steps`.
 
     Looking at what lies on a GPU waits for it, so that each such tensor is looked at once, by the first layer that gets
     it, and again where it has changed. While a CUDA graph is captured nobody may look: there, and where a replay finds
@@ -96,28 +96,33 @@ def check_bounds(lengths: Tensor, num_steps: int) -> None:
     Raises:
         ValueError: a number is.
     """
-    low, high = bounds_of(lengths)
-    if low < 0 or high > num_steps:
-        raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {low} to {high}")
+    bounds = bounds_of(lengths)
+    if bounds is not None and (bounds[0] < 0 or bounds[1] > num_steps):
+        raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {bounds[0]} to {bounds[1]}")
+    # from the host nothing waits: the driver has its own copy of so few numbers before it returns
+    there = lengths.to(device=device, dtype=torch.int64, non_blocking=lengths.device.type == "cpu")
+    if there is not lengths:
+        remember_bounds(there, bounds)
+    return there
 
 
-def bounds_of(lengths: Tensor) -> tuple[int, int]:
-    """The lowest and the highest; 0 and 0 where there is none, or nobody may look."""
+def bounds_of(lengths: Tensor) -> tuple[int, int] | None:
+    """The lowest and the highest, 0 and 0 of none; None where nobody may look."""
     if lengths.device.type == HOST or lengths.is_inference():
         return _look(lengths)
     version, known = _bounds.get(lengths, (None, None))
     bounds: tuple[int, int] | None = known
     if bounds is None or version != lengths._version:
         if lengths.is_cuda and torch.cuda.is_current_stream_capturing():
-            return 0, 0
+            return None
         bounds = _look(lengths)
         remember_bounds(lengths, bounds)
     return bounds
 
 
-def remember_bounds(lengths: Tensor, bounds: tuple[int, int]) -> None:
+def remember_bounds(lengths: Tensor, bounds: tuple[int, int] | None) -> None:
     """Say what :func:`bounds_of` would find in a tensor that is a copy of one that was looked at."""
-    if lengths.device.type != HOST and not lengths.is_inference():
+    if bounds is not None and lengths.device.type != HOST and not lengths.is_inference():
         _bounds[lengths] = (lengths._version, bounds)
 
 
