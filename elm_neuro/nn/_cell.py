@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
+from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
@@ -26,9 +27,6 @@ from elm_neuro.nn._meaning import Meaning
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._routing import Routed
 from elm_neuro.nn._saved import check_tau_s
-
-if TYPE_CHECKING:
-    from elm_neuro.backends.elm._effective import Learned
 
 
 @pretrained.register
@@ -205,13 +203,12 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         """:meth:`effective_parameters` after :meth:`reason_to_call`; without those of the linear `layers` for a step
         that calls them.
         """
-        return self.learned_parameters(layers=layers).effective()
+        from elm_neuro.backends.elm._effective import parameters  # brings the kernels, which making a neuron needs not
+
+        return parameters(self.learned_parameters(layers=layers))
 
     def learned_parameters(self, *, layers: bool = True) -> Learned:
         """What :meth:`parameters_as_they_are` computes from."""
-        # here, since it brings the kernels, which none needs to make a neuron
-        from elm_neuro.backends.elm._effective import Learned, Timescales
-
         config = self.config
         proto_tau_m, tau_s = wide(tensor_of(self, "_proto_tau_m")), wide(self.tau_s)
         own = self._linear_layers() if layers else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
 from elm_neuro.backends.elm import check_sparse_input
+from elm_neuro.backends.elm._learned import Learned
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
@@ -20,9 +21,6 @@ from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOpt
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, Configured
 from elm_neuro.nn._narrow import as_stored, wide
-
-if TYPE_CHECKING:
-    from elm_neuro.backends.elm._effective import Learned
 
 
 class ELMTraces(NamedTuple):
@@ -194,7 +192,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             y, after = self._by_calls(x, state, lengths, reason)
             return (y if self.config.batch_first else y.transpose(0, 1)), after
         x, learned, state, lengths = _prepared(cell, x, state, lengths)
-        y, after = backends.elm.scan_learned(
+        y, after = backends.elm.scan(
             x,
             learned,
             state,
@@ -234,7 +232,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
         x, learned, state, lengths = _prepared(cell, x, state, lengths)
-        spikes, y, after = backends.elm.spiking_scan_learned(
+        spikes, y, after = backends.elm.spiking_scan(
             x,
             learned,
             state,

@@ -7,9 +7,7 @@ from elm_neuro.backends.elm._scan import (
     SPARSE_INPUT,
     check_sparse_input,
     scan,
-    scan_learned,
     spiking_scan,
-    spiking_scan_learned,
 )
 from elm_neuro.backends.parts._spikes import SpikeRule
 
@@ -20,7 +18,5 @@ __all__ = [
     "SpikeRule",
     "check_sparse_input",
     "scan",
-    "scan_learned",
     "spiking_scan",
-    "spiking_scan_learned",
 ]

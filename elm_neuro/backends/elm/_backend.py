@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from elm_neuro.backends._backend import Backend
+from elm_neuro.backends.elm._learned import Learned
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
-
-if TYPE_CHECKING:  # it brings the kernels
-    from elm_neuro.backends.elm._effective import Learned
 
 
 class ELMBackend(Backend):
@@ -47,7 +44,7 @@ class ELMBackend(Backend):
 
     def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
         """Whether it computes what is effective inside its own pass, which answers for second derivatives too: then it
-        has its own `scan_learned`. `params` are those of :class:`elm_neuro.backends.elm._effective.Learned`;
+        has its own `scan_learned`. `params` are those of :class:`elm_neuro.backends.elm._learned.Learned`;
         inputs and they are not refused.
         """
         return False
@@ -56,7 +53,9 @@ class ELMBackend(Backend):
         self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
         """As :meth:`scan`, of parameters as a neuron learns them."""
-        return self.scan(x, learned.effective(), state, lengths=lengths)
+        from elm_neuro.backends.elm._effective import parameters  # which brings the kernels
+
+        return self.scan(x, parameters(learned), state, lengths=lengths)
 
     def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
         """Whether it takes this threshold and surrogate inside its own pass: then it has its own `spiking_scan`."""

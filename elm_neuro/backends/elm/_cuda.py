@@ -18,7 +18,7 @@ from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
 from elm_neuro.backends.elm._cuda_operands import Operands, Options
 from elm_neuro.backends.elm._cuda_pass import run
-from elm_neuro.backends.elm._effective import Learned, Timescales
+from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, FRAMES, INTEGRATED, Form, Kept, Plan, plan
-from elm_neuro.backends.elm._effective import Timescales
+from elm_neuro.backends.elm._learned import Timescales
 from elm_neuro.backends.parts._bytes import holds_bytes
 
 

@@ -16,7 +16,8 @@ from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
-from elm_neuro.backends.elm._effective import Timescales, constants_of_gpu
+from elm_neuro.backends.elm._effective import constants_of_gpu
+from elm_neuro.backends.elm._learned import Timescales
 
 MAX_OUTPUT = 8  # of a readout with a kernel of its own; beyond them cuBLAS
 MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.cuda._backend import CudaBackend
+from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
@@ -19,15 +20,6 @@ from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
 
 CUDA, NATIVE = CudaBackend(), NativeBackend()
-
-
-class Timescales(NamedTuple):
-    """Constants between a neuron's learned numbers and its effective ones."""
-
-    bounds: tuple[float, float]  # of the memory time constants, ms
-    delta_t: float  # ms
-    lambda_: float
-    variant: str  # "v1" or "v2"
 
 
 class Effective(NamedTuple):
@@ -39,19 +31,11 @@ class Effective(NamedTuple):
     kappa_b: Tensor
 
 
-class Learned(NamedTuple):
-    """Parameters as a neuron learns them: `params` has in the places of w_s, kappa_m and kappa_b what :func:`effective`
-    computes them from, and in that of the gain nothing that is read.
-    """
-
-    params: ELMParameters
-    timescales: Timescales
-
-    def effective(self) -> ELMParameters:
-        """What one step works with."""
-        params = self.params
-        w_s, kappa_m, gain, kappa_b = effective(params.w_s, params.kappa_m, params.kappa_b, self.timescales)
-        return params._replace(w_s=w_s, kappa_m=kappa_m, gain=gain, kappa_b=kappa_b)
+def parameters(learned: Learned) -> ELMParameters:
+    """What one step works with."""
+    params = learned.params
+    w_s, kappa_m, gain, kappa_b = effective(params.w_s, params.kappa_m, params.kappa_b, learned.timescales)
+    return params._replace(w_s=w_s, kappa_m=kappa_m, gain=gain, kappa_b=kappa_b)
 
 
 def effective(proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales) -> Effective:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
 from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._learned import Learned
 from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
@@ -23,9 +24,6 @@ from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState
-
-if TYPE_CHECKING:  # it brings the kernels
-    from elm_neuro.backends.elm._effective import Learned
 
 SPARSE_INPUT = ("auto", "on", "off")
 
@@ -49,7 +47,7 @@ def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None)
 
 def scan(
     x: Tensor | SpikeEvents,
-    params: ELMParameters,
+    params: ELMParameters | Learned,
     state: ELMState | None,
     *,
     lengths: Tensor | None = None,
@@ -62,7 +60,8 @@ def scan(
     Args:
         x: input, (batch, time, input_size), (batch, time, num_neuron, input_size), or events. Frames may be of uint8
             or int8, which `cuda` reads as they are; for the others floats are made of them.
-        params: effective parameters of one step.
+        params: effective parameters of one step; or as a neuron learns them: a backend may then compute what is
+            effective in its own pass, where autograd has one node less to walk through.
         state: before the first step; None for zeros.
         lengths: number of valid steps of each sample, (batch,), int64; past them the output is 0 and the state keeps
             its value.
@@ -82,59 +81,28 @@ def scan(
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
-    state = _in_dtype_of(params, state)
-    check_fit(x, params, state, lengths)
-    chosen, x, params, state = _settled(backend, x, params, state)
+    chosen, x, params, state = _settled(backend, x, params, state, lengths)
     return _chosen_scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
-
-
-def scan_learned(
-    x: Tensor | SpikeEvents,
-    learned: Learned,
-    state: ELMState | None,
-    *,
-    lengths: Tensor | None = None,
-    recompute_every: int | None = None,
-    sparse_input: str = "auto",
-    backend: str = "auto",
-) -> tuple[Tensor, ELMState]:
-    """As :func:`scan`, of parameters as a neuron learns them: a backend may then compute what is effective in its own
-    pass, where autograd has one node less to walk through.
-    """
-    check_sparse_input(sparse_input, x)
-    state = _in_dtype_of(learned.params, state)
-    check_fit(x, learned.params, state, lengths)
-    chosen, x, params, state = _settled(backend, x, learned.params, state)
-    learned = learned._replace(params=params)
-    return _chosen_scan_learned(chosen, x, learned, state, lengths, recompute_every, sparse_input)
-
-
-def _chosen_scan_learned(
-    chosen: ELMBackend,
-    x: Tensor | SpikeEvents,
-    learned: Learned,
-    state: ELMState | None,
-    lengths: Tensor | None,
-    recompute_every: int | None,
-    sparse_input: str,
-) -> tuple[Tensor, ELMState]:
-    """:func:`scan_learned` by the backend that was chosen for it."""
-    # compiled code sees the operations: they are torch's
-    if recompute_every is None and not torch.compiler.is_compiling() and chosen.takes_learned(x, learned.params):
-        return chosen.scan_learned(x, learned, state, lengths=lengths)
-    return _chosen_scan(chosen, x, learned.effective(), state, lengths, recompute_every, sparse_input)
 
 
 def _chosen_scan(
     chosen: ELMBackend,
     x: Tensor | SpikeEvents,
-    params: ELMParameters,
+    params: ELMParameters | Learned,
     state: ELMState | None,
     lengths: Tensor | None,
     recompute_every: int | None,
     sparse_input: str,
 ) -> tuple[Tensor, ELMState]:
     """:func:`scan` by the backend that was chosen for it."""
+    if (
+        isinstance(params, Learned)
+        and recompute_every is None
+        and not torch.compiler.is_compiling()  # compiled code sees the operations: they are torch's
+        and chosen.takes_learned(x, params.params)
+    ):
+        return chosen.scan_learned(x, params, state, lengths=lengths)
+    params = _effective(params)
     if (
         torch.compiler.is_compiling()
         and chosen.traceable
@@ -151,7 +119,7 @@ def _chosen_scan(
 
 def spiking_scan(
     x: Tensor | SpikeEvents,
-    params: ELMParameters,
+    params: ELMParameters | Learned,
     state: ELMState | None,
     rule: SpikeRule,
     *,
@@ -166,7 +134,7 @@ def spiking_scan(
 
     Args:
         x: as for :func:`scan`, and so are the others.
-        params: effective parameters of one step.
+        params: as there.
         state: before the first step.
         rule: threshold and surrogate.
         lengths: number of valid steps of each sample; past them there are no spikes.
@@ -181,37 +149,11 @@ def spiking_scan(
         after the last valid step of each sample.
     """
     check_sparse_input(sparse_input, x)
-    state = _in_dtype_of(params, state)
-    check_fit(x, params, state, lengths)
-    chosen, x, params, state = _settled(backend, x, params, state)
+    chosen, x, params, state = _settled(backend, x, params, state, lengths)
     how = recompute_every, sparse_input
-    if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        return _firing_scan(chosen, x, params, state, rule, lengths, *how, last_readout)
+    if not torch.compiler.is_compiling() and chosen.fires(_given(params), rule):
+        return _firing_scan(chosen, x, _effective(params), state, rule, lengths, *how, last_readout)
     y, after = _chosen_scan(chosen, x, params, state, lengths, *how)
-    return _fired(y, after, rule, lengths, last_readout)
-
-
-def spiking_scan_learned(
-    x: Tensor | SpikeEvents,
-    learned: Learned,
-    state: ELMState | None,
-    rule: SpikeRule,
-    *,
-    lengths: Tensor | None = None,
-    recompute_every: int | None = None,
-    sparse_input: str = "auto",
-    backend: str = "auto",
-    last_readout: bool = False,
-) -> tuple[Tensor, Tensor, ELMState]:
-    """As :func:`spiking_scan`, of parameters as a neuron learns them: see :func:`scan_learned`."""
-    check_sparse_input(sparse_input, x)
-    state = _in_dtype_of(learned.params, state)
-    check_fit(x, learned.params, state, lengths)
-    chosen, x, params, state = _settled(backend, x, learned.params, state)
-    learned, how = learned._replace(params=params), (recompute_every, sparse_input)
-    if not torch.compiler.is_compiling() and chosen.fires(params, rule):
-        return _firing_scan(chosen, x, learned.effective(), state, rule, lengths, *how, last_readout)
-    y, after = _chosen_scan_learned(chosen, x, learned, state, lengths, *how)
     return _fired(y, after, rule, lengths, last_readout)
 
 
@@ -304,37 +246,55 @@ def _misfit(x: Shape, kappa_m: Shape, routing: Shape | None, num_layer: int, sha
 
 
 def _settled(
-    backend: str, x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None
-) -> tuple[ELMBackend, Tensor | SpikeEvents, ELMParameters, ELMState | None]:
-    """The backend that runs these inputs, and they themselves: of views that stand for the negative of what lies in
-    memory, as ``z.conj().imag`` does, the numbers.
+    backend: str,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters | Learned,
+    state: ELMState | None,
+    lengths: Tensor | None,
+) -> tuple[ELMBackend, Tensor | SpikeEvents, ELMParameters | Learned, ELMState | None]:
+    """The backend that runs these inputs, which fit one another, and they themselves: the state in the parameters'
+    dtype, since autocast lets others pass; of views that stand for the negative of what lies in memory, as
+    ``z.conj().imag`` does, the numbers.
     """
+    given = _given(params)
+    if state is not None:
+        state = ELMState(state.b.to(given.kappa_m.dtype), state.m.to(given.kappa_m.dtype))
+    check_fit(x, given, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
-    tensors = (first, *(state or ()), *params[:5], *params.mlp_weight, *params.mlp_bias, params.w_y, params.b_y)
+    tensors = (first, *(state or ()), *given[:5], *given.mlp_weight, *given.mlp_bias, given.w_y, given.b_y)
     reason = not_numbers(tensors)
 
     def refusal(candidate: ELMBackend) -> str | None:
         if reason is not None and not candidate.differentiates:
             return reason
-        return candidate.refusal(x, params)
+        return candidate.refusal(x, given)
 
     chosen = choose(OPERATOR, backend, refusal)
     if holds_bytes(x) and not chosen.takes_bytes:
-        x = x.to(params.kappa_m.dtype)
+        x = x.to(given.kappa_m.dtype)
     if torch.compiler.is_compiling() or not [one for one in tensors if one is not None and one.is_neg()]:
         return chosen, x, params, state
-    settled: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)
-        for name, value in params._asdict().items()
+        for name, value in given._asdict().items()
     }
+    given = given._replace(**numbers)
     state = None if state is None else ELMState(*map(resolved, state))
-    return chosen, resolved(x), params._replace(**settled), state
+    return chosen, resolved(x), params._replace(params=given) if isinstance(params, Learned) else given, state
 
 
-def _in_dtype_of(params: ELMParameters, state: ELMState | None) -> ELMState | None:
-    """The state in the parameters' dtype: autocast lets others pass."""
-    dtype = params.kappa_m.dtype
-    return None if state is None else ELMState(state.b.to(dtype), state.m.to(dtype))
+def _given(params: ELMParameters | Learned) -> ELMParameters:
+    """The tensors that came."""
+    return params.params if isinstance(params, Learned) else params
+
+
+def _effective(params: ELMParameters | Learned) -> ELMParameters:
+    """What one step works with."""
+    if not isinstance(params, Learned):
+        return params
+    from elm_neuro.backends.elm._effective import parameters  # which brings the kernels
+
+    return parameters(params)
 
 
 @untraced
