@@ -50,7 +50,8 @@ class Cluster(NamedTuple):
 def cluster(sizes: Sizes, dtype: torch.dtype, device: Device, *, backward: bool) -> Cluster | None:
     """The layout on a device, None where a cluster does not hold such a layer."""
     rows, widest = sizes.widths[0], max(sizes.widths)
-    if device.architecture < ARCHITECTURE or sizes.trace or len(sizes.widths) > 2 or widest > WARP:
+    small = device.multiprocessors < CLUSTER  # a slice of a GPU
+    if small or device.architecture < ARCHITECTURE or sizes.trace or len(sizes.widths) > 2 or widest > WARP:
         return None
     group, vector = max(CLUSTER, 1 << (widest - 1).bit_length()), 16 // dtype.itemsize
     tile = -(-sizes.num_neuron // (2 * CLUSTER)) * 2  # even: neurons send what they did in pairs

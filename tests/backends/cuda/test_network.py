@@ -5,6 +5,7 @@ ways.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,8 @@ def test_what_no_cluster_holds_runs_in_blocks(fake_driver: FakeDriver) -> None:
     for sizes, held in layers:
         found = [_network_cluster.cluster(sizes, torch.float32, device, backward=back) for back in (False, True)]
         assert all((how is not None) == held for how in found), sizes
-        older = device.__class__(108, 166912, 86)
-        assert _network_cluster.cluster(sizes, torch.float32, older, backward=False) is None
+        for other in (replace(device, architecture=86), replace(device, multiprocessors=7)):  # older, a slice of a GPU
+            assert _network_cluster.cluster(sizes, torch.float32, other, backward=False) is None
 
 
 @pytest.mark.parametrize(
