@@ -4,16 +4,6 @@
 
 namespace ELM_ISA {
 
-// Lanes of a row that are neither 0 nor 1, noted in `others`.
-template <class R> ELM_INLINE void note_others(Flags<R> &others, const R *x, i64 n) {
-    constexpr int W = Lanes<R>::W;
-    const Vector<R> zero = {}, one = all<R>(R(1));
-    for (i64 j = 0; j < n; j += W) {
-        const Vector<R> entries = load_upto(x + j, n - j);
-        others |= (entries != zero) & (entries != one);
-    }
-}
-
 // Part `index` of the samples to part `index` of the events; status 1 where they do not fit, else 2 where one of them
 // does not count 1.
 template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
@@ -24,7 +14,7 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
     for (i64 b = share->first; b < share->last; b++) {
         const R *frames = (const R *)a->frames + b * a->frames_batch;
         const i64 first = at;
-        Flags<R> others = {};
+        bool others = false;  // events of this sample that do not count 1
         for (i64 t = 0; t < a->num_steps; t++) {
             const R *x = frames + t * a->frames_time;
             a->begin[b * a->num_steps + t] = at;
@@ -42,9 +32,10 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                     at += list_bits(occupied_word(x + c, a->num_input - c), (int32_t)c, a->channel + at);
             }
             a->end[b * a->num_steps + t] = at;
-            note_others<R>(others, x, a->num_input);
+            // of the few entries that are events: a second look at the whole row took as long as the first
+            for (i64 e = a->begin[b * a->num_steps + t]; e < at; e++) others |= x[a->channel[e]] != R(1);
         }
-        counts_one = counts_one && !any<R>(others);
+        counts_one = counts_one && !others;
         if (counts_one) continue;
         for (; valued < first; valued++) value[valued] = R(1);
         for (i64 t = 0; t < a->num_steps; t++)

@@ -111,14 +111,6 @@ template <class R> ELM_INLINE void store_upto(R *p, Vector<R> x, i64 left) {
         store(p, x);
 }
 
-// What a comparison of vectors gives, and whether it holds in any lane.
-template <class R> using Flags = decltype(Vector<R>{} > Vector<R>{});
-template <class R> ELM_INLINE bool any(Flags<R> flags) {
-    bool found = false;
-    for (int j = 0; j < Lanes<R>::W; j++) found |= flags[j] != 0;
-    return found;
-}
-
 // Lanes for which something holds, in as little room as the registers have for it.
 #if defined(__AVX512F__)
 template <class R> struct MaskOf;
@@ -138,7 +130,7 @@ ELM_INLINE Vector<double> where(Mask<double> mask, Vector<double> yes, Vector<do
     return (Vector<double>)_mm512_mask_mov_pd(no, mask, yes);
 }
 #else
-template <class R> using Mask = Flags<R>;
+template <class R> using Mask = decltype(Vector<R>{} > Vector<R>{});
 template <class V> ELM_INLINE auto above(V x, V y) { return x > y; }
 template <class M, class V> ELM_INLINE V where(M mask, V yes, V no) { return mask ? yes : no; }
 #endif
