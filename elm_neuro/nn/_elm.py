@@ -201,7 +201,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
-        self._check_result(x, learned, state, lengths, after)
+        self._check_result(x, learned, state, lengths, y, after)
         config = cell.config
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
@@ -243,7 +243,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             backend=self.backend,
             last_readout=last_readout,
         )
-        self._check_result(x, learned, state, lengths, after)
+        self._check_result(x, learned, state, lengths, y.unsqueeze(1) if last_readout else y, after)
         if num_flattened is not None:
             spikes, y = spikes.flatten(-2), y.flatten(-2)
         return as_stored(spikes, tau_s), y, after
@@ -272,12 +272,17 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         learned: Learned,
         state: ELMState | None,
         lengths: Tensor | None,
+        y: Tensor,
         after: ELMState,
     ) -> None:
-        if may_look(after.m):
+        if not may_look(after.m):
+            return
+        if lengths is None and y.shape[1]:  # what was read last has gone through the memory and all that reads it
+            total = y.detach()[:, -1].sum()
+        else:
             params = learned.params
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
-            refuse_nan(self, x, state, lengths, total)
+        refuse_nan(self, x, state, lengths, total)
 
     def traces(self, x: Tensor | SpikeEvents, state: ELMState | None = None) -> ELMTraces:
         """Synapse, branch, memory and output records of a sequence, for figures.

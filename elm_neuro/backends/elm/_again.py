@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.elm._learned import Timescales
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._twice import answers_itself, with_second_derivative
@@ -41,7 +42,7 @@ def twice_differentiable_spikes(
     rule: SpikeRule,
 ) -> tuple[Tensor, Tensor, ELMState]:
     """The same where the pass held the readout against a threshold."""
-    if not recorded(y, after):
+    if not recorded(y, after) or answers_itself((spikes, y, *after)):
         return spikes, y, after
     plain = Plain.of(y, x, params, lengths, rule).run
     inputs = (rule.threshold, *_inputs(x, params, state))
@@ -65,23 +66,33 @@ class Plain(NamedTuple):
     branch_activation: str | None
     surrogate: Surrogate | None
     dtype: torch.dtype  # of the readout, which autocast may lower
+    timescales: Timescales | None = None  # by which w_s and kappa_m are as they are learned, and there is no gain
 
     @classmethod
     def of(
-        cls, y: Tensor, x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None, rule: SpikeRule | None
+        cls,
+        y: Tensor,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters,
+        lengths: Tensor | None,
+        rule: SpikeRule | None,
+        timescales: Timescales | None = None,
     ) -> Plain:
         events = x if isinstance(x, SpikeEvents) else None
         surrogate = None if rule is None else rule.surrogate
-        return cls(events, lengths, params.activation, params.branch_activation, surrogate, y.dtype)
+        return cls(events, lengths, params.activation, params.branch_activation, surrogate, y.dtype, timescales)
 
     def run(self, *inputs: Any) -> tuple[Tensor, ...]:
         """[Spikes,] readout and state."""
         # for second derivatives only, so not imported with the package
+        from elm_neuro.backends.elm._effective import by_torch
         from elm_neuro.backends.elm._reference import Reference
 
         threshold, given = (None, inputs) if self.surrogate is None else (inputs[0], inputs[1:])
         frames, b, m, w_s, routing, kappa_b, kappa_m, gain, w_y, b_y, *layers = given
         half = len(layers) // 2
+        if self.timescales is not None:
+            w_s, kappa_m, gain = by_torch(w_s, kappa_m, self.timescales)
         params = ELMParameters(
             w_s, routing, kappa_b, kappa_m, gain, tuple(layers[:half]), tuple(layers[half:]), w_y, b_y,
             self.activation, self.branch_activation,

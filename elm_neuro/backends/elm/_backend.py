@@ -42,21 +42,6 @@ class ELMBackend(Backend):
         `state` is None for zeros; `sparse_input` may be ignored; `recompute_every` is None unless :attr:`recomputes`.
         """
 
-    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
-        """Whether it computes what is effective inside its own pass, which answers for second derivatives too: then it
-        has its own `scan_learned`. `params` are those of :class:`elm_neuro.backends.elm._learned.Learned`;
-        inputs and they are not refused.
-        """
-        return False
-
-    def scan_learned(
-        self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, ELMState]:
-        """As :meth:`scan`, of parameters as a neuron learns them."""
-        from elm_neuro.backends.elm._effective import parameters  # which brings the kernels
-
-        return self.scan(x, parameters(learned), state, lengths=lengths)
-
     def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
         """Whether it takes this threshold and surrogate inside its own pass: then it has its own `spiking_scan`."""
         return False
@@ -79,5 +64,53 @@ class ELMBackend(Backend):
         y, after = self.scan(
             x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
         )
-        y = y.to(after.m.dtype)
-        return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
+        return fired(y, after, rule, lengths, last_readout)
+
+
+class LearnedBackend(ELMBackend):
+    """One that can compute what is effective inside its own pass, which then answers for second derivatives too."""
+
+    @abstractmethod
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None) -> bool:
+        """Whether it does so here; `params` are those of :class:`elm_neuro.backends.elm._learned.Learned`. Inputs and
+        they are not refused.
+        """
+
+    @abstractmethod
+    def scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters | Learned,
+        state: ELMState | None,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+    ) -> tuple[Tensor, ELMState]:
+        """As :meth:`ELMBackend.scan`, also of parameters as a neuron learns them, then without `recompute_every`."""
+
+    def spiking_scan(
+        self,
+        x: Tensor | SpikeEvents,
+        params: ELMParameters | Learned,
+        state: ELMState | None,
+        rule: SpikeRule,
+        *,
+        lengths: Tensor | None = None,
+        sparse_input: str = "auto",
+        recompute_every: int | None = None,
+        last_readout: bool = False,
+    ) -> tuple[Tensor, Tensor, ELMState]:
+        """As :meth:`ELMBackend.spiking_scan`, of what :meth:`scan` takes."""
+        y, after = self.scan(
+            x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
+        )
+        return fired(y, after, rule, lengths, last_readout)
+
+
+def fired(
+    y: Tensor, after: ELMState, rule: SpikeRule, lengths: Tensor | None, last_readout: bool
+) -> tuple[Tensor, Tensor, ELMState]:
+    """The readout of a scan against a threshold."""
+    y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
+    return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after

@@ -14,11 +14,11 @@ from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
-from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._backend import LearnedBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
 from elm_neuro.backends.elm._cuda_operands import Operands, Options
 from elm_neuro.backends.elm._cuda_pass import run
-from elm_neuro.backends.elm._learned import Learned, Timescales
+from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames
@@ -27,7 +27,7 @@ from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_st
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 
 
-class Cuda(CudaBackend, ELMBackend):
+class Cuda(CudaBackend, LearnedBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
 
     traceable = True
@@ -51,23 +51,18 @@ class Cuda(CudaBackend, ELMBackend):
     def scan(
         self,
         x: Tensor | SpikeEvents,
-        params: ELMParameters,
+        params: ELMParameters | Learned,
         state: ELMState | None,
         *,
         lengths: Tensor | None = None,
         sparse_input: str = "auto",
         recompute_every: int | None = None,
     ) -> tuple[Tensor, ELMState]:
-        """As :meth:`ELMBackend.scan`. Frames stay dense whatever `sparse_input` says."""
-        return _in_dtype_of_autocast(x, params, None, state, lengths)
+        """As :meth:`LearnedBackend.scan`. Frames stay dense whatever `sparse_input` says."""
+        return _in_dtype_of_autocast(x, *parts_of(params), state, lengths)
 
-    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters) -> bool:
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None) -> bool:
         return _is_one_pass(x, params)
-
-    def scan_learned(
-        self, x: Tensor | SpikeEvents, learned: Learned, state: ELMState | None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, ELMState]:
-        return _in_dtype_of_autocast(x, *learned, state, lengths)
 
 
 def _is_one_pass(x: Tensor | SpikeEvents, params: ELMParameters) -> bool:

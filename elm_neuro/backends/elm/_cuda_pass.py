@@ -32,8 +32,7 @@ from elm_neuro.backends.elm._cuda_operands import (
     with_values,
 )
 from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Flows, Form, Kept, Plan
-from elm_neuro.backends.elm._effective import by_torch
-from elm_neuro.backends.elm._torch import matvec
+from elm_neuro.backends.elm._traces_before import on_hidden
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
 from elm_neuro.events import SpikeEvents
@@ -106,7 +105,7 @@ def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
         v, table, arranged = _arriving(queue, o, at, of, kept)
         of.branch_traces(queue, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
         if o.b_0 is not None:
-            f_0 = matvec(o.w1[..., : of.sizes.num_branch], o.b_0).contiguous()
+            f_0 = on_hidden(o.w1, o.b_0)
     m = empty(of.shape_of_m)
     packed = empty(of.recurrence.num_packed) if of.recurrence.num_packed else None
     of.recurrence(
@@ -232,13 +231,11 @@ def _differentiable(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the operands from `x` on with a graph of their own: the reference's, run again."""
     activation = "silu" if form.silu else "relu"
-    plain = Plain(events, o.lengths, activation, None, None, o.kappa.dtype)
+    plain = Plain(events, o.lengths, activation, None, None, o.kappa.dtype, form.timescales)
     kappa_b = o.kappa_b if form.timescales is None else decay(o.kappa_b, form.timescales.delta_t)
 
     def again(x: Any, v: None, w_s: Any, w1: Any, b1: Any, kappa: Any, gain: Any, w2: Any, b2: Any, *rest: Any) -> Any:
         w_y, b_y, b_0, m_0 = rest
-        if form.timescales is not None:
-            w_s, kappa, gain = by_torch(w_s, kappa, form.timescales)
         layers = (w1, b1) if w2 is None else (w1, w2, b1, b2)
         return plain.run(x, b_0, m_0, w_s, o.routing, kappa_b, kappa, gain, w_y, b_y, *layers)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._cuda_operands import Operands, Saved, there
 from elm_neuro.backends.elm._cuda_plan import Flows, Form, Plan
+from elm_neuro.backends.elm._traces_before import remaining, through_hidden
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.functional import branch_matrix
 
@@ -93,17 +94,8 @@ def through_memory_before(o: Operands, of: Plan, dz_first: Tensor, of_w1: Tensor
 
 def through_traces_before(o: Operands, of: Plan, grad_f_0: Tensor, grad_b: Tensor | None, of_w1: Tensor) -> Tensor:
     """Gradient of the traces before the first step; what comes of them is added to that of the weight they pass."""
-    b_0, w1_s, of_w1_s = there(o.b_0), o.w1[..., : of.sizes.num_branch], of_w1[..., : of.sizes.num_branch]
-    if w1_s.ndim == 2:
-        grad = grad_f_0 @ w1_s
-        of_w1_s += grad_f_0.mT @ b_0
-    else:
-        grad = torch.einsum("bnf,nfj->bnj", grad_f_0, w1_s)
-        of_w1_s += torch.einsum("bnf,bnj->nfj", grad_f_0, b_0)
-    if grad_b is not None:
-        age = of.form.num_steps if o.lengths is None else o.lengths.view(-1, *[1] * (grad_b.ndim - 1))
-        grad += o.kappa_b**age * grad_b
-    return grad
+    grad = through_hidden(o.w1, there(o.b_0), grad_f_0, of_w1)
+    return grad if grad_b is None else grad + remaining(o.kappa_b, grad_b, of.form.num_steps, o.lengths)
 
 
 def lowered(form: Form, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import string_at
 from functools import lru_cache, partial
 from struct import pack, unpack
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
+from elm_neuro.functional._timescales import TAU_FLOOR_MS
 
 CUDA, NATIVE = CudaBackend(), NativeBackend()
 
@@ -128,6 +130,84 @@ class _Fused(Function):
         return (*found, None, None, None)
 
 
+def timescales_in_place(proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor]:
+    """kappa_m and gain as :func:`by_torch` gives them to the last bit, by few operations in place, without a graph."""
+    low, width, floor, one, lambda_, minus_delta_t, minus_lambda_delta_t = _constants(timescales, proto_tau_m.dtype)
+    rate = torch.sigmoid(proto_tau_m).mul_(width).add_(low).clamp_(floor).reciprocal_()
+    if timescales.variant == "v2":
+        gain = one - (rate * minus_lambda_delta_t).exp_()
+        return rate.mul_(minus_delta_t).exp_(), gain
+    kappa_m = rate.mul_(minus_delta_t).exp_()
+    return kappa_m, (one - kappa_m).mul_(lambda_)
+
+
+def decay_in_place(tau_s: Tensor, timescales: Timescales) -> Tensor:
+    """kappa_b likewise."""
+    constants = _constants(timescales, tau_s.dtype)
+    return tau_s.clamp(constants.floor).reciprocal_().mul_(constants.minus_delta_t).exp_()
+
+
+def remembered_timescales(proto_tau_m: Tensor, timescales: Timescales) -> tuple[Tensor, Tensor]:
+    """:func:`timescales_in_place`; of few numbers that came before, what they gave then, which nobody may write to."""
+    if proto_tau_m.numel() > MOST_REMEMBERED:
+        return timescales_in_place(proto_tau_m, timescales)
+    return _timescales_of(_bytes_of(proto_tau_m), proto_tau_m.shape, proto_tau_m.dtype, timescales)
+
+
+def remembered_decay(tau_s: Tensor, timescales: Timescales) -> Tensor:
+    """:func:`decay_in_place` of one number likewise."""
+    return _decay_of(tau_s.item(), tau_s.dtype, timescales)
+
+
+MOST_REMEMBERED = 1024  # numbers; of more, the numbers take the time and not the calls
+
+
+@lru_cache(maxsize=64)
+def _timescales_of(
+    numbers: bytes, shape: torch.Size, dtype: torch.dtype, timescales: Timescales
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.no_grad():
+        return timescales_in_place(torch.frombuffer(bytearray(numbers), dtype=dtype).view(shape), timescales)
+
+
+@lru_cache(maxsize=64)
+def _decay_of(number: float, dtype: torch.dtype, timescales: Timescales) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return decay_in_place(torch.tensor(number, dtype=dtype, device="cpu"), timescales)
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """The numbers of a contiguous tensor on the CPU as they lie in memory."""
+    return string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+
+
+class _Constants(NamedTuple):
+    """As tensors: torch makes one of every number that it is given, each time."""
+
+    low: Tensor
+    width: Tensor
+    floor: Tensor
+    one: Tensor
+    lambda_: Tensor
+    minus_delta_t: Tensor
+    minus_lambda_delta_t: Tensor
+
+
+@lru_cache(maxsize=64)
+def _constants(timescales: Timescales, dtype: torch.dtype) -> _Constants:
+    (low, high), delta_t, lambda_, _ = timescales
+    numbers = low, high - low, TAU_FLOOR_MS, 1.0, lambda_, -delta_t, -(lambda_ * delta_t)
+    with torch.inference_mode(False):
+        return _Constants(*[torch.tensor(number, dtype=dtype, device="cpu") for number in numbers])
+
+
+def _forward_on_cpu(
+    proto_w_s: Tensor, proto_tau_m: Tensor, tau_s: Tensor, timescales: Timescales
+) -> tuple[Tensor, ...]:
+    kappa_m, gain = timescales_in_place(proto_tau_m, timescales)
+    return torch.relu(proto_w_s), kappa_m, gain, decay_in_place(tau_s, timescales)
+
+
 @lru_cache(maxsize=64)
 def constants_of_gpu(timescales: Timescales) -> tuple[int, ...]:
     """As the kernel reads them: the bits of float64 numbers, then whether the variant is v2."""
@@ -157,4 +237,4 @@ def _backward_on_gpu(
 
 
 GPU = Kernels(_forward_on_gpu, _backward_on_gpu)
-CPU = Kernels(_all_by_torch, _effective.backward)  # forward the bits are torch's
+CPU = Kernels(_forward_on_cpu, _effective.backward)

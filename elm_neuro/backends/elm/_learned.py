@@ -24,3 +24,8 @@ class Learned(NamedTuple):
 
     params: ELMParameters
     timescales: Timescales
+
+
+def parts_of(params: ELMParameters | Learned) -> tuple[ELMParameters, Timescales | None]:
+    """The tensors that came, and where they are as a neuron learns them, its constants."""
+    return (params.params, params.timescales) if isinstance(params, Learned) else (params, None)

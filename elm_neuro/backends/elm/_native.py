@@ -13,18 +13,22 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm import _torch
-from elm_neuro.backends.elm._backend import ELMBackend
+from elm_neuro.backends.elm._again import Plain, twice_differentiable, twice_differentiable_spikes
+from elm_neuro.backends.elm._backend import LearnedBackend
+from elm_neuro.backends.elm._effective import parameters, remembered_decay
+from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
+from elm_neuro.backends.elm._native_arriving import Arriving, present
 from elm_neuro.backends.elm._native_op import run_as_operator
-from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, lies_time_first, tile_for
-from elm_neuro.backends.elm._native_pass import run
+from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, tile_for
+from elm_neuro.backends.elm._native_pass import Again, run
 from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
+from elm_neuro.backends.elm._traces_before import on_hidden, remaining
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.native._filter import filtered, filtered_events
-from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, valid, without_padding
-from elm_neuro.backends.parts._projection import discounted_sum
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, without_padding
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
@@ -35,7 +39,7 @@ from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
 MAX_BATCH_OF_A_STEP = 8
 
 
-class Native(NativeBackend, ELMBackend):
+class Native(NativeBackend, LearnedBackend):
     """The kernels of :mod:`elm_neuro.backends.native`."""
 
     recomputes = traceable = True
@@ -53,26 +57,32 @@ class Native(NativeBackend, ELMBackend):
     def scan(
         self,
         x: Tensor | SpikeEvents,
-        params: ELMParameters,
+        params: ELMParameters | Learned,
         state: ELMState | None,
         *,
         lengths: Tensor | None = None,
         sparse_input: str = "auto",
         recompute_every: int | None = None,
     ) -> tuple[Tensor, ELMState]:
+        given, timescales = parts_of(params)
         if x.shape[0] * x.shape[1] == 0:
-            state = zero_state(params, x.shape[0]) if state is None else state
-            return _torch.reformulated_scan(x, params, state, lengths, sparse_input)
+            state = zero_state(given, x.shape[0]) if state is None else state
+            return _torch.reformulated_scan(x, given, state, lengths, sparse_input)
         lengths = None if lengths is None else lengths.contiguous()
         if not torch.is_autocast_enabled("cpu"):
-            y, _, state = _scan(x, params, state, lengths, Run(sparse_input, recompute_every))
+            y, _, state = _scan(x, given, state, lengths, Run(sparse_input, recompute_every, timescales))
             return y, state
         # as in the torch backend, only products over the whole sequence may be lowered
         dtype = torch.get_autocast_dtype("cpu")
-        lowered = dtype if params.kappa_m.dtype == torch.float32 else None
+        lowered = dtype if given.kappa_m.dtype == torch.float32 else None
         with torch.autocast("cpu", enabled=False):
-            y, _, state = _scan(x, params, state, lengths, Run(sparse_input, recompute_every, lowered))
+            y, _, state = _scan(x, given, state, lengths, Run(sparse_input, recompute_every, timescales, lowered))
         return y.to(dtype), state
+
+    def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None) -> bool:
+        if x.shape[0] * x.shape[1] == 0 or _is_one_step(x, lengths) or not _torch.may_commute(params):
+            return False
+        return not (params.kappa_b.requires_grad and torch.is_grad_enabled())
 
     def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
         """For the surrogates that the kernels know; under autocast the readout is narrowed before it meets the
@@ -90,7 +100,7 @@ class Native(NativeBackend, ELMBackend):
     def spiking_scan(
         self,
         x: Tensor | SpikeEvents,
-        params: ELMParameters,
+        params: ELMParameters | Learned,
         state: ELMState | None,
         rule: SpikeRule,
         *,
@@ -99,7 +109,8 @@ class Native(NativeBackend, ELMBackend):
         recompute_every: int | None = None,
         last_readout: bool = False,
     ) -> tuple[Tensor, Tensor, ELMState]:
-        recomputed = recompute_every is not None and not _torch.may_commute(params)  # its parts hand on no spikes
+        given, timescales = parts_of(params)
+        recomputed = recompute_every is not None and not _torch.may_commute(given)  # its parts hand on no spikes
         if x.shape[0] * x.shape[1] == 0 or recomputed:
             return super().spiking_scan(
                 x,
@@ -112,8 +123,8 @@ class Native(NativeBackend, ELMBackend):
                 last_readout=last_readout,
             )
         lengths = None if lengths is None else lengths.contiguous()
-        run_ = Run(sparse_input, recompute_every, rule=rule, last_readout=last_readout)
-        y, spikes, after = _scan(x, params, state, lengths, run_)
+        run_ = Run(sparse_input, recompute_every, timescales, rule=rule, last_readout=last_readout)
+        y, spikes, after = _scan(x, given, state, lengths, run_)
         if spikes is None:
             return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
         return spikes, y, after
@@ -128,6 +139,7 @@ class Run(NamedTuple):
 
     sparse_input: str
     recompute_every: int | None
+    timescales: Timescales | None = None  # by which the parameters become effective; None: they are already
     lowered: torch.dtype | None = None  # of products over the whole sequence, under autocast
     rule: SpikeRule | None = None  # by which the readout fires inside the pass
     last_readout: bool = False  # with a rule, and without gradients: no record of the others
@@ -140,13 +152,18 @@ def _scan(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
+    if run.timescales is not None:
+        return _scan_learned(x, params, state, lengths, run)
     learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()  # the filter by itself has its gradient
-    if _is_one_step(x, lengths, run) and params.branch_activation is None and not learns_decay:
+    one_step = _is_one_step(x, lengths) and run.lowered is None and not torch.compiler.is_compiling()
+    if one_step and params.branch_activation is None and not learns_decay:
         return _one_step(x, params, state, run)
     commutes = _torch.may_commute(params) and not learns_decay
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
-    if arriving is not None and (arriving.events is not None or not _fewer_branches(params, arriving, run)):
-        return _hidden_first(arriving, params, state, run)
+    if arriving is not None and (
+        arriving.events is not None or _will_find(arriving, run) or not _fewer_branches(params)
+    ):
+        return _hidden_first(x, arriving, params, state, run)
     if arriving is not None:  # what it was searched for is not there
         x, run = arriving.frames_or_raise(), run._replace(sparse_input="off")
     if run.recompute_every is None:
@@ -161,60 +178,35 @@ def _scan(
     return y, None, after
 
 
-class Arriving(NamedTuple):
-    """Input of a pass, settled: frames or events, of the parameters' dtype, lengths contiguous."""
-
-    frames: Tensor | None  # (batch, time, [num_neuron,] input_size), 0 past each sample's end
-    events: Events | None  # whatever stands past a sample's end, the pass does not read
-    lengths: Tensor | None
-    batch: int
-    num_steps: int
-    time_first: bool  # in memory
-
-    @classmethod
-    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, lengths: Tensor | None, sparse_input: str) -> Arriving:
-        """The input as events where it is sparse."""
-        batch, num_steps = x.shape[:2]
-        if isinstance(x, SpikeEvents):
-            return cls(None, Events.of(x, dtype), lengths, batch, num_steps, time_first=False)
-        time_first = lies_time_first(x)
-        # compiled code must not look at how many events there are: the operator searches the frames for them
-        events = None if torch.compiler.is_compiling() else Events.searched_for(x, dtype, sparse_input)
-        if events is not None:
-            return cls(None, events, lengths, batch, num_steps, time_first)
-        x = x.to(dtype)
-        if lengths is not None:
-            x = torch.where(valid(lengths, x), x, 0.0)
-        return cls(x, None, lengths, batch, num_steps, time_first)
-
-    def frames_or_raise(self) -> Tensor:
-        return _present(self.frames)
-
-    def discounted_sum(self, kappa: Tensor) -> Tensor:
-        """As :func:`elm_neuro.backends.parts._projection.discounted_sum`."""
-        if self.events is not None:
-            return self.events.discounted_sum(float(kappa), kappa.dtype, self.lengths)
-        return discounted_sum(self.frames_or_raise(), kappa, self.lengths)
+def _scan_learned(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
+) -> Scanned:
+    """The same of parameters as they are learned; differentiable twice."""
+    arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input)
+    if arriving.events is not None or not _fewer_branches(params) or run.timescales is None:
+        return _hidden_first(x, arriving, params, state, run)
+    frames, params = arriving.frames_or_raise(), parameters(Learned(params, run.timescales))
+    run = run._replace(timescales=None, sparse_input="off")
+    y, spikes, after = _branches_first(frames, params, state, lengths=lengths, run=run)
+    if spikes is None or run.rule is None:
+        y, after = twice_differentiable(y, after, frames, params, state, lengths)
+    else:
+        spikes, y, after = twice_differentiable_spikes(spikes, y, after, frames, params, state, lengths, run.rule)
+    return y, spikes, after
 
 
-def _present(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise RuntimeError("a tensor is asked for that this pass does not have")
-    return tensor
+def _will_find(arriving: Arriving, run: Run) -> bool:
+    """Whether compiled code will search the frames for events: it counts on finding them."""
+    return torch.compiler.is_compiling() and searched(arriving.frames_or_raise(), run.sparse_input)
 
 
-def _fewer_branches(params: ELMParameters, arriving: Arriving, run: Run) -> bool:
-    """Whether the product of dense frames is smaller on the branches than on the hidden units; compiled code that will
-    search the frames for events counts on finding them.
-    """
-    if torch.compiler.is_compiling() and searched(arriving.frames_or_raise(), run.sparse_input):
-        return False
+def _fewer_branches(params: ELMParameters) -> bool:
+    """Whether the product of dense frames is smaller on the branches than on the hidden units."""
     return params.routing is not None and params.mlp_weight[0].shape[-2] > params.w_s.shape[-2]
 
 
-def _is_one_step(x: Tensor | SpikeEvents, lengths: Tensor | None, run: Run) -> bool:
-    few = x.shape[1] == 1 and x.shape[0] <= MAX_BATCH_OF_A_STEP
-    return few and lengths is None and run.lowered is None and not torch.compiler.is_compiling()
+def _is_one_step(x: Tensor | SpikeEvents, lengths: Tensor | None) -> bool:
+    return x.shape[1] == 1 and x.shape[0] <= MAX_BATCH_OF_A_STEP and lengths is None
 
 
 def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, run: Run) -> Scanned:
@@ -230,28 +222,35 @@ def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     return y, spikes, ELMState(b, m)
 
 
-def _hidden_first(arriving: Arriving, params: ELMParameters, state: ELMState | None, run: Run) -> Scanned:
+def _hidden_first(
+    x: Tensor | SpikeEvents, arriving: Arriving, params: ELMParameters, state: ELMState | None, run: Run
+) -> Scanned:
     """The filter on the hidden units, inside the pass."""
-    weight, f_0 = params.mlp_weight[0], None
-    first = FirstLayer(params.w_s, params.routing, arriving.discounted_sum(params.kappa_b))
-    if state is not None:
-        f_0 = _torch.matvec(weight[..., : params.w_s.shape[-2]], state.b)
+    weight, kappa_b, b_0 = params.mlp_weight[0], params.kappa_b, None if state is None else state.b
+    if run.timescales is not None:
+        kappa_b = remembered_decay(kappa_b, run.timescales)
+    first = FirstLayer(params.w_s, params.routing, arriving.discounted_sum(kappa_b), b_0)
     # the pass itself makes the memory's part of the weight, and its table
     operands = _operands(
         params, state, run, weight, arriving.lengths, arriving.events,
-        kappa_b=params.kappa_b, frames=arriving.frames, f_0=f_0, bias=params.mlp_bias[0],
+        kappa_b=kappa_b, frames=arriving.frames, bias=params.mlp_bias[0],
     )  # fmt: skip
-    if torch.compiler.is_compiling():
-        operands, b = _traced(operands, first, arriving, run)
-        y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
-    else:
-        y, spikes, m, arrived = _run(
-            operands, params, run, arriving.batch, arriving.num_steps, first=first, time_first=arriving.time_first
-        )
-        b = _present(arrived)
-    if state is not None:
-        age = arriving.num_steps if arriving.lengths is None else arriving.lengths.view(-1, *[1] * (b.ndim - 1))
-        b = params.kappa_b**age * state.b + b
+    if not torch.compiler.is_compiling():
+        again = None
+        if torch.is_grad_enabled():
+            plain = Plain.of(params.kappa_m, x, params, arriving.lengths, run.rule, run.timescales)
+            again = Again(plain, x if arriving.frames is None and isinstance(x, Tensor) else None)
+        y, spikes, m, b = _run(
+            operands, params, run, arriving.batch, arriving.num_steps, first=first, again=again,
+            time_first=arriving.time_first,
+        )  # fmt: skip
+        return y, spikes, ELMState(present(b), m)
+    if b_0 is not None:
+        operands = operands._replace(f_0=on_hidden(weight, b_0))
+    operands, b = _traced(operands, first, arriving, run)
+    y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
+    if b_0 is not None:
+        b = remaining(kappa_b, b_0, arriving.num_steps, arriving.lengths) + b
     return y, spikes, ELMState(b, m)
 
 
@@ -355,6 +354,7 @@ def _run(
     num_steps: int,
     *,
     first: FirstLayer | None = None,
+    again: Again | None = None,
     in_one_part: bool = False,
     time_first: bool = False,
 ) -> Outputs:
@@ -366,8 +366,11 @@ def _run(
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     tile = tile_for(batch, params.kappa_m)
     surrogate, slope = (0, 0.0) if run_.rule is None else _surrogate_in_kernel(run_.rule.surrogate)
-    plan = Plan(batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout)
-    return run(operands, plan, first)
+    plan = Plan(
+        batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout,
+        run_.timescales,
+    )  # fmt: skip
+    return run(operands, plan, first, again)
 
 
 def _surrogate_in_kernel(surrogate: Surrogate) -> tuple[int, float]:

@@ -202,7 +202,8 @@ def _arguments(
         args.threshold, args.one_threshold = operands.threshold.data_ptr(), not operands.threshold.ndim
         args.surrogate, args.slope = plan.surrogate, plan.slope
     if layers:
-        args.weight, args.layer_bias = _library.addresses(layers[::2]), _library.addresses(layers[1::2])
+        _library.put_addresses(layers[::2], args.weight)
+        _library.put_addresses(layers[1::2], args.layer_bias)
     return args, (lengths, dense)
 
 
@@ -235,8 +236,8 @@ def _give_gradients(
     args.grad_kappa, args.grad_gain = grads.kappa.data_ptr(), grads.gain.data_ptr()
     args.grad_w_m, args.grad_w_y, args.grad_b_y = grads.w_m.data_ptr(), grads.w_y.data_ptr(), grads.b_y.data_ptr()
     if grads.layers:
-        args.grad_weight = _library.addresses(grads.layers[::2])
-        args.grad_layer_bias = _library.addresses(grads.layers[1::2])
+        _library.put_addresses(grads.layers[::2], args.grad_weight)
+        _library.put_addresses(grads.layers[1::2], args.grad_layer_bias)
     return grad_product
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.elm._learned import Timescales
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import rows, with_padded_rows
 
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     slope: float = 0.0  # its alpha, or its scale
     time_first: bool = False  # how the readout lies in memory
     last_readout: bool = False  # give that of each sample's last step only
+    timescales: Timescales | None = None  # by which what a neuron learns becomes effective; None: it is already
 
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""
@@ -89,7 +91,7 @@ class Outputs(NamedTuple):
     y: Tensor  # (batch, time, [num_neuron,] output_size), or of the last step alone, without `time`
     spikes: Tensor | None  # (batch, time, [num_neuron,] output_size), where there is a threshold
     m_last: Tensor  # (batch, [num_neuron,] num_memory), after each sample's last step
-    arrived: Tensor | None  # branch sums, (batch, [num_neuron,] num_branch), where there is a FirstLayer
+    b: Tensor | None  # branch traces likewise, (batch, [num_neuron,] num_branch), where there is a FirstLayer
 
 
 class Incoming(NamedTuple):

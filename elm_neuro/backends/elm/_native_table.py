@@ -23,18 +23,22 @@ class FirstLayer(NamedTuple):
     w_s: Tensor  # synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch)
     routing: Tensor | None  # as in elm_neuro.functional.ELMParameters
     total: Tensor  # input summed over time, (batch, input_size) or (batch, num_neuron, input_size)
+    b_0: Tensor | None  # branch traces before the first step, (batch, [num_neuron,] num_branch); None for zeros
 
     def laid_out(self) -> FirstLayer:
         """As the kernels read it."""
-        routing = self.routing
+        w_s, routing, total, b_0 = self
         return FirstLayer(
-            self.w_s.contiguous(), None if routing is None else routing.contiguous(), self.total.contiguous()
+            w_s.contiguous(),
+            None if routing is None else routing.contiguous(),
+            total.contiguous(),
+            None if b_0 is None else b_0.contiguous(),
         )
 
 
 def traced_first_layer(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Table, (num_neuron or 1, input_size, hidden), the memory's part of the weight and the branch sums, by torch."""
-    w_s, routing, total = first
+    w_s, routing, total, _ = first
     num_branch = w_s.shape[-2]
     from_branch = weight[..., :num_branch].mT
     table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, total.shape[-1]).mT @ from_branch
@@ -43,18 +47,23 @@ def traced_first_layer(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tenso
     return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:], arrived
 
 
-def table_forward(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Tensor]:
+def table_forward(
+    weight: Tensor, w_s: Tensor, routing: Tensor | None, total: Tensor, *, rectify: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """The table, (num_neuron or 1, input_size, hidden), in padded rows; the memory's part of the weight,
     ([num_neuron,] hidden, num_memory); what all input adds up to on the branches, (batch, [num_neuron,] num_branch).
 
     Args:
         weight: of the first layer, ([num_neuron,] hidden, num_branch + num_memory); all tensors are contiguous.
-        first: synapses and input.
+        w_s: as :class:`FirstLayer` names it, and so are the others.
+        routing: likewise.
+        total: likewise.
+        rectify: whether `w_s` is as it is learned, to be rectified.
     """
-    args = _arguments(weight, *first)
-    table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=first.routing is not None)
+    args = _arguments(weight, w_s, routing, total, rectify=rectify)
+    table = padded_table(weight, args.num_neuron, args.num_input, args.hidden, zero=routing is not None)
     w_m = weight.new_empty(*weight.shape[:-1], args.num_memory)
-    arrived = weight.new_empty(first.total.shape[0], *first.w_s.shape[:-1])
+    arrived = weight.new_empty(total.shape[0], *w_s.shape[:-1])
     args.table, args.w_m, args.arrived = table.data_ptr(), w_m.data_ptr(), arrived.data_ptr()
     _call(_library.library().elm_table_forward, weight, args)
     return table, w_m, arrived
@@ -62,31 +71,37 @@ def table_forward(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Te
 
 def table_backward(
     weight: Tensor,
-    first: FirstLayer,
+    w_s: Tensor,
+    routing: Tensor | None,
+    total: Tensor,
     grad_table: Tensor,
     grad_w_m: Tensor,
     grad_arrived: Tensor | None,
     *,
+    rectify: bool,
     wants_total: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `weight`, of `w_s` and, if wanted, of `total`.
 
     Args:
         weight: as :func:`table_forward` takes it.
-        first: likewise.
+        w_s: likewise.
+        routing: likewise.
+        total: likewise.
         grad_table: in padded rows.
         grad_w_m: of the memory's part of the weight, ([num_neuron,] hidden, num_memory), contiguous.
         grad_arrived: of the branch sums; None for zeros.
+        rectify: as there; the gradient of `w_s` is then that of what is learned.
         wants_total: whether `total` has a gradient.
     """
-    args = _arguments(weight, *first)
+    args = _arguments(weight, w_s, routing, total, rectify=rectify)
     grad_weight = torch.empty_like(weight)
     args.grad_table, args.grad_w_m, args.grad_weight = (
         grad_table.data_ptr(),
         grad_w_m.data_ptr(),
         grad_weight.data_ptr(),
     )
-    return grad_weight, *_backward_of_sums(args, first.w_s, first.total, grad_arrived, wants_total=wants_total)
+    return grad_weight, *_backward_of_sums(args, w_s, total, grad_arrived, wants_total=wants_total)
 
 
 def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor) -> Tensor:
@@ -122,7 +137,9 @@ def _backward_of_sums(
     return grad_w_s, grad_total
 
 
-def _arguments(weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total: Tensor) -> _library.TableArgs:
+def _arguments(
+    weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total: Tensor, *, rectify: bool = False
+) -> _library.TableArgs:
     num_neuron = w_s.shape[0] if w_s.ndim == 3 else 1
     num_branch, num_synapse = w_s.shape[-2:]
     hidden, width = (0, num_branch) if weight is None else weight.shape[-2:]
@@ -130,7 +147,7 @@ def _arguments(weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total
     routing_neuron = num_branch * num_synapse if routing is not None and routing.ndim == 3 else 0
     args = _library.TableArgs(
         num_neuron, hidden, num_input, num_branch, num_synapse, width - num_branch,
-        _library.padded(w_s.dtype, hidden), routing_neuron, batch, num_input if total.ndim == 3 else 0,
+        _library.padded(w_s.dtype, hidden), rectify, routing_neuron, batch, num_input if total.ndim == 3 else 0,
     )  # fmt: skip
     args.weight, args.w_s, args.routing = _library.address(weight), w_s.data_ptr(), _library.address(routing)
     args.total = total.data_ptr()

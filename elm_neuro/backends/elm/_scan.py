@@ -12,11 +12,11 @@ from torch import Tensor
 from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.elm._again import twice_differentiable, twice_differentiable_spikes
-from elm_neuro.backends.elm._backend import ELMBackend
-from elm_neuro.backends.elm._learned import Learned
+from elm_neuro.backends.elm._backend import ELMBackend, LearnedBackend, fired
+from elm_neuro.backends.elm._learned import Learned, parts_of
 from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
-from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
+from elm_neuro.backends.parts._lengths import last_or_zeros
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._shapes import Shape, check_alike, check_lengths
@@ -95,13 +95,9 @@ def _chosen_scan(
     sparse_input: str,
 ) -> tuple[Tensor, ELMState]:
     """:func:`scan` by the backend that was chosen for it."""
-    if (
-        isinstance(params, Learned)
-        and recompute_every is None
-        and not torch.compiler.is_compiling()  # compiled code sees the operations: they are torch's
-        and chosen.takes_learned(x, params.params)
-    ):
-        return chosen.scan_learned(x, params, state, lengths=lengths)
+    whole = _whole(chosen, x, params, lengths, recompute_every)
+    if whole is not None:
+        return whole.scan(x, params, state, lengths=lengths, sparse_input=sparse_input)
     params = _effective(params)
     if (
         torch.compiler.is_compiling()
@@ -151,16 +147,16 @@ def spiking_scan(
     check_sparse_input(sparse_input, x)
     chosen, x, params, state = _settled(backend, x, params, state, lengths)
     how = recompute_every, sparse_input
-    if not torch.compiler.is_compiling() and chosen.fires(_given(params), rule):
-        return _firing_scan(chosen, x, _effective(params), state, rule, lengths, *how, last_readout)
+    if not torch.compiler.is_compiling() and chosen.fires(parts_of(params)[0], rule):
+        return _firing_scan(chosen, x, params, state, rule, lengths, *how, last_readout)
     y, after = _chosen_scan(chosen, x, params, state, lengths, *how)
-    return _fired(y, after, rule, lengths, last_readout)
+    return fired(y, after, rule, lengths, last_readout)
 
 
 def _firing_scan(
     chosen: ELMBackend,
     x: Tensor | SpikeEvents,
-    params: ELMParameters,
+    params: ELMParameters | Learned,
     state: ELMState | None,
     rule: SpikeRule,
     lengths: Tensor | None,
@@ -170,26 +166,17 @@ def _firing_scan(
 ) -> tuple[Tensor, Tensor, ELMState]:
     """:func:`spiking_scan` by a backend that fires inside its own pass."""
     record = not last_readout or torch.is_grad_enabled()  # which the backward pass reads
-    spikes, y, after = chosen.spiking_scan(
-        x,
-        params,
-        state,
-        rule,
-        lengths=lengths,
-        sparse_input=sparse_input,
-        recompute_every=recompute_every,
-        last_readout=not record,
-    )
-    spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
+    options: dict[str, Any] = {
+        "lengths": lengths, "sparse_input": sparse_input, "recompute_every": recompute_every, "last_readout": not record
+    }  # fmt: skip
+    whole = _whole(chosen, x, params, lengths, recompute_every)
+    if whole is not None:
+        spikes, y, after = whole.spiking_scan(x, params, state, rule, **options)
+    else:
+        params = _effective(params)
+        spikes, y, after = chosen.spiking_scan(x, params, state, rule, **options)
+        spikes, y, after = twice_differentiable_spikes(spikes, y, after, x, params, state, lengths, rule)
     return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
-
-
-def _fired(
-    y: Tensor, after: ELMState, rule: SpikeRule, lengths: Tensor | None, last_readout: bool
-) -> tuple[Tensor, Tensor, ELMState]:
-    """The readout of a scan against a threshold."""
-    y = y.to(after.m.dtype)  # autocast narrows the readout, not the state
-    return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
 
 
 def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> None:
@@ -256,7 +243,7 @@ def _settled(
     dtype, since autocast lets others pass; of views that stand for the negative of what lies in memory, as
     ``z.conj().imag`` does, the numbers.
     """
-    given = _given(params)
+    given, _ = parts_of(params)
     if state is not None:
         state = ELMState(state.b.to(given.kappa_m.dtype), state.m.to(given.kappa_m.dtype))
     check_fit(x, given, state, lengths)
@@ -283,9 +270,20 @@ def _settled(
     return chosen, resolved(x), params._replace(params=given) if isinstance(params, Learned) else given, state
 
 
-def _given(params: ELMParameters | Learned) -> ELMParameters:
-    """The tensors that came."""
-    return params.params if isinstance(params, Learned) else params
+def _whole(
+    chosen: ELMBackend,
+    x: Tensor | SpikeEvents,
+    params: ELMParameters | Learned,
+    lengths: Tensor | None,
+    recompute_every: int | None,
+) -> LearnedBackend | None:
+    """The backend, where it makes the parameters effective in its own pass."""
+    # compiled code sees the operations: they are torch's
+    if not isinstance(params, Learned) or recompute_every is not None or torch.compiler.is_compiling():
+        return None
+    if isinstance(chosen, LearnedBackend) and chosen.takes_learned(x, params.params, lengths):
+        return chosen
+    return None
 
 
 def _effective(params: ELMParameters | Learned) -> ELMParameters:

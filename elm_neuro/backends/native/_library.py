@@ -84,7 +84,8 @@ class TableArgs(ctypes.Structure):
     """``struct ElmTable`` of native/api.h."""
 
     _fields_ = _fields(
-        "num_neuron hidden num_input num_branch num_synapse num_memory table_row routing_neuron batch total_neuron",
+        "num_neuron hidden num_input num_branch num_synapse num_memory table_row "
+        "rectify routing_neuron batch total_neuron",
         "routing weight w_s total table w_m arrived grad_table grad_w_m grad_arrived grad_weight grad_w_s grad_total",
     )
 
@@ -302,6 +303,7 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """The same for up to MAX_LAYERS tensors."""
-    return Layers(*[tensor.data_ptr() for tensor in tensors])
+def put_addresses(tensors: Sequence[Tensor], fields: Any) -> None:
+    """Write where the entries of up to MAX_LAYERS tensors lie to the fields that a struct has for layers."""
+    for index, tensor in enumerate(tensors):
+        fields[index] = tensor.data_ptr()

@@ -11,9 +11,12 @@ def rows(tensor: Tensor) -> Tensor:
     """`tensor`, its rows contiguous; what is expanded, as the gradient of a sum is, stays one row in memory."""
     if tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
         return tensor
-    sizes = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
-    once = tensor[tuple(slice(1 if stride == 0 else size) for size, stride in sizes)]
-    return once.contiguous().expand(tensor.shape)
+    shape, stride = tensor.shape, tensor.stride()
+    once = [
+        size if step or axis == len(shape) - 1 else 1
+        for axis, (size, step) in enumerate(zip(shape, stride, strict=True))
+    ]
+    return tensor.as_strided(once, stride).contiguous().expand(shape)
 
 
 def strides(tensor: Tensor) -> tuple[int, int, int]:

@@ -125,6 +125,7 @@ struct ElmFrames {
 // adds to the branches; without a table, only the latter.
 struct ElmTable {
     int64_t num_neuron, hidden, num_input, num_branch, num_synapse, num_memory, table_row;
+    int64_t rectify;              // whether w_s is still to be rectified, and its gradient to pass through that
     int64_t routing_neuron;       // stride of routing, 0 where the neurons share it
     int64_t batch, total_neuron;  // of total, (batch, num_input); stride, 0 where the neurons share it
     const int64_t *routing;       // (num_branch, num_synapse), -1 where empty; null: input j is branch j

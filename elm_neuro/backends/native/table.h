@@ -127,15 +127,22 @@ static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, 
     }
 }
 
+// The synaptic weights that a table is made of: those of the caller, or `room` with them rectified (a NaN stays).
+template <class R> static const R *rectified(const ElmTable &a, const R *w_s, R *room) {
+    if (!a.rectify) return w_s;
+    for (i64 k = 0; k < a.num_branch * a.num_synapse; k++) room[k] = w_s[k] <= R(0) ? R(0) : w_s[k];
+    return room;
+}
+
 template <class R> static void table_forward(const ElmTable *a, ElmShare *share) {  // neurons
-    const i64 row = a->num_branch + a->num_memory;
-    Arena arena((size_t)a->table_row * sizeof(R));
+    const i64 row = a->num_branch + a->num_memory, synapses = a->num_branch * a->num_synapse;
+    Arena arena(((size_t)a->table_row + (a->rectify ? synapses : 0)) * sizeof(R));
     share->status = !arena.base;
     if (share->status) return;
-    R *column = arena.take<R>(a->table_row);
+    R *column = arena.take<R>(a->table_row), *room = a->rectify ? arena.room<R>(synapses) : nullptr;
     for (i64 n = share->first; n < share->last; n++) {
         const R *weight = (const R *)a->weight + n * a->hidden * row,
-                *w_s = (const R *)a->w_s + n * a->num_branch * a->num_synapse;
+                *w_s = rectified(*a, (const R *)a->w_s + n * synapses, room);
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
         sum_synapses(*a, n, routing, w_s);
         if (!a->table) continue;
@@ -151,18 +158,19 @@ template <class R> static void table_forward(const ElmTable *a, ElmShare *share)
 }
 
 template <class R> static void table_backward(const ElmTable *a, ElmShare *share) {
-    const i64 row = a->num_branch + a->num_memory;
-    Arena arena((size_t)2 * a->table_row * sizeof(R));
+    const i64 row = a->num_branch + a->num_memory, synapses = a->num_branch * a->num_synapse;
+    Arena arena(((size_t)2 * a->table_row + (a->rectify ? synapses : 0)) * sizeof(R));
     share->status = !arena.base;
     if (share->status) return;
     R *column = arena.take<R>(a->table_row), *grad_column = arena.take<R>(a->table_row);
+    R *room = a->rectify ? arena.room<R>(synapses) : nullptr;
     for (i64 n = share->first; n < share->last; n++) {
-        const i64 synapses = n * a->num_branch * a->num_synapse;
-        const R *weight = (const R *)a->weight + n * a->hidden * row, *w_s = (const R *)a->w_s + synapses;
-        R *grad_w_s = (R *)a->grad_w_s + synapses;
+        const R *weight = (const R *)a->weight + n * a->hidden * row, *proto = (const R *)a->w_s + n * synapses,
+                *w_s = rectified(*a, proto, room);
+        R *grad_w_s = (R *)a->grad_w_s + n * synapses;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
         if (!a->grad_table) {
-            std::memset(grad_w_s, 0, a->num_branch * a->num_synapse * sizeof(R));
+            std::memset(grad_w_s, 0, synapses * sizeof(R));
             if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
             continue;
         }
@@ -173,6 +181,7 @@ template <class R> static void table_backward(const ElmTable *a, ElmShare *share
         else
             scale_columns_backward(*a, weight, w_s, grad_table, grad_weight, grad_w_s);
         if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
+        for (i64 k = 0; a->rectify && k < synapses; k++) grad_w_s[k] = proto[k] <= R(0) ? R(0) : grad_w_s[k];
         for (i64 h = 0; h < a->hidden; h++)
             copy_row(grad_weight + h * row + a->num_branch,
                      (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);

@@ -167,7 +167,7 @@ def _backward(
     for name, grad in found.items():
         setattr(args, f"grad_{name}", _library.address(grad))
     of_layers = tuple(layer.new_empty(layer.shape) for layer in layers)
-    args.grad_weight, args.grad_layer_bias = _in_halves(of_layers)
+    _put_halves(of_layers, args.grad_weight, args.grad_layer_bias)
     _call(_library.library().elm_network_backward, args, like)
     return *(found.get(name) for name in Operands._fields[FIRST_DIFFERENTIATED:]), *of_layers
 
@@ -180,10 +180,11 @@ def _check_events(operands: Operands, plan: Plan) -> None:
     Events(begin, end, channel, value, (operands.a_0.shape[0], plan.num_steps, plan.num_input)).check()
 
 
-def _in_halves(layers: tuple[Tensor, ...]) -> tuple[Any, Any]:
-    """Addresses of the weights and of the biases."""
+def _put_halves(layers: tuple[Tensor, ...], weights: Any, biases: Any) -> None:
+    """Write where the weights lie, and the biases."""
     half = len(layers) // 2
-    return _library.addresses(layers[:half]), _library.addresses(layers[half:])
+    _library.put_addresses(layers[:half], weights)
+    _library.put_addresses(layers[half:], biases)
 
 
 def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _library.NetworkArgs:
@@ -203,7 +204,7 @@ def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _l
         setattr(args, name, _library.address(tensor))
     if operands.x is not None:
         args.x_batch, args.x_time = operands.x.stride()[:2]
-    args.weight, args.layer_bias = _in_halves(layers)
+    _put_halves(layers, args.weight, args.layer_bias)
     return args
 
 

@@ -393,11 +393,14 @@ template <class R> static void others(const Config &c) {
                     std::pow(0.9, (double)(in.lengths[b] - 1 - t)) * in.value[e];
     for (size_t i = 0; i < sum.size(); i++) compare("discounted sum", c, sum[i], discounted[i], 1.0, tolerance);
 
-    for (int routed = 0; routed < 2; routed++) {
+    for (int kind = 0; kind < 4; kind++) {
+        const int routed = kind & 1, rectify = kind >> 1;
         const int64_t branches = routed ? 5 : c.inputs, synapses = routed ? 3 : 1, hidden = c.h, row = branches + c.d,
                       hp = elm_padded(is_double, hidden);
-        const Array weight_ = drawn(hidden * row), w_s_ = drawn(branches * synapses);
-        const std::vector<R> weight(weight_.begin(), weight_.end()), w_s(w_s_.begin(), w_s_.end());
+        const Array weight_ = drawn(hidden * row), proto = drawn(branches * synapses);
+        Array w_s_ = proto;
+        for (double &w : w_s_) w = rectify && w <= 0.0 ? 0.0 : w;
+        const std::vector<R> weight(weight_.begin(), weight_.end()), w_s(proto.begin(), proto.end());
         std::vector<int64_t> routing(branches * synapses);
         for (int64_t k = 0; k < branches * synapses; k++)
             routing[k] = routed ? (k % 4 == 3 ? -1 : (k * 5) % c.inputs) : k;
@@ -414,7 +417,7 @@ template <class R> static void others(const Config &c) {
         std::memset(&t, 0, sizeof t);
         t.batch = c.batch, t.total = total.data(), t.arrived = arrived.data();
         t.num_neuron = 1, t.hidden = hidden, t.num_input = c.inputs, t.num_branch = branches, t.num_synapse = synapses,
-        t.num_memory = c.d, t.table_row = hp;
+        t.num_memory = c.d, t.table_row = hp, t.rectify = rectify;
         t.routing = routed ? routing.data() : nullptr, t.weight = weight.data(), t.w_s = w_s.data(),
         t.table = made.data(), t.w_m = w_m.data();
         failures += elm_table_forward(is_double, 1, &t) != 0;
@@ -450,6 +453,7 @@ template <class R> static void others(const Config &c) {
             for (int64_t j = 0; j < row; j++)
                 compare("gradient of the first layer", c, grad_weight[h * row + j],
                         j < branches ? weight_wanted[h * row + j] : 1.0, 1.0, tolerance);
+        for (size_t k = 0; k < w_s.size(); k++) w_s_wanted[k] = rectify && w_s[k] <= R(0) ? 0.0 : w_s_wanted[k];
         for (size_t k = 0; k < w_s.size(); k++)
             compare("gradient of the synapses", c, grad_w_s[k], w_s_wanted[k], 1.0 + std::fabs(w_s_wanted[k]),
                     tolerance);
