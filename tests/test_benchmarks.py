@@ -23,10 +23,12 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("alif_gradients", ["--markdown", "table.md"], []),
         pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
-        (
+        ("neuron_speed", ["--repeats", "1", "--markdown", "table.md"], []),
+        pytest.param(
             "neuron_speed",
             ["--repeats", "1", "--hosts", "--threads", "1", "2", "--markdown", "table.md"],
             ["norse", "snntorch"],
+            marks=pytest.mark.slow,
         ),
         ("lra_speed", [], ["rich"]),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),

@@ -98,7 +98,7 @@ def run():
     neuron(x)[0].sum().backward()
     return neuron.cell.w_y.weight.grad.clone()
 expected, outcomes, soft = run(), collections.Counter(), resource.getrlimit(resource.RLIMIT_AS)
-for room in range(4, 400, 12):
+for room in range(4, 400, 24):
     neuron.zero_grad()
     ctypes.CDLL(None).malloc_trim(0)  # what an earlier pass left is no room
     size = 4096 * int(open("/proc/self/statm").read().split()[0])
