@@ -7,6 +7,7 @@ the others are computed again. docs/kernels.md derives what the kernels compute.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,12 @@ from elm_neuro.backends.elm._traces_before import on_hidden, remaining, through_
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
 
-TILES = {1 << power: torch.tensor(1 << power, device="cpu") for power in range(6)}
+
+@cache
+def _as_tensor(tile: int) -> Tensor:
+    """For autograd to keep; not made on import, which may happen where nothing is to be kept."""
+    with torch.inference_mode(False):
+        return torch.tensor(tile, device="cpu")
 
 
 class Again(NamedTuple):
@@ -154,7 +160,7 @@ class _Pass(Function):
             ctx.save_for_backward(
                 # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it
                 # belongs to what is saved then
-                TILES[plan.tile],
+                _as_tensor(plan.tile),
                 None if outputs.spikes is None else outputs.y,
                 saved.activations,
                 *(effective or NO_EFFECTIVE),
@@ -181,7 +187,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs = Inputs.of(rest[:NUM_CONSTANTS], rest[ctx.num_constants :])
     if not ctx.is_laid_out:
         inputs = inputs.laid_out()
-    plan = ctx.plan if tile is TILES[ctx.plan.tile] else ctx.plan._replace(tile=int(tile))
+    plan = ctx.plan if tile is _as_tensor(ctx.plan.tile) else ctx.plan._replace(tile=int(tile))
     grad_y, grad_spikes, grad_m, grad_b = grads
     incoming, needs = Incoming(grad_y, grad_spikes, grad_m), ctx.needs_input_grad[3:]
     arguments = inputs, plan, saved, effective, incoming, grad_b, needs, readout

@@ -83,7 +83,7 @@ class Events(NamedTuple):
         parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
         room = size // parts
         begin = torch.empty(batch * num_steps, dtype=torch.int64)
-        end, channel = torch.empty_like(begin), _library.large(torch.empty(0, dtype=torch.int32), size)
+        end, channel = torch.empty_like(begin), _library.large(begin, size, torch.int32)
         value = _library.large(x, size)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
         args.frames, args.begin, args.end = x.data_ptr(), begin.data_ptr(), end.data_ptr()

@@ -281,11 +281,11 @@ def alif_chunk() -> int:
     return int(library().elm_alif_chunk())
 
 
-def large(like: Tensor, size: int) -> Tensor:
+def large(like: Tensor, size: int, dtype: torch.dtype | None = None) -> Tensor:
     """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page
     costs more than its use.
     """
-    buffer = like.new_empty(size)
+    buffer = like.new_empty(size, dtype=dtype)
     if buffer.nbytes >= LARGE_BYTES:
         library().elm_advise(buffer.data_ptr(), buffer.nbytes)
     return buffer

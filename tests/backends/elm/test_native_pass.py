@@ -12,7 +12,7 @@ from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, SpikingELM, backend
 from elm_neuro.backends.elm import _effective
 from elm_neuro.backends.elm._effective import Timescales, by_torch, remembered_decay, remembered_timescales
 from elm_neuro.functional import decay
-from tests.backends.native_cases import native
+from tests.backends.native_cases import native, run_python
 from tests.tolerances import assert_close
 
 pytestmark = native
@@ -100,6 +100,28 @@ def test_what_was_first_seen_in_inference_mode_is_trained_later() -> None:
     assert torch.equal(y, wanted)
     y.sum().backward()
     assert neuron.cell._proto_tau_m.grad is not None
+
+
+@pytest.mark.parametrize("context", ["torch.inference_mode()", "torch.device('meta')", "FakeTensorMode()"])
+def test_a_first_use_where_nothing_is_kept_leaves_nothing_behind(context: str) -> None:
+    """The modules of a pass are imported when a neuron first runs, wherever that is."""
+    run_python(f"""
+import contextlib, torch
+from torch._subclasses import FakeTensorMode
+from elm_neuro import ALIF, ELM, ELMNetwork, SpikingELM
+def layers():
+    return [
+        ELM(20, 2, num_memory=3), SpikingELM(ELM(20, 2, num_memory=3)), ALIF(20, 5, latency=2), ELMNetwork(20, 4)
+    ]
+def run(x):
+    for layer in layers():
+        yield layer(x)[0], layer
+with {context}:
+    list(run(torch.zeros(2, 6, 20)))
+for y, layer in run((torch.rand(2, 6, 20) < 0.1).float()):
+    y.square().sum().backward()
+    assert all(p.grad is not None for p in layer.parameters() if p.requires_grad), layer
+""")
 
 
 def test_effective_parameters_are_the_callers_own() -> None:
