@@ -243,7 +243,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             backend=self.backend,
             last_readout=last_readout,
         )
-        self._check_result(x, learned, state, lengths, y.unsqueeze(1) if last_readout else y, after)
+        self._check_result(x, learned, state, lengths, y, after, last_only=last_readout)
         if num_flattened is not None:
             spikes, y = spikes.flatten(-2), y.flatten(-2)
         return as_stored(spikes, tau_s), y, after
@@ -274,11 +274,14 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         lengths: Tensor | None,
         y: Tensor,
         after: ELMState,
+        *,
+        last_only: bool = False,
     ) -> None:
         if not may_look(after.m):
             return
-        if lengths is None and y.shape[1]:  # what was read last has gone through the memory and all that reads it
-            total = y.detach()[:, -1].sum()
+        # what was read last has gone through the memory and all that reads it
+        if lengths is None and (last_only or y.shape[1]):
+            total = (y if last_only else y.select(1, -1)).detach().sum()
         else:
             params = learned.params
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()

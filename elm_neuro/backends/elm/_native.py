@@ -92,8 +92,7 @@ class Native(NativeBackend, LearnedBackend):
         return (
             type(rule.surrogate) in KERNEL_SURROGATES
             and threshold.dtype == params.b_y.dtype
-            and threshold.ndim <= len(shape)
-            and all(size in (1, wide) for size, wide in zip(reversed(threshold.shape), reversed(shape), strict=False))
+            and (not threshold.ndim or _broadcasts(threshold.shape, shape))
             and not torch.is_autocast_enabled("cpu")
         )
 
@@ -132,6 +131,11 @@ class Native(NativeBackend, LearnedBackend):
 
 # Surrogates whose slope the kernels compute, and their one number; native/api.h numbers them.
 KERNEL_SURROGATES: dict[type[object], tuple[int, str]] = {ATan: (1, "alpha"), FastSigmoid: (2, "scale")}
+
+
+def _broadcasts(threshold: torch.Size, to: torch.Size) -> bool:
+    sizes = zip(reversed(threshold), reversed(to), strict=False)
+    return len(threshold) <= len(to) and all(size in (1, wide) for size, wide in sizes)
 
 
 class Run(NamedTuple):
