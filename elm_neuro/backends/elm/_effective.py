@@ -16,7 +16,7 @@ from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._backend import NativeBackend
-from elm_neuro.backends.parts._plain import PLAIN, only_operators
+from elm_neuro.backends.parts._plain import PLAIN, only_operators, resolved
 from elm_neuro.backends.parts._twice import differentiable_gradients
 from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
 from elm_neuro.functional._timescales import TAU_FLOOR_MS
@@ -122,7 +122,7 @@ class _Fused(Function):
             plain = partial(by_torch, timescales=ctx.timescales)
             protos = differentiable_gradients(plain, (proto_w_s, proto_tau_m), needed[:2], grads[:3])
             return (*protos, None, None, None)
-        of_w_s, of_kappa, of_gain = (None if grad is None else grad.contiguous() for grad in grads[:3])
+        of_w_s, of_kappa, of_gain = (None if grad is None else resolved(grad).contiguous() for grad in grads[:3])
         wanted = needed[0] and of_w_s is not None, needed[1] and not (of_kappa is None and of_gain is None)
         kernels: Kernels = ctx.kernels
         laid_out = of_w_s, of_kappa, of_gain

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.parts._plain import resolved
+
 Tensors = tuple[Tensor | None, ...]
 Backward = Callable[..., tuple[Any, ...]]
 
@@ -88,7 +90,8 @@ def differentiable_gradients(
 
 def differentiable_once(backward: Backward) -> Backward:
     """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
-    :func:`with_second_derivative`, and must not get constants from here.
+    :func:`with_second_derivative`, and must not get constants from here. What comes as a view that stands for the
+    negative of what lies in memory, as the gradient behind ``torch.complex`` does, it gets as numbers.
     """
 
     @wraps(backward)
@@ -97,6 +100,6 @@ def differentiable_once(backward: Backward) -> Backward:
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             raise RuntimeError("a part of a fast pass has no second derivative by itself: differentiate the whole pass")
-        return backward(ctx, *grads)
+        return backward(ctx, *map(resolved, grads))
 
     return run

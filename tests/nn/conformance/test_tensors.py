@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from elm_neuro import ELM, SpikeEvents
+from elm_neuro import ALIF, ELM, ELMNetwork, SpikeEvents, SpikingELM, backends
 from tests.nn.conformance.kinds import BATCH, EVERY, INPUTS, LAYERS, OURS, STEPS, Called, frames, made, of_kinds, run
 from tests.tolerances import assert_close
 
@@ -182,3 +182,28 @@ def test_transforms_of_functions_are_those_of_the_layer(name: str) -> None:
         assert_close(each(frames()), wanted)
     (grad,) = torch.autograd.grad(wanted.square().sum(), x)
     assert_close(torch.func.grad(lambda x: layer(x)[0].square().sum())(frames()), grad, scale=5.0)
+
+
+def of_one_output() -> list[Any]:
+    return [ELM(INPUTS, 1, 4), SpikingELM(ELM(INPUTS, 1, 4)), ALIF(INPUTS, 1, latency=2), ELMNetwork(INPUTS, 1)]
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_gradients_that_stand_for_a_negative_are_their_numbers(index: int, backend: str) -> None:
+    """Of outputs and of states; with one output their rows are contiguous whatever their strides are."""
+    torch.manual_seed(0)
+    layer = of_one_output()[index]
+    with backends.use(backend):
+        y, after = layer(frames().clamp(max=1.0))
+        outputs = [out for out in (y, *after) if out.requires_grad]
+        grads = [torch.randn(out.shape) for out in outputs]
+        leaves = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+        again: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+        wanted = torch.autograd.grad(outputs, leaves, grads, **again)
+        for given in (list(map(negatives, grads)), [torch._neg_view(-grad) for grad in grads]):
+            found = torch.autograd.grad(outputs, leaves, given, **again)
+            for result, expected in zip(found, wanted, strict=True):
+                assert (result is None) == (expected is None)
+                if result is not None:
+                    assert_close(result, expected)
