@@ -56,6 +56,7 @@ def measure(name: str, make: Callable[[int], Any], neuron: ELM, options: argpars
     """A row of the table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = make(0)
+    data.prepare_data()  # pickles are converted once
     data.setup("fit")
     dataset, collate = data.part("train"), data.train_dataloader().collate_fn
     starts = without_end(range(0, max(1, len(dataset) - BATCH_SIZE), BATCH_SIZE))
