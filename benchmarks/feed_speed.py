@@ -116,7 +116,7 @@ def main() -> None:
     torch.manual_seed(0)
     number = 60 if options.smoke else 1440
     rows = [measure("SHD-Adding, events", lambda workers: adding(workers, number), ELM(700, 20, 100), options)]
-    for output in ("events", "frames") if options.neuronio else ():
+    for output in ("events", "int8") if options.neuronio else ():
         neuron = BranchELM(1278, 2, 20, num_branch=45, num_synapse_per_branch=100)
         rows.append(
             measure(

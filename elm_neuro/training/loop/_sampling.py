@@ -9,6 +9,8 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from elm_neuro.training.loop._parcels import Receiving, Sent
+
 PARTS = ("train", "valid", "test")
 PARTS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
 
@@ -51,12 +53,12 @@ class ResumesInEpoch(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
         """Batches in the order of the data set, or, in training, of a sampler."""
-        kind = DataLoader if sampler is None else Resumable
+        kind = Receiving if sampler is None else Resumable
         return kind(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=type(self).collate,
+            collate_fn=Sent(type(self).collate),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -110,7 +112,7 @@ class InListOrder(Remaining):
         self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # data sets with a list of their own for each epoch
 
 
-class Resumable(DataLoader[Any]):
+class Resumable(Receiving):
     """Tells Lightning that it can go on in the middle of an epoch; where that is, the data module knows."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning import LightningModule
 from torch import nn
 
+from elm_neuro.training.loop._backward import BackwardHere
 from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
 
 
-class Task(LightningModule):
+class Task(BackwardHere):
     """A network and how it is optimized. A task adds its ``training_step``, and for each `stage`, "valid" or "test",
 
     - ``evaluate(batch, stage)``: take in a batch, without dropout;

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from elm_neuro.datasets.lra import TokenBatch
+from elm_neuro.training.loop._backward import BackwardHere
 from elm_neuro.training.loop._layers import check_time_steps
 from elm_neuro.training.loop._sampling import count_epochs_rightly
 from elm_neuro.training.loop._schedule import OptimizerName, check_optimizer, optimizer_and_cosine
@@ -17,7 +17,7 @@ from elm_neuro.training.loop._seeds import seed_of, seeded
 from elm_neuro.training.lra._groups import AnswersByGroup, Share
 
 
-class TokenClassification(LightningModule):
+class TokenClassification(BackwardHere):
     """Cross entropy at the last token, cosine decay over the whole run, accuracy by length and by group.
 
     Logged: train/loss, train/accuracy, valid/… and test/… loss, accuracy, majority (accuracy of the best constant
