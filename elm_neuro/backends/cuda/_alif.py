@@ -12,10 +12,9 @@ from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._launch import Launch
 
 MAX_NEURON = 1024  # threads of a block
-MAX_SHARED_BYTES = 48 * 1024  # what every device gives
+MAX_SHARED_BYTES = 64 * 1024  # what every device gives a block that asks
 MAX_AHEAD = 16  # steps whose loads are under way at once
 WARP = 32
-MAX_BITS = 32  # steps of spikes in shared memory beyond those that a state remembers
 
 _RANGES = "learned low_beta high_beta low_p high_p low_b high_b "
 _FORWARD_BYTES = num_bytes(
@@ -44,17 +43,22 @@ def steps_ahead(threads: int, dtype: torch.dtype) -> int:
 
 
 def shared_bytes(num_neuron: int, history: int, chunk: int) -> int:
-    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run, and in none."""
-    return (history + chunk + 1) * threads_for(num_neuron) // 8
+    """Of a recurrent layer: a bit for each neuron in each step that is remembered or being run; for each of the latter
+    how many neurons send to it, and which.
+    """
+    threads = threads_for(num_neuron)
+    return (history + chunk) * threads // 8 + chunk * (4 + 2 * threads)
 
 
 def max_history(num_neuron: int) -> int:
     """Steps of spikes that a recurrent layer may remember.
 
     >>> max_history(1024), max_history(256)
-    (352, 1504)
+    (477, 1774)
     """
-    return MAX_SHARED_BYTES * 8 // threads_for(num_neuron) - MAX_BITS
+    threads = threads_for(num_neuron)
+    chunk = steps_ahead(threads, torch.float32)  # in float64 fewer
+    return (MAX_SHARED_BYTES - shared_bytes(num_neuron, 0, chunk)) * 8 // threads
 
 
 @cache

@@ -70,7 +70,7 @@ struct AlifCourse {
     int rest;  // steps that the spikes before the block leave without input
 };
 
-// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`. A row of zeros follows.
+// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`.
 struct Ring {
     unsigned *bits;
     int rows, now;
@@ -80,32 +80,35 @@ ELM_DEVICE int row_of(const Ring &ring, int step) {
     return (at < ring.rows ? at : at - ring.rows) * WARPS;
 }
 
-// What the neurons that fired history steps before the steps from `first` to `last` of a group send, by sender.
-ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, int first, int last, const Real *by_sender, Real (&current)[AHEAD]) {
-    const int n = (int)a.num_neuron, chunk = (int)a.chunk;
-    int row[AHEAD];
+// For each step of a chunk those that fired history steps before it, in their order: of step k from neurons + k * ELM_THREADS on.
+struct Senders {
+    int *count;
+    unsigned short *neurons;
+};
+ELM_DEVICE void list_senders(const Ring &ring, int steps, int chunk, const Senders &into) {
+    for (int i = threadIdx.x; i < steps * WARPS; i += ELM_THREADS) {  // a thread a word of 32 neurons
+        const int k = i / WARPS, w = i % WARPS, row = row_of(ring, k + chunk);  // history rows back
+        int at = 0;
+        for (int u = 0; u < w; u++) at += __popc(ring.bits[row + u]);
+        unsigned short *neurons = into.neurons + k * ELM_THREADS;
+        for (unsigned bits = ring.bits[row + w]; bits; bits &= bits - 1) neurons[at++] = (unsigned short)(w * WARP + __ffs((int)bits) - 1);
+        if (w == WARPS - 1) into.count[k] = at;
+    }
+}
+
+// What they send in the steps from `first` to `last` of a group. The weights of several senders are under way at once.
+ELM_DEVICE void add_fed_back(const Senders &senders, int first, int last, const Real *by_sender, i64 n, Real (&current)[AHEAD]) {
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) row[k] = k >= first && k < last ? row_of(ring, k - first + chunk) : ring.rows * WARPS;  // history rows back
-    for (int w = 0; w * WARP < n; w++) {
-        unsigned bits[AHEAD], any = 0;
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) {
-            bits[k] = ring.bits[row[k] + w];
-            any |= bits[k];
-        }
-        while (any) {  // a neuron fires in few of the steps: a sender's weight is loaded once
-            unsigned sender[SENDERS];
+    for (int k = 0; k < AHEAD; k++) {
+        if (k < first || k >= last) continue;
+        const unsigned short *neurons = senders.neurons + (k - first) * ELM_THREADS;
+        const int count = senders.count[k - first];
+        for (int i = 0; i < count; i += SENDERS) {
             Real weight[SENDERS];
 #pragma unroll
-            for (int i = 0; i < SENDERS; i++, any &= any - 1) {
-                sender[i] = any & (0u - any);
-                weight[i] = any ? by_sender[(w * WARP + __ffs((int)any) - 1) * n] : Real(0);
-            }
+            for (int s = 0; s < SENDERS; s++) weight[s] = i + s < count ? by_sender[neurons[i + s] * n] : Real(0);
 #pragma unroll
-            for (int i = 0; i < SENDERS; i++)
-#pragma unroll
-                for (int k = 0; k < AHEAD; k++)
-                    if (bits[k] & sender[i]) current[k] += weight[i];
+            for (int s = 0; s < SENDERS; s++) current[k] += weight[s];
         }
     }
 }
@@ -124,13 +127,14 @@ ELM_DEVICE void add_fed_back_before(const Alif &a, i64 start, int count, const R
     }
 }
 
-// Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows.
+// Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows. Behind them lies
+// the list of a chunk's senders.
 ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     ELM_DYNAMIC_SHARED(unsigned, fired);
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = threadIdx.x < n, adaptive = a.b != nullptr;
     const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j, at = sample * n + j;
-    const int history = (int)a.history, chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
+    const int width = (int)n, history = (int)a.history, chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
     const Parameters of = parameters(a, j);
     const Real beta = of.beta.value, p = of.p.value, b = of.b.value, bias = a.bias[j];
     const Real *by_sender = a.by_sender ? a.by_sender + j : nullptr;
@@ -138,15 +142,20 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     int rest = 0, step = 0;  // step: of the block
     AlifCourse course = {};
     Ring ring = {fired, history + chunk, 0};
+    int *const counts = (int *)(fired + ring.rows * WARPS);
+    const Senders senders = {counts, (unsigned short *)(counts + chunk)};
     if (a.by_sender)
-        for (int i = threadIdx.x; i < (ring.rows + 1) * WARPS; i += ELM_THREADS) fired[i] = 0;
+        for (int i = threadIdx.x; i < ring.rows * WARPS + chunk * (1 + ELM_THREADS / 2); i += ELM_THREADS) fired[i] = 0;  // lists too
     if (a.by_sender) __syncthreads();
     for (i64 start = 0; start < length; start += group) {
         const int count = length - start < group ? (int)(length - start) : group;
         const i64 here = row + start * n;
+        const Real *const arriving = a.current + here;
+        Real *const spikes = a.spikes + here, *const membranes = a.membrane ? a.membrane + here : nullptr;
+        Real *const opens = a.membrane ? a.open + here : nullptr, *const adaptations = a.membrane && adaptive ? a.adaptation + here : nullptr;
         Real current[AHEAD], unblocked[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; k++) current[k] = a.current[here + (k < count ? k : 0) * n];
+        for (int k = 0; k < AHEAD; k++) current[k] = arriving[(k < count ? k : 0) * width];
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) unblocked[k] = Real(1);
         if (a.blocked && start < history - 1) {
@@ -159,7 +168,11 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
         if (a.by_sender && a.s_0 && start < history) add_fed_back_before(a, start, count, by_sender, current);
         for (int first = 0; first < count; first += chunk) {
             const int last = first + chunk < count ? first + chunk : count;
-            if (a.by_sender && start + last > history) add_fed_back(a, ring, first, last, by_sender, current);
+            if (a.by_sender && start + last > history) {
+                list_senders(ring, last - first, chunk, senders);
+                __syncthreads();  // all are listed
+                add_fed_back(senders, first, last, by_sender, n, current);
+            }
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 if (k < first || k >= last) continue;
@@ -177,11 +190,12 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
                     if (threadIdx.x % WARP == 0) fired[row_of(ring, k - first) + threadIdx.x / WARP] = bits;
                 }
                 if (neuron) {
-                    a.spikes[here + k * n] = fires ? Real(1) : Real(0);
-                    if (a.membrane) {
-                        a.membrane[here + k * n] = course.membrane;
-                        a.open[here + k * n] = course.open;
-                        if (adaptive) a.adaptation[here + k * n] = course.adaptation;
+                    const int offset = k * width;  // of 32 bits: a step's addresses take as long as all else
+                    spikes[offset] = fires ? Real(1) : Real(0);
+                    if (membranes) {
+                        membranes[offset] = course.membrane;
+                        opens[offset] = course.open;
+                        if (adaptive) adaptations[offset] = course.adaptation;
                     }
                 }
                 course.adaptation = p * course.adaptation;
@@ -212,19 +226,21 @@ struct Past {
     Real membrane[AHEAD + 1], adaptation[AHEAD + 1], open[AHEAD], gradient[AHEAD];
 };
 ELM_DEVICE void load(Past &past, const AlifBackward &a, i64 row, i64 j, i64 end, i64 length) {
-    const i64 n = a.num_neuron, remembered = length - a.history;
-    const Real *gradient = a.grad_spikes ? a.grad_spikes + blockIdx.x * a.grad_batch + j * a.grad_neuron : nullptr;
+    const i64 n = a.num_neuron, remembered = length - a.history, here = row + (end - 1) * n;
+    const Real *gradient = a.grad_spikes ? a.grad_spikes + blockIdx.x * a.grad_batch + j * a.grad_neuron + (end - 1) * a.grad_step : nullptr;
+    const Real *membrane = a.membrane + here, *adaptation = a.b ? a.adaptation + here : nullptr, *open = a.open + here;
+    const int width = (int)n, most = end - 1 < AHEAD ? (int)(end - 1) : AHEAD;  // steps before the first are the first
 #pragma unroll
     for (int k = 0; k <= AHEAD; k++) {
-        const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
-        past.membrane[k] = a.membrane[row + t * n];
-        past.adaptation[k] = a.b ? a.adaptation[row + t * n] : Real(0);
+        const int back = (k < most ? k : most) * width;
+        past.membrane[k] = membrane[-back];
+        past.adaptation[k] = adaptation ? adaptation[-back] : Real(0);
     }
 #pragma unroll
     for (int k = 0; k < AHEAD; k++) {
-        const i64 t = end - 1 - k > 0 ? end - 1 - k : 0;
-        past.open[k] = a.open[row + t * n];
-        past.gradient[k] = gradient ? gradient[t * a.grad_step] : Real(0);
+        const int back = k < most ? k : most;
+        past.open[k] = open[-back * width];
+        past.gradient[k] = gradient ? gradient[-back * a.grad_step] : Real(0);
     }
     if (!a.grad_s_last || end <= remembered) return;
 #pragma unroll
@@ -254,7 +270,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = threadIdx.x < n, adaptive = a.b != nullptr;
     const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j;
-    const int chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
+    const int width = (int)n, chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
     const Parameters of = parameters(a, j);
     const Real beta = of.beta.value, p = of.p.value, b = of.b.value;
     Real dv = a.grad_v_last ? a.grad_v_last[sample * n + j] : Real(0), da = a.grad_a_last ? a.grad_a_last[sample * n + j] : Real(0);
@@ -262,6 +278,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
     for (i64 t = a.num_steps - 1; neuron && t >= length; t--) a.grad_current[row + t * n] = Real(0);
     for (i64 end = length; end > 0; end -= group) {
         const int count = end < group ? (int)end : group;
+        Real *const arrived = a.grad_current + row + (end - 1) * n;
         Past past;
         load(past, a, row, j, end, length);
         for (int first = 0; first < count; first += chunk) {
@@ -293,7 +310,7 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
                 d_beta += dm * before;
                 const Real d_current = dm * past.open[k];
                 d_bias += d_current;
-                if (neuron) a.grad_current[row + t * n] = d_current;
+                if (neuron) arrived[-k * width] = d_current;
                 dv = beta * dm;
             }
             if (a.w_rec) __syncthreads();

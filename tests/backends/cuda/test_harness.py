@@ -241,9 +241,40 @@ for layer, events in (
 print("ran", len(driver.launched))
 """
 
+SANITIZED_ALIF = """
+import torch
+from elm_neuro import ALIF, LIF, SpikeEvents
+from elm_neuro.backends.cuda import _driver
+from elm_neuro.backends.cuda._backend import CudaBackend
+from tests.backends.cuda.fake_driver import FakeDriver
+driver = FakeDriver(flags=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+_driver.launcher = lambda: driver
+CudaBackend.device_type = "cpu"
+CudaBackend.missing = lambda self: None
+torch.manual_seed(0)
+for layer in (
+    LIF(9, 5, backend="cuda"),
+    ALIF(9, 37, latency=3.0, recurrent=True, backend="cuda"),
+    ALIF(9, 40, latency=0.0, recurrent=True, detach_recurrent=False, backend="cuda").double(),
+    ALIF(9, 33, latency=20.0, recurrent=True, detach_recurrent=False, backend="cuda").double(),
+    ALIF(9, 33, latency=4.0, recurrent=True, gradient="blocks", backend="cuda"),
+):
+    with torch.no_grad():
+        layer.cell.weight.mul_(5)
+    frames = torch.poisson(torch.full((3, 41, 9), 0.3)).to(layer.cell.weight.dtype)
+    _, state = layer(frames)
+    for x in (frames, SpikeEvents.from_frames(frames)):
+        y, after = layer(x, type(state)(*(part.detach() for part in state)), lengths=torch.tensor([41, 0, 17]))
+        assert y.any()
+        sum(part.sum() for part in (y, *after)).backward()
+print("ran", len(driver.launched))
+"""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [SANITIZED, SANITIZED_NETWORK], ids=["neurons", "network"])
+@pytest.mark.parametrize(
+    "script", [SANITIZED, SANITIZED_NETWORK, SANITIZED_ALIF], ids=["neurons", "network", "LIF layers"]
+)
 def test_sanitizers_find_nothing(script: str) -> None:
     if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
         pytest.skip("no compiler")
