@@ -169,6 +169,22 @@ def times_of(record: dict[str, Any]) -> str:
     return f"{record['both']['wall']:.2f} ({record['forward']['wall']:.2f})"
 
 
+def times(module: Any, given: Any, repeats: int, *, here: bool = True) -> dict[str, Any]:
+    """Of a pass forward and backward, and of one forward; with the backward pass `here`, in the thread that asks for it
+    and not in autograd's of the device.
+    """
+    call = both(module, given)
+    found = {"both": timed(call, repeats), "forward": timed(alone(module, given), repeats)}
+    if here:
+        with torch.autograd.set_multithreading_enabled(False):
+            found["here"] = timed(call, repeats)
+    return found
+
+
+def here_of(record: dict[str, Any], *variants: str) -> str:
+    return ", ".join(f"{record[name]['here']['wall']:.2f}" for name in variants)
+
+
 def both(module: Any, given: Any) -> Any:
     learned = list(module.parameters())
 
@@ -237,11 +253,8 @@ def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-        record[variant] = {
-            "both": timed(both(module, given), repeats),
-            "peak_mb": (torch.cuda.max_memory_allocated() - base) / 2**20,
-        }
-        record[variant]["forward"] = timed(alone(module, given), repeats)
+        record[variant] = times(module, given, repeats, here=variant in ("dense", "events", "lstm"))
+        record[variant]["peak_mb"] = (torch.cuda.max_memory_allocated() - base) / 2**20
     if not big:
         record["graph"] = graphed(neuron, x)
     cells = [
@@ -249,23 +262,27 @@ def measure(name: str, row: Row, upstream: Path | None = None) -> dict[str, Any]
     ]
     target = "" if row.target is None else f" {row.target:g}"
     say(
-        f"{name:10s} {' | '.join(cells)} | {record.get('graph', float('nan')):.2f} | "
-        f"{record['dense']['both']['host']:.2f} | "
+        f"{name:10s} {' | '.join(cells)} | {here_of(record, 'dense', 'events', 'lstm')} | "
+        f"{record.get('graph', float('nan')):.2f} | {record['dense']['both']['host']:.2f} | "
         f"{record['dense']['peak_mb']:.0f}, {record['lstm']['peak_mb']:.0f} | {record['error']:.0e}{target}"
     )
     return record
 
 
-def measure_alif(name: str, row: ALIFRow) -> dict[str, Any]:
+def alif_of(row: ALIFRow) -> tuple[ALIF, torch.Tensor]:
     torch.manual_seed(0)
     latency, surrogate = float(row.latency), MultiGaussian()
     layer = ALIF(128, 128, latency=latency, recurrent=True, surrogate=surrogate, tau_v=10.0, backend="cuda").cuda()
     with torch.no_grad():  # a few per cent of spikes
         layer.cell.weight.mul_(3.0)
         layer.cell.bias.fill_(0.02)
+    return layer, (torch.rand(row.batch, row.num_steps, 128, device="cuda") < 0.1).float()
+
+
+def measure_alif(name: str, row: ALIFRow) -> dict[str, Any]:
+    layer, x = alif_of(row)
     plain = ALIF.from_config(layer.config, backend="torch").cuda()
     plain.load_state_dict(layer.state_dict())
-    x = (torch.rand(row.batch, row.num_steps, 128, device="cuda") < 0.1).float()
     with torch.no_grad():
         found, wanted = layer(x)[0], plain(x)[0]
     differ, rate = float((found != wanted).float().mean()), float(wanted.mean())
@@ -276,18 +293,21 @@ def measure_alif(name: str, row: ALIFRow) -> dict[str, Any]:
         ("dense", layer, x), ("events", layer, SpikeEvents.from_frames(x)), ("torch", plain, x),
     ):  # fmt: skip
         repeats = 2 if variant == "torch" else 10
-        record[variant] = {
-            "both": timed(both(module, given), repeats), "forward": timed(alone(module, given), repeats),
-        }  # fmt: skip
+        record[variant] = times(module, given, repeats, here=variant != "torch")
     cells = [times_of(record[variant]) for variant in ("dense", "events", "torch")]
+    cells.append(here_of(record, "dense", "events"))
     say(f"{name:10s} {' | '.join(cells)} | {rate:.1%} spikes, {differ:.0e} differ")
     return record
 
 
-def measure_network(name: str, row: NetworkRow) -> dict[str, Any]:
+def network_of(row: NetworkRow) -> tuple[ELMNetworkClassifier, torch.Tensor]:
     torch.manual_seed(0)
     network = ELMNetworkClassifier(700, 19, row.num_neuron, row.num_memory).cuda().eval()
-    x = (torch.rand(8, 1000, 700, device="cuda") < 0.08).float()
+    return network, (torch.rand(8, 1000, 700, device="cuda") < 0.08).float()
+
+
+def measure_network(name: str, row: NetworkRow) -> dict[str, Any]:
+    network, x = network_of(row)
     with torch.no_grad():
         with backends.use("reference"):
             wanted = copy.deepcopy(network).double()(x[:, :64].double())[0]
@@ -300,10 +320,9 @@ def measure_network(name: str, row: NetworkRow) -> dict[str, Any]:
     for variant, given in (("dense", x), ("events", SpikeEvents.from_frames(x)), ("torch", x)):
         repeats = 2 if variant == "torch" else 10
         with backends.use("torch" if variant == "torch" else "cuda"):
-            record[variant] = {
-                "both": timed(both(network, given), repeats), "forward": timed(alone(network, given), repeats),
-            }  # fmt: skip
+            record[variant] = times(network, given, repeats, here=variant != "torch")
     cells = [times_of(record[variant]) for variant in ("dense", "events", "torch")]
+    cells.append(here_of(record, "dense", "events"))
     say(f"{name:10s} {' | '.join(cells)} | error {error:.0e}")
     return record
 
@@ -324,15 +343,17 @@ def profiled(name: str) -> dict[str, Any]:
     """Kernels of one pass and their time."""
     from torch.profiler import ProfilerActivity, profile
 
-    row = ROWS[name]
-    neuron, x = neuron_of(row).cuda(), frames_of(row)
-    neuron.backend = "cuda"
+    layer: torch.nn.Module
+    if name in ROWS:
+        layer, x = neuron_of(ROWS[name]).cuda(), frames_of(ROWS[name])
+    else:
+        layer, x = alif_of(ALIF_ROWS[name]) if name in ALIF_ROWS else network_of(NETWORK_ROWS[name])
     result: dict[str, Any] = {}
     for variant, given in (("dense", x), ("events", SpikeEvents.from_frames(x))):
         for _ in range(3):
-            both(neuron, given)()
+            both(layer, given)()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-            both(neuron, given)()
+            both(layer, given)()
             torch.cuda.synchronize()
         kernels = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         spent: Counter[str] = Counter()
@@ -464,7 +485,7 @@ def main() -> None:
     properties = _driver.launcher().device(0)
     programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
     kind = KERNEL_SURROGATES[MultiGaussian]
-    programs += [_bytes.program(torch.float32), _alif.program(torch.float32, _alif.threads_for(128), kind)]
+    programs += [_bytes.program(torch.float32), *(_alif.program(torch.float32, 128, kind, ahead) for ahead in (11, 16))]
     programs += [_network.program(torch.float32, backward=backward) for backward in (False, True)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:
@@ -473,6 +494,7 @@ def main() -> None:
     pool.terminate()
     say(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {properties}")
     say("row: ms forward + backward (forward alone) | dense | events | bytes | cuDNN LSTM | torch | authors")
+    say("     | dense, events and LSTM with the backward pass in the calling thread")
     say("     | as a CUDA graph | host alone of dense | peak MB of dense, of the LSTM | error, target")
     parts: list[tuple[str, Any]] = [
         (name, lambda name=name: result["rows"].update({name: measure(name, ROWS[name], options.upstream)}))
@@ -488,7 +510,7 @@ def main() -> None:
     ]
     parts += [
         (f"profile {name}", lambda name=name: result.update({f"profile {name}": profiled(name)}))
-        for name in ("N8", "S1000")
+        for name in ("N8", "S1000", *(("A512", "A1024", "EN96") if options.rows == list(ROWS) else ()))
     ]
     if options.sweep:
         parts.append(("sweep", lambda: result.update({"sweep": sweep(properties)})))

@@ -12,9 +12,10 @@ from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._launch import Launch
 
 MAX_NEURON = 1024  # threads of a block
-MAX_SHARED_BYTES = 64 * 1024  # what every device gives a block that asks
+MAX_SHARED_BYTES = 48 * 1024  # what every device gives
 MAX_AHEAD = 16  # steps whose loads are under way at once
 WARP = 32
+MAX_BITS = 32  # steps of spikes in shared memory beyond those that a state remembers
 
 _RANGES = "learned low_beta high_beta low_p high_p low_b high_b "
 _FORWARD_BYTES = num_bytes(
@@ -43,27 +44,22 @@ def steps_ahead(threads: int, dtype: torch.dtype) -> int:
 
 
 def shared_bytes(num_neuron: int, history: int, chunk: int) -> int:
-    """Of a recurrent layer: a bit for each neuron in each step that is remembered or being run; for each of the latter
-    how many neurons send to it, and which.
-    """
-    threads = threads_for(num_neuron)
-    return (history + chunk) * threads // 8 + chunk * (4 + 2 * threads)
+    """Of a recurrent layer: a bit for each neuron in each step that is remembered or is being run, and in none."""
+    return (history + chunk + 1) * threads_for(num_neuron) // 8
 
 
 def max_history(num_neuron: int) -> int:
     """Steps of spikes that a recurrent layer may remember.
 
     >>> max_history(1024), max_history(256)
-    (477, 1774)
+    (352, 1504)
     """
-    threads = threads_for(num_neuron)
-    chunk = steps_ahead(threads, torch.float32)  # in float64 fewer
-    return (MAX_SHARED_BYTES - shared_bytes(num_neuron, 0, chunk)) * 8 // threads
+    return MAX_SHARED_BYTES * 8 // threads_for(num_neuron) - MAX_BITS
 
 
 @cache
-def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
-    """The source for these numbers and this kind of surrogate, numbered as in native/api.h."""
+def program(dtype: torch.dtype, threads: int, surrogate: int, ahead: int) -> Program:
+    """The source for these numbers, this kind of surrogate, numbered as in native/api.h, and so many steps ahead."""
     double = dtype == torch.float64
     return Program(
         "alif.cuh",
@@ -71,7 +67,7 @@ def program(dtype: torch.dtype, threads: int, surrogate: int) -> Program:
             ("ELM_REAL", "double" if double else "float"),
             ("ELM_DOUBLE", int(double)),
             ("ELM_THREADS", threads),
-            ("ELM_AHEAD", steps_ahead(threads, dtype)),
+            ("ELM_AHEAD", ahead),
             ("ELM_SURROGATE", surrogate),
             ("ELM_BYTES_ALIF", _FORWARD_BYTES),
             ("ELM_BYTES_ALIFBACKWARD", _BACKWARD_BYTES),
@@ -96,10 +92,10 @@ class Sizes(NamedTuple):
 def forward(of: Sizes, recurrent: bool) -> Launch:
     """Spikes and state. Its addresses are those of the structure from `lengths` on."""
     threads = threads_for(of.num_neuron)
-    chunk = _chunk(of, recurrent)
+    ahead, chunk = _steps(of, recurrent)
     shared = shared_bytes(of.num_neuron, of.history, chunk) if recurrent else 0
     numbers = of.num_steps, of.num_neuron, of.history, chunk, int(of.blocks), *of.ranges
-    code = program(of.dtype, threads, of.surrogate)
+    code = program(of.dtype, threads, of.surrogate, ahead)
     return Launch(code, "elm_alif", (of.batch, 1), threads, _FORWARD_BYTES, numbers, shared)
 
 
@@ -109,13 +105,15 @@ def backward(of: Sizes, feeds_back: bool, through_reset: bool) -> Launch:
     slope.
     """
     threads = threads_for(of.num_neuron)
+    ahead, chunk = _steps(of, feeds_back)
     kernel = "elm_alif_blocks_backward" if of.blocks else "elm_alif_backward"
-    numbers = of.num_steps, of.num_neuron, of.history, _chunk(of, feeds_back), int(through_reset), *of.ranges
-    code = program(of.dtype, threads, of.surrogate)
+    numbers = of.num_steps, of.num_neuron, of.history, chunk, int(through_reset), *of.ranges
+    code = program(of.dtype, threads, of.surrogate, ahead)
     return Launch(code, kernel, (of.batch, 1), threads, _BACKWARD_BYTES, numbers)
 
 
-def _chunk(of: Sizes, barriers: bool) -> int:
-    """Steps between barriers."""
-    ahead = steps_ahead(threads_for(of.num_neuron), of.dtype)
-    return min(of.history, ahead) if barriers else ahead
+def _steps(of: Sizes, barriers: bool) -> tuple[int, int]:
+    """Steps whose loads are under way at once, of which only whole chunks are used; and steps between barriers."""
+    most = steps_ahead(threads_for(of.num_neuron), of.dtype)
+    chunk = min(of.history, most) if barriers else most
+    return most // chunk * chunk, chunk

@@ -70,7 +70,7 @@ struct AlifCourse {
     int rest;  // steps that the spikes before the block leave without input
 };
 
-// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`.
+// A ring of rows of bits, a bit each neuron of a step; rows: history + chunk, of which a chunk begins in row `now`. A row of zeros follows.
 struct Ring {
     unsigned *bits;
     int rows, now;
@@ -80,35 +80,32 @@ ELM_DEVICE int row_of(const Ring &ring, int step) {
     return (at < ring.rows ? at : at - ring.rows) * WARPS;
 }
 
-// For each step of a chunk those that fired history steps before it, in their order: of step k from neurons + k * ELM_THREADS on.
-struct Senders {
-    int *count;
-    unsigned short *neurons;
-};
-ELM_DEVICE void list_senders(const Ring &ring, int steps, int chunk, const Senders &into) {
-    for (int i = threadIdx.x; i < steps * WARPS; i += ELM_THREADS) {  // a thread a word of 32 neurons
-        const int k = i / WARPS, w = i % WARPS, row = row_of(ring, k + chunk);  // history rows back
-        int at = 0;
-        for (int u = 0; u < w; u++) at += __popc(ring.bits[row + u]);
-        unsigned short *neurons = into.neurons + k * ELM_THREADS;
-        for (unsigned bits = ring.bits[row + w]; bits; bits &= bits - 1) neurons[at++] = (unsigned short)(w * WARP + __ffs((int)bits) - 1);
-        if (w == WARPS - 1) into.count[k] = at;
-    }
-}
-
-// What they send in the steps from `first` to `last` of a group. The weights of several senders are under way at once.
-ELM_DEVICE void add_fed_back(const Senders &senders, int first, int last, const Real *by_sender, i64 n, Real (&current)[AHEAD]) {
+// What the neurons that fired history steps before the steps from `first` to `last` of a group send, by sender.
+ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, int first, int last, const Real *by_sender, Real (&current)[AHEAD]) {
+    const int n = (int)a.num_neuron, chunk = (int)a.chunk;
+    int row[AHEAD];
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) {
-        if (k < first || k >= last) continue;
-        const unsigned short *neurons = senders.neurons + (k - first) * ELM_THREADS;
-        const int count = senders.count[k - first];
-        for (int i = 0; i < count; i += SENDERS) {
+    for (int k = 0; k < AHEAD; k++) row[k] = k >= first && k < last ? row_of(ring, k - first + chunk) : ring.rows * WARPS;  // history rows back
+    for (int w = 0; w * WARP < n; w++) {
+        unsigned bits[AHEAD], any = 0;
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) {
+            bits[k] = ring.bits[row[k] + w];
+            any |= bits[k];
+        }
+        while (any) {  // a neuron fires in few of the steps: a sender's weight is loaded once
+            unsigned sender[SENDERS];
             Real weight[SENDERS];
 #pragma unroll
-            for (int s = 0; s < SENDERS; s++) weight[s] = i + s < count ? by_sender[neurons[i + s] * n] : Real(0);
+            for (int i = 0; i < SENDERS; i++, any &= any - 1) {
+                sender[i] = any & (0u - any);
+                weight[i] = any ? by_sender[(w * WARP + __ffs((int)any) - 1) * n] : Real(0);
+            }
 #pragma unroll
-            for (int s = 0; s < SENDERS; s++) current[k] += weight[s];
+            for (int i = 0; i < SENDERS; i++)
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++)
+                    if (bits[k] & sender[i]) current[k] += weight[i];
         }
     }
 }
@@ -127,8 +124,15 @@ ELM_DEVICE void add_fed_back_before(const Alif &a, i64 start, int count, const R
     }
 }
 
-// Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows. Behind them lies
-// the list of a chunk's senders.
+// What arrives from outside in the steps from `start` on.
+ELM_DEVICE void load(Real (&current)[AHEAD], const Real *of_neuron, i64 start, i64 length, i64 n) {
+    if (start >= length) return;
+    const int width = (int)n, last = length - start < AHEAD ? (int)(length - start) - 1 : AHEAD - 1;
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) current[k] = of_neuron[start * n + (k < last ? k : last) * width];
+}
+
+// Spikes of the last history + chunk steps are kept in shared memory, a bit each: a chunk reads and writes different rows.
 ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     ELM_DYNAMIC_SHARED(unsigned, fired);
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
@@ -142,37 +146,32 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     int rest = 0, step = 0;  // step: of the block
     AlifCourse course = {};
     Ring ring = {fired, history + chunk, 0};
-    int *const counts = (int *)(fired + ring.rows * WARPS);
-    const Senders senders = {counts, (unsigned short *)(counts + chunk)};
     if (a.by_sender)
-        for (int i = threadIdx.x; i < ring.rows * WARPS + chunk * (1 + ELM_THREADS / 2); i += ELM_THREADS) fired[i] = 0;  // lists too
+        for (int i = threadIdx.x; i < (ring.rows + 1) * WARPS; i += ELM_THREADS) fired[i] = 0;
     if (a.by_sender) __syncthreads();
+    Real next[AHEAD];
+    load(next, a.current + row, 0, length, n);
     for (i64 start = 0; start < length; start += group) {
         const int count = length - start < group ? (int)(length - start) : group;
         const i64 here = row + start * n;
-        const Real *const arriving = a.current + here;
         Real *const spikes = a.spikes + here, *const membranes = a.membrane ? a.membrane + here : nullptr;
         Real *const opens = a.membrane ? a.open + here : nullptr, *const adaptations = a.membrane && adaptive ? a.adaptation + here : nullptr;
         Real current[AHEAD], unblocked[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; k++) current[k] = arriving[(k < count ? k : 0) * width];
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) unblocked[k] = Real(1);
+        for (int k = 0; k < AHEAD; k++) {
+            current[k] = next[k] + bias;
+            unblocked[k] = Real(1);
+        }
+        load(next, a.current + row, start + group, length, n);  // while these steps run
         if (a.blocked && start < history - 1) {
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
                 if (k < count && start + k < history - 1) unblocked[k] -= a.blocked[(sample * (history - 1) + start + k) * n + j];
         }
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) current[k] += bias;
         if (a.by_sender && a.s_0 && start < history) add_fed_back_before(a, start, count, by_sender, current);
         for (int first = 0; first < count; first += chunk) {
             const int last = first + chunk < count ? first + chunk : count;
-            if (a.by_sender && start + last > history) {
-                list_senders(ring, last - first, chunk, senders);
-                __syncthreads();  // all are listed
-                add_fed_back(senders, first, last, by_sender, n, current);
-            }
+            if (a.by_sender && start + last > history) add_fed_back(a, ring, first, last, by_sender, current);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 if (k < first || k >= last) continue;

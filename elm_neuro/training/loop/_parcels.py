@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-MAX_BYTES = 2**20  # of a tensor; larger ones are faster through shared memory
+MAX_BYTES = 2**20  # of a tensor; more is faster through shared memory
 INTEGERS = (np.int8, np.int16, np.int32)
 
 
 class Parcel:
-    """A batch on its way. Numbers travel in the narrowest integers that hold them exactly.
+    """A batch on its way. Numbers travel in the narrowest integers that hold them exactly; of large tensors that are
+    mostly 0 only the rest travels.
 
     Args:
         batch: what is sent: any object that can be pickled; its tensors may lie in tuples, events, ....
@@ -78,8 +79,9 @@ class _Writer(pickle.Pickler):
         if type(obj) is Tensor and obj.dtype in PLAIN and obj.device.type == "cpu" and not obj.requires_grad:
             whole = obj.resolve_neg().numpy()
             array = _narrow(whole)
-            if array.nbytes <= MAX_BYTES:
-                return array, whole.dtype
+            sent = array if array.nbytes <= MAX_BYTES else _Sparse.of(array)
+            if sent is not None:
+                return sent, whole.dtype
             tensor = torch.from_numpy(array)
         self._beside.append((tensor, obj.dtype))
         return len(self._beside) - 1
@@ -93,12 +95,38 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         """The tensor."""
         if not isinstance(pid, int):
-            array, kind = pid
+            sent, kind = pid
+            array = sent.array() if isinstance(sent, _Sparse) else sent
             wide = torch.from_numpy(array.astype(kind, copy=False))  # by one thread
             return wide.pin_memory() if self._pinned else wide
         tensor, dtype = self._beside[pid]
         wide = tensor.to(dtype)
         return wide.pin_memory() if self._pinned else wide
+
+
+class _Sparse(NamedTuple):
+    """An array by the words of it that are not 0."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    place: NDArray[np.uint32]
+    word: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> _Sparse | None:
+        """None for one that is not smaller so."""
+        if not array.flags.c_contiguous or array.nbytes % 4 or array.nbytes >= 2**34:
+            return None
+        words = array.reshape(-1).view(np.uint32)
+        place = np.flatnonzero(words != 0)
+        if 8 * place.size > MAX_BYTES:
+            return None
+        return cls(array.shape, array.dtype, place.astype(np.uint32), words[place])
+
+    def array(self) -> NDArray[Any]:
+        found = np.zeros(self.shape, self.dtype)
+        found.reshape(-1).view(np.uint32)[self.place] = self.word
+        return found
 
 
 PLAIN = (  # dtypes that numpy has too
@@ -109,7 +137,7 @@ PLAIN = (  # dtypes that numpy has too
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     """The same numbers in the narrowest integers that give them back bit for bit; as they are where none do."""
-    if array.dtype.kind == "i" and array.size:
+    if array.dtype.kind == "i" and array.itemsize > 1 and array.size:
         limits = int(array.min()), int(array.max())
         for dtype in INTEGERS:
             if np.iinfo(dtype).min <= limits[0] and limits[1] <= np.iinfo(dtype).max:

@@ -172,7 +172,7 @@ def programs(architecture: int) -> dict[str, Program]:
         found[f"weights, {name}"] = _weights.program(dtype)
         found[f"readout, {name}"] = _readout.program(dtype)
         for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
-            found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4)
+            found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4, _alif.steps_ahead(threads, dtype))
         for direction, backward in (("forward", False), ("backward", True)):
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     for tile in ((8, 10, 8, 2), (8, 8, 8, 1), (8, 4, 8, 1), (4, 10, 8, 1), (4, 10, 16, 1)):

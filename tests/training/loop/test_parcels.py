@@ -65,12 +65,16 @@ def test_integers_at_the_edge_of_a_narrower_dtype(edge: int) -> None:
         torch.arange(12).view(3, 4).t()[:, 1:],
         torch.randn(MAX_BYTES // 4 + 1),
         (torch.rand(MAX_BYTES + 1) < 0.1).float(),
+        (torch.rand(2, 1000, 1278) < 0.01).to(torch.int8),
+        (torch.rand(1000, 2001) < 0.01).float().t(),
+        -(torch.rand(2, 1000, 700) < 0.01).double(),
     ],
-    ids=["bfloat16", "negated view", "not contiguous", "large", "large and narrow"],
+    ids=["bfloat16", "negated view", "not contiguous", "large", "narrow", "sparse", "sparse and not contiguous", "-0"],
 )
 def test_any_tensor_arrives(sent: Tensor) -> None:
     found = there_and_back({"x": sent})["x"]
     assert found.dtype == sent.dtype and torch.equal(found, sent)
+    assert torch.equal(found.float().signbit(), sent.float().signbit())
 
 
 def test_spikes_travel_narrow() -> None:
@@ -78,6 +82,8 @@ def test_spikes_travel_narrow() -> None:
     events = SpikeEvents.from_frames(frames)
     assert len(pickle.dumps(Parcel(events))) < 0.3 * (events.channel.nbytes + events.value.nbytes)  # type: ignore[union-attr]
     assert torch.equal(there_and_back(events).to_dense(), frames)
+    large = (torch.rand(8, 500, 1278) < 0.01).float()
+    assert len(pickle.dumps(Parcel(large))) < 0.05 * large.nbytes
 
 
 class Items(Dataset[Any]):
