@@ -64,7 +64,7 @@ def measure(name: str, make: Callable[[int], Any], neuron: ELM, options: argpars
 
     def made() -> Any:
         begin = next(starts)
-        return collate([dataset[i] for i in range(begin, begin + BATCH_SIZE)])
+        return collate(dataset.__getitems__(range(begin, begin + BATCH_SIZE)))
 
     row["made"] = rate(made, options.batches)
     for workers in options.workers:
@@ -85,7 +85,9 @@ def measure(name: str, make: Callable[[int], Any], neuron: ELM, options: argpars
 
     def step() -> None:
         neuron.zero_grad(set_to_none=True)
-        neuron(x)[0].sum().backward()
+        y = neuron(x)[0]
+        with torch.autograd.set_multithreading_enabled(False):  # as in training
+            y.sum().backward()
 
     row["step"] = rate(step, max(1, options.batches // 10))
     return row

@@ -72,14 +72,17 @@ for _ in range(3):
     with torch.autocast(device, dtype=torch.bfloat16):
         loss = torch.nn.functional.cross_entropy(last_output(neuron(events)[0]).float(), labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with torch.autograd.set_multithreading_enabled(False):  # the backward pass in this thread: see below
+        loss.backward()
     optimizer.step()
 print(f"loss {loss.item():.3f}")
 
 # %% [markdown]
 # ## When the host is too slow
 #
-# Narrow neurons wait for Python: the device needs a quarter of the time that the host takes to issue the work. A CUDA
+# Narrow neurons wait for Python: the device needs less than half of the time that the host takes to issue the work.
+# Autograd runs a GPU's backward pass in a thread of its own, and the way there and back is a third of such a pass:
+# `set_multithreading_enabled(False)` leaves it out, for a network on one device. A CUDA
 # graph replays a whole training pass for one shape (`torch.cuda.make_graphed_callables`); it takes dense frames
 # without `lengths`, and a module that returns tensors.
 
