@@ -14,9 +14,10 @@ pytest.importorskip("h5py")
 training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
 
 from lightning import Callback, Trainer  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from elm_neuro.datasets.lra import TokenBatch  # noqa: E402
+from elm_neuro.training.loop._parcels import Receiving, Sent  # noqa: E402
 from elm_neuro.training.loop._quiet import without_advice  # noqa: E402
 
 
@@ -68,3 +69,27 @@ def test_a_step_is_made_on_the_device(make: Any, device: torch.device) -> None:
     assert watched.place == device.type and 0 < watched.loss < 20
     assert watched.grads and all(bool(grad.isfinite().all()) for grad in watched.grads)
     assert any(not torch.equal(p.detach().cpu(), old) for p, old in zip(module.parameters(), before, strict=True))
+
+
+class Frames(Dataset[Any]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((3, 1000, 1278), 2 - index, dtype=torch.int8) if index < 2 else torch.rand(3) + index
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_of_workers_arrive_where_the_device_copies_from(device: torch.device, num_workers: int) -> None:
+    on_gpu = device.type == "cuda"
+    loader = Receiving(
+        Frames(), batch_size=1, collate_fn=Sent(lambda items: (items[0], SpikeEvents.from_frames(torch.ones(1, 2, 3)))),
+        num_workers=num_workers, pin_memory=on_gpu,
+    )  # fmt: skip
+    for index, (x, events) in enumerate(loader):
+        assert x.is_pinned() == events.channel.is_pinned() == on_gpu
+        there = events.to(device)
+        assert there.indptr.dtype == there.channel.dtype == torch.int64 and there.to_dense().sum() == 6
+        assert x.dtype == (torch.int8 if index < 2 else torch.float32) and int(x.to(device).flatten()[0]) == (
+            2 - index if index < 2 else index
+        )

@@ -61,7 +61,11 @@ class Receiving(DataLoader[Any]):
     """Opens what arrives."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's has more methods, which nobody calls
-        return (item.batch() if isinstance(item, Parcel) else item for item in super().__iter__())
+        return map(_opened, super().__iter__())
+
+
+def _opened(item: Any) -> Any:
+    return item.batch() if isinstance(item, Parcel) else item
 
 
 class _Writer(pickle.Pickler):
