@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from multiprocessing import get_all_start_methods, get_start_method
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from elm_neuro.training.loop._parcels import Receiving, Sent
 
 PARTS = ("train", "valid", "test")
+WORKERS_OF_A_GPU = 2  # benchmarks/feed_speed.py
 PARTS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}
 
 
@@ -36,7 +38,7 @@ class ResumesInEpoch(LightningDataModule):
     """
 
     batch_size: int
-    num_workers: int
+    num_workers: int | None  # processes that load; None: as many as are worth it
     collate: ClassVar[Callable[..., Any]]  # puts items of its data sets into a batch
     resume = (0, 0)  # epoch, batches of it that are done
 
@@ -53,16 +55,26 @@ class ResumesInEpoch(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Any], sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
         """Batches in the order of the data set, or, in training, of a sampler."""
-        kind = Receiving if sampler is None else Resumable
+        kind, num_workers = Receiving if sampler is None else Resumable, self._workers()
         return kind(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=Sent(type(self).collate),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _workers(self) -> int:
+        """None is two where a GPU trains: a narrow neuron takes a batch in the time in which one process loads half of
+        the next. Where processes are not forked they run a script's main module again, so that it has to ask for them.
+        """
+        if self.num_workers is not None:
+            return self.num_workers
+        method = get_start_method(allow_none=True) or get_all_start_methods()[0]
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return WORKERS_OF_A_GPU if on_gpu and method == "fork" else 0
 
 
 def count_epochs_rightly(checkpoint: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class TokenDataModule(ResumesInEpoch):
 
     Args:
         batch_size: items of a batch in each process; the last batch may be smaller, none is dropped.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache; None is ``elm_neuro/lra`` in ``$XDG_CACHE_HOME`` or else ``~/.cache``.
 
@@ -39,7 +39,7 @@ class TokenDataModule(ResumesInEpoch):
     network_settings: ClassVar[tuple[str, ...]] = ("convention", "max_length")
     collate = staticmethod(TokenDataset.collate)
 
-    def __init__(self, *, batch_size: int, num_workers: int, seed: int, cache_dir: PathLike | None) -> None:
+    def __init__(self, *, batch_size: int, num_workers: int | None, seed: int, cache_dir: PathLike | None) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")

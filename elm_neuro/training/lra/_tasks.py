@@ -37,7 +37,7 @@ class ListOpsDataModule(TokenDataModule):
         max_length: of a sequence; None is the loader's.
         num_held_out: of a generated file, sequences that validate, and as many that test; of fewer than 20,000 a tenth.
         batch_size: as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache.
     """
@@ -50,7 +50,7 @@ class ListOpsDataModule(TokenDataModule):
         max_length: int | None = None,
         num_held_out: int = 2000,
         batch_size: int = 384,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: PathLike | None = None,
     ) -> None:
@@ -102,7 +102,7 @@ class TextDataModule(TokenDataModule):
             loaders do.
         undecodable: "refuse" or "replace" bytes that are no UTF-8.
         batch_size: as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache.
     """
@@ -118,7 +118,7 @@ class TextDataModule(TokenDataModule):
         valid: float = 0.1,
         undecodable: str = "refuse",
         batch_size: int = 384,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: PathLike | None = None,
     ) -> None:
@@ -161,7 +161,7 @@ class RetrievalDataModule(TokenDataModule):
         quoting: read quotes as S4 and S5 do, which swallows rows.
         undecodable: "refuse" or "replace" bytes that are no UTF-8.
         batch_size: pairs of a batch; as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache.
     """
@@ -175,7 +175,7 @@ class RetrievalDataModule(TokenDataModule):
         quoting: bool = False,
         undecodable: str = "refuse",
         batch_size: int = 384,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: PathLike | None = None,
     ) -> None:
@@ -218,7 +218,7 @@ class ImageDataModule(TokenDataModule):
         convention: how colours become grey, and which images validate.
         num_levels: grey levels, 16 in the paper, or 256.
         batch_size: as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache.
     """
@@ -232,7 +232,7 @@ class ImageDataModule(TokenDataModule):
         convention: Convention = "mega",
         num_levels: int = 16,
         batch_size: int = 384,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: PathLike | None = None,
     ) -> None:
@@ -264,7 +264,7 @@ class PathfinderDataModule(TokenDataModule):
         convention: which images validate and test: "google" as they come, "s4" and "mega" drawn by seed 42.
         num_levels: grey levels; None for the paper's: 16, or 8 of Pathfinder-X.
         batch_size: as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
         cache_dir: folder of the cache.
     """
@@ -279,7 +279,7 @@ class PathfinderDataModule(TokenDataModule):
         convention: Convention = "mega",
         num_levels: int | None = None,
         batch_size: int = 384,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: PathLike | None = None,
     ) -> None:
@@ -306,13 +306,13 @@ class SequentialDigitsDataModule(TokenDataModule):
 
     Args:
         batch_size: as in :class:`TokenDataModule`, like all that follow.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the training order.
     """
 
     network_settings: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(self, *, batch_size: int = 32, num_workers: int | None = None, seed: int = 0) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, cache_dir=None)
 
     def read(self) -> dict[str, TokenDataset]:

@@ -43,7 +43,7 @@ class NeuronIODataModule(ResumesInEpoch):
         window_ms: length of a window.
         skip_ms: how much of the start of each simulation is never in a window.
         output: "events", or dense frames: "int8", which become floating on the device, or "frames".
-        num_workers: processes that load; 0 loads in this one.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the windows.
         cache_dir: where pickles are converted to; ``$XDG_CACHE_HOME/elm_neuro/neuronio`` or
             ``~/.cache/elm_neuro/neuronio`` by default.
@@ -68,7 +68,7 @@ class NeuronIODataModule(ResumesInEpoch):
         window_ms: int = 500,
         skip_ms: int = 500,
         output: Output = "events",
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class NeuronIODataModule(ResumesInEpoch):
         """Convert pickles into the cache where there are no converted files, in one process only."""
         if not converted_files(self.data):
             rank_zero_info(f"Converting the pickles of {self.data} into {self._cache()}, once")
-            convert_neuronio([self.data], self._cache(), num_workers=max(1, self.num_workers))
+            convert_neuronio([self.data], self._cache(), num_workers=max(1, self.num_workers or 0))
 
     def _cache(self) -> Path:
         folder = cache_folder("neuronio") if self.cache_dir is None else Path(self.cache_dir)

@@ -22,7 +22,7 @@ class NMNISTDataModule(SHDDataModule):
         valid: fraction of the training recordings that validate.
         binning: how recordings become time steps.
         batch_size: recordings of a batch.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the split and of the training order.
 
     Raises:
@@ -40,7 +40,7 @@ class NMNISTDataModule(SHDDataModule):
         valid: float = 0.1,
         binning: Binning | None = None,
         batch_size: int = 64,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
         LightningDataModule.__init__(self)

@@ -44,7 +44,7 @@ class SHDAddingDataModule(SHDDataModule):
             authors'.
         binning: how recordings become time steps; `duration_ms` is the window of one digit.
         batch_size: pairs of a batch; the last batch may be smaller, none is dropped.
-        num_workers: processes that load; 0 loads in this one.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the protocol, which is to be 0 where results are compared: runs differ by ``seed_everything``.
 
     Raises:
@@ -67,7 +67,7 @@ class SHDAddingDataModule(SHDDataModule):
         num_pairs: tuple[int, int, int] | None = None,
         binning: Binning | None = None,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
         LightningDataModule.__init__(self)

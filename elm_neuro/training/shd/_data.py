@@ -58,7 +58,7 @@ class SHDDataModule(ResumesInEpoch):
             trained on.
         binning: how recordings become time steps.
         batch_size: samples of a batch; the last batch may be smaller, none is dropped.
-        num_workers: processes that load; 0 loads in this one.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the split and of the training order.
 
     Raises:
@@ -79,7 +79,7 @@ class SHDDataModule(ResumesInEpoch):
         valid: float | list[int] = 0.2,
         binning: Binning | None = None,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class SHDDataModule(ResumesInEpoch):
         self.train_file, self.test_file, self.held_out = train_file, test_file, held_out
 
     def _configure(
-        self, valid: float | list[int], binning: Binning | None, batch_size: int, num_workers: int, seed: int
+        self, valid: float | list[int], binning: Binning | None, batch_size: int, num_workers: int | None, seed: int
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -205,7 +205,7 @@ class SpokenDigitsDataModule(SHDDataModule):
         valid: as in :class:`SHDDataModule`, like all that follow.
         binning: how recordings become time steps.
         batch_size: samples of a batch.
-        num_workers: processes that load.
+        num_workers: processes that load; 0 loads in this one, None has two where a GPU trains.
         seed: of the split and of the training order; the recordings are always those of seed 0.
     """
 
@@ -218,7 +218,7 @@ class SpokenDigitsDataModule(SHDDataModule):
         valid: float | list[int] = 0.1,
         binning: Binning | None = None,
         batch_size: int = 32,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         seed: int = 0,
     ) -> None:
         LightningDataModule.__init__(self)
