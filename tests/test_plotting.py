@@ -199,7 +199,7 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize("draw", [*FIGURES[:3], *(pytest.param(draw, marks=pytest.mark.slow) for draw in FIGURES[3:])])
 def test_figures_are_written_as_png_and_pdf(draw: Callable[[], Figure], tmp_path: Path) -> None:
     png, pdf = plotting.save(draw(), tmp_path / "figure.png")
     assert png.read_bytes().startswith(b"\x89PNG")

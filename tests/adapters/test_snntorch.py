@@ -589,7 +589,7 @@ def test_autocast_keeps_states_in_float32(make: Callable[..., Any]) -> None:
 
 
 @params(OURS)
-@pytest.mark.parametrize("hidden", [False, True], ids=["explicit", "hidden"])
+@pytest.mark.parametrize("hidden", [pytest.param(False, marks=pytest.mark.slow), True], ids=["explicit", "hidden"])
 # dynamo of torch 2.13 warns of what it does itself: tracing an autograd.Function, looking at the states' grad
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning"

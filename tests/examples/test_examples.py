@@ -18,6 +18,7 @@ HOSTS = ("snntorch", "norse", "spikingjelly", "tonic", "nir", "onnxruntime", "li
 
 # What test_shd_study.py runs by itself, with more than one setting; and what pipes to a process of its own.
 ELSEWHERE, PIPES = "shd_study", "onnx_stream"
+LONG = ("neuronio", "norse_mixed", "ephys")
 
 
 def import_hosts(example: Path) -> None:
@@ -32,7 +33,12 @@ def import_hosts(example: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "example", [one for one in EXAMPLES if one.stem not in (ELSEWHERE, PIPES)], ids=lambda path: path.stem
+    "example",
+    [
+        pytest.param(one, marks=pytest.mark.slow if one.stem in LONG else (), id=one.stem)
+        for one in EXAMPLES
+        if one.stem not in (ELSEWHERE, PIPES)
+    ],
 )
 def test_examples_run_on_made_up_data(
     example: Path,

@@ -175,6 +175,7 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"alif of {threads}, {name}"] = _alif.program(dtype, threads, 4, _alif.steps_ahead(threads, dtype))
         for direction, backward in (("forward", False), ("backward", True)):
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
+    found["alif of 128 in stretches of 11"] = _alif.program(torch.float32, 128, 4, 11)
     for tile in ((8, 10, 8, 2), (8, 8, 8, 1), (8, 4, 8, 1), (4, 10, 8, 1), (4, 10, 16, 1)):
         found[f"bytes in tiles of {tile}"] = _bytes.program(torch.float32, _bytes.Tile(*tile))
     for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():

@@ -37,7 +37,7 @@ def fresh() -> Fresh:
     "options",
     [{}, {"num_neuron": 2}, {"tau_s": tuple(1.0 + i for i in range(80))}, {"num_memory": 60, "activation": "silu"}],
 )
-@pytest.mark.parametrize("learned_input", [False, True])
+@pytest.mark.parametrize("learned_input", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_network_has_no_graph_break_and_the_same_gradients(
     options: dict[str, Any], learned_input: bool
 ) -> None:

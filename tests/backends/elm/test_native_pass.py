@@ -102,7 +102,13 @@ def test_what_was_first_seen_in_inference_mode_is_trained_later() -> None:
     assert neuron.cell._proto_tau_m.grad is not None
 
 
-@pytest.mark.parametrize("context", ["torch.inference_mode()", "torch.device('meta')", "FakeTensorMode()"])
+@pytest.mark.parametrize(
+    "context",
+    [
+        "torch.inference_mode()",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("torch.device('meta')", "FakeTensorMode()")),
+    ],
+)
 def test_a_first_use_where_nothing_is_kept_leaves_nothing_behind(context: str) -> None:
     """The modules of a pass are imported when a neuron first runs, wherever that is."""
     run_python(f"""

@@ -186,7 +186,7 @@ def test_a_run_resumed_in_mid_epoch_is_one_that_was_never_stopped(
         assert torch.equal(parameter, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("ends", [[4], [6], [9], [2, 4, 9]])
+@pytest.mark.parametrize("ends", [[6], [2, 4, 9], *(pytest.param(one, marks=pytest.mark.slow) for one in ([4], [9]))])
 @pytest.mark.parametrize("how", ["max_steps", "should_stop", "validated"])
 def test_a_run_that_was_cut_off_in_mid_epoch_goes_on_as_one_that_was_not(
     make_trainer: Callable[..., Trainer], pickles: Path, tmp_path: Path, ends: list[int], how: str
