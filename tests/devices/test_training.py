@@ -79,11 +79,15 @@ class Frames(Dataset[Any]):
         return torch.full((3, 1000, 1278), 2 - index, dtype=torch.int8) if index < 2 else torch.rand(3) + index
 
 
+def beside_events(items: list[torch.Tensor]) -> tuple[torch.Tensor, SpikeEvents]:
+    return items[0], SpikeEvents.from_frames(torch.ones(1, 2, 3))
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_of_workers_arrive_where_the_device_copies_from(device: torch.device, num_workers: int) -> None:
     on_gpu = device.type == "cuda"
     loader = Receiving(
-        Frames(), batch_size=1, collate_fn=Sent(lambda items: (items[0], SpikeEvents.from_frames(torch.ones(1, 2, 3)))),
+        Frames(), batch_size=1, collate_fn=Sent(beside_events),
         num_workers=num_workers, pin_memory=on_gpu,
     )  # fmt: skip
     for index, (x, events) in enumerate(loader):

@@ -18,7 +18,6 @@ HOSTS = ("snntorch", "norse", "spikingjelly", "tonic", "nir", "onnxruntime", "li
 
 # What test_shd_study.py runs by itself, with more than one setting; and what pipes to a process of its own.
 ELSEWHERE, PIPES = "shd_study", "onnx_stream"
-LONG = ("neuronio", "norse_mixed", "ephys")
 
 
 def import_hosts(example: Path) -> None:
@@ -33,12 +32,7 @@ def import_hosts(example: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "example",
-    [
-        pytest.param(one, marks=pytest.mark.slow if one.stem in LONG else (), id=one.stem)
-        for one in EXAMPLES
-        if one.stem not in (ELSEWHERE, PIPES)
-    ],
+    "example", [one for one in EXAMPLES if one.stem not in (ELSEWHERE, PIPES)], ids=lambda path: path.stem
 )
 def test_examples_run_on_made_up_data(
     example: Path,

@@ -14,7 +14,7 @@ struct Ranges {
 };
 
 struct Alif {
-    i64 num_steps, num_neuron, history, chunk;      // history: latency + 1; chunk: steps between barriers, at most that and AHEAD
+    i64 num_steps, num_neuron, history, chunk;      // history: latency + 1; chunk: steps between barriers, at most that; AHEAD is a multiple of it
     i64 blocks;                                     // what is kept is the course of native/alif_blocks.h: without the block's own spike
     Ranges ranges;
     const i64 *lengths;                             // null: all steps are valid
@@ -80,7 +80,7 @@ ELM_DEVICE int row_of(const Ring &ring, int step) {
     return (at < ring.rows ? at : at - ring.rows) * WARPS;
 }
 
-// What the neurons that fired history steps before the steps from `first` to `last` of a group send, by sender.
+// What the neurons that fired history steps before the steps from `first` to `last` of AHEAD send, by sender.
 ELM_DEVICE void add_fed_back(const Alif &a, const Ring &ring, int first, int last, const Real *by_sender, Real (&current)[AHEAD]) {
     const int n = (int)a.num_neuron, chunk = (int)a.chunk;
     int row[AHEAD];
@@ -138,7 +138,7 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = threadIdx.x < n, adaptive = a.b != nullptr;
     const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j, at = sample * n + j;
-    const int width = (int)n, history = (int)a.history, chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
+    const int width = (int)n, history = (int)a.history, chunk = (int)a.chunk;
     const Parameters of = parameters(a, j);
     const Real beta = of.beta.value, p = of.p.value, b = of.b.value, bias = a.bias[j];
     const Real *by_sender = a.by_sender ? a.by_sender + j : nullptr;
@@ -151,8 +151,8 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
     if (a.by_sender) __syncthreads();
     Real next[AHEAD];
     load(next, a.current + row, 0, length, n);
-    for (i64 start = 0; start < length; start += group) {
-        const int count = length - start < group ? (int)(length - start) : group;
+    for (i64 start = 0; start < length; start += AHEAD) {
+        const int count = length - start < AHEAD ? (int)(length - start) : AHEAD;
         const i64 here = row + start * n;
         Real *const spikes = a.spikes + here, *const membranes = a.membrane ? a.membrane + here : nullptr;
         Real *const opens = a.membrane ? a.open + here : nullptr, *const adaptations = a.membrane && adaptive ? a.adaptation + here : nullptr;
@@ -162,7 +162,7 @@ ELM_KERNEL(elm_alif, Alif, ELM_THREADS, 1) {
             current[k] = next[k] + bias;
             unblocked[k] = Real(1);
         }
-        load(next, a.current + row, start + group, length, n);  // while these steps run
+        load(next, a.current + row, start + AHEAD, length, n);  // while these steps run
         if (a.blocked && start < history - 1) {
 #pragma unroll
             for (int k = 0; k < AHEAD; k++)
@@ -269,14 +269,14 @@ ELM_KERNEL(elm_alif_backward, AlifBackward, ELM_THREADS, 1) {
     const i64 sample = blockIdx.x, n = a.num_neuron, length = valid_steps(a.lengths, sample, a.num_steps);
     const bool neuron = threadIdx.x < n, adaptive = a.b != nullptr;
     const i64 j = neuron ? threadIdx.x : 0, row = sample * a.num_steps * n + j;
-    const int width = (int)n, chunk = (int)a.chunk, group = AHEAD / chunk * chunk;
+    const int width = (int)n, chunk = (int)a.chunk;
     const Parameters of = parameters(a, j);
     const Real beta = of.beta.value, p = of.p.value, b = of.b.value;
     Real dv = a.grad_v_last ? a.grad_v_last[sample * n + j] : Real(0), da = a.grad_a_last ? a.grad_a_last[sample * n + j] : Real(0);
     Real d_beta = 0, d_p = 0, d_b = 0, d_bias = 0;
     for (i64 t = a.num_steps - 1; neuron && t >= length; t--) a.grad_current[row + t * n] = Real(0);
-    for (i64 end = length; end > 0; end -= group) {
-        const int count = end < group ? (int)end : group;
+    for (i64 end = length; end > 0; end -= AHEAD) {
+        const int count = end < AHEAD ? (int)end : AHEAD;
         Real *const arrived = a.grad_current + row + (end - 1) * n;
         Past past;
         load(past, a, row, j, end, length);

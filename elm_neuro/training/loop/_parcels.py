@@ -98,13 +98,13 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Tensor:
         """The tensor."""
-        if not isinstance(pid, int):
+        if isinstance(pid, int):
+            tensor, dtype = self._beside[pid]
+            wide = tensor.to(dtype)
+        else:
             sent, kind = pid
             array = sent.array() if isinstance(sent, _Sparse) else sent
             wide = torch.from_numpy(array.astype(kind, copy=False))  # by one thread
-            return wide.pin_memory() if self._pinned else wide
-        tensor, dtype = self._beside[pid]
-        wide = tensor.to(dtype)
         return wide.pin_memory() if self._pinned else wide
 
 
@@ -146,14 +146,16 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
         for dtype in INTEGERS:
             if np.iinfo(dtype).min <= limits[0] and limits[1] <= np.iinfo(dtype).max:
                 return array.astype(dtype, copy=False)
-    if array.dtype.kind == "f" and _is_whole(array.reshape(-1)[:64]) and _is_whole(array):  # most others show at once
-        return array.astype(np.int8)
+    if array.dtype.kind == "f" and _as_int8(array.reshape(-1)[:64]) is not None:  # most that are not show it at once
+        small = _as_int8(array)
+        return array if small is None else small
     return array
 
 
-def _is_whole(array: NDArray[Any]) -> bool:
-    """Whether int8 holds these floats, signs of zeros included."""
+def _as_int8(array: NDArray[Any]) -> NDArray[np.int8] | None:
+    """These floats; None where int8 does not hold them, signs of zeros included."""
     with np.errstate(invalid="ignore"):
-        again = array.astype(np.int8).astype(array.dtype)
+        small = array.astype(np.int8)
     bits = f"u{array.dtype.itemsize}"
-    return bool((np.ascontiguousarray(again).view(bits) == np.ascontiguousarray(array).view(bits)).all())
+    same = np.ascontiguousarray(small.astype(array.dtype)).view(bits) == np.ascontiguousarray(array).view(bits)
+    return small if bool(same.all()) else None

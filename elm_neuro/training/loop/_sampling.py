@@ -32,6 +32,18 @@ def processes_and_rank(trainer: Trainer | None) -> tuple[int, int]:
     return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
 
 
+def check_loading(batch_size: int, num_workers: int | None) -> None:
+    """Refuse batches of nothing, and fewer than no processes.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"num_workers must not be negative, or None, got {num_workers}")
+
+
 class ResumesInEpoch(LightningDataModule):
     """Data whose epochs are the same in every run, and which a resumed run goes on with at the batch after the last
     one: the sampler of its training batches is given where that is.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from elm_neuro.backends.parts._shapes import bounds_of, remember_bounds
 from elm_neuro.datasets.lra import TokenBatch, TokenDataset
-from elm_neuro.training.loop._sampling import ResumesInEpoch, processes_and_rank
+from elm_neuro.training.loop._sampling import ResumesInEpoch, check_loading, processes_and_rank
 from elm_neuro.training.lra._sampling import BucketOrder
 
 PathLike = str | os.PathLike[str]
@@ -41,8 +41,7 @@ class TokenDataModule(ResumesInEpoch):
 
     def __init__(self, *, batch_size: int, num_workers: int | None, seed: int, cache_dir: PathLike | None) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_loading(batch_size, num_workers)
         self.batch_size, self.num_workers, self.seed, self.cache_dir = batch_size, num_workers, seed, cache_dir
         self._parts: dict[str, TokenDataset] = {}
 

@@ -19,7 +19,7 @@ from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
 from elm_neuro.files import cache_folder
-from elm_neuro.training.loop._sampling import InListOrder, ResumesInEpoch, parts_of, processes_and_rank
+from elm_neuro.training.loop._sampling import InListOrder, ResumesInEpoch, check_loading, parts_of, processes_and_rank
 
 STREAM = 1_000_003  # between the seeds of the parts
 
@@ -73,8 +73,7 @@ class NeuronIODataModule(ResumesInEpoch):
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_loading(batch_size, num_workers)
         if len(num_batches) != 3 or min(num_batches) < 1:
             raise ValueError(
                 f"num_batches must be three numbers of at least 1, for training, validation and test, got {num_batches}"

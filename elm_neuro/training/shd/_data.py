@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, SpokenDigits, read_shd, split_speakers
 from elm_neuro.datasets.shd._recordings import SHD_WORDS, where_shd_is
-from elm_neuro.training.loop._sampling import Remaining, ResumesInEpoch, processes_and_rank
+from elm_neuro.training.loop._sampling import Remaining, ResumesInEpoch, check_loading, processes_and_rank
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -94,8 +94,7 @@ class SHDDataModule(ResumesInEpoch):
     def _configure(
         self, valid: float | list[int], binning: Binning | None, batch_size: int, num_workers: int | None, seed: int
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_loading(batch_size, num_workers)
         if isinstance(valid, int | float) and not 0.0 <= valid < 1.0:
             raise ValueError(f"valid must be a fraction in [0, 1) or a list of speakers, got {valid}")
         self.valid, self.binning = valid, binning or Binning()

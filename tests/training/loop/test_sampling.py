@@ -1,8 +1,9 @@
-"""How many processes load."""
+"""How many processes load, and what is refused."""
 
 from __future__ import annotations
 
 import multiprocessing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,3 +47,15 @@ def test_two_load_where_a_gpu_trains_and_processes_are_forked(
         data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
     loader = data._loader(torch.utils.data.TensorDataset(torch.zeros(4)))
     assert loader.num_workers == wanted and loader.persistent_workers == (wanted > 0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_workers", -1), ("batch_size", 0)])
+@pytest.mark.parametrize(
+    "kind",
+    [f"{kind}DataModule" for kind in ("SHD", "SHDAdding", "SpokenDigits", "NMNIST", "NeuronIO", "ListOps", "Image")],
+)
+def test_what_cannot_load_is_refused_when_it_is_said(tmp_path: Path, kind: str, name: str, value: int) -> None:
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
+    first = () if kind == "SpokenDigitsDataModule" else (tmp_path,)
+    with pytest.raises(ValueError, match=f"{name} must .*, got {value}"):
+        getattr(training, kind)(*first, **({"held_out": [1]} if kind == "SHDDataModule" else {}), **{name: value})
