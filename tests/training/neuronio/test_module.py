@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,7 @@ def test_two_processes_share_an_epoch(pickles: Path, tmp_path: Path) -> None:
 
     class Rank:
         world_size, current_epoch = 2, 0
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
         def __init__(self, rank: int) -> None:
             self.global_rank = rank
