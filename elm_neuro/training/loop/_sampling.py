@@ -41,7 +41,7 @@ def check_loading(batch_size: int, num_workers: int | None) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers must not be negative, or None, got {num_workers}")
+        raise ValueError(f"num_workers must be None or at least 0, got {num_workers}")
 
 
 class ResumesInEpoch(LightningDataModule):
