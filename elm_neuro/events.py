@@ -90,7 +90,8 @@ class SpikeEvents:
         devices = {tensor.device for tensor in (self.indptr, self.channel, self.value) if tensor is not None}
         if len(devices) > 1:
             raise ValueError(f"indptr, channel and value must be on one device, got {sorted(map(str, devices))}")
-        if self.indptr.device.type == "cpu":  # elsewhere these reads would wait for the device
+        # elsewhere these reads would wait for the device; compiled code cannot look, the kernels do
+        if self.indptr.device.type == "cpu" and not torch.compiler.is_compiling():
             self.validate()
 
     def validate(self) -> None:
@@ -280,7 +281,7 @@ class SpikeEvents:
         """Drop each event with probability `p`; the others are scaled by ``1 / (1 - p)`` unless `scale` is False.
 
         Unlike dropout on frames, events that share a channel and step fall independently. On a GPU, which would have to
-        be waited for to count the others, those that are dropped stay with the value 0.
+        be waited for to count the others, and in compiled code, those that are dropped stay with the value 0.
 
         >>> SpikeEvents.from_frames(torch.ones(1, 1, 4)).dropout(0.0).value is None
         True
@@ -291,7 +292,8 @@ class SpikeEvents:
             return self
         keep = torch.rand(self.num_events, generator=generator, device=self.device) >= p
         factor = 1.0 / (1.0 - p) if scale else 1.0
-        return self._selected(keep, factor) if self.device.type == "cpu" else self._silenced(keep, factor)
+        looks = self.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self._selected(keep, factor) if looks else self._silenced(keep, factor)
 
     def select(self, keep: Tensor) -> SpikeEvents:
         """Only the events where `keep`, (num_events,), bool, is True, in the same frames."""

@@ -21,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     [
         ("adapter_overhead", ["--repeats", "1"], ["norse", "snntorch", "spikingjelly"]),
         ("alif_gradients", ["--markdown", "table.md"], []),
+        pytest.param("compiled_speed", [], [], marks=pytest.mark.slow),
         pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
         ("neuron_speed", ["--repeats", "1", "--markdown", "table.md"], []),

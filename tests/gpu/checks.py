@@ -57,3 +57,19 @@ def assert_works_on_the_current_stream(layer: Any, draw: Callable[[], Tensor]) -
         y = layer(draw().mul(1.0))[0]
     stream.synchronize()
     assert_close(y.detach(), expected)
+
+
+def assert_compiles_as_one_graph(layer: Any, given: Any, backend: str = "aot_eager") -> None:
+    """Inside torch.compile a layer gives what it gives outside, both ways, of frames or events with lengths."""
+    num_steps = given.shape[1]
+    lengths = torch.tensor([num_steps, 0, num_steps // 2]).cuda()
+    torch._dynamo.reset()
+    found = []
+    for call in (layer, torch.compile(lambda *inputs: layer(*inputs), fullgraph=True, backend=backend)):
+        layer.zero_grad()
+        y, after = call(given, None, lengths)
+        (y.square().sum() + torch.stack([part.sum() for part in after]).sum()).backward()
+        grads = [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in layer.parameters()]
+        found.append([y.detach(), *(part.detach() for part in after), *grads])
+    for wanted, result in zip(*found, strict=True):
+        assert_close(result, wanted)

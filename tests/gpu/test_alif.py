@@ -10,7 +10,12 @@ import torch
 
 from elm_neuro import ALIF, LIF, ALIFState, SpikeEvents
 from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid, Surrogate
-from tests.gpu.checks import assert_a_graph_repeats, assert_waits_for_nothing, assert_works_on_the_current_stream
+from tests.gpu.checks import (
+    assert_a_graph_repeats,
+    assert_compiles_as_one_graph,
+    assert_waits_for_nothing,
+    assert_works_on_the_current_stream,
+)
 from tests.tolerances import assert_close
 
 NUM_INPUT = 30
@@ -121,3 +126,9 @@ def test_two_devices_each_have_their_kernels() -> None:
         pytest.skip("no second GPU")
     found = small().to("cuda:1")(spikes().to("cuda:1"))[0]
     assert torch.equal(found.cpu(), small()(spikes())[0].cpu())
+
+
+@pytest.mark.parametrize("given", ["frames", "events"])
+def test_compiled_code_has_no_graph_break(given: str) -> None:
+    x = spikes()
+    assert_compiles_as_one_graph(small(), x if given == "frames" else SpikeEvents.from_frames(x))

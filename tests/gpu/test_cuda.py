@@ -10,7 +10,12 @@ import torch
 
 from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, backends
 from tests.gpu.cases import CASES, NUM_INPUT, Case
-from tests.gpu.checks import assert_a_graph_repeats, assert_waits_for_nothing, assert_works_on_the_current_stream
+from tests.gpu.checks import (
+    assert_a_graph_repeats,
+    assert_compiles_as_one_graph,
+    assert_waits_for_nothing,
+    assert_works_on_the_current_stream,
+)
 from tests.tolerances import assert_close
 
 
@@ -223,3 +228,19 @@ def test_two_devices_each_have_their_kernels() -> None:
         pytest.skip("no second GPU")
     neuron, x = small(), spikes()
     assert_close(neuron.to("cuda:1")(x.to("cuda:1"))[0].cpu(), small()(x)[0].cpu())
+
+
+@pytest.mark.parametrize("given", ["frames", "events"])
+def test_compiled_code_has_no_graph_break_of_events_and_lengths(given: str) -> None:
+    x = spikes()
+    assert_compiles_as_one_graph(small(), x if given == "frames" else SpikeEvents.from_frames(x))
+
+
+@pytest.mark.parametrize("options", [{"tau_s": (5.0,) * 30}, {"num_neuron": 2, "recompute_every": 20}])
+def test_compiled_code_has_no_graph_break_on_other_ways(options: dict[str, Any]) -> None:
+    assert_compiles_as_one_graph(small(**options), spikes())
+
+
+def test_inductor_compiles_a_neuron() -> None:
+    pytest.importorskip("triton")
+    assert_compiles_as_one_graph(small(), spikes(), "inductor")

@@ -16,6 +16,8 @@ class ALIFBackend(Backend):
 
     # one step after the other in operators that everybody takes: transforms, tracers, torch.export, wrapper tensors
     steps_alone: bool = False
+    # torch.compile may look into its scan: it has an operator for the pass
+    traceable: bool = False
     # takes parameters as :class:`Learned` and a state as :class:`AtRest` where the layer has them so
     reads_learned: bool = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch.autograd import Function
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows
-from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
+from elm_neuro.backends.parts._surrogates import in_numbers
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import ALIFParameters, ALIFState
 
@@ -70,9 +69,8 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, params: ALIFParameters, state: ALIFState, num_steps: int, num_input: int) -> Plan:
-        surrogate: Any = params.surrogate
         return cls(
-            num_steps, num_input, state.s.shape[1] - 1, KERNEL_SURROGATES[type(surrogate)], astuple(surrogate),
+            num_steps, num_input, state.s.shape[1] - 1, *in_numbers(params.surrogate),
             params.detach_reset, params.detach_recurrent, params.gradient == "blocks",
         )  # fmt: skip
 
@@ -82,12 +80,27 @@ class Plan(NamedTuple):
         return min(most, self.latency + 1) if recurrent else most
 
 
+# As native/api.h has them.
+STRETCH = 48  # steps of the way back at a time at most
+ROWS, BLOCK_ROWS = 3, 6  # numbers of a neuron that are kept of each
+
+
+def saved_size(operands: Operands, plan: Plan) -> int:
+    """Entries that the backward pass reads, as ``elm_alif_saved`` says; sizes may be left open by compiled code."""
+    (batch, num_neuron), dtype, recurrent = operands.v_0.shape, operands.bias.dtype, operands.w_rec is not None
+    chunk = plan.chunk(recurrent=recurrent)
+    stretch = chunk if recurrent and not plan.detach_recurrent else STRETCH // chunk * chunk
+    rows = -(-plan.num_steps // stretch) * (BLOCK_ROWS if plan.blocks else ROWS)
+    words = (plan.latency + 1 + plan.num_steps) * -(-num_neuron // 64) if recurrent else 0
+    return batch * (rows * _library.padded(dtype, int(num_neuron)) + words * (8 // dtype.itemsize))
+
+
 def run(operands: Operands, plan: Plan) -> tuple[Tensor, ALIFState] | None:
     """Spikes and the state after each sample's last step; None where a remembered spike is neither 0 nor 1."""
     if torch.is_grad_enabled():
         spikes, *state = _Pass.apply(plan, *operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     else:
-        spikes, *state, _ = _forward(operands.laid_out(), plan, save=False)
+        spikes, *state, _ = forward(operands.laid_out(), plan, save=False)
     return None if spikes.shape[0] != operands.v_0.shape[0] else (spikes, ALIFState(*state))
 
 
@@ -95,7 +108,7 @@ class _Pass(Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         operands = Operands._make(tensors).laid_out()
-        spikes, v, a, s, saved = _forward(operands, plan, save=any(ctx.needs_input_grad))
+        spikes, v, a, s, saved = forward(operands, plan, save=any(ctx.needs_input_grad))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(spikes, saved, *operands)
@@ -106,11 +119,11 @@ class _Pass(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         spikes, saved, *tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[1 + FIRST_DIFFERENTIATED :]
-        found = _backward(Operands._make(tensors), ctx.plan, spikes, saved, grads, needed)
+        found = backward(Operands._make(tensors), ctx.plan, spikes, saved, grads, needed)
         return (None,) * (1 + FIRST_DIFFERENTIATED) + found
 
 
-def _forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Tensor, ...]:
+def forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Tensor, ...]:
     """Spikes, state and what the backward pass reads; spikes of no sample where the state's are none."""
     like, (batch, num_neuron) = operands.bias, operands.v_0.shape
     args, _alive = _arguments(operands, plan)
@@ -127,7 +140,7 @@ def _forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Tensor, ...
     return spikes[:0] if status else spikes, *state, saved
 
 
-def _backward(
+def backward(
     operands: Operands,
     plan: Plan,
     spikes: Tensor,

@@ -11,7 +11,7 @@ from elm_neuro.backends._backend import Operator
 from elm_neuro.backends._select import choose, register
 from elm_neuro.backends.alif._again import twice_differentiable
 from elm_neuro.backends.alif._backend import ALIFBackend
-from elm_neuro.backends.alif._learned import AtRest, Learned
+from elm_neuro.backends.alif._learned import AtRest, Learned, Ranges
 from elm_neuro.backends.alif._ordered import ORDERED
 from elm_neuro.backends.parts._plain import not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
@@ -22,7 +22,6 @@ from elm_neuro.functional import ALIFParameters, ALIFState
 OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
 
-@untraced
 def scan(
     x: Tensor | SpikeEvents,
     weight: Tensor,
@@ -56,33 +55,55 @@ def scan(
         ValueError: a tensor does not fit the others, or a backend that is named cannot run these inputs.
         RuntimeError: a backend that is named cannot run here.
     """
-    ranges = None
-    if isinstance(params, Learned):
-        params, ranges = params
-    given = params
-    _check(x, weight, bias, params, state, lengths)
+    given, ranges = params if isinstance(params, Learned) else (params, None)
+    _check(x, weight, bias, given, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
     reason = not_numbers((first, weight, bias, *given[:4], *state))
-    if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
+    compiling = torch.compiler.is_compiling()
+    # torch.export, which traces even what is kept from the compiler
+    if compiling and not torch.compiler.is_dynamo_compiling():
         reason = "torch.export does not trace it, or does not load what it saves of it"
 
     def refusal(candidate: ALIFBackend) -> str | None:
-        if reason is not None and not candidate.steps_alone:
+        if reason is not None and not candidate.steps_alone and not (compiling and candidate.traceable):
             return reason
         return candidate.refusal(x, given, state)
 
     chosen = choose(OPERATOR, backend, refusal)
+    if compiling and chosen.traceable:
+        return chosen.scan(x, weight, bias, *_as_read(chosen, given, ranges, state), lengths=lengths)
+    return _scan(chosen, x, weight, bias, given, ranges, state, lengths)
+
+
+@untraced
+def _scan(
+    chosen: ALIFBackend,
+    x: Tensor | SpikeEvents,
+    weight: Tensor,
+    bias: Tensor,
+    given: ALIFParameters,
+    ranges: Ranges | None,
+    state: ALIFState,
+    lengths: Tensor | None,
+) -> tuple[Tensor, ALIFState]:
     x, weight, bias, state = resolved(x), resolved(weight), resolved(bias), type(state)(*map(resolved, state))
     beta, p, b, w_rec = (resolved(one) for one in (given.beta, given.p, given.b, given.w_rec))
-    given = given._replace(beta=beta, p=p, b=b, w_rec=w_rec)
-    read: Any = given if ranges is None else Learned(given, ranges)
-    if not chosen.reads_learned:
-        read = read.effective() if isinstance(read, Learned) else read
-        state = state.spelled_out() if isinstance(state, AtRest) else state
+    read, state = _as_read(chosen, given._replace(beta=beta, p=p, b=b, w_rec=w_rec), ranges, state)
     spikes, after = chosen.scan(x, weight, bias, read, state, lengths=lengths)
     if chosen.differentiates:
         return spikes, after
     return twice_differentiable(spikes, after, x, weight, bias, read, state, lengths)
+
+
+def _as_read(
+    chosen: ALIFBackend, given: ALIFParameters, ranges: Ranges | None, state: ALIFState
+) -> tuple[Any, ALIFState]:
+    """Parameters and state as the backend reads them."""
+    read: Any = given if ranges is None else Learned(given, ranges)
+    if chosen.reads_learned:
+        return read, state
+    read = read.effective() if isinstance(read, Learned) else read
+    return read, state.spelled_out() if isinstance(state, AtRest) else state
 
 
 def _check(

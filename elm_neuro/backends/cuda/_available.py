@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 
-
-def constant(function: Callable[..., str | None]) -> Callable[..., str | None]:
-    """As ``torch.compiler.assume_constant_result``, which would import the compiler with the package."""
-    marked: Any = function
-    marked._dynamo_marked_constant = True
-    return function
+from elm_neuro.backends.parts._untraced import constant
 
 
 @constant

@@ -17,6 +17,7 @@ from elm_neuro.backends.cuda._arguments import num_bytes, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._input import rows_of
 from elm_neuro.backends.cuda._launch import Launch
+from elm_neuro.backends.parts._traced import run_traced
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
@@ -276,7 +277,12 @@ class _Projection(Function):
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """As :func:`elm_neuro.backends.parts._projection.project`, of bytes; `weight` is ([num_neuron,] channel, input)."""
     if x.ndim == 3 and weight.ndim == 3:
-        flat: Tensor = _Projection.apply(x, weight.flatten(0, 1).mT)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return flat.view(*x.shape[:2], *weight.shape[:2])
-    projected: Tensor = _Projection.apply(x, weight.mT)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return _projected(x, weight.flatten(0, 1).mT).view(*x.shape[:2], *weight.shape[:2])
+    return _projected(x, weight.mT)
+
+
+def _projected(x: Tensor, table: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return run_traced("cuda.bytes", [x, table], x.shape[:2], ())[0].view(*x.shape[:-1], table.shape[-1])
+    projected: Tensor = _Projection.apply(x, table)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return projected

@@ -14,6 +14,7 @@ from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._driver import Queue
 from elm_neuro.backends.cuda._launch import Launch, address
+from elm_neuro.backends.parts._traced import run_traced
 from elm_neuro.backends.parts._twice import differentiable_once
 
 THREADS = 256
@@ -167,22 +168,31 @@ class _EventProjection(Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         begin, channel, value, kappa = ctx.saved_tensors
-        batch, _, num_input = ctx.sizes
-        total = kappa.new_empty(batch, num_input)  # which nobody reads
-        queue, events = _driver.launcher().queue(grad.device), Events(begin, channel, value)
-        arranged = arrange(queue, events, ctx.sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr())
-        found = gather_inputs(queue, grad.contiguous(), arranged, batch, num_input).sum(0).t()
-        return found, None, None, None, None, None
+        return of_projected(grad, Events(begin, channel, value), ctx.sizes, kappa), None, None, None, None, None
+
+
+def of_projected(grad: Tensor, events: Events, sizes: tuple[int, int, int], kappa: Tensor) -> Tensor:
+    """Gradient of the weight in :func:`project_events`."""
+    batch, _, num_input = sizes
+    total = kappa.new_empty(batch, num_input)  # which nobody reads
+    queue = _driver.launcher().queue(grad.device)
+    arranged = arrange(queue, events, sizes, kappa.dtype, kappa.data_ptr(), None, total.data_ptr())
+    return gather_inputs(queue, grad.contiguous(), arranged, batch, num_input).sum(0).t()
 
 
 def project_events(events: Events, sizes: tuple[int, int, int], weight: Tensor, kappa: Tensor) -> Tensor:
     """As :func:`elm_neuro.backends.project`, of events: (batch, time, [num_neuron,] channel); `kappa` is any number."""
-    flat: Tensor = _EventProjection.apply(weight.flatten(0, -2), *events, kappa, sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    if torch.compiler.is_compiling():
+        flat = run_traced("cuda.events", [*events, weight.flatten(0, -2)], sizes, ())[0]
+    else:
+        flat = _EventProjection.apply(weight.flatten(0, -2), *events, kappa, sizes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return flat.view(*sizes[:2], *weight.shape[:-1])
 
 
 def leaky_filter(v: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
     """As :func:`elm_neuro.backends.parts._filter.leaky_filter`; `initial` may be None for zeros."""
+    if torch.compiler.is_compiling():
+        return run_traced("cuda.filter", [v, kappa, initial], (v.shape[0],), ())[0]
     filtered: Tensor = _LeakyFilter.apply(v, kappa, initial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return filtered
 
@@ -193,17 +203,18 @@ class _LeakyFilter(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(kappa)
         ctx.has_initial = initial is not None
-        return _integrate(v, kappa, initial, reverse=False)
+        return integrate(v, kappa, initial, reverse=False)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
         (kappa,) = ctx.saved_tensors
-        grad_v = _integrate(grad, kappa, None, reverse=True)
+        grad_v = integrate(grad, kappa, None, reverse=True)
         return grad_v, None, kappa * grad_v[:, 0] if ctx.has_initial else None
 
 
-def _integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: bool) -> Tensor:
+def integrate(v: Tensor, kappa: Tensor, initial: Tensor | None, *, reverse: bool) -> Tensor:
+    """The filter, or with `reverse` from the last step to the first."""
     flat = rows_of(v)
     batch, num_steps, width = flat.shape
     out, kappa = flat.new_empty(flat.shape), kappa.to(v.dtype).contiguous()

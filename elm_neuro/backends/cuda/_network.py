@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import Arguments, structure
 from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._weights import MAX_SORTED_HERE
+from elm_neuro.backends.parts._untraced import constant
 
 MAX_LAYERS = 3  # of the MLPs
 WARP = 32
@@ -230,22 +231,25 @@ def block(sizes: Sizes, dtype: torch.dtype, shared_bytes: int, *, backward: bool
     return Block(-(-n // tile), threads, lanes, tile, tuple(resident), reals * dtype.itemsize)
 
 
-def _shared_bytes(like: Tensor) -> int:
-    return _driver.launcher().device(like.device.index or 0).shared_bytes
+def _shared_bytes(device: int) -> int:
+    return _driver.launcher().device(device).shared_bytes
 
 
 def blocks(sizes: Sizes, like: Tensor) -> tuple[Block, Block]:
     """The layouts of the two directions on the device of `like`, in its dtype."""
-    forward, backward = (block(sizes, like.dtype, _shared_bytes(like), backward=back) for back in (False, True))
+    given = _shared_bytes(like.device.index or 0)
+    forward, backward = (block(sizes, like.dtype, given, backward=back) for back in (False, True))
     return forward, backward
 
 
-def reason_of_size(sizes: Sizes, like: Tensor) -> str | None:
-    """Why a block of the device cannot hold such a layer; None where one can."""
+@constant
+def reason_of_size(numbers: tuple[Any, ...], dtype: torch.dtype, device: int) -> str | None:
+    """Why a block of the device of this number cannot hold a layer of such :class:`Sizes`; None where one can."""
+    sizes = Sizes._make(numbers)
     if len(sizes.widths) > MAX_LAYERS:
         return f"its MLPs have at most {MAX_LAYERS - 1} hidden layers, got {len(sizes.widths) - 1}"
-    given = _shared_bytes(like)
-    needed = max(how.shared_bytes for how in blocks(sizes, like))
+    given = _shared_bytes(device)
+    needed = max(block(sizes, dtype, given, backward=back).shared_bytes for back in (False, True))
     if needed <= given:
         return None
     kind = "neurons that read one another" if sizes.reads_layer else "neurons"

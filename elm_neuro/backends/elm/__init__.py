@@ -1,6 +1,5 @@
 """The ELM's scan over time, a backend a file."""
 
-from elm_neuro.backends.elm import _operators as _operators  # torch knows them from here on
 from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._scan import (
     OPERATOR,
@@ -9,6 +8,7 @@ from elm_neuro.backends.elm._scan import (
     scan,
     spiking_scan,
 )
+from elm_neuro.backends.parts import _traced as _traced  # torch knows its operators from here on
 from elm_neuro.backends.parts._spikes import SpikeRule
 
 __all__ = [

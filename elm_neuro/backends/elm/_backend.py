@@ -18,7 +18,7 @@ class ELMBackend(Backend):
     """One way to run an ELM neuron over a sequence; what it can do beyond that, its flags say."""
 
     recomputes: bool = False  # takes `recompute_every`; the others are run a part of the sequence at a time
-    traceable: bool = False  # torch.compile may look into its scan of frames without lengths: it loops in operators
+    traceable: bool = False  # torch.compile may look into its scan: it has an operator for the pass
 
     takes_bytes: bool = False  # reads frames of uint8 and int8 as they are; for the others floats are made of them
 

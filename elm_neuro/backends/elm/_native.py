@@ -6,6 +6,7 @@ What has no kernel (branch nonlinearities, products of dense frames) is torch's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,15 +21,15 @@ from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
 from elm_neuro.backends.elm._native_arriving import Arriving, present
 from elm_neuro.backends.elm._native_op import run_as_operator
 from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, tile_for
-from elm_neuro.backends.elm._native_pass import Again, run
+from elm_neuro.backends.elm._native_pass import Again, Inputs, run
 from elm_neuro.backends.elm._native_step import first_step
-from elm_neuro.backends.elm._native_table import FirstLayer, traced_first_layer
-from elm_neuro.backends.elm._traces_before import on_hidden, remaining
+from elm_neuro.backends.elm._native_table import FirstLayer
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
-from elm_neuro.backends.native._filter import filtered, filtered_events
-from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, without_padding
+from elm_neuro.backends.native._filter import filtered, filtered_events, filtered_inside
+from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, silent_past, valid, without_padding
+from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.events import SpikeEvents
@@ -158,18 +159,25 @@ def _scan(
     """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
     if run.timescales is not None:
         return _scan_learned(x, params, state, lengths, run)
+    if torch.compiler.is_compiling():
+        return _scan_traced(x, params, state, lengths, run)
     learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()  # the filter by itself has its gradient
-    one_step = _is_one_step(x, lengths) and run.lowered is None and not torch.compiler.is_compiling()
+    one_step = _is_one_step(x, lengths) and run.lowered is None
     if one_step and params.branch_activation is None and not learns_decay:
         return _one_step(x, params, state, run)
     commutes = _torch.may_commute(params) and not learns_decay
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
-    if arriving is not None and (
-        arriving.events is not None or _will_find(arriving, run) or not _fewer_branches(params)
-    ):
+    if arriving is not None and (arriving.events is not None or not _fewer_branches(params)):
         return _hidden_first(x, arriving, params, state, run)
     if arriving is not None:  # what it was searched for is not there
         x, run = arriving.frames_or_raise(), run._replace(sparse_input="off")
+    return _branches_first_in_parts(x, params, state, lengths, run)
+
+
+def _branches_first_in_parts(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
+) -> Scanned:
+    """The filter on the branches, of some steps at a time where the others are to be computed again."""
     if run.recompute_every is None:
         return _branches_first(x, params, state, lengths=lengths, run=run)
     part = partial(_branches_first, run=run._replace(rule=None, last_readout=False))
@@ -178,6 +186,8 @@ def _scan(
         y, _, after = part(*args, **options)
         return y, after
 
+    if torch.compiler.is_compiling() and isinstance(x, SpikeEvents):  # it does not know how many lie in a part
+        x = x.to_dense(params.kappa_m.dtype)
     y, after = in_parts(without_spikes, x, params, state, lengths, run.recompute_every)
     return y, None, after
 
@@ -199,9 +209,22 @@ def _scan_learned(
     return y, spikes, after
 
 
-def _will_find(arriving: Arriving, run: Run) -> bool:
-    """Whether compiled code will search the frames for events: it counts on finding them."""
-    return torch.compiler.is_compiling() and searched(arriving.frames_or_raise(), run.sparse_input)
+def _scan_traced(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
+) -> Scanned:
+    """The same inside compiled code, which must not look at how many events there are: it counts on finding them in
+    frames that are searched.
+    """
+    learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()
+    commutes = _torch.may_commute(params) and not learns_decay
+    if isinstance(x, SpikeEvents):
+        if commutes:
+            return _hidden_first_traced(x, params, state, lengths, run)
+        return _branches_first_in_parts(x, params, state, lengths, run)
+    x = x.to(params.kappa_m.dtype)
+    if commutes and (searched(x, run.sparse_input) or not _fewer_branches(params)):
+        return _hidden_first_traced(x, params, state, lengths, run)
+    return _branches_first_in_parts(x, params, state, lengths, run._replace(sparse_input="off"))
 
 
 def _fewer_branches(params: ELMParameters) -> bool:
@@ -239,36 +262,36 @@ def _hidden_first(
         params, state, run, weight, arriving.lengths, arriving.events,
         kappa_b=kappa_b, frames=arriving.frames, bias=params.mlp_bias[0],
     )  # fmt: skip
-    if not torch.compiler.is_compiling():
-        again = None
-        if torch.is_grad_enabled():
-            plain = Plain.of(params.kappa_m, x, params, arriving.lengths, run.rule, run.timescales)
-            again = Again(plain, x if arriving.frames is None and isinstance(x, Tensor) else None)
-        y, spikes, m, b = _run(
-            operands, params, run, arriving.batch, arriving.num_steps, first=first, again=again,
-            time_first=arriving.time_first,
-        )  # fmt: skip
-        return y, spikes, ELMState(present(b), m)
-    if b_0 is not None:
-        operands = operands._replace(f_0=on_hidden(weight, b_0))
-    operands, b = _traced(operands, first, arriving, run)
-    y, spikes, m, _ = _run(operands, params, run, arriving.batch, arriving.num_steps)
-    if b_0 is not None:
-        b = remaining(kappa_b, b_0, arriving.num_steps, arriving.lengths) + b
-    return y, spikes, ELMState(b, m)
+    again = None
+    if torch.is_grad_enabled():
+        plain = Plain.of(params.kappa_m, x, params, arriving.lengths, run.rule, run.timescales)
+        again = Again(plain, x if arriving.frames is None and isinstance(x, Tensor) else None)
+    y, spikes, m, b = _run(
+        operands, params, run, arriving.batch, arriving.num_steps, first=first, again=again,
+        time_first=arriving.time_first,
+    )  # fmt: skip
+    return y, spikes, ELMState(present(b), m)
 
 
-def _traced(operands: Operands, first: FirstLayer, arriving: Arriving, run: Run) -> tuple[Operands, Tensor]:
-    """What compiled code makes itself: the table, or the product of dense frames with it; and the branch sums."""
-    table, w_m, b = traced_first_layer(operands.w_m, first)
-    operands = operands._replace(w_m=w_m)
-    frames = arriving.frames_or_raise()
-    if not searched(frames, run.sparse_input):
-        factors = (frames, table) if run.lowered is None else (frames.to(run.lowered), table.to(run.lowered))
-        dense = torch.einsum("bti,nih->btnh" if frames.ndim == 3 else "btni,nih->btnh", *factors).to(table.dtype)
-        dense = dense if operands.kappa.ndim == 2 else dense.squeeze(2)
-        return operands._replace(frames=None, dense=dense), b
-    return operands._replace(table=table), b
+def _hidden_first_traced(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
+) -> Scanned:
+    """The same inside compiled code."""
+    kappa_b, total = params.kappa_b, None
+    if isinstance(x, Tensor) and x.requires_grad:  # whose gradient goes through the branches' sums too
+        x = x if lengths is None else torch.where(valid(lengths, x), x, 0.0)
+        total = discounted_sum(x, kappa_b, lengths)
+    frames = x if isinstance(x, Tensor) else None
+    operands = _operands(
+        params, state, run, params.mlp_weight[0], lengths, kappa_b=kappa_b, frames=frames, bias=params.mlp_bias[0]
+    )
+    if isinstance(x, SpikeEvents):
+        value = None if x.value is None else x.value.to(kappa_b.dtype)
+        operands = operands._replace(begin=x.indptr, channel=x.channel, value=value)
+    # without a total, the pass adds it up
+    first = FirstLayer(params.w_s, params.routing, total, None if state is None else state.b)  # type: ignore[arg-type]
+    y, m, b = _run_traced(operands, params, run, x.shape, first)
+    return y, None, ELMState(b, m)
 
 
 def _branches_first(
@@ -276,25 +299,35 @@ def _branches_first(
 ) -> Scanned:
     """The filter on the branches, before the pass; inside torch.compile frames stay dense here."""
     dtype, shape, num_input = params.kappa_m.dtype, params.w_s.shape[:-1], x.shape[-1]
+    compiling = torch.compiler.is_compiling()
     if lengths is not None:
-        x = without_padding(x, lengths)
+        x = silent_past(x, lengths) if compiling else without_padding(x, lengths)
     decay, b_0 = params.kappa_b.expand(shape).flatten(), None if state is None else state.b.flatten(1)
-    arriving = Arriving.of(x, dtype, None, run.sparse_input)
-    if arriving.events is not None:
-        routing = torch.arange(num_input).unsqueeze(-1) if params.routing is None else params.routing
-        table = branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1)
-        flat = filtered_events(arriving.events, table.unsqueeze(0), decay, b_0)
+    events = x if compiling else Arriving.of(x, dtype, None, run.sparse_input).events
+    if isinstance(events, SpikeEvents):
+        flat = filtered_inside(events.to(dtype=dtype), _table(params, num_input), None, decay, b_0)
+    elif isinstance(events, Events):
+        flat = filtered_events(events, _table(params, num_input), decay, b_0)
     else:
-        arrived = _arrived_at_branches(arriving.frames_or_raise(), params, run.lowered)
-        flat = filtered(arrived.flatten(2), decay, b_0)
+        frames = x.to_dense(dtype) if isinstance(x, SpikeEvents) else x.to(dtype)
+        flat = filtered(_arrived_at_branches(frames, params, run.lowered).flatten(2), decay, b_0)
     traces = flat.view(*flat.shape[:2], *shape)  # (batch, time, [num_neuron,] num_branch)
     b = last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
     u, w_m = _after_branches(traces, params, run.lowered)
     operands = _operands(params, state, run, w_m, lengths, dense=u)
+    if compiling:
+        y, m, _ = _run_traced(operands, params, run._replace(recompute_every=None), x.shape, None)
+        return y, None, ELMState(b, m)
     y, spikes, m, _ = _run(operands, params, run, *u.shape[:2], in_one_part=True)
     return y, spikes, ELMState(b, m)
+
+
+def _table(params: ELMParameters, num_input: int) -> Tensor:
+    """What an input adds to each branch, (1, num_input, all branches)."""
+    routing = torch.arange(num_input).unsqueeze(-1) if params.routing is None else params.routing
+    return branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1).unsqueeze(0)
 
 
 def _after_branches(traces: Tensor, params: ELMParameters, lowered: torch.dtype | None) -> tuple[Tensor, Tensor]:
@@ -364,9 +397,6 @@ def _run(
 ) -> Outputs:
     """The pass; `first` is what the table is still to be made of."""
     silu = params.activation == "silu"
-    if torch.compiler.is_compiling():
-        y, m_last = run_as_operator(operands, silu=silu, sparse_input=run_.sparse_input)
-        return Outputs(y, None, m_last, None)
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     tile = tile_for(batch, params.kappa_m)
     surrogate, slope = (0, 0.0) if run_.rule is None else _surrogate_in_kernel(run_.rule.surrogate)
@@ -375,6 +405,20 @@ def _run(
         run_.timescales,
     )  # fmt: skip
     return run(operands, plan, first, again)
+
+
+def _run_traced(
+    operands: Operands, params: ELMParameters, run_: Run, shape: Sequence[int], first: FirstLayer | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The pass inside compiled code, of input of this shape."""
+    return run_as_operator(
+        Inputs(operands, first),
+        (shape[0], shape[1], shape[-1]),
+        silu=params.activation == "silu",
+        sparse_input=run_.sparse_input,
+        part=run_.recompute_every,
+        lowered=run_.lowered,
+    )
 
 
 def _surrogate_in_kernel(surrogate: Surrogate) -> tuple[int, float]:

@@ -31,8 +31,7 @@ class Arriving(NamedTuple):
         if isinstance(x, SpikeEvents):
             return cls(None, Events.of(x, dtype), lengths, batch, num_steps, time_first=False)
         time_first = lies_time_first(x)
-        # compiled code must not look at how many events there are: the operator searches the frames for them
-        events = None if torch.compiler.is_compiling() else Events.searched_for(x, dtype, sparse_input)
+        events = Events.searched_for(x, dtype, sparse_input)
         if events is not None:
             return cls(None, events, lengths, batch, num_steps, time_first)
         x = x.to(dtype)

@@ -1,6 +1,4 @@
-"""The native pass as an operator for torch.compile, which does not look into it; frames are searched for events in each
-pass.
-"""
+"""The native pass inside compiled code, where frames are searched for events in each pass."""
 
 from __future__ import annotations
 
@@ -9,129 +7,153 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
-from elm_neuro.backends.elm._native_operands import (
-    FIRST_DIFFERENTIATED,
-    NUM_FIXED,
-    Incoming,
-    Operands,
-    Plan,
-    Saved,
-    Wanted,
-    laid_out,
-    saved_size,
-    tile_for,
-)
-from elm_neuro.backends.elm._schemas import NATIVE_BACKWARD
-from elm_neuro.backends.native._events import Events
-from elm_neuro.backends.parts._operators import Implementation
+from elm_neuro.backends.elm._native_operands import NUM_FIXED, Incoming, Operands, Plan, Saved, saved_size, tile_for
+from elm_neuro.backends.elm._native_pass import NUM_CONSTANTS, NUM_OF_FIRST, Effective, Inputs, forward, gradients
+from elm_neuro.backends.elm._native_table import FirstLayer
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.native._events import SPARSE_DENSITY, Events, room_for_found
+from elm_neuro.backends.native._rows import with_padded_rows
+from elm_neuro.backends.parts import _traced
+from elm_neuro.backends.parts._lengths import valid
+from elm_neuro.backends.parts._projection import discounted_sum
+from elm_neuro.backends.parts._traced import Pass, Sizes, run_traced
 
-FIRST_PASSED = FIRST_DIFFERENTIATED - 1  # kappa_b: what stands before it, the operator does not take
+NUM_KEPT = 11
+NUM_OUTPUT = 3  # readout, last memory, and branch traces where there is a FirstLayer
+TOTAL = NUM_CONSTANTS + FirstLayer._fields.index("total") - 1  # routing stands before
+FRAMES = NUM_CONSTANTS + NUM_OF_FIRST
 
 
-def run_as_operator(operands: Operands, *, silu: bool, sparse_input: str) -> tuple[Tensor, Tensor]:
-    """Readout and last memory as :func:`elm_neuro.backends.elm._native_pass.run` gives them, without events, lengths
-    and threshold; the frames get no gradient.
+def run_as_operator(
+    inputs: Inputs, sizes: Sizes, *, silu: bool, sparse_input: str, part: int | None, lowered: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Readout, last memory and branch traces as :func:`elm_neuro.backends.elm._native_pass.run` gives them, without a
+    threshold.
+
+    Of events, `begin` has one row more and there is no `end`. Without a total of the input, the pass itself adds it up,
+    of events or of frames as they are, which then get no gradient.
     """
-    passed = operands[FIRST_PASSED : NUM_FIXED - 1]
-    save = torch.is_grad_enabled()
-    y, m_last, _, _ = torch.ops.elm_neuro.scan(*passed, list(operands.layers), silu, sparse_input, save)
-    return y, m_last
+    constants, differentiated = inputs.flat()
+    of_products = None if lowered is None else str(lowered).removeprefix("torch.")
+    how = silu, sparse_input, part, of_products, _library.instruction_set()
+    y, m, b, *_ = run_traced("elm.native", [*constants, *differentiated], sizes, how)
+    return y, m, b
 
 
-def _operands(tensors: Any, layers: list[Tensor]) -> Operands:
-    """Of the fields from kappa_b on."""
-    return Operands._make((*(None,) * FIRST_PASSED, *tensors, None, tuple(layers)))
+def _inputs(given: _traced.Operands) -> Inputs:
+    layers = [layer for layer in given[FRAMES + NUM_FIXED - Operands._fields.index("frames") :] if layer is not None]
+    fixed = given[: FRAMES + NUM_FIXED - Operands._fields.index("frames")]
+    return Inputs.of(fixed[:NUM_CONSTANTS], (*fixed[NUM_CONSTANTS:], *layers))
 
 
-def _with_events(operands: Operands, sparse_input: str) -> Operands:
-    """The frames replaced by their events where they are sparse."""
-    frames = operands.frames
-    events = None if frames is None else Events.searched_for(frames.detach(), frames.dtype, sparse_input)
-    if events is None:
-        return operands
-    return operands._replace(
-        begin=events.begin, end=events.end, channel=events.channel, value=events.value, frames=None
-    )
+def _arrived(
+    given: _traced.Operands,
+    sizes: Sizes,
+    sparse_input: str,
+    known: Events | None = None,
+    total: Tensor | None = None,
+) -> tuple[Inputs, Events | None]:
+    """What the pass takes, laid out, and the events in it; `known`: those that were found in frames, `total`: what has
+    been added up.
+    """
+    operands, first = _inputs(given)
+    frames, adds_up, found = operands.frames, first is not None and first.total is None, known
+    if operands.begin is not None and operands.channel is not None:
+        batch, num_steps, num_input = sizes
+        rows = operands.begin[:-1], operands.begin[1:]
+        found = Events(*rows, operands.channel, operands.value, (batch, num_steps, num_input))
+        found.check()
+    elif frames is not None and adds_up and known is None:
+        found = Events.searched_for(frames, frames.dtype, sparse_input)
+        if found is None and operands.lengths is not None:
+            frames = torch.where(valid(operands.lengths, frames), frames, 0.0)
+    if found is not None:
+        begin, end, channel, value, _ = found
+        operands = operands._replace(begin=begin, end=end, channel=channel, value=value, frames=None)
+    else:
+        operands = operands._replace(frames=frames)
+    if first is not None and adds_up and operands.kappa_b is not None:
+        if total is None and found is not None:
+            total = found.discounted_sum(float(operands.kappa_b), operands.kappa.dtype, operands.lengths)
+        elif total is None and frames is not None:
+            total = discounted_sum(frames, operands.kappa_b, operands.lengths)
+        first = first._replace(total=total)  # type: ignore[arg-type]
+    return Inputs(operands, first).laid_out(), found
 
 
-def _sizes(operands: Operands) -> tuple[int, int]:
-    """Batch and number of steps."""
-    arriving = operands.dense if operands.frames is None else operands.frames
-    if arriving is None:
-        raise RuntimeError("nothing arrives")
-    return arriving.shape[0], arriving.shape[1]
+def _searched(given: _traced.Operands) -> Tensor | None:
+    """Frames that the pass searches for events."""
+    return given[FRAMES] if given[TOTAL] is None else None
 
 
-def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *tensors, layers, silu, sparse_input, save = arguments
-    operands = _operands(tensors, layers)
-    batch, num_steps = _sizes(operands)
-    plan = Plan(batch, num_steps, silu, tile_for(batch, operands.kappa), num_steps)
-    outputs, saved = run_forward(laid_out(_with_events(operands, sparse_input)), plan, save=save)
-    return outputs.y.contiguous(), outputs.m_last, saved.activations, torch.tensor(plan.tile)
+def _plan(sizes: Sizes, options: Any, tile: int) -> Plan:
+    (batch, num_steps, _), (silu, _, part, lowered, _) = sizes, options
+    part = num_steps if part is None else min(part, num_steps)
+    return Plan(batch, num_steps, silu, tile, part, None if lowered is None else getattr(torch, lowered))
 
 
-def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *tensors, layers, _, _, save = arguments
-    operands = _operands(tensors, layers)
-    (batch, num_steps), kappa = _sizes(operands), operands.kappa
-    return (
-        kappa.new_empty(batch, num_steps, *operands.b_y.shape),
-        kappa.new_empty(batch, *kappa.shape),
-        kappa.new_empty(saved_size(operands, batch, num_steps) if save else 0),
-        kappa.new_empty((), dtype=torch.int64),
-    )
+def _run(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _traced.Operands:
+    inputs, found = _arrived(given, sizes, options[1])
+    plan = _plan(sizes, options, tile_for(sizes[0], inputs.operands.kappa))
+    outputs, saved, effective = forward(inputs, plan, save=save)
+    results: _traced.Operands = [outputs.y, outputs.m_last, outputs.b]
+    if not save:
+        return results + [None] * NUM_KEPT
+    starts = [torch.stack(part) if part else None for part in (saved.m_starts, saved.f_starts)]
+    frames = _searched(given)
+    events = room_for_found(frames, options[1], SPARSE_DENSITY, outputs.m_last)
+    if frames is not None and found is not None and events[0].numel():
+        events = [found.begin, found.end, found.channel, events[3] if found.value is None else found.value]
+    facts = torch.tensor((plan.tile, found is not None, found is not None and found.value is not None))
+    total = None if inputs.first is None or given[TOTAL] is not None else inputs.first.total
+    table, w_m = (None, None) if effective is None else (effective.table, effective.w_m)
+    return [*results, saved.activations, *starts, table, w_m, total, *events, facts]
 
 
-@torch.library.custom_op("elm_neuro::scan_backward", mutates_args=(), schema=NATIVE_BACKWARD)
-def _scan_backward(
-    grad_y: Tensor | None, grad_m_last: Tensor | None, saved: Tensor, tile: Tensor, *arguments: Any
-) -> list[Tensor]:
-    """Gradients from `table` on; of those that are not there, nothing."""
-    *tensors, layers, silu, sparse_input = arguments
-    operands = _operands(tensors, layers)
-    batch, num_steps = _sizes(operands)
-    plan = Plan(batch, num_steps, silu, int(tile), num_steps)
-    wanted = Wanted(
-        frames=False,
-        table=operands.table is not None,
-        dense=operands.dense is not None,
-        f_0=operands.f_0 is not None,
-        m_0=operands.m_0 is not None,
-        threshold=False,
-    )
-    incoming = Incoming(grad_y, None, grad_m_last)
-    grads = run_backward(
-        laid_out(_with_events(operands, sparse_input)), plan, Saved(saved, (), ()), incoming, wanted, readout=None
-    )
-    passed = grads[1 : NUM_FIXED - 1 - FIRST_DIFFERENTIATED] + grads[NUM_FIXED - FIRST_DIFFERENTIATED :]
-    return [saved.new_empty(0) if grad is None else grad.contiguous() for grad in passed]
+def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _traced.Operands:
+    (operands, first), (batch, num_steps, num_input) = _inputs(given), sizes
+    kappa, plan, make = operands.kappa, _plan(sizes, options, 1), operands.kappa.new_empty
+    hidden, b = operands.w_m.shape[:-1], None
+    results: _traced.Operands = [None] * NUM_KEPT
+    if first is not None:
+        b = make(batch, *first.w_s.shape[:-1])
+    if save:
+        num_start = -(-num_steps // plan.part) - 1 if options[2] is not None else 0
+        kept = make(saved_size(operands, batch, num_steps) if num_start == 0 else 0)
+        starts = [make(num_start, batch, *size) if num_start > 0 else None for size in (kappa.shape, hidden)]
+        table, w_m, total = None, None, None
+        if first is not None:
+            num_neuron, num_memory = hidden[0] if len(hidden) == 2 else 1, kappa.shape[-1]
+            table, w_m = make(num_neuron, num_input, hidden[-1]), make(*hidden, num_memory)
+            own = (num_neuron,) if operands.frames is not None and operands.frames.ndim == 4 else ()
+            total = make(batch, *own, num_input) if first.total is None else None
+        events = room_for_found(_searched(given), options[1], SPARSE_DENSITY, kappa)
+        results = [kept, *starts, table, w_m, total, *events, make(3, dtype=torch.int64)]
+    return [make(batch, num_steps, *operands.b_y.shape), make(batch, *kappa.shape), b, *results]
 
 
-@_scan_backward.register_fake
-def _(grad_y: Tensor | None, grad_m_last: Tensor | None, saved: Tensor, tile: Tensor, *arguments: Any) -> list[Tensor]:
-    *tensors, layers, _, _ = arguments
-    return [saved.new_empty(0 if tensor is None else tensor.shape) for tensor in (*tensors[2:], *layers)]
+def _differentiate(
+    given: _traced.Operands,
+    sizes: Sizes,
+    options: Any,
+    results: _traced.Operands,
+    grads: _traced.Operands,
+    needed: list[bool],
+) -> _traced.Operands:
+    kept: list[Any] = results[NUM_OUTPUT:]
+    activations, m_starts, f_starts, table, w_m, total, begin, end, channel, value, facts = kept
+    tile, found, weighted = facts.tolist()
+    batch, num_steps, num_input = sizes
+    known = None
+    if found and channel.numel():
+        known = Events(begin, end, channel, value if weighted else None, (batch, num_steps, num_input))
+    inputs, _ = _arrived(given, sizes, "on" if found else "off", known, total)
+    kappa, gain = inputs.operands.kappa, inputs.operands.gain
+    effective = Effective(with_padded_rows(table) if table.numel() else table, w_m, kappa, gain)
+    saved = Saved(activations, *(part.unbind() if part.numel() else () for part in (m_starts, f_starts)))
+    incoming, needs = Incoming(grads[0], None, grads[1]), tuple(needed[NUM_CONSTANTS:])
+    plan = _plan(sizes, options, tile)
+    return [None] * NUM_CONSTANTS + gradients(inputs, plan, saved, effective, incoming, grads[2], needs, None)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, layers, ctx.silu, ctx.sparse_input, _ = inputs
-    ctx.num_layers = len(layers)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[2:], *tensors, *layers)
-
-
-def _differentiate(ctx: Any, grad_y: Tensor | None, grad_m_last: Tensor | None, *_: None) -> tuple[Any, ...]:
-    saved, tile, *tensors = ctx.saved_tensors
-    single, layers = tensors[: len(tensors) - ctx.num_layers], tensors[len(tensors) - ctx.num_layers :]
-    if grad_y is None and grad_m_last is None:
-        return (None,) * (len(single) + 4)
-    grads = torch.ops.elm_neuro.scan_backward(
-        grad_y, grad_m_last, saved, tile, *single, layers, ctx.silu, ctx.sparse_input
-    )
-    present = [None if tensor is None else grad for grad, tensor in zip(grads, tensors[2:], strict=True)]
-    return None, None, *present[: len(single) - 2], present[len(single) - 2 :], None, None, None
-
-
-SCAN = Implementation(_scan, _fake, _save, _differentiate)
+PASS = Pass(_run, _empty, _differentiate, kept=tuple(range(NUM_OUTPUT, NUM_OUTPUT + NUM_KEPT)))

@@ -150,7 +150,8 @@ def lies_time_first(frames: Tensor) -> bool:
 def saved_size(operands: Operands, batch: int, num_steps: int) -> int:
     """Entries that the backward pass reads: hidden units and tanh of every step, and the memory before every chunk."""
     dtype, shape = operands.kappa.dtype, operands.kappa.shape
-    chunk, num_memory = _library.chunk(dtype), _library.padded(dtype, shape[-1])
+    # batch and steps may be left open by compiled code, the neuron's own sizes are not
+    chunk, num_memory = _library.chunk(dtype), _library.padded(dtype, int(shape[-1]))
     num_rows = batch * shape[0] if len(shape) == 2 else batch
-    hidden = len(operands.layers) // 2 * _library.padded(dtype, operands.w_m.shape[-2])
+    hidden = len(operands.layers) // 2 * _library.padded(dtype, int(operands.w_m.shape[-2]))
     return num_rows * (num_steps * (hidden + num_memory) + -(-num_steps // chunk) * num_memory)

@@ -111,7 +111,7 @@ def run(operands: Operands, plan: Plan, first: FirstLayer | None = None, again: 
     """One pass over a sequence; with `again` it answers for second derivatives too."""
     inputs = Inputs(operands, first)
     if not torch.is_grad_enabled():
-        return _forward(inputs.laid_out(), plan, save=False)[0]
+        return forward(inputs.laid_out(), plan, save=False)[0]
     constants, differentiated = inputs.flat()
     if again is not None and again.frames is not None:
         constants += (again.frames,)
@@ -119,7 +119,7 @@ def run(operands: Operands, plan: Plan, first: FirstLayer | None = None, again: 
     return Outputs(*_Pass.apply(plan, None if again is None else again.plain, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def _forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, Effective | None]:
+def forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, Effective | None]:
     """Of inputs that are laid out."""
     operands, first = inputs
     if first is None:
@@ -151,7 +151,7 @@ class _Pass(Function):
     ) -> tuple[Tensor | None, ...]:
         given = Inputs.of(constants[:NUM_CONSTANTS], differentiated)
         inputs, save = given.laid_out(), any(ctx.needs_input_grad)
-        outputs, saved, effective = _forward(inputs, plan, save=save)
+        outputs, saved, effective = forward(inputs, plan, save=save)
         ctx.plan, ctx.plain, ctx.num_starts, ctx.num_constants = plan, plain, len(saved.m_starts), len(constants)
         ctx.differentiates_again = plain is not None
         ctx.set_materialize_grads(False)
@@ -193,11 +193,11 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     arguments = inputs, plan, saved, effective, incoming, grad_b, needs, readout
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
-            return None, None, None, *_gradients(*arguments)
-    return None, None, None, *_gradients(*arguments)
+            return None, None, None, *gradients(*arguments)
+    return None, None, None, *gradients(*arguments)
 
 
-def _gradients(
+def gradients(
     inputs: Inputs,
     plan: Plan,
     saved: Saved,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._rows import padded_table
-from elm_neuro.functional import branch_input, branch_matrix
 
 OUTSIDE = 2  # status of a call, as native/library.cpp has it
 
@@ -34,17 +33,6 @@ class FirstLayer(NamedTuple):
             total.contiguous(),
             None if b_0 is None else b_0.contiguous(),
         )
-
-
-def traced_first_layer(weight: Tensor, first: FirstLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """Table, (num_neuron or 1, input_size, hidden), the memory's part of the weight and the branch sums, by torch."""
-    w_s, routing, total, _ = first
-    num_branch = w_s.shape[-2]
-    from_branch = weight[..., :num_branch].mT
-    table = from_branch * w_s if routing is None else branch_matrix(w_s, routing, total.shape[-1]).mT @ from_branch
-    own = total if w_s.ndim == 2 or total.ndim == 3 else total.unsqueeze(1).expand(-1, w_s.shape[0], -1)
-    arrived = branch_input(own, w_s, routing)
-    return table if table.ndim == 3 else table.unsqueeze(0), weight[..., num_branch:], arrived
 
 
 def table_forward(

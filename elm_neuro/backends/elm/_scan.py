@@ -99,14 +99,10 @@ def _chosen_scan(
     if whole is not None:
         return whole.scan(x, params, state, lengths=lengths, sparse_input=sparse_input)
     params = _effective(params)
-    if (
-        torch.compiler.is_compiling()
-        and chosen.traceable
-        and isinstance(x, Tensor)
-        and lengths is None
-        and recompute_every is None
-    ):
-        return chosen.scan(x, params, state, sparse_input=sparse_input)
+    # how many events lie in a part, compiled code does not know
+    counts = isinstance(x, SpikeEvents) and recompute_every is not None and not chosen.recomputes
+    if torch.compiler.is_compiling() and chosen.traceable and not counts:
+        return _in_one_or_parts(chosen, x, params, state, lengths, recompute_every, sparse_input)
     y, after = _scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
     if chosen.differentiates or torch.compiler.is_compiling():
         return y, after
@@ -295,8 +291,7 @@ def _effective(params: ELMParameters | Learned) -> ELMParameters:
     return parameters(params)
 
 
-@untraced
-def _scan(
+def _in_one_or_parts(
     chosen: ELMBackend,
     x: Tensor | SpikeEvents,
     params: ELMParameters,
@@ -310,3 +305,6 @@ def _scan(
             x, params, state, lengths=lengths, sparse_input=sparse_input, recompute_every=recompute_every
         )
     return in_parts(partial(chosen.scan, sparse_input=sparse_input), x, params, state, lengths, recompute_every)
+
+
+_scan = untraced(_in_one_or_parts)

@@ -79,7 +79,7 @@ class Events(NamedTuple):
         x = x if x.stride(2) == 1 else x.contiguous()
         batch, num_steps, num_input = x.shape
         # as much room for any number of threads: torch.utils.checkpoint holds a second pass to the shapes of the first
-        size = math.ceil(density * x.numel())
+        size = room_for(x, density)
         parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
         room = size // parts
         begin = torch.empty(batch * num_steps, dtype=torch.int64)
@@ -104,6 +104,22 @@ class Events(NamedTuple):
         reach = steps_within_reach(kappa, num_steps, dtype)
         call(batch, num_steps, num_input, reach, kappa, wide, *map(_library.address, tensors))
         return total
+
+
+def room_for(frames: Tensor, density: float) -> int:
+    """Entries for the events of frames of which this part is any at most."""
+    return math.ceil(density * frames.numel())
+
+
+def room_for_found(frames: Tensor | None, sparse_input: str, density: float, like: Tensor) -> list[Tensor]:
+    """Begin, end, channel and value of events that a pass inside compiled code may find in frames, for its backward
+    pass: as large for any number of them. Empty where there is nothing to find, or room for all would be needed.
+    """
+    num_row = size = 0
+    if frames is not None and sparse_input == "auto":
+        num_row, size = frames.shape[0] * frames.shape[1], room_for(frames, density)
+    begin, end = (like.new_empty(num_row, dtype=torch.int64) for _ in range(2))
+    return [begin, end, like.new_empty(size, dtype=torch.int32), like.new_empty(size)]
 
 
 def searched(x: Tensor, sparse_input: str) -> bool:

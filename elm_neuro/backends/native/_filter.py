@@ -17,8 +17,9 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows, with_padded_rows
 from elm_neuro.backends.parts._filter import decay_gradient
-from elm_neuro.backends.parts._operators import Implementation
+from elm_neuro.backends.parts._traced import run_traced
 from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.events import SpikeEvents
 
 
 def filtered_events(events: Events, table: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
@@ -39,12 +40,21 @@ def filtered_events(events: Events, table: Tensor, kappa: Tensor, initial: Tenso
 
 def filtered(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
     """The same of dense input, (batch, time, width)."""
-    out: Tensor
     if torch.compiler.is_compiling():
-        out = torch.ops.elm_neuro.leaky_filter(dense, kappa, initial)
-    else:
-        out = _Filter.apply(None, None, dense, kappa, initial)  # type: ignore[no-untyped-call]
+        return filtered_inside(None, None, dense, kappa, initial)
+    out: Tensor = _Filter.apply(None, None, dense, kappa, initial)  # type: ignore[no-untyped-call]
     return out
+
+
+def filtered_inside(
+    x: SpikeEvents | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
+) -> Tensor:
+    """The same inside compiled code, of events, which have their values in the dtype of `kappa`, or dense input."""
+    events = (None, None, None) if x is None else (x.indptr, x.channel, x.value)
+    arriving = x if dense is None else dense
+    if arriving is None:
+        raise RuntimeError("nothing arrives")
+    return run_traced("native.filter", [*events, table, dense, kappa, initial], arriving.shape[:3], ())[0]
 
 
 class Wanted(NamedTuple):
@@ -67,7 +77,7 @@ class _Filter(Function):
     ) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.shape = None if events is None else events.shape
-        out = _forward(events, table, dense, kappa, initial)
+        out = forward(events, table, dense, kappa, initial)
         before = (initial, out) if ctx.needs_input_grad[3] else (None, None)
         ctx.save_for_backward(kappa, *before, *(() if events is None else events[:4]))
         return out
@@ -81,12 +91,12 @@ class _Filter(Function):
         if events is not None:
             events.check()
         wanted = Wanted(table, dense or decay, initial)
-        grad_table, grad_dense, grad_initial = _backward(events, grad_out, kappa, wanted)
+        grad_table, grad_dense, grad_initial = backward(events, grad_out, kappa, wanted)
         grad_decay = None if not decay or grad_dense is None else decay_gradient(grad_dense, kappa, initial_f, out)
         return None, grad_table, grad_dense if dense else None, grad_decay, grad_initial
 
 
-def _forward(
+def forward(
     events: Events | None, table: Tensor | None, dense: Tensor | None, kappa: Tensor, initial: Tensor | None
 ) -> Tensor:
     kappa, initial = kappa.contiguous(), None if initial is None else initial.contiguous()
@@ -106,7 +116,7 @@ def _forward(
     return out
 
 
-def _backward(
+def backward(
     events: Events | None, grad_out: Tensor, kappa: Tensor, wanted: Wanted
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of table, dense and initial, where wanted."""
@@ -139,42 +149,3 @@ def _call(call: _library.Call, events: Events | None, out: Tensor, args: _librar
     work = out.numel() + (0.0 if events is None else float(events.channel.shape[0] * out.shape[-1]))
     if call(out.dtype == torch.float64, _library.threads_for(work), ctypes.byref(args)):
         raise MemoryError(f"no memory for a row of {out.shape[-1]} branches")
-
-
-# Inside torch.compile the same is an operator, into which it does not look.
-
-
-def _leaky_filter(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
-    return _forward(None, None, dense, kappa, initial)
-
-
-def _fake_filter(dense: Tensor, kappa: Tensor, initial: Tensor | None) -> Tensor:
-    return kappa.new_empty(dense.shape)
-
-
-@torch.library.custom_op("elm_neuro::leaky_filter_backward", mutates_args=())
-def _leaky_filter_backward_op(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
-    _, dense, initial = _backward(None, grad_out, kappa, Wanted(table=False, dense=True, initial=True))
-    if dense is None or initial is None:
-        raise RuntimeError("a gradient is missing")
-    return dense, initial
-
-
-@_leaky_filter_backward_op.register_fake
-def _(grad_out: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
-    return kappa.new_empty(grad_out.shape), kappa.new_empty(grad_out.shape[0], kappa.shape[0])
-
-
-def _save_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.has_initial = inputs[2] is not None
-    ctx.save_for_backward(inputs[1], *((inputs[2], output) if ctx.needs_input_grad[1] else ()))
-
-
-def _differentiate_filter(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    kappa, *kept = ctx.saved_tensors
-    dense, initial = torch.ops.elm_neuro.leaky_filter_backward(grad_out, kappa)
-    decay = decay_gradient(dense, kappa, *kept) if kept else None
-    return dense, decay, initial if ctx.has_initial else None
-
-
-LEAKY_FILTER = Implementation(_leaky_filter, _fake_filter, _save_filter, _differentiate_filter)

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from elm_neuro.backends.parts._untraced import constant
+
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libelm_native.so"
 MAX_LAYERS = 8
@@ -251,8 +253,9 @@ def library() -> ctypes.CDLL:
     return _library
 
 
+@constant
 def instruction_set() -> str:
-    """Name of the instruction set that the library uses on this processor."""
+    """Name of the instruction set that the library uses on this processor; what a pass keeps is in its vectors."""
     name: bytes = library().elm_isa()
     return name.decode()
 
@@ -291,11 +294,11 @@ def large(like: Tensor, size: int, dtype: torch.dtype | None = None) -> Tensor:
     return buffer
 
 
-def threads_for(work: float) -> int:
-    """Threads for about `work` multiply-adds: torch's number, fewer where starting them would take longer than the
-    work.
+def threads_for(work: float, most: int | None = None) -> int:
+    """Threads for about `work` multiply-adds: `most`, by default torch's number; fewer where starting them would take
+    longer than the work.
     """
-    return max(1, min(torch.get_num_threads(), int(work / 2e6)))
+    return max(1, min(torch.get_num_threads() if most is None else most, int(work / 2e6)))
 
 
 def address(tensor: Tensor | None) -> int | None:

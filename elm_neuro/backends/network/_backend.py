@@ -24,6 +24,8 @@ class NetworkBackend(Backend):
 
     # one step after the other in operators that everybody takes: transforms, tracers, torch.export, wrapper tensors
     steps_alone: bool = False
+    # torch.compile may look into its scan: it has an operator for the pass
+    traceable: bool = False
 
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
         """Why it cannot run these inputs; None where it can."""

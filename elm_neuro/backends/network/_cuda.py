@@ -15,7 +15,8 @@ from elm_neuro.backends.cuda import _network
 from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, project_events
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
-from elm_neuro.backends.network._cuda_pass import Operands, Plan, run, sizes_of
+from elm_neuro.backends.network._cuda_op import run_as_operator
+from elm_neuro.backends.network._cuda_pass import Operands, Options, run, sizes_of
 from elm_neuro.backends.network._kernels import reason_of_kernels
 from elm_neuro.backends.network._reference import Reference
 from elm_neuro.backends.network._sources import Sources, read_inputs, reason_of_sources
@@ -30,14 +31,20 @@ REFERENCE = Reference()
 class Cuda(CudaBackend, NetworkBackend):
     """The kernels of :mod:`elm_neuro.backends.cuda`."""
 
+    traceable = True
+
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
         if x.device != params.bias.device:
             return f"x must be on the parameters' device, {params.bias.device}, got {x.device}"
         reason = reason_of_kernels(rule) or self.refusal_of(params.bias) or reason_of_sources(params, x.shape[-1])
         if reason is not None or params.index.numel() == 0:
             return reason
-        wiring = _network.wiring(params.index, x.shape[-1], params.num_branch)
-        return _network.reason_of_size(sizes_of(params, wiring), params.bias)
+        reads_layer = True  # what compiled code must not look at
+        if not torch.compiler.is_compiling():
+            reads_layer = _network.wiring(params.index, x.shape[-1], params.num_branch) is not None
+        kappas = params.kappa_m, params.kappa_b, params.kappa_r
+        sizes = sizes_of(Options.of(params, rule), *kappas, reads_layer=reads_layer)
+        return _network.reason_of_size(tuple(sizes), params.bias.dtype, params.bias.device.index or 0)
 
     def scan(
         self,
@@ -58,17 +65,16 @@ class Cuda(CudaBackend, NetworkBackend):
         sources = Sources.of(params, rule, num_input)
         read = read_inputs(params, num_input)
         from_input = _project(x, read, sources.of_input, lengths, input_mask) + sources.constant
-        wiring = _network.wiring(params.index, num_input, params.num_branch)
         trace, high_pass = params.kappa_b is not None, params.kappa_r is not None
         operands = Operands(
-            lengths, recurrent_mask, rule.input_scale * params.w_s.detach(), from_input,
-            sources.of_neurons if wiring else None, params.w_y, params.bias, params.kappa_m, params.gain,
+            params.index, lengths, recurrent_mask, rule.input_scale * params.w_s.detach(), from_input,
+            sources.of_neurons, params.w_y, params.bias, params.kappa_m, params.gain,
             params.kappa_b, params.kappa_r, state.a, state.b if trace else None, state.m,
             state.r if high_pass else None,
         )  # fmt: skip
-        a, change, a_last, b_last, m_last, r_last = run(
-            operands, params.mlp_weight + params.mlp_bias, Plan.of(num_steps, params, rule, wiring)
-        )
+        layers, options = params.mlp_weight + params.mlp_bias, Options.of(params, rule)
+        found = (run_as_operator if torch.compiler.is_compiling() else run)(operands, layers, options, num_input)
+        a, change, a_last, b_last, m_last, r_last = found
         after = NetworkState(a_last, b_last if trace else state.b, m_last, r_last if high_pass else state.r)
         return NetworkRecord(a, change), after
 

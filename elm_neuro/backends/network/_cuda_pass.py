@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,22 +18,44 @@ from elm_neuro.backends.cuda._network import MAX_LAYERS, Block, Sizes, Wiring
 from elm_neuro.backends.cuda._network_cluster import Cluster
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
-from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
+from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES, in_numbers, of_numbers
 from elm_neuro.backends.parts._twice import differentiable_once
 from elm_neuro.functional import NetworkParams, NetworkRule
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS
 
 
-def sizes_of(params: NetworkParams, wiring: Wiring | None) -> Sizes:
+class Options(NamedTuple):
+    """How a pass runs, but for its sizes."""
+
+    num_branch: int
+    widths: tuple[int, ...]  # of the MLPs' layers
+    activation: str
+    output: str
+    surrogate: tuple[int, tuple[float, ...]] | None  # of spikes, in numbers
+
+    @classmethod
+    def of(cls, params: NetworkParams, rule: NetworkRule) -> Options:
+        surrogate = in_numbers(rule.surrogate) if rule.output == "spike" else None
+        widths = tuple([bias.shape[1] for bias in params.mlp_bias])
+        return cls(params.num_branch, widths, rule.activation, rule.output, surrogate)
+
+
+@lru_cache(maxsize=256)
+def _rule(options: Options) -> NetworkRule:
+    rule = NetworkRule(options.activation, options.output)
+    return rule if options.surrogate is None else replace(rule, surrogate=of_numbers(*options.surrogate))
+
+
+def sizes_of(
+    options: Options, kappa_m: Tensor, kappa_b: Tensor | None, kappa_r: Tensor | None, *, reads_layer: bool
+) -> Sizes:
     """A layer as the kernels see it."""
-    num_neuron, num_memory = params.kappa_m.shape
-    widths = tuple(bias.shape[1] for bias in params.mlp_bias)
-    kappas = params.kappa_b is not None, params.kappa_r is not None
-    return Sizes(num_neuron, params.num_branch, num_memory, widths, wiring is not None, *kappas)
+    kappas = kappa_b is not None, kappa_r is not None
+    return Sizes(kappa_m.shape[0], options.num_branch, kappa_m.shape[1], options.widths, reads_layer, *kappas)
 
 
 class Plan(NamedTuple):
-    """How a pass runs."""
+    """How a pass of a size runs."""
 
     num_steps: int
     sizes: Sizes
@@ -42,15 +66,19 @@ class Plan(NamedTuple):
     clusters: tuple[Cluster, Cluster] | None  # forward and backward, where clusters hold the layer: in place of blocks
 
     @classmethod
-    def of(cls, num_steps: int, params: NetworkParams, rule: NetworkRule, wiring: Wiring | None) -> Plan:
-        sizes = sizes_of(params, wiring)
-        blocks, clusters = _network.blocks(sizes, params.bias), _network_cluster.clusters(sizes, params.bias)
-        return cls(num_steps, sizes, wiring, rule, *blocks, clusters)
+    def of(cls, options: Options, operands: Operands, num_input: int) -> Plan:
+        """Of such a layer with this many inputs."""
+        wiring = _network.wiring(operands.index, num_input, options.num_branch)
+        kappas = operands.kappa_m, operands.kappa_b, operands.kappa_r
+        sizes = sizes_of(options, *kappas, reads_layer=wiring is not None)
+        blocks, clusters = _network.blocks(sizes, operands.bias), _network_cluster.clusters(sizes, operands.bias)
+        return cls(operands.from_input.shape[1], sizes, wiring, _rule(options), *blocks, clusters)
 
 
 class Operands(NamedTuple):
     """The tensors of a pass but for the MLPs' layers."""
 
+    index: Tensor  # type: ignore[assignment]  # as in NetworkParams; a tuple's method
     lengths: Tensor | None  # (batch,), int64
     recurrent_mask: Tensor | None  # (batch, num_neuron)
     w_s: Tensor  # (num_neuron, num_branch * num_synapse), with the input's scale
@@ -67,6 +95,13 @@ class Operands(NamedTuple):
     m_0: Tensor  # (batch, num_neuron, num_memory)
     r_0: Tensor | None  # (batch, num_neuron), with kappa_r
 
+    def laid_out(self) -> Operands:
+        """As the kernels read them."""
+        return Operands._make(_whole(self))
+
+
+FIRST_DIFFERENTIATED = Operands._fields.index("from_input")
+
 
 class Kept(NamedTuple):
     """What the backward pass reads of every step, (batch, time, num_neuron, ...); None where it is not needed."""
@@ -79,23 +114,29 @@ class Kept(NamedTuple):
     r: Tensor | None  # (...)
 
     @classmethod
-    def room(cls, plan: Plan, record: Tensor, *, padded: bool) -> Kept:
+    def room(cls, sizes: Sizes, output: str, record: Tensor, *, padded: bool) -> Kept:
         """Tensors to be filled; nothing is written past a sample's end, where zeros have to stand."""
-        sizes, make = plan.sizes, record.new_zeros if padded else record.new_empty
+        make = record.new_zeros if padded else record.new_empty
 
         def each(needed: bool, *size: int) -> Tensor | None:
             return make(*record.shape, *size) if needed else None
 
         return cls(
             each(sizes.trace, sizes.num_branch), each(sizes.hidden > 0, sizes.hidden), each(True, sizes.num_memory),
-            each(True, sizes.num_memory), each(plan.rule.output != "identity"), each(sizes.high_pass),
+            each(True, sizes.num_memory), each(output != "identity"), each(sizes.high_pass),
         )  # fmt: skip
 
 
-def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any, ...]:
+NO_KEPT = Kept(*[None] * len(Kept._fields))
+
+
+def run(operands: Operands, layers: tuple[Tensor, ...], options: Options, num_input: int) -> tuple[Any, ...]:
     """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
     not; `layers`: weights, then biases.
     """
+    plan = Plan.of(options, operands, num_input)
+    if plan.wiring is None:
+        operands = operands._replace(of_neurons=None)
     if torch.is_grad_enabled():
         if plan.clusters is None:
             _network.expect_backward(operands.bias)
@@ -105,40 +146,22 @@ def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any
     return found
 
 
+def _whole(tensors: Any) -> tuple[Any, ...]:
+    return tuple([None if one is None else one.detach().contiguous() for one in tensors])
+
+
 class _Pass(Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = tuple(None if one is None else one.detach().contiguous() for one in tensors)
-        operands, layers = Operands._make(tensors[: len(Operands._fields)]), tensors[len(Operands._fields) :]
-        weights, biases = _in_halves(layers)
-        (batch, num_steps, _), num_neuron = operands.from_input.shape, plan.sizes.num_neuron
-        a = operands.bias.new_empty(batch, num_steps, num_neuron)
-        kept = Kept(*[None] * len(Kept._fields))
-        if any(ctx.needs_input_grad):
-            kept = Kept.room(plan, a, padded=operands.lengths is not None)
-        starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
-        after = [None if part is None else torch.empty_like(part) for part in starts]
-        change = torch.empty_like(operands.a_0)
-        if plan.clusters is not None:
-            args = _network_cluster.FORWARD(
-                *_cluster(plan, plan.clusters[0], operands, weights), operands.from_input,
-                biases[1] if plan.sizes.hidden else None, *_without_trace(starts), a, change, *_without_trace(after),
-                *kept[1:],
-            )  # fmt: skip
-            _network_cluster.launch("elm_network_cluster", plan.sizes, plan.clusters[0], batch, args, a)
-        else:
-            if not plan.sizes.trace:  # the first came with what the inputs add
-                biases = (None, *biases[1:])
-            layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
-            args = _network.FORWARD(
-                *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
-            )  # fmt: skip
-            _network.launch("elm_network", plan.forward, batch, args, a)
+        operands = Operands._make(tensors[: len(Operands._fields)]).laid_out()
+        layers = _whole(tensors[len(Operands._fields) :])
+        a, *outputs, kept = forward(operands, layers, plan, save=any(ctx.needs_input_grad))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         of_neurons = None if plan.clusters is None else operands.of_neurons
-        ctx.save_for_backward(a, *kept, *operands._replace(from_input=None, of_neurons=of_neurons), *weights)  # type: ignore[arg-type]
-        return a, change, *after
+        read = operands._replace(from_input=None, of_neurons=of_neurons)  # type: ignore[arg-type]
+        ctx.save_for_backward(a, *kept, *read, *layers[: len(layers) // 2])
+        return a, *outputs
 
     @staticmethod
     @differentiable_once
@@ -146,22 +169,56 @@ class _Pass(Function):
         a, *rest = ctx.saved_tensors
         kept, rest = Kept._make(rest[: len(Kept._fields)]), rest[len(Kept._fields) :]
         operands, weights = Operands._make(rest[: len(Operands._fields)]), rest[len(Operands._fields) :]
-        plan: Plan = ctx.plan
-        given = [None if grad is None else grad.contiguous() for grad in grads]
-        starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
-        of_starts = [None if part is None else torch.empty_like(part) for part in starts]
-        surrogate: Any = plan.rule.surrogate
-        slope: tuple[int, ...] = (0,) * 6
-        if plan.rule.output == "spike":
-            slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
-        told = a, kept, operands, weights, given, of_starts, slope
-        with torch.autocast(a.device.type, enabled=False):
-            if plan.clusters is None:
-                rows, own, of_layers = _through_blocks(plan, *told)
-            else:
-                rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
-            from_input, of_neurons = _of_sources(plan, operands, a, rows)
-        return None, None, None, None, from_input, of_neurons, *own, *of_starts, *of_layers
+        return (None,) * (1 + FIRST_DIFFERENTIATED) + backward(operands, weights, ctx.plan, a, kept, grads)
+
+
+def forward(operands: Operands, layers: tuple[Any, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
+    """Activity, change, state and what the backward pass reads, of operands and layers that are laid out."""
+    weights, biases = _in_halves(layers)
+    (batch, num_steps, _), num_neuron = operands.from_input.shape, plan.sizes.num_neuron
+    a, kept = operands.bias.new_empty(batch, num_steps, num_neuron), NO_KEPT
+    if save:
+        kept = Kept.room(plan.sizes, plan.rule.output, a, padded=operands.lengths is not None)
+    starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
+    after = [None if part is None else torch.empty_like(part) for part in starts]
+    change = torch.empty_like(operands.a_0)
+    if plan.clusters is not None:
+        args = _network_cluster.FORWARD(
+            *_cluster(plan, plan.clusters[0], operands, weights), operands.from_input,
+            biases[1] if plan.sizes.hidden else None, *_without_trace(starts), a, change, *_without_trace(after),
+            *kept[1:],
+        )  # fmt: skip
+        _network_cluster.launch("elm_network_cluster", plan.sizes, plan.clusters[0], batch, args, a)
+    else:
+        if not plan.sizes.trace:  # the first came with what the inputs add
+            biases = (None, *biases[1:])
+        layer = _layer(plan, plan.forward, operands, [weight.mT.contiguous() for weight in weights])
+        args = _network.FORWARD(
+            *layer, *_slices(plan), operands.from_input, *_padded(biases), *starts, a, change, *after, *kept
+        )  # fmt: skip
+        _network.launch("elm_network", plan.forward, batch, args, a)
+    return a, change, *after, kept
+
+
+def backward(
+    operands: Operands, weights: Any, plan: Plan, a: Tensor, kept: Kept, grads: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the operands from `from_input` on, then of the layers."""
+    given = [None if grad is None else grad.contiguous() for grad in grads]
+    starts = (operands.a_0, operands.b_0, operands.m_0, operands.r_0)
+    of_starts = [None if part is None else torch.empty_like(part) for part in starts]
+    surrogate: Any = plan.rule.surrogate
+    slope: tuple[int, ...] = (0,) * 6
+    if plan.rule.output == "spike":
+        slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
+    told = a, kept, operands, weights, given, of_starts, slope
+    with torch.autocast(a.device.type, enabled=False):
+        if plan.clusters is None:
+            rows, own, of_layers = _through_blocks(plan, *told)
+        else:
+            rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
+        from_input, of_neurons = _of_sources(plan, operands, a, rows)
+    return from_input, of_neurons, *own, *of_starts, *of_layers
 
 
 Gradients: TypeAlias = tuple[Tensor | None, ...]

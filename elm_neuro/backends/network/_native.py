@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
@@ -10,7 +13,8 @@ from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import rows
 from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._kernels import reason_of_kernels
-from elm_neuro.backends.network._native_pass import Operands, Plan, run
+from elm_neuro.backends.network._native_op import run_as_operator
+from elm_neuro.backends.network._native_pass import Operands, Options, run
 from elm_neuro.backends.network._reference import Reference
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
@@ -20,6 +24,8 @@ REFERENCE = Reference()
 
 class Native(NativeBackend, NetworkBackend):
     """The kernels of :mod:`elm_neuro.backends.native`."""
+
+    traceable = True
 
     def refusal(self, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> str | None:
         if x.device.type != "cpu":
@@ -44,10 +50,13 @@ class Native(NativeBackend, NetworkBackend):
             masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
             return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
         begin, end, channel, value, frames = None, None, None, None, None
-        if isinstance(x, SpikeEvents):
-            begin, end, channel, value, _ = Events.of(x, params.bias.dtype)
+        compiling = torch.compiler.is_compiling()
+        if not isinstance(x, SpikeEvents):
+            frames = x if compiling else rows(x)
+        elif compiling:
+            begin, channel, value = x.indptr, x.channel, x.value
         else:
-            frames = rows(x)
+            begin, end, channel, value, _ = Events.of(x, params.bias.dtype)
         trace, high_pass = params.kappa_b is not None, params.kappa_r is not None
         operands = Operands(
             params.index, begin, end, channel, value, lengths, input_mask, recurrent_mask,
@@ -55,8 +64,8 @@ class Native(NativeBackend, NetworkBackend):
             kappa_b=params.kappa_b, kappa_r=params.kappa_r, a_0=state.a, b_0=state.b if trace else None, m_0=state.m,
             r_0=state.r if high_pass else None,
         )  # fmt: skip
-        a, change, a_last, b_last, m_last, r_last = run(
-            operands, params.mlp_weight + params.mlp_bias, Plan.of(x, params, rule)
-        )
+        layers, options = params.mlp_weight + params.mlp_bias, Options.of(params, rule)
+        found: tuple[Any, ...] = (run_as_operator if compiling else run)(operands, layers, options, x.shape)
+        a, change, a_last, b_last, m_last, r_last = found
         after = NetworkState(a_last, b_last if trace else state.b, m_last, r_last if high_pass else state.r)
         return NetworkRecord(a, change), after

@@ -5,7 +5,7 @@ compute.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import astuple
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,8 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import rows
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
-from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
+from elm_neuro.backends.parts._surrogates import in_numbers
 from elm_neuro.backends.parts._twice import differentiable_once
-from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule
 
 Tensors = tuple[Tensor | None, ...]
@@ -57,11 +56,9 @@ class Operands(NamedTuple):
 FIRST_DIFFERENTIATED = Operands._fields.index("x")
 
 
-class Plan(NamedTuple):
-    """How a pass runs."""
+class Options(NamedTuple):
+    """How a pass runs, but for its sizes."""
 
-    num_steps: int
-    num_input: int
     num_branch: int
     widths: tuple[int, ...]  # of the MLPs' layers
     activation: int
@@ -69,40 +66,51 @@ class Plan(NamedTuple):
     surrogate: int
     settings: tuple[float, ...]
     input_scale: float
-    lanes: int  # samples of a task, 1 for lanes of neurons: what is kept for the backward pass lies accordingly
 
     @classmethod
-    def of(cls, x: Tensor | SpikeEvents, params: NetworkParams, rule: NetworkRule) -> Plan:
-        surrogate: Any = rule.surrogate
-        spikes, like, batch = rule.output == "spike", params.bias, x.shape[0]
-        threads = _threads(batch * x.shape[1] * params.index.numel())
+    def of(cls, params: NetworkParams, rule: NetworkRule) -> Options:
         return cls(
-            x.shape[1], x.shape[2], params.num_branch, tuple(bias.shape[1] for bias in params.mlp_bias),
+            params.num_branch, tuple([bias.shape[1] for bias in params.mlp_bias]),
             KERNEL_ACTIVATIONS[rule.activation], KERNEL_OUTPUTS[rule.output],
-            KERNEL_SURROGATES[type(surrogate)] if spikes else 0, astuple(surrogate) if spikes else (),
-            rule.input_scale,
-            _library.library().elm_network_lanes(
-                like.dtype == torch.float64, batch, like.shape[0], x.shape[1], threads
-            ),
+            *(in_numbers(rule.surrogate) if rule.output == "spike" else (0, ())), rule.input_scale,
         )  # fmt: skip
 
 
-def run(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> tuple[Any, ...]:
+class Plan(NamedTuple):
+    """How a pass of a size runs."""
+
+    options: Options
+    num_steps: int
+    num_input: int
+    lanes: int  # samples of a task, 1 for lanes of neurons: what is kept for the backward pass lies accordingly
+
+    @classmethod
+    def of(cls, options: Options, sizes: Sequence[int], operands: Operands, threads: int | None = None) -> Plan:
+        """Of these numbers of samples, steps and inputs, for so many threads at most."""
+        (batch, num_steps, num_input), like = sizes, operands.bias
+        most = _threads(batch * num_steps * operands.index.numel(), threads)
+        double = like.dtype == torch.float64
+        lanes = _library.library().elm_network_lanes(double, batch, like.shape[0], num_steps, most)
+        return cls(options, num_steps, num_input, lanes)
+
+
+def run(operands: Operands, layers: tuple[Tensor, ...], options: Options, sizes: Sequence[int]) -> tuple[Any, ...]:
     """Activity, summed change, and a, b, m and r after each sample's last step, None for those that the operands have
     not; `layers`: weights, then biases.
     """
+    plan = Plan.of(options, sizes, operands)
     if torch.is_grad_enabled():
         found: tuple[Any, ...] = _Pass.apply(plan, *operands, *layers)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return found
-    return _forward(operands.laid_out(), _contiguous(layers), plan, save=False)[:-1]
+    return forward(operands.laid_out(), contiguous(layers), plan, save=False)[:-1]
 
 
 class _Pass(Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensors:
         operands = Operands._make(tensors[: len(Operands._fields)]).laid_out()
-        layers = _contiguous(tensors[len(Operands._fields) :])
-        *found, saved = _forward(operands, layers, plan, save=any(ctx.needs_input_grad))
+        layers = contiguous(tensors[len(Operands._fields) :])
+        *found, saved = forward(operands, layers, plan, save=any(ctx.needs_input_grad))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(found[0], saved, *operands, *layers)
@@ -114,22 +122,21 @@ class _Pass(Function):
         a, saved, *tensors = ctx.saved_tensors
         operands = Operands._make(tensors[: len(Operands._fields)])
         needed = ctx.needs_input_grad[1 : 1 + len(Operands._fields)]
-        found = _backward(operands, tensors[len(Operands._fields) :], ctx.plan, a, saved, grads, needed)
+        found = backward(operands, tensors[len(Operands._fields) :], ctx.plan, a, saved, grads, needed)
         return (None,) * (1 + FIRST_DIFFERENTIATED) + found
 
 
-def _contiguous(layers: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def contiguous(layers: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(layer.contiguous() for layer in layers)
 
 
-def _forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
+def forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
     """Activity, change, state and what the backward pass reads."""
     like, (batch, num_neuron) = operands.bias, operands.a_0.shape
     args = _arguments(operands, layers, plan)
     a, change = like.new_empty(batch, plan.num_steps, num_neuron), like.new_empty(batch, num_neuron)
     state = [None if part is None else torch.empty_like(part) for part in operands[-4:]]
-    size = _library.library().elm_network_saved(like.dtype == torch.float64, ctypes.byref(args)) if save else 0
-    saved = _library.large(like, size)
+    saved = _library.large(like, _saved_size(args, like) if save else 0)
     args.a, args.a_batch, args.a_time, args.change = a.data_ptr(), *a.stride()[:2], change.data_ptr()
     args.a_last, args.b_last, args.m_last, args.r_last = map(_library.address, state)
     args.saved = saved.data_ptr() if save else None
@@ -137,7 +144,7 @@ def _forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save
     return a, change, *state, saved
 
 
-def _backward(
+def backward(
     operands: Operands,
     layers: list[Tensor],
     plan: Plan,
@@ -172,6 +179,17 @@ def _backward(
     return *(found.get(name) for name in Operands._fields[FIRST_DIFFERENTIATED:]), *of_layers
 
 
+def saved_size(operands: Operands, plan: Plan) -> int:
+    """Entries that the backward pass reads, of operands that may be without numbers."""
+    args = _sized(operands, plan)
+    args.kappa_b, args.kappa_r = (None if one is None else 1 for one in (operands.kappa_b, operands.kappa_r))
+    return _saved_size(args, operands.bias)
+
+
+def _saved_size(args: _library.NetworkArgs, like: Tensor) -> int:
+    return int(_library.library().elm_network_saved(like.dtype == torch.float64, ctypes.byref(args)))
+
+
 def _check_events(operands: Operands, plan: Plan) -> None:
     """Refuse events that were changed since the forward pass, where autograd could not see it."""
     begin, end, channel, value = operands.begin, operands.end, operands.channel, operands.value
@@ -189,16 +207,7 @@ def _put_halves(layers: tuple[Tensor, ...], weights: Any, biases: Any) -> None:
 
 def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _library.NetworkArgs:
     """Arguments of either pass."""
-    (batch, num_neuron), num_synapse = operands.a_0.shape, operands.index.shape[1] // plan.num_branch
-    args = _library.NetworkArgs(
-        batch, plan.num_steps, num_neuron, plan.num_input, plan.num_branch, num_synapse, operands.kappa_m.shape[1],
-        len(plan.widths), plan.activation, plan.output, plan.surrogate,
-    )  # fmt: skip
-    args.lanes, args.input_scale = plan.lanes, plan.input_scale
-    for index, setting in enumerate(plan.settings):
-        args.setting[index] = setting
-    for index, width in enumerate(plan.widths):
-        args.width[index] = width
+    args = _sized(operands, plan)
     args.wide = operands.channel is not None and operands.channel.dtype == torch.int64
     for name, tensor in operands._asdict().items():
         setattr(args, name, _library.address(tensor))
@@ -208,9 +217,24 @@ def _arguments(operands: Operands, layers: tuple[Tensor, ...], plan: Plan) -> _l
     return args
 
 
-def _threads(synapses: int) -> int:
+def _sized(operands: Operands, plan: Plan) -> _library.NetworkArgs:
+    """Arguments without addresses, but for which of the operands there are."""
+    (batch, num_neuron), (options, num_steps, num_input, lanes) = operands.a_0.shape, plan
+    args = _library.NetworkArgs(
+        batch, num_steps, num_neuron, num_input, options.num_branch, operands.index.shape[1] // options.num_branch,
+        operands.kappa_m.shape[1], len(options.widths), options.activation, options.output, options.surrogate,
+    )  # fmt: skip
+    args.lanes, args.input_scale = lanes, options.input_scale
+    for index, setting in enumerate(options.settings):
+        args.setting[index] = setting
+    for index, width in enumerate(options.widths):
+        args.width[index] = width
+    return args
+
+
+def _threads(synapses: int, most: int | None = None) -> int:
     """Threads for a pass over so many synapses, of all samples and steps."""
-    return _library.threads_for(3.0 * synapses)
+    return _library.threads_for(3.0 * synapses, most)
 
 
 def _call(call: _library.Call, args: _library.NetworkArgs, like: Tensor) -> None:

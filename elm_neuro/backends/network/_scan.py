@@ -22,7 +22,6 @@ from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState, zero_
 OPERATOR: Operator[NetworkBackend] = register(Operator("network", NetworkBackend, ORDERED))
 
 
-@untraced
 def scan(
     x: Tensor | SpikeEvents,
     params: NetworkParams,
@@ -71,15 +70,32 @@ def scan(
     first = x.channel if isinstance(x, SpikeEvents) else x
     tensors = (*params.mlp_weight, *params.mlp_bias, *(one for one in params if not isinstance(one, tuple)))
     reason = not_numbers((first, *state, *tensors, *options.values()))
-    if torch.compiler.is_compiling():  # torch.export, which traces even what is kept from the compiler
+    compiling = torch.compiler.is_compiling()
+    # torch.export, which traces even what is kept from the compiler
+    if compiling and not torch.compiler.is_dynamo_compiling():
         reason = "torch.export does not trace it, or does not load what it saves of it"
 
     def refusal(candidate: NetworkBackend) -> str | None:
-        if reason is not None and not candidate.steps_alone:
+        if reason is not None and not candidate.steps_alone and not (compiling and candidate.traceable):
             return reason
         return candidate.refusal(x, params, rule)
 
     chosen = choose(OPERATOR, backend, refusal)
+    if compiling and chosen.traceable:
+        with _as_wide_as_its_parameters(params.bias.device.type):
+            return chosen.scan(x, params, rule, state, **options)
+    return _scan(chosen, x, params, rule, state, options)
+
+
+@untraced
+def _scan(
+    chosen: NetworkBackend,
+    x: Tensor | SpikeEvents,
+    params: NetworkParams,
+    rule: NetworkRule,
+    state: NetworkState,
+    options: dict[str, Tensor | None],
+) -> tuple[NetworkRecord, NetworkState]:
     x, state = resolved(x), NetworkState(*map(resolved, state))
     settled: Any = [tuple(map(resolved, one)) if isinstance(one, tuple) else resolved(one) for one in params]
     params = NetworkParams(*settled)

@@ -22,6 +22,19 @@ def without_padding(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeE
     return torch.where(valid(lengths, x), x, 0.0)
 
 
+def silent_past(x: Tensor | SpikeEvents, lengths: Tensor) -> Tensor | SpikeEvents:
+    """As :func:`without_padding`, without looking which events are left: their values are 0 past a sample's end. Those
+    that count 1 stay, for passes that read nothing there, where only values that are no numbers would be seen.
+    """
+    if isinstance(x, Tensor):
+        return without_padding(x, lengths)
+    if x.value is None:
+        return x
+    row = x.rows()
+    value = torch.where(row % x.num_steps < lengths[row // x.num_steps], x.value, 0.0)
+    return SpikeEvents(x.indptr, x.channel, value, x.shape)
+
+
 def last_valid(record: Tensor, lengths: Tensor | None, initial: Tensor) -> Tensor:
     """Entry of `record`, (batch, time, ...), at each sample's last valid step; `initial` where there is none."""
     if lengths is None:

@@ -1,4 +1,4 @@
-"""Operators of torch's: a pass as torch.compile and torch.export have it, who do not look into it.
+"""The operators of torch's that the package declares, for torch.compile and torch.export, who do not look into them.
 
 They are declared with the package, since a program that was saved asks for them by name; what runs them is imported
 when one runs. ``torch.library.custom_op`` does the same, but takes 2 ms of every import for each.
@@ -6,39 +6,6 @@ when one runs. ``torch.library.custom_op`` does the same, but takes 2 ms of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import torch
 
 LIBRARY = torch.library.Library("elm_neuro", "FRAGMENT")
-
-
-class Implementation(NamedTuple):
-    """What an operator does, as ``torch.library`` takes it."""
-
-    run: Callable[..., Any]
-    empty: Callable[..., Any]  # results of the right shapes, made from the arguments' by `new_empty`
-    save: Callable[[Any, tuple[Any, ...], Any], None]  # what the gradient needs, of inputs and output
-    differentiate: Callable[..., Any]
-
-
-def declare(name: str, schema: str, implementation: Callable[[], Implementation]) -> None:
-    """Make ``torch.ops.elm_neuro.<name>`` known; `implementation` imports what runs it."""
-
-    def run(*arguments: Any) -> Any:
-        return implementation().run(*arguments)
-
-    def empty(*arguments: Any) -> Any:
-        return implementation().empty(*arguments)
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        implementation().save(ctx, inputs, output)
-
-    def differentiate(ctx: Any, *grads: Any) -> Any:
-        return implementation().differentiate(ctx, *grads)
-
-    LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    LIBRARY.impl(name, empty, "Meta")
-    torch.library.register_autograd(f"elm_neuro::{name}", differentiate, setup_context=save, lib=LIBRARY)

@@ -90,11 +90,14 @@ def discounted_sum(x: Tensor | SpikeEvents, kappa: Tensor, lengths: Tensor | Non
     if isinstance(x, SpikeEvents):
         row = x.rows()
         sample, step = row // max(num_steps, 1), row % max(num_steps, 1)
-        recent = ((step >= start) & (step < last)).nonzero().squeeze(-1)
-        sample, step, channel = sample[recent], step[recent], x.channel[recent]
+        channel, value = x.channel, x.value
+        if last - start < num_steps:
+            recent = ((step >= start) & (step < last)).nonzero().squeeze(-1)
+            sample, step, channel = sample[recent], step[recent], channel[recent]
+            value = None if value is None else value[recent]
         weight = discount[sample, step - start]
-        if x.value is not None:
-            weight = weight * x.value[recent].to(dtype)
+        if value is not None:
+            weight = weight * value.to(dtype)
         total = torch.zeros(x.batch * x.num_channels, dtype=dtype, device=x.device)
         return total.index_add_(0, sample * x.num_channels + channel, weight).view(x.batch, x.num_channels)
     return torch.einsum("bt,bt...->b...", discount, x[:, start:last])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from elm_neuro.backends.parts._untraced import untraced
+from elm_neuro.backends.parts._operators import LIBRARY
 
 Shape = tuple[int, ...]
 
@@ -85,7 +85,6 @@ def check_lengths(lengths: Tensor | None, batch: int, num_steps: int, device: to
     check_bounds(lengths, num_steps)
 
 
-@untraced
 def check_bounds(lengths: Tensor, num_steps: int, device: torch.device | None = None) -> Tensor:
     """Numbers of valid steps as int64 on `device`, or where they are, once none is below 0 or above `num_steps`.
 
@@ -96,6 +95,9 @@ def check_bounds(lengths: Tensor, num_steps: int, device: torch.device | None = 
     Raises:
         ValueError: a number is.
     """
+    if torch.compiler.is_compiling():  # which does not look: the operator does, in each call
+        checked: Tensor = torch.ops.elm_neuro.lengths_within(lengths, num_steps)
+        return checked.to(device=device)
     bounds = bounds_of(lengths)
     if bounds is not None and (bounds[0] < 0 or bounds[1] > num_steps):
         raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {bounds[0]} to {bounds[1]}")
@@ -125,6 +127,15 @@ def remember_bounds(lengths: Tensor, bounds: tuple[int, int] | None) -> None:
     if bounds is not None and lengths.device.type != HOST and not lengths.is_inference():
         _bounds[lengths] = (lengths._version, bounds)
 
+
+def _lengths_within(lengths: Tensor, num_steps: int) -> Tensor:
+    checked = check_bounds(lengths, num_steps)
+    return checked.clone() if checked is lengths else checked
+
+
+LIBRARY.define("lengths_within(Tensor lengths, SymInt num_steps) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+LIBRARY.impl("lengths_within", _lengths_within, "CompositeExplicitAutograd")
+LIBRARY.impl("lengths_within", lambda lengths, _: lengths.new_empty(lengths.shape, dtype=torch.int64), "Meta")
 
 HOST = "cpu"  # where a look waits for nobody
 _bounds = WeakIdKeyDictionary()  # of lengths elsewhere, each with the version of the tensor

@@ -1,10 +1,10 @@
-"""Loops over time that torch.compile must not unroll."""
+"""What torch.compile must not look into: loops over time, and what it may take for constant."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -26,3 +26,13 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return run
+
+
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, whose result compiled code keeps, of arguments that are no tensors.
+
+    ``torch.compiler.assume_constant_result`` would import the compiler with the package.
+    """
+    marked: Any = function
+    marked._dynamo_marked_constant = True
+    return function

@@ -335,21 +335,6 @@ def test_compiled_code_does_not_trace_how_it_is_found_what_is_missing(monkeypatc
     assert torch.compile(run, fullgraph=True, backend="eager")(torch.zeros(1)).item() == 1.0
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
-def test_the_operator_passes_opcheck(fake_driver: FakeDriver) -> None:
-    # sizes that leave nothing between the parts of what is kept: there is no number there, and opcheck looks
-    neuron = BranchELM(32, 2, 8, num_branch=8, num_synapse_per_branch=4, routing="random")
-    params = neuron.cell.effective_parameters()
-    tensors = [
-        params.kappa_b, params.routing, torch.rand(2, 4, 32, requires_grad=True), None, params.w_s,
-        params.mlp_weight[0],
-        params.mlp_bias[0], params.kappa_m, params.gain, params.mlp_weight[1], params.mlp_bias[1], params.w_y,
-        params.b_y, torch.rand(2, 8, requires_grad=True), torch.rand(2, 8, requires_grad=True),
-    ]  # fmt: skip
-    leaves = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t for t in tensors]
-    torch.library.opcheck(torch.ops.elm_neuro.cuda_scan.default, (*leaves, 4, 32, False, None, True))
-
-
 @pytest.mark.parametrize(
     "options",
     [

@@ -64,27 +64,17 @@ def test_a_compiled_network_has_no_graph_break_and_the_same_gradients(
 
 
 @native
-def test_compiled_operators_refuse_second_derivatives() -> None:
-    torch._dynamo.reset()
-    neuron = ELM(3, 1, num_memory=2, backend="native")
-    x = torch.rand(1, 4, 3, requires_grad=True)
-    compiled = torch.compile(lambda x: neuron(x)[0].sum(), backend="eager")
-    (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="elm_neuro"):
-        gradient.sum().backward()
-
-
-@native
 def test_operators_are_known_without_what_runs_them(fresh: Fresh) -> None:
     """The filter's, whose closed form is a sum: nothing of the package but its import comes before."""
     found = fresh(
         "import json, sys, torch, elm_neuro\n"
         "before = [name for name in sys.modules if name.startswith('elm_neuro.backends.native')]\n"
-        "y = torch.ops.elm_neuro.leaky_filter(torch.ones(1, 3, 1), torch.tensor([0.5]), None)\n"
-        "names = [str(getattr(torch.ops.elm_neuro, name)) for name in ('scan', 'cuda_scan')]\n"
-        "print(json.dumps([before, names, y.flatten().tolist()]))"
+        "how = repr(('native.filter', (), (False, False, False, False, True, True, False), 0))\n"
+        "given = [torch.ones(1, 3, 1), torch.tensor([0.5])]\n"
+        "y, = torch.ops.elm_neuro.run_pass(given, [1, 3, 1], how, False)\n"
+        "print(json.dumps([before, y.flatten().tolist()]))"
     )
-    assert found == [[], ["elm_neuro.scan", "elm_neuro.cuda_scan"], [1.0, 1.5, 1.75]]
+    assert found == [[], [1.0, 1.5, 1.75]]
 
 
 class Readout(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -124,10 +125,10 @@ def leaves(call: Call) -> list[Tensor]:
     return [*params, *frames, *(call.state or ())]
 
 
-def everything(call: Call, backend: str) -> list[Tensor]:
+def everything(call: Call, backend: str, scan: Callable[..., Any] = network.scan) -> list[Tensor]:
     """Record, state after, and the gradients of a weighted sum of both."""
     inputs = leaves(call)
-    record, after = network.scan(call.x, call.params, call.state, call.rule, backend=backend, **call.options)
+    record, after = scan(call.x, call.params, call.state, call.rule, backend=backend, **call.options)
     generator = torch.Generator().manual_seed(7)
     parts = (*record, *after)
     drawn = [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part.dtype) for part in parts]

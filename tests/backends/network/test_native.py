@@ -40,7 +40,7 @@ def test_threads_share_the_samples_and_add_up_their_gradients(threads: int, monk
     params, rule = made(4, trace=True, activation="silu")
     x = torch.rand(21, 19, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
     call = Call(x, params, None, rule, {})
-    monkeypatch.setattr(_native_pass, "_threads", lambda _: threads)
+    monkeypatch.setattr(_native_pass, "_threads", lambda *_: threads)
     for found, wanted in zip(everything(call, "native"), everything(call, "reference"), strict=True):
         assert_close(found, wanted)
 
@@ -50,9 +50,9 @@ def test_the_number_of_threads_may_change_between_the_passes(monkeypatch: pytest
     x = torch.rand(8, 19, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
     found = {}
     for before, after in ((1, 1), (1, 8), (8, 1)):
-        monkeypatch.setattr(_native_pass, "_threads", lambda _, number=before: number)
+        monkeypatch.setattr(_native_pass, "_threads", lambda *_, number=before: number)
         record, _ = scan(x, params, None, rule, backend="native")
-        monkeypatch.setattr(_native_pass, "_threads", lambda _, number=after: number)
+        monkeypatch.setattr(_native_pass, "_threads", lambda *_, number=after: number)
         (found[before, after],) = torch.autograd.grad(record.a.square().sum(), x)
     assert_close(found[1, 8], found[1, 1])
     assert_close(found[8, 1], found[1, 1])

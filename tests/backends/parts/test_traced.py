@@ -1,0 +1,237 @@
+"""Passes inside torch.compile and torch.export: drawn layers, inputs, states and lengths as one graph, the same numbers
+both ways. Those of CUDA are in tests/backends/cuda.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikeEvents, SpikingELM
+from elm_neuro.backends.alif import _native_pass as alif_pass
+from elm_neuro.backends.parts import _traced
+from tests.backends.alif.cases import calls as alif_calls
+from tests.backends.compiled import alif_is_the_same, as_one_graph, elm_is_the_same, network_is_the_same
+from tests.backends.equal_cases import cases
+from tests.backends.native_cases import native
+from tests.backends.network.cases import calls as network_calls
+from tests.tolerances import assert_close
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
+FEW = settings(max_examples=5, deadline=None, suppress_health_check=HEALTH)
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
+HOW = {
+    "events": st.booleans(),
+    "recompute_every": st.sampled_from([None, None, 8]),
+    "sparse_input": st.sampled_from(["auto", "on", "off"]),
+}
+
+
+@native
+@FEW
+@given(case=cases(), how=st.fixed_dictionaries(HOW))
+def test_an_elm_is_one_graph_and_the_same(case: Any, how: Any) -> None:
+    elm_is_the_same("native", case, **how)
+
+
+@native
+@FEW
+@given(call=alif_calls())
+def test_a_lif_layer_is_one_graph_and_the_same(call: Any) -> None:
+    alif_is_the_same("native", call)
+
+
+@native
+@FEW
+@given(call=network_calls())
+def test_an_elm_network_is_one_graph_and_the_same(call: Any) -> None:
+    network_is_the_same("native", call)
+
+
+@native
+@pytest.mark.slow
+@MANY
+@given(case=cases(), how=st.fixed_dictionaries(HOW))
+def test_many_elms_are_one_graph_and_the_same(case: Any, how: Any) -> None:
+    elm_is_the_same("native", case, **how)
+
+
+@native
+@pytest.mark.slow
+@MANY
+@given(call=alif_calls())
+def test_many_lif_layers_are_one_graph_and_the_same(call: Any) -> None:
+    alif_is_the_same("native", call)
+
+
+@native
+@pytest.mark.slow
+@MANY
+@given(call=network_calls())
+def test_many_elm_networks_are_one_graph_and_the_same(call: Any) -> None:
+    network_is_the_same("native", call)
+
+
+LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "ELM": lambda: ELM(12, 3, num_memory=4),
+    "BranchELM": lambda: BranchELM(12, 3, num_memory=4, num_branch=3, num_synapse_per_branch=4, routing="random"),
+    "SpikingELM": lambda: SpikingELM(ELM(12, 3, num_memory=4), threshold=0.1),
+    "LIF": lambda: LIF(12, 5),
+    "ALIF": lambda: ALIF(12, 5, recurrent=True, surrogate=None),
+    "ELMNetwork": lambda: ELMNetwork(12, 4),
+}
+
+
+def spikes(batch: int = 3, num_steps: int = 20) -> torch.Tensor:
+    return (torch.rand(batch, num_steps, 12) < 0.1).float()
+
+
+def total(layer: torch.nn.Module, *inputs: Any) -> torch.Tensor:
+    y, after = layer(*inputs)
+    return y.square().sum() + sum(part.sum() for part in after)  # type: ignore[no-any-return]
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.13, of its own doing
+@pytest.mark.parametrize("given", ["frames", "events"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_inductor_compiles_a_training_step(name: str, given: str) -> None:
+    torch.manual_seed(0)
+    layer, x, lengths = LAYERS[name](), spikes(), torch.tensor([20, 7, 0])
+    arriving: Any = SpikeEvents.from_frames(x) if given == "events" else x
+    wanted = total(layer, arriving, None, lengths)
+    found = as_one_graph(lambda *inputs: total(layer, *inputs), backend="inductor")(arriving, None, lengths)
+    assert_close(found, wanted)
+    leaves = list(layer.parameters())
+    grads = [torch.autograd.grad(loss, leaves, allow_unused=True) for loss in (found, wanted)]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_close(one, other)
+
+
+@native
+@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
+def test_other_numbers_of_events_and_steps_and_wrong_lengths(name: str) -> None:
+    """None of them is compiled in."""
+    torch.manual_seed(0)
+    layer = LAYERS[name]().requires_grad_(False)
+    compiled = as_one_graph(lambda *inputs: layer(*inputs)[0])
+    for num_steps in (20, 13, 4):
+        events, lengths = SpikeEvents.from_frames(spikes(num_steps=num_steps)), torch.tensor([num_steps, 3, 0])
+        assert_close(compiled(events, None, lengths), layer(events, None, lengths)[0])
+    with pytest.raises(ValueError, match="between 0 and the 4 steps of x, got 1 to 5"):
+        compiled(events, None, lengths + 1)
+
+
+@native
+def test_events_that_compiled_code_made_are_looked_at_by_the_kernels() -> None:
+    layer = ALIF(12, 5).requires_grad_(False)
+
+    def run(channel: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = layer(SpikeEvents(torch.tensor([0, 1, 2]), channel, None, (1, 2, 12)))[0]
+        return y
+
+    compiled = as_one_graph(run)
+    assert_close(compiled(torch.tensor([3, 4])), run(torch.tensor([3, 4])))
+    with pytest.raises(ValueError, match=r"with channels in \[0, 12\)"):
+        compiled(torch.tensor([3, 12]))
+
+
+@native
+def test_a_state_that_remembers_what_is_no_spike_is_refused() -> None:
+    layer = ALIF(12, 5, recurrent=True)
+    state = layer.initial_state(1)._replace(s=torch.full_like(layer.initial_state(1).s, 0.5))
+    layer(spikes(1), state)
+    with pytest.raises(ValueError, match=r"state\.s must hold spikes, 0 or 1, inside torch.compile"):
+        as_one_graph(lambda x: layer(x, state)[0])(spikes(1))
+
+
+@native
+@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
+def test_second_derivatives_are_refused(name: str) -> None:
+    layer, x = LAYERS[name](), spikes().requires_grad_()
+    # operations as they are: torch itself refuses this of a graph that it has differentiated
+    compiled = torch.compile(lambda x: layer(x)[0].square().sum(), backend="eager")
+    (gradient,) = torch.autograd.grad(compiled(x), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="a compiled pass has no second derivative"):
+        gradient.sum().backward()
+
+
+@native
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("num_neuron", [1, 64, 65])
+@pytest.mark.parametrize("num_steps", [1, 48, 97])
+def test_the_size_of_what_is_kept_is_what_the_library_says(
+    blocks: bool, recurrent: bool, num_neuron: int, num_steps: int
+) -> None:
+    for latency in (0.0, 7.0, 100.0):
+        for dtype in (torch.float32, torch.float64):
+            layer = ALIF(3, num_neuron, latency=latency, recurrent=recurrent, gradient="blocks" if blocks else "loop")
+            layer.to(dtype)
+            params, state = layer.cell.parameters_as_they_are(), layer.initial_state(2)
+            plan = alif_pass.Plan.of(params, state, num_steps, 3)
+            operands = alif_pass.Operands(
+                None, None, None, None, None, None, torch.zeros(2, num_steps, num_neuron, dtype=dtype),
+                layer.cell.bias.detach(), params.beta, params.p, params.b, params.w_rec, *state
+            )  # fmt: skip
+            *_, saved = alif_pass.forward(operands.laid_out(), plan, save=True)
+            assert saved.numel() == alif_pass.saved_size(operands, plan)
+
+
+@native
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
+def test_the_operator_passes_opcheck(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+    run_traced = _traced.run_traced
+
+    def record(kind: str, operands: Any, sizes: Any, options: Any) -> Any:
+        there = tuple(one is not None for one in operands)
+        leaves = [one.detach().requires_grad_(one.requires_grad) for one in operands if one is not None]
+        given.append((leaves, [int(size) for size in sizes], repr((kind, tuple(options), there, 0)), True))
+        return run_traced(kind, operands, sizes, options)
+
+    module = {"ELM": "elm", "ALIF": "alif", "ELMNetwork": "network"}[name]
+    monkeypatch.setattr(f"elm_neuro.backends.{module}._native_op.run_traced", record)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    LAYERS[name]()(SpikeEvents(torch.tensor([0, 1, 2, 2, 3]), torch.tensor([3, 0, 11]), None, (2, 2, 12)))
+    monkeypatch.undo()
+    assert len(given) == 1
+    torch.library.opcheck(torch.ops.elm_neuro.run_pass.default, given[0])
+
+
+def test_only_passes_are_imported() -> None:
+    with pytest.raises(ValueError, match="a pass must be named as"):
+        torch.ops.elm_neuro.run_pass([torch.zeros(1)], [1], repr(("os.path.join", (), (True,), 0)), False)
+    with pytest.raises(ModuleNotFoundError, match="_nothing_op"):
+        torch.ops.elm_neuro.run_pass([torch.zeros(1)], [1], repr(("elm.nothing", (), (True,), 0)), False)
+
+
+@native
+@pytest.mark.parametrize("name", ["BranchELM", "ALIF"])
+def test_an_exported_layer_takes_other_batches_and_lengths_where_they_are_dynamic(name: str) -> None:
+    class Output(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = LAYERS[name]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layer(x)[0]
+            return y
+
+    module = Output().eval()
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, (spikes(),), dynamic_shapes=(sizes,)).module()
+        for other in (spikes(2, 9), spikes(5, 2), spikes(3, 60)):
+            assert_close(program(other), module(other))
