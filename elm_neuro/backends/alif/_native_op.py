@@ -11,6 +11,7 @@ from elm_neuro.backends.alif._native_pass import FIRST_DIFFERENTIATED, Operands,
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events, room_for_found
 from elm_neuro.backends.parts import _traced
+from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.backends.parts._traced import Pass, Sizes, run_traced
 
 # Frames are run as events where fewer of their entries than this are spikes. Measured for 128 neurons: a product of
@@ -34,6 +35,8 @@ def _arriving(
     """The operands as the pass takes them, and the events that were found in frames, or are `known` to be there."""
     frames, *tensors = given
     operands = Operands._make(tensors)
+    if operands.lengths is not None:
+        check_bounds(operands.lengths, sizes[1])
     batch, num_steps, num_input = sizes
     if operands.begin is not None and operands.channel is not None:
         begin, end = operands.begin[:-1], operands.begin[1:]

@@ -16,6 +16,7 @@ from elm_neuro.backends.native._rows import with_padded_rows
 from elm_neuro.backends.parts import _traced
 from elm_neuro.backends.parts._lengths import valid
 from elm_neuro.backends.parts._projection import discounted_sum
+from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.backends.parts._traced import Pass, Sizes, run_traced
 
 NUM_KEPT = 11
@@ -57,6 +58,8 @@ def _arrived(
     been added up.
     """
     operands, first = _inputs(given)
+    if operands.lengths is not None:
+        check_bounds(operands.lengths, sizes[1])
     frames, adds_up, found = operands.frames, first is not None and first.total is None, known
     if operands.begin is not None and operands.channel is not None:
         batch, num_steps, num_input = sizes

@@ -183,12 +183,12 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
             the rule and what came.
         TypeError: one has another dtype.
     """
-    if torch.compiler.is_compiling():  # what is compiled has run with these parameters, or fails in its operators
-        return
     w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, *_ = params
     tensors = (w_s, kappa_b, gain, w_y, b_y, *weights, *biases, *(state or ()))
     shapes = tuple([tensor.shape for tensor in tensors])
-    misfit = _misfit(tuple(x.shape), kappa_m.shape, None if routing is None else routing.shape, len(weights), shapes)
+    # torch.compile warns of what is remembered
+    look = _misfit.__wrapped__ if torch.compiler.is_compiling() else _misfit
+    misfit = look(tuple(x.shape), kappa_m.shape, None if routing is None else routing.shape, len(weights), shapes)
     if misfit is not None:
         raise ValueError(misfit)
     check_alike(tensors, kappa_m, partial(_names, len(weights)))

@@ -20,6 +20,7 @@ from elm_neuro.backends.network._native_pass import (
     saved_size,
 )
 from elm_neuro.backends.parts import _traced
+from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.backends.parts._traced import Pass, Sizes, run_traced
 from elm_neuro.backends.parts._untraced import constant
 
@@ -53,6 +54,8 @@ def _settled(given: _traced.Operands, sizes: Sizes, how: Any) -> tuple[Operands,
 
 
 def _laid_out(operands: Operands, sizes: Sizes) -> Operands:
+    if operands.lengths is not None:
+        check_bounds(operands.lengths, sizes[1])
     if operands.begin is not None and operands.channel is not None:
         begin, end = operands.begin[:-1], operands.begin[1:]
         batch, num_steps, num_input = sizes

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikeEvents, SpikingELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikeEvents, SpikingELM, backends
 from elm_neuro.backends.alif import _native_pass as alif_pass
 from elm_neuro.backends.parts import _traced
 from tests.backends.alif.cases import calls as alif_calls
@@ -78,7 +78,7 @@ def test_many_elm_networks_are_one_graph_and_the_same(call: Any) -> None:
     network_is_the_same("native", call)
 
 
-LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
+LAYERS: dict[str, Callable[[], Any]] = {
     "ELM": lambda: ELM(12, 3, num_memory=4),
     "BranchELM": lambda: BranchELM(12, 3, num_memory=4, num_branch=3, num_synapse_per_branch=4, routing="random"),
     "SpikingELM": lambda: SpikingELM(ELM(12, 3, num_memory=4), threshold=0.1),
@@ -129,6 +129,23 @@ def test_other_numbers_of_events_and_steps_and_wrong_lengths(name: str) -> None:
         assert_close(compiled(events, None, lengths), layer(events, None, lengths)[0])
     with pytest.raises(ValueError, match="between 0 and the 4 steps of x, got 1 to 5"):
         compiled(events, None, lengths + 1)
+
+
+@native
+def test_tensors_that_do_not_fit_are_refused_by_the_operators_call_too() -> None:
+    neuron = LAYERS["ELM"]().requires_grad_(False)
+    params, x = neuron.cell.effective_parameters(), spikes()
+
+    def run(w_y: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        given = params._replace(w_y=w_y)
+        return backends.scan(x, given, None, lengths=lengths, backend="native")[0]
+
+    compiled, lengths = as_one_graph(run), torch.tensor([20, 7, 0])
+    assert_close(compiled(params.w_y, lengths), run(params.w_y, lengths))
+    with pytest.raises(ValueError, match="between 0 and the 20 steps of x, got 1 to 21"):
+        compiled(params.w_y, lengths + 1)
+    with pytest.raises(Exception, match=r"b_y must have shape \(30,\), got \(3,\)"):
+        compiled(torch.zeros(30, 4), lengths)
 
 
 @native
