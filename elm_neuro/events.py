@@ -47,17 +47,24 @@ class SpikeEvents:
     def __init__(self, indptr: Tensor, channel: Tensor, value: Tensor | None, shape: tuple[int, int, int]) -> None:
         vars(self).update(indptr=indptr, channel=channel, value=value, shape=tuple(int(size) for size in shape))
         self._check()
+        self._lay_out()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """From a pickle, which may be a stranger's: checked as when they are made."""
         vars(self).update(state)
         self._check()
+        self._lay_out()
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}: SpikeEvents are not changed, others are made")
 
     def __delattr__(self, name: str) -> None:
         raise FrozenInstanceError(f"cannot delete field {name!r}: SpikeEvents are not changed, others are made")
+
+    def _lay_out(self) -> None:
+        """One entry behind the other, as kernels read them."""
+        laid_out = {name: tensor.contiguous() for name, tensor in vars(self).items() if isinstance(tensor, Tensor)}
+        vars(self).update(laid_out)
 
     def _check(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 0:

@@ -235,3 +235,24 @@ def test_whole_times_are_divided_by_fractions_without_rounding() -> None:
     times = np.array([12_345_679], dtype=np.int64)
     events = SpikeEvents.from_arrays(times, np.array([0]), delta_t=0.6, num_steps=20_576_200, num_channels=1)
     assert int(events.rows()) == 12_345_679 * 10 // 6
+
+
+@pytest.mark.parametrize("name", ["ELM", "BranchELM", "LIF", "ELMNetwork"])
+def test_tensors_that_lie_apart_in_memory_are_read_as_they_are(name: str) -> None:
+    """A column of a table of events, and one value for all of them."""
+    from elm_neuro import ELM, LIF, BranchELM, ELMNetwork
+
+    torch.manual_seed(0)
+    layers = {
+        "ELM": lambda: ELM(5, 2, 3),
+        "BranchELM": lambda: BranchELM(
+            5, 2, 3, num_branch=2, num_synapse_per_branch=3, branch_activation="tanh", routing="random"
+        ),
+        "LIF": lambda: LIF(5, 3),
+        "ELMNetwork": lambda: ELMNetwork(5, 3),
+    }
+    layer = layers[name]()
+    table = torch.tensor([[3, 0], [1, 0], [4, 0], [0, 0]])
+    apart = SpikeEvents(torch.tensor([0, 2, 3, 4]), table[:, 0], torch.tensor([0.5]).expand(4), (1, 3, 5))
+    for found, wanted in zip(layer(apart)[1], layer(apart.to_dense())[1], strict=True):
+        torch.testing.assert_close(found, wanted)

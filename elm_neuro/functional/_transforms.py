@@ -7,7 +7,10 @@ from torch.autograd import forward_ad
 
 
 def transformed() -> bool:
-    """Whether torch.func's transforms or forward-mode differentiation are at work."""
-    if torch.compiler.is_compiling():
-        return False
+    """Whether torch.func's transforms or forward-mode differentiation are at work: in compiled code, where it was
+    compiled.
+    """
     return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a result that torch.compile keeps

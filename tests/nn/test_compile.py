@@ -37,6 +37,7 @@ def test_layers_in_a_compiled_network_compute_the_same_and_are_not_unrolled(
     make: Callable[[], torch.nn.Module],
 ) -> None:
     torch.manual_seed(0)
+    torch._dynamo.reset()
     network = Network(make())
     x = torch.rand(2, 200, 4)
     largest = 0

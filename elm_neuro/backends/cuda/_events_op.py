@@ -15,7 +15,8 @@ def _taken(given: Operands) -> tuple[Events, Tensor]:
     begin, channel, value, weight = given
     if begin is None or channel is None or weight is None:
         raise RuntimeError("a product without events or weight")
-    return Events(begin, channel, value), weight
+    value = None if value is None else value.contiguous()
+    return Events(begin.contiguous(), channel.contiguous(), value), weight
 
 
 def _run(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:

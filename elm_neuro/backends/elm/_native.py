@@ -32,6 +32,7 @@ from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid,
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
@@ -178,7 +179,7 @@ def _branches_first_in_parts(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """The filter on the branches, of some steps at a time where the others are to be computed again."""
-    if run.recompute_every is None:
+    if run.recompute_every is None or x.shape[1] <= run.recompute_every or not torch.is_grad_enabled():
         return _branches_first(x, params, state, lengths=lengths, run=run)
     part = partial(_branches_first, run=run._replace(rule=None, last_readout=False))
 
@@ -186,9 +187,9 @@ def _branches_first_in_parts(
         y, _, after = part(*args, **options)
         return y, after
 
-    if torch.compiler.is_compiling() and isinstance(x, SpikeEvents):  # it does not know how many lie in a part
-        x = x.to_dense(params.kappa_m.dtype)
-    y, after = in_parts(without_spikes, x, params, state, lengths, run.recompute_every)
+    # how many events lie in a part, compiled code does not know
+    run_parts = untraced(in_parts) if isinstance(x, SpikeEvents) else in_parts
+    y, after = run_parts(without_spikes, x, params, state, lengths, run.recompute_every)
     return y, None, after
 
 

@@ -16,7 +16,7 @@ from elm_neuro.backends.native._rows import with_padded_rows
 from elm_neuro.backends.parts import _traced
 from elm_neuro.backends.parts._lengths import valid
 from elm_neuro.backends.parts._projection import discounted_sum
-from elm_neuro.backends.parts._shapes import check_bounds
+from elm_neuro.backends.parts._shapes import check_kept, check_lengths, check_operands
 from elm_neuro.backends.parts._traced import Pass, Sizes, run_traced
 
 NUM_KEPT = 11
@@ -47,6 +47,42 @@ def _inputs(given: _traced.Operands) -> Inputs:
     return Inputs.of(fixed[:NUM_CONSTANTS], (*fixed[NUM_CONSTANTS:], *layers))
 
 
+def _check(o: Operands, first: FirstLayer | None, sizes: Sizes) -> None:
+    """Refuse operands that do not fit one another: a saved program may be a stranger's, and kernels read memory."""
+    (batch, num_steps, num_input), (*of, num_memory), num_layer = sizes, o.kappa.shape, len(o.layers) // 2
+    hidden, num_branch = o.w_m.shape[-2], 0
+    own = tuple(of) if o.frames is not None and o.frames.ndim == 4 else ()
+    named: list[tuple[str, Tensor | None, tuple[int, ...]]] = []
+    if first is not None:
+        num_branch, num_synapse = first.w_s.shape[-2:]
+        named = [
+            ("w_s", first.w_s, (*of, num_branch, num_synapse)), ("total", first.total, (batch, *own, num_input)),
+            ("state.b", first.b_0, (batch, *of, num_branch)), ("bias", o.bias, (*of, hidden)),
+        ]  # fmt: skip
+        if first.routing is None and num_branch != num_input:
+            raise ValueError(f"w_s must have shape ({num_input}, ...), a branch an input, got {num_branch} branches")
+        shared = () if first.routing is None or first.routing.ndim == 2 else tuple(of)
+        check_operands([("routing", first.routing, (*shared, num_branch, num_synapse))], o.kappa, dtype=torch.int64)
+    else:
+        named = [("dense", o.dense, (batch, num_steps, *of, hidden))]
+    named += [
+        ("kappa_m", o.kappa, (*of, num_memory)), ("gain", o.gain, (*of, num_memory)), ("kappa_b", o.kappa_b, ()),
+        ("x", o.frames, (batch, num_steps, *own, num_input)), ("state.m", o.m_0, (batch, *of, num_memory)),
+        ("w_m", o.w_m, (*of, hidden if num_layer else num_memory, num_branch + num_memory)),
+        ("w_y", o.w_y, (*of, o.b_y.shape[-1], num_memory)), ("b_y", o.b_y, (*of, o.b_y.shape[-1])),
+    ]  # fmt: skip
+    for place in range(num_layer):
+        width = num_memory if place + 1 == num_layer else hidden
+        named += [
+            (f"mlp_weight[{place + 1}]", o.layers[2 * place], (*of, width, hidden)),
+            (f"mlp_bias[{place + 1}]", o.layers[2 * place + 1], (*of, width)),
+        ]
+    if len(of) > 1 or num_layer > _library.MAX_LAYERS or o.f_0 is not None or o.table is not None:
+        raise ValueError(f"operands must be those of a neuron or a population, got {num_layer} hidden layers")
+    check_operands(named, o.kappa, cpu=True)
+    check_lengths(o.lengths, batch, num_steps, o.kappa.device)
+
+
 def _arrived(
     given: _traced.Operands,
     sizes: Sizes,
@@ -58,14 +94,11 @@ def _arrived(
     been added up.
     """
     operands, first = _inputs(given)
-    if operands.lengths is not None:
-        check_bounds(operands.lengths, sizes[1])
+    _check(operands, first, sizes)
     frames, adds_up, found = operands.frames, first is not None and first.total is None, known
-    if operands.begin is not None and operands.channel is not None:
-        batch, num_steps, num_input = sizes
-        rows = operands.begin[:-1], operands.begin[1:]
-        found = Events(*rows, operands.channel, operands.value, (batch, num_steps, num_input))
-        found.check()
+    given_events = Events.inside(operands.begin, operands.channel, operands.value, sizes)
+    if given_events is not None:
+        found = given_events
     elif frames is not None and adds_up and known is None:
         found = Events.searched_for(frames, frames.dtype, sparse_input)
         if found is None and operands.lengths is not None:
@@ -156,6 +189,8 @@ def _differentiate(
     saved = Saved(activations, *(part.unbind() if part.numel() else () for part in (m_starts, f_starts)))
     incoming, needs = Incoming(grads[0], None, grads[1]), tuple(needed[NUM_CONSTANTS:])
     plan = _plan(sizes, options, tile)
+    if plan.part == num_steps:
+        check_kept(activations, saved_size(inputs.operands, batch, num_steps))
     return [None] * NUM_CONSTANTS + gradients(inputs, plan, saved, effective, incoming, grads[2], needs, None)
 
 

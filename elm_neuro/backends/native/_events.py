@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,19 @@ class Events(NamedTuple):
         value = None if events.value is None else events.value.to(dtype).contiguous()
         indptr = events.indptr.contiguous()
         made = cls(indptr[:-1], indptr[1:], events.channel.contiguous(), value, events.shape)
+        made.check()
+        return made
+
+    @classmethod
+    def inside(
+        cls, indptr: Tensor | None, channel: Tensor | None, value: Tensor | None, sizes: Sequence[int]
+    ) -> Events | None:
+        """Those that an operator gets, None without any: the fields of SpikeEvents, values in the parameters' dtype."""
+        if indptr is None or channel is None:
+            return None
+        batch, num_steps, num_input = sizes
+        indptr, value = indptr.contiguous(), None if value is None else value.contiguous()
+        made = cls(indptr[:-1], indptr[1:], channel.contiguous(), value, (batch, num_steps, num_input))
         made.check()
         return made
 

@@ -17,12 +17,8 @@ def _taken(given: Operands, sizes: Sizes) -> tuple[Events | None, Tensor | None,
     indptr, channel, value, table, dense, kappa, initial = given
     if kappa is None:
         raise RuntimeError("a filter without decay")
-    if indptr is None or channel is None:
-        return None, None, dense, kappa, initial
-    batch, num_steps, num_input = sizes
-    events = Events(indptr[:-1], indptr[1:], channel, value, (batch, num_steps, num_input))
-    events.check()
-    return events, table, None, kappa, initial
+    events = Events.inside(indptr, channel, value, sizes)
+    return (None, None, dense, kappa, initial) if events is None else (events, table, None, kappa, initial)
 
 
 def _run(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:

@@ -16,10 +16,14 @@ Shape = tuple[int, ...]
 
 
 def check_operands(
-    named: Iterable[tuple[str, Tensor | None, Shape]], like: Tensor, *, dtype: torch.dtype | None = None
+    named: Iterable[tuple[str, Tensor | None, Shape]],
+    like: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    cpu: bool = False,
 ) -> None:
     """Refuse a tensor that does not have the shape beside it, is on another device than the parameter `like`, or has
-    another dtype, where that is not `dtype`; None is anything.
+    another dtype, where that is not `dtype`; None is anything. With `cpu` they must lie there.
 
     Raises:
         ValueError: the shape or the device is another; the message names the tensor, the rule and what came.
@@ -32,6 +36,8 @@ def check_operands(
     Traceback (most recent call last):
     TypeError: beta must be torch.float32, got torch.float64
     """
+    if cpu and like.device.type != "cpu":
+        raise ValueError(f"the operands must be on the CPU, got {like.device}")
     names, tensors = [], []
     for name, tensor, shape in named:
         if tensor is None:
@@ -59,6 +65,16 @@ def check_alike(
             raise TypeError(f"{names()[index]} must be {wanted}, got {tensor.dtype}")
         if tensor.device != device:
             raise ValueError(f"{names()[index]} must be on {device} like the other parameters, got {tensor.device}")
+
+
+def check_kept(kept: Tensor, size: int) -> None:
+    """Refuse what a forward pass would have left larger or smaller.
+
+    Raises:
+        ValueError: it has another number of entries.
+    """
+    if kept.numel() != size:
+        raise ValueError(f"a pass must have kept {size} entries, got {kept.numel()}")
 
 
 def check_lengths(lengths: Tensor | None, batch: int, num_steps: int, device: torch.device) -> None:
@@ -97,6 +113,11 @@ def check_bounds(lengths: Tensor, num_steps: int, device: torch.device | None = 
     if torch.compiler.is_compiling():  # which does not look: the operator does, in each call
         checked: Tensor = torch.ops.elm_neuro.lengths_within(lengths, num_steps)
         return checked.to(device=device)
+    return within(lengths, num_steps, device)
+
+
+def within(lengths: Tensor, num_steps: int, device: torch.device | None = None) -> Tensor:
+    """As :func:`check_bounds`, by who may look: while another thread compiles too."""
     bounds = bounds_of(lengths)
     if bounds is not None and (bounds[0] < 0 or bounds[1] > num_steps):
         raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {bounds[0]} to {bounds[1]}")
@@ -128,7 +149,7 @@ def remember_bounds(lengths: Tensor, bounds: tuple[int, int] | None) -> None:
 
 
 def _lengths_within(lengths: Tensor, num_steps: int) -> Tensor:
-    checked = check_bounds(lengths, num_steps)
+    checked = within(lengths, num_steps)
     return checked.clone() if checked is lengths else checked
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from elm_neuro.backends.parts._operators import LIBRARY
 from elm_neuro.backends.parts._untraced import constant
@@ -51,9 +53,37 @@ class Pass(NamedTuple):
 def run_traced(name: str, operands: Operands, sizes: Sizes, options: tuple[Any, ...]) -> list[Tensor]:
     """The results of a pass; `options` are numbers, strings, None and tuples of them."""
     there = [one for one in operands if one is not None]
-    how = _spelled(name, options, tuple([one is not None for one in operands]), LAYOUT)
-    results: list[Tensor] = torch.ops.elm_neuro.run_pass(there, sizes, how, torch.is_grad_enabled())
+    integers: list[int] = []
+    reals: list[float] = []
+    form = _apart(options, integers, reals)
+    how = _spelled(name, form, tuple([one is not None for one in operands]), LAYOUT)
+    # never empty: torch takes an empty list for one of tensors
+    numbers = [*integers, 0], [*reals, 0.0]
+    results: list[Tensor] = torch.ops.elm_neuro.run_pass(there, sizes, how, *numbers, torch.is_grad_enabled())
     return results
+
+
+def _apart(option: Any, integers: list[int], reals: list[float]) -> Any:
+    """What options look like without their numbers, which compiled code may leave open: these go to the lists."""
+    if isinstance(option, tuple):
+        return "()", tuple([_apart(part, integers, reals) for part in option])
+    if isinstance(option, bool) or not isinstance(option, int | float):
+        return "=", option
+    if isinstance(option, int):
+        integers.append(option)
+        return "int", None
+    reals.append(option)
+    return "float", None
+
+
+def _together(form: Any, integers: Iterator[int], reals: Iterator[float]) -> Any:
+    """The options again."""
+    kind, value = form
+    if kind == "()":
+        return tuple([_together(part, integers, reals) for part in value])
+    if kind == "int":
+        return int(next(integers))
+    return float(next(reals)) if kind == "float" else value
 
 
 @constant
@@ -63,7 +93,15 @@ def _spelled(*how: Any) -> str:
 
 @lru_cache(maxsize=1024)
 def _read(how: str) -> Any:
-    return literal_eval(how)
+    """Name of a pass, form of its options and which of its operands there are.
+
+    Raises:
+        ValueError: a program was saved by a version whose passes take or give something else.
+    """
+    name, form, given, layout = literal_eval(how)
+    if layout != LAYOUT:
+        raise ValueError(f"layout of a saved pass must be {LAYOUT}, got {layout}: export the program again")
+    return name, form, given
 
 
 @cache
@@ -85,20 +123,37 @@ def _whole(like: Tensor, tensors: Operands) -> list[Tensor]:
     return [like.new_empty(0) if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def _run(tensors: list[Tensor], sizes: Sizes, how: str, save: bool) -> list[Tensor]:
-    name, options, given, _ = _read(how)
-    return _whole(tensors[0], _pass(name).run(_placed(tensors, given), sizes, options, save))
+def _call(
+    of: str, tensors: list[Tensor], sizes: Sizes, how: str, integers: Any, reals: Any, save: bool
+) -> list[Tensor]:
+    name, form, given = _read(how)
+    function, options = getattr(_pass(name), of), _together(form, iter(integers), iter(reals))
+    with _as_it_is(tensors[0]):
+        return _whole(tensors[0], function(_placed(tensors, given), sizes, options, save))
 
 
-def _empty(tensors: list[Tensor], sizes: Sizes, how: str, save: bool) -> list[Tensor]:
-    name, options, given, _ = _read(how)
-    return _whole(tensors[0], _pass(name).empty(_placed(tensors, given), sizes, options, save))
+def _run(tensors: list[Tensor], *how: Any) -> list[Tensor]:
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in tensors):
+        raise RuntimeError("elm_neuro: a compiled pass has no forward mode; differentiate outside of torch.compile")
+    return _call("run", tensors, *how)
+
+
+def _empty(tensors: list[Tensor], *how: Any) -> list[Tensor]:
+    return _call("empty", tensors, *how)
+
+
+def _as_it_is(like: Tensor) -> AbstractContextManager[object]:
+    """What a pass computes is not narrowed by autocast: that was settled when it was traced."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    tensors, ctx.sizes, ctx.how, _ = inputs
+    tensors, ctx.sizes, ctx.how, ctx.integers, ctx.reals, ctx.saves = inputs
     ctx.set_materialize_grads(False)
-    name, _, given, _ = _read(ctx.how)
+    name, _, given = _read(ctx.how)
     read, operands = _pass(name), _placed(tensors, given)
     for index in read.unread:
         operands[index] = _shape_of(operands[index])
@@ -113,34 +168,42 @@ def _shape_of(operand: Tensor | None) -> Tensor | None:
 
 
 def _differentiate(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    needed = tuple(ctx.needs_input_grad[0])
+    needed, rest = tuple(ctx.needs_input_grad[0]), (None,) * 5
     there = [grad for grad in grads if grad is not None]
     if not there:
-        return [None] * len(needed), None, None, None
+        return [None] * len(needed), *rest
+    if not ctx.saves:
+        raise RuntimeError("elm_neuro: a pass that was traced without gradients has none; trace it with them")
     how = _spelled(ctx.how, tuple([grad is not None for grad in grads]), needed)
-    found = torch.ops.elm_neuro.run_pass_backward([*there, *ctx.saved_tensors], ctx.sizes, how)
-    rest = iter(found)
-    return [next(rest) if need else None for need in needed], None, None, None
+    found = iter(
+        torch.ops.elm_neuro.run_pass_backward([*there, *ctx.saved_tensors], ctx.sizes, how, ctx.integers, ctx.reals)
+    )
+    return [next(found) if need else None for need in needed], *rest
 
 
-def _taken_apart(
-    tensors: list[Tensor], how: str
-) -> tuple[Pass, Any, tuple[bool, ...], Operands, Operands, Operands, list[bool]]:
-    """The pass, its options and which operands there are; operands, results, gradients, and which operands need one."""
-    forward, with_grad, needed = _read(how)
-    name, options, given, _ = _read(forward)
+@lru_cache(maxsize=1024)
+def _read_backward(how: str) -> Any:
+    return literal_eval(how)
+
+
+def _taken_apart(tensors: list[Tensor], how: str) -> tuple[Pass, Any, Operands, Operands, Operands, list[bool]]:
+    """The pass and the form of its options; operands, results, gradients, and which operands need one."""
+    forward, with_grad, needed = _read_backward(how)
+    name, form, given = _read(forward)
     pass_, num_grad = _pass(name), sum(with_grad)
     grads, rest = _placed(tensors, with_grad), tensors[num_grad:]
     results: Operands = [None] * len(with_grad)
     for index, kept in zip(pass_.kept, rest, strict=False):
         results[index] = kept
     operands, need = _placed(rest[len(pass_.kept) :], given), iter(needed)
-    return pass_, options, given, operands, results, grads, [there and next(need) for there in given]
+    return pass_, form, operands, results, grads, [there and next(need) for there in given]
 
 
-def _backward(tensors: list[Tensor], sizes: Sizes, how: str) -> list[Tensor]:
-    pass_, options, _, operands, results, grads, needed = _taken_apart(tensors, how)
-    found = pass_.differentiate(operands, sizes, options, results, grads, needed)
+def _backward(tensors: list[Tensor], sizes: Sizes, how: str, integers: Any, reals: Any) -> list[Tensor]:
+    pass_, form, operands, results, grads, needed = _taken_apart(tensors, how)
+    options = _together(form, iter(integers), iter(reals))
+    with _as_it_is(tensors[0]):
+        found = pass_.differentiate(operands, sizes, options, results, grads, needed)
     return [
         torch.zeros_like(operand, memory_format=torch.contiguous_format) if grad is None else _own(grad)
         for operand, grad, need in zip(operands, found, needed, strict=True)
@@ -153,8 +216,8 @@ def _own(grad: Tensor) -> Tensor:
     return grad.clone(memory_format=torch.contiguous_format) if grad._base is not None else grad.contiguous()
 
 
-def _empty_backward(tensors: list[Tensor], sizes: Sizes, how: str) -> list[Tensor]:
-    _, _, _, operands, _, _, needed = _taken_apart(tensors, how)
+def _empty_backward(tensors: list[Tensor], sizes: Sizes, how: str, integers: Any, reals: Any) -> list[Tensor]:
+    _, _, operands, _, _, needed = _taken_apart(tensors, how)
     return [
         operand.new_empty(operand.shape)
         for operand, need in zip(operands, needed, strict=True)
@@ -167,9 +230,10 @@ def _refuse(ctx: Any, *grads: Any) -> None:
 
 
 def _declare() -> None:
+    given = "Tensor[] tensors, SymInt[] sizes, str how, SymInt[] integers, float[] reals"
     for name, schema, run, empty in (
-        ("run_pass", "(Tensor[] tensors, SymInt[] sizes, str how, bool save) -> Tensor[]", _run, _empty),
-        ("run_pass_backward", "(Tensor[] tensors, SymInt[] sizes, str how) -> Tensor[]", _backward, _empty_backward),
+        ("run_pass", f"({given}, bool save) -> Tensor[]", _run, _empty),
+        ("run_pass_backward", f"({given}) -> Tensor[]", _backward, _empty_backward),
     ):
         LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
         LIBRARY.impl(name, run, "CompositeExplicitAutograd")

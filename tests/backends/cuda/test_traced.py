@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, SpikeEvents, backends
 from elm_neuro.backends.cuda._plans import Device
-from elm_neuro.backends.parts import _traced
 from tests.backends.alif.cases import calls as alif_calls
 from tests.backends.compiled import alif_is_the_same, as_one_graph, elm_is_the_same, network_is_the_same
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases
 from tests.backends.network.cases import Call
 from tests.backends.network.cases import calls as network_calls
+from tests.backends.parts.test_traced import call_of
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -115,22 +115,12 @@ def test_events_that_are_recomputed_in_parts_break_the_graph_and_are_the_same(fa
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.14, inside opcheck
 @pytest.mark.parametrize("given", ["frames", "events"])
-def test_the_operator_passes_opcheck(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_the_operator_passes_opcheck(fake_driver: FakeDriver, given: str) -> None:
     # sizes that leave nothing between the parts of what is kept: there is no number there, and opcheck looks
     neuron = BranchELM(32, 2, 8, num_branch=8, num_synapse_per_branch=4, routing="random")
-    recorded: list[tuple[Any, ...]] = []
-
-    def record(name: str, operands: Any, sizes: Any, options: Any) -> Any:
-        there = tuple(one is not None for one in operands)
-        leaves = [one.detach().requires_grad_(one.requires_grad) for one in operands if one is not None]
-        recorded.append((leaves, list(sizes), repr((name, tuple(options), there, 0)), True))
-        return _traced.run_traced(name, operands, sizes, options)
-
-    monkeypatch.setattr("elm_neuro.backends.elm._cuda_op.run_traced", record)
     x = torch.rand(2, 4, 32, requires_grad=given == "frames")
     arriving: Any = SpikeEvents.from_frames(x) if given == "events" else x
     state = neuron.initial_state(2)._replace(m=torch.rand(2, 8, requires_grad=True))
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        backends.scan(arriving, neuron.cell.effective_parameters(), state, backend="cuda")
-    torch.library.opcheck(torch.ops.elm_neuro.run_pass.default, recorded[0])
+    params = neuron.cell.effective_parameters()
+    call = call_of(lambda x: backends.scan(x, params, state, backend="cuda"), arriving)
+    torch.library.opcheck(torch.ops.elm_neuro.run_pass.default, call)

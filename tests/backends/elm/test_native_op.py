@@ -69,9 +69,9 @@ def test_operators_are_known_without_what_runs_them(fresh: Fresh) -> None:
     found = fresh(
         "import json, sys, torch, elm_neuro\n"
         "before = [name for name in sys.modules if name.startswith('elm_neuro.backends.native')]\n"
-        "how = repr(('native.filter', (), (False, False, False, False, True, True, False), 0))\n"
+        "how = repr(('native.filter', ('()', ()), (False, False, False, False, True, True, False), 1))\n"
         "given = [torch.ones(1, 3, 1), torch.tensor([0.5])]\n"
-        "y, = torch.ops.elm_neuro.run_pass(given, [1, 3, 1], how, False)\n"
+        "y, = torch.ops.elm_neuro.run_pass(given, [1, 3, 1], how, [0], [0.0], False)\n"
         "print(json.dumps([before, y.flatten().tolist()]))"
     )
     assert found == [[], [1.0, 1.5, 1.75]]
