@@ -26,7 +26,8 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     # code of its own: torch counts by code how often it compiles anew, and traces what is below where it gives up
-    run.__code__ = run.__code__.replace(co_name=function.__name__)
+    own: Any = run
+    own.__code__ = own.__code__.replace(co_name=function.__name__)
     return run
 
 
