@@ -36,14 +36,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _
     return [make(*sizes), *state, make(num_kept(o.b), *sizes) if save else None]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    options: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, options, results, grads, _ = call
     spikes, kept = results[0], results[NUM_OUTPUT]
     if spikes is None or kept is None:
         raise RuntimeError("a pass left nothing for its backward pass")

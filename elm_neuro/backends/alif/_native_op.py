@@ -90,14 +90,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _
     return [make(batch, plan.num_steps, num_neuron), *state, saved, *events, make(2, dtype=torch.bool)]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    options: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, options, results, grads, needed = call
     kept: list[Any] = results
     spikes, saved, (begin, end, channel, value, facts) = kept[0], kept[SAVED], kept[SAVED + 1 :]
     found, weighted = facts.tolist()

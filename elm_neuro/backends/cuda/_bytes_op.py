@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from elm_neuro.backends.cuda._bytes import multiply, multiply_inputs
-from elm_neuro.backends.parts._traced import Operands, Pass, Sizes
+from elm_neuro.backends.parts._traced import Backward, Operands, Pass, Sizes
 
 
 def _taken(given: Operands) -> tuple[Tensor, Tensor]:
@@ -27,9 +27,8 @@ def _empty(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:
     return [table.new_empty(*x.shape[:-1], table.shape[-1])]
 
 
-def _differentiate(
-    given: Operands, sizes: Sizes, options: Any, results: Operands, grads: Operands, needed: list[bool]
-) -> Operands:
+def _differentiate(call: Backward) -> Operands:
+    given, _, _, _, grads, _ = call
     x, _ = _taken(given)
     (grad,) = grads
     return [None, None if grad is None else multiply_inputs(x, grad).sum(0)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._input import Events, gather, of_projected
-from elm_neuro.backends.parts._traced import Operands, Pass, Sizes
+from elm_neuro.backends.parts._traced import Backward, Operands, Pass, Sizes
 
 
 def _taken(given: Operands) -> tuple[Events, Tensor]:
@@ -30,9 +30,8 @@ def _empty(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:
     return [weight.new_empty(sizes[0] * sizes[1], weight.shape[0])]
 
 
-def _differentiate(
-    given: Operands, sizes: Sizes, options: Any, results: Operands, grads: Operands, needed: list[bool]
-) -> Operands:
+def _differentiate(call: Backward) -> Operands:
+    given, sizes, _, _, grads, _ = call
     events, weight = _taken(given)
     (grad,), (batch, num_steps, num_input) = grads, sizes
     of_weight = None

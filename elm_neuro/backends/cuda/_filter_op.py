@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from elm_neuro.backends.cuda._input import integrate
-from elm_neuro.backends.parts._traced import Operands, Pass, Sizes
+from elm_neuro.backends.parts._traced import Backward, Operands, Pass, Sizes
 
 
 def _taken(given: Operands) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -26,9 +26,8 @@ def _empty(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:
     return [v.new_empty(v.shape)]
 
 
-def _differentiate(
-    given: Operands, sizes: Sizes, options: Any, results: Operands, grads: Operands, needed: list[bool]
-) -> Operands:
+def _differentiate(call: Backward) -> Operands:
+    given, _, _, _, grads, _ = call
     _, kappa, initial = _taken(given)
     (grad,) = grads
     if grad is None:

@@ -70,14 +70,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _
     return [empty(batch, num_steps, *o.b_y.shape), b, empty(batch, *o.kappa.shape), *saved]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    options: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, options, results, grads, needed = call
     o = laid_out(Operands._make(given))
     kept, *others = results[NUM_OUTPUT:]
     if kept is None:

@@ -19,6 +19,7 @@ from elm_neuro.backends.elm._backend import LearnedBackend
 from elm_neuro.backends.elm._effective import parameters, remembered_decay
 from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
 from elm_neuro.backends.elm._native_arriving import Arriving, present
+from elm_neuro.backends.elm._native_branches import after_branches, arrived_at_branches, branch_table, fewer_branches
 from elm_neuro.backends.elm._native_op import run_as_operator
 from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, tile_for
 from elm_neuro.backends.elm._native_pass import Again, Inputs, run
@@ -34,8 +35,8 @@ from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, branch_matrix, zero_state
-from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
+from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, zero_state
+from elm_neuro.functional._elm import BRANCH_ACTIVATIONS
 
 # Up to so many samples a single step sums over all synapses of each; measured at 4500 synapses and 40 hidden units.
 MAX_BATCH_OF_A_STEP = 8
@@ -168,7 +169,7 @@ def _scan(
         return _one_step(x, params, state, run)
     commutes = _torch.may_commute(params) and not learns_decay
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
-    if arriving is not None and (arriving.events is not None or not _fewer_branches(params)):
+    if arriving is not None and (arriving.events is not None or not fewer_branches(params)):
         return _hidden_first(x, arriving, params, state, run)
     if arriving is not None:  # what it was searched for is not there
         x, run = arriving.frames_or_raise(), run._replace(sparse_input="off")
@@ -198,7 +199,7 @@ def _scan_learned(
 ) -> Scanned:
     """The same of parameters as they are learned; differentiable twice."""
     arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input)
-    if arriving.events is not None or not _fewer_branches(params) or run.timescales is None:
+    if arriving.events is not None or not fewer_branches(params) or run.timescales is None:
         return _hidden_first(x, arriving, params, state, run)
     frames, params = arriving.frames_or_raise(), parameters(Learned(params, run.timescales))
     run = run._replace(timescales=None, sparse_input="off")
@@ -223,14 +224,9 @@ def _scan_traced(
             return _hidden_first_traced(x, params, state, lengths, run)
         return _branches_first_in_parts(x, params, state, lengths, run)
     x = x.to(params.kappa_m.dtype)
-    if commutes and (searched(x, run.sparse_input) or not _fewer_branches(params)):
+    if commutes and (searched(x, run.sparse_input) or not fewer_branches(params)):
         return _hidden_first_traced(x, params, state, lengths, run)
     return _branches_first_in_parts(x, params, state, lengths, run._replace(sparse_input="off"))
-
-
-def _fewer_branches(params: ELMParameters) -> bool:
-    """Whether the product of dense frames is smaller on the branches than on the hidden units."""
-    return params.routing is not None and params.mlp_weight[0].shape[-2] > params.w_s.shape[-2]
 
 
 def _is_one_step(x: Tensor | SpikeEvents, lengths: Tensor | None) -> bool:
@@ -306,51 +302,23 @@ def _branches_first(
     decay, b_0 = params.kappa_b.expand(shape).flatten(), None if state is None else state.b.flatten(1)
     events = x if compiling else Arriving.of(x, dtype, None, run.sparse_input).events
     if isinstance(events, SpikeEvents):
-        flat = filtered_inside(events.to(dtype=dtype), _table(params, num_input), None, decay, b_0)
+        flat = filtered_inside(events.to(dtype=dtype), branch_table(params, num_input), None, decay, b_0)
     elif isinstance(events, Events):
-        flat = filtered_events(events, _table(params, num_input), decay, b_0)
+        flat = filtered_events(events, branch_table(params, num_input), decay, b_0)
     else:
         frames = x.to_dense(dtype) if isinstance(x, SpikeEvents) else x.to(dtype)
-        flat = filtered(_arrived_at_branches(frames, params, run.lowered).flatten(2), decay, b_0)
+        flat = filtered(arrived_at_branches(frames, params, run.lowered).flatten(2), decay, b_0)
     traces = flat.view(*flat.shape[:2], *shape)  # (batch, time, [num_neuron,] num_branch)
     b = last_valid(traces, lengths, flat.new_zeros(x.shape[0], *shape) if state is None else state.b)
     if params.branch_activation is not None:
         traces = BRANCH_ACTIVATIONS[params.branch_activation](traces)
-    u, w_m = _after_branches(traces, params, run.lowered)
+    u, w_m = after_branches(traces, params, run.lowered)
     operands = _operands(params, state, run, w_m, lengths, dense=u)
     if compiling:
         y, m, _ = _run_traced(operands, params, run._replace(recompute_every=None), x.shape, None)
         return y, None, ELMState(b, m)
     y, spikes, m, _ = _run(operands, params, run, *u.shape[:2], in_one_part=True)
     return y, spikes, ELMState(b, m)
-
-
-def _table(params: ELMParameters, num_input: int) -> Tensor:
-    """What an input adds to each branch, (1, num_input, all branches)."""
-    routing = torch.arange(num_input).unsqueeze(-1) if params.routing is None else params.routing
-    return branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1).unsqueeze(0)
-
-
-def _after_branches(traces: Tensor, params: ELMParameters, lowered: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """Input half of the first layer with its bias, (..., hidden), and the memory's part of the layer's weight."""
-    num_branch, weight, bias = params.w_s.shape[-2], params.mlp_weight[0], params.mlp_bias[0]
-    from_branch, w_m = weight[..., :num_branch], weight[..., num_branch:]
-    if lowered is None:
-        return linear(traces, from_branch, bias), w_m
-    u = linear(traces.to(lowered), from_branch.to(lowered), bias.to(lowered))
-    return u.to(weight.dtype), w_m
-
-
-def _arrived_at_branches(frames: Tensor, params: ELMParameters, lowered: torch.dtype | None) -> Tensor:
-    """Branch sums of dense frames, (batch, time, [num_neuron,] num_branch)."""
-    if params.routing is None:
-        return (frames.unsqueeze(2) if params.w_s.ndim == 3 and frames.ndim == 3 else frames) * params.w_s.squeeze(-1)
-    matrix, x = branch_matrix(params.w_s, params.routing, frames.shape[-1]), frames
-    if lowered is not None:
-        matrix, x = matrix.to(lowered), x.to(lowered)
-    if matrix.ndim == 2:
-        return (x @ matrix.mT).to(frames.dtype)
-    return torch.einsum("bti,nji->btnj" if x.ndim == 3 else "btni,nji->btnj", x, matrix).to(frames.dtype)
 
 
 def _operands(

@@ -168,14 +168,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _
     return [make(batch, num_steps, *operands.b_y.shape), make(batch, *kappa.shape), b, *results]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    options: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, options, results, grads, needed = call
     kept: list[Any] = results[NUM_OUTPUT:]
     activations, m_starts, f_starts, table, w_m, total, begin, end, channel, value, facts = kept
     tile, found, weighted = facts.tolist()

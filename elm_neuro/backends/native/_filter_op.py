@@ -9,7 +9,7 @@ from torch import Tensor
 from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._filter import Wanted, backward, forward
 from elm_neuro.backends.parts._filter import decay_gradient
-from elm_neuro.backends.parts._traced import Operands, Pass, Sizes
+from elm_neuro.backends.parts._traced import Backward, Operands, Pass, Sizes
 
 
 def _taken(given: Operands, sizes: Sizes) -> tuple[Events | None, Tensor | None, Tensor | None, Tensor, Tensor | None]:
@@ -30,9 +30,8 @@ def _empty(given: Operands, sizes: Sizes, options: Any, save: bool) -> Operands:
     return [None if kappa is None else kappa.new_empty(*sizes[:2], kappa.shape[0])]
 
 
-def _differentiate(
-    given: Operands, sizes: Sizes, options: Any, results: Operands, grads: Operands, needed: list[bool]
-) -> Operands:
+def _differentiate(call: Backward) -> Operands:
+    given, sizes, _, results, grads, needed = call
     events, _, _, kappa, initial = _taken(given, sizes)
     _, _, _, of_table, of_dense, of_decay, of_initial = needed
     (out,), (grad,) = results, grads

@@ -60,14 +60,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _
     return [a, make(batch, num_neuron), *state, *kept]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    options: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, options, results, grads, _ = call
     operands, layers = _taken(given)
     operands, plan = _settled(operands, sizes, options)
     a, weights = results[0], layers[: len(layers) // 2]

@@ -101,14 +101,8 @@ def _empty(given: _traced.Operands, sizes: Sizes, how: Any, save: bool) -> _trac
     return [make(batch, sizes[1], num_neuron), make(batch, num_neuron), *state, saved]
 
 
-def _differentiate(
-    given: _traced.Operands,
-    sizes: Sizes,
-    how: Any,
-    results: _traced.Operands,
-    grads: _traced.Operands,
-    needed: list[bool],
-) -> _traced.Operands:
+def _differentiate(call: _traced.Backward) -> _traced.Operands:
+    given, sizes, how, results, grads, needed = call
     operands, layers, plan = _settled(given, sizes, how)
     a, saved = results[0], results[SAVED]
     if a is None or saved is None:

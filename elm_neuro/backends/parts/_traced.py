@@ -30,6 +30,17 @@ Operands: TypeAlias = list[Tensor | None]  # None for what is not there
 Sizes: TypeAlias = Sequence[int]  # batch, number of steps, number of inputs
 
 
+class Backward(NamedTuple):
+    """What the gradients of a pass come from."""
+
+    operands: Operands
+    sizes: Sizes
+    options: Any
+    results: Operands  # those that the pass keeps
+    grads: Operands  # of the results
+    needed: list[bool]  # which of the operands need one
+
+
 class Pass(NamedTuple):
     """What compiled code runs in place of an autograd function of a pass.
 
@@ -37,15 +48,14 @@ class Pass(NamedTuple):
         run: of operands, sizes, options and whether there will be a backward pass, the results: outputs, then what the
             backward pass reads; whole tensors of their own.
         empty: as `run`, tensors of the same shapes without numbers.
-        differentiate: of operands, sizes, options, results, the gradients of these and which of the operands need one:
-            theirs.
+        differentiate: the gradients of the operands.
         kept: which of the results `differentiate` reads.
         unread: operands whose shape is all that it reads.
     """
 
     run: Callable[[Operands, Sizes, Any, bool], Operands]
     empty: Callable[[Operands, Sizes, Any, bool], Operands]
-    differentiate: Callable[[Operands, Sizes, Any, Operands, Operands, list[bool]], Operands]
+    differentiate: Callable[[Backward], Operands]
     kept: tuple[int, ...]
     unread: tuple[int, ...] = ()
 
@@ -203,7 +213,7 @@ def _backward(tensors: list[Tensor], sizes: Sizes, how: str, integers: Any, real
     pass_, form, operands, results, grads, needed = _taken_apart(tensors, how)
     options = _together(form, iter(integers), iter(reals))
     with _as_it_is(tensors[0]):
-        found = pass_.differentiate(operands, sizes, options, results, grads, needed)
+        found = pass_.differentiate(Backward(operands, sizes, options, results, grads, needed))
     return [
         torch.zeros_like(operand, memory_format=torch.contiguous_format) if grad is None else _own(grad)
         for operand, grad, need in zip(operands, found, needed, strict=True)
