@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from elm_neuro import ALIF, ELM, SpikeEvents
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikeEvents, SpikingELM
 from elm_neuro.backends import network
 from tests.backends import equal_cases
 from tests.backends.alif import cases as alif_cases
@@ -70,3 +71,38 @@ def network_is_the_same(backend: str, call: network_cases.Call) -> None:
     wanted = network_cases.everything(call, backend)
     for one, other in zip(network_cases.everything(call, backend, scan), wanted, strict=True):
         assert_close(one, other)
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "ELM": lambda: ELM(12, 3, num_memory=4),
+    "BranchELM": lambda: BranchELM(12, 3, num_memory=4, num_branch=3, num_synapse_per_branch=4, routing="random"),
+    "SpikingELM": lambda: SpikingELM(ELM(12, 3, num_memory=4), threshold=0.1),
+    "LIF": lambda: LIF(12, 5),
+    "ALIF": lambda: ALIF(12, 5, recurrent=True, surrogate=None),
+    "ELMNetwork": lambda: ELMNetwork(12, 4),
+}
+
+
+def spikes(batch: int = 3, num_steps: int = 20) -> torch.Tensor:
+    return (torch.rand(batch, num_steps, 12) < 0.1).float()
+
+
+def total(layer: torch.nn.Module, *inputs: Any) -> torch.Tensor:
+    y, after = layer(*inputs)
+    return y.square().sum() + sum(part.sum() for part in after)  # type: ignore[no-any-return]
+
+
+def is_compiled_once(layer: torch.nn.Module, given: str) -> None:
+    """A training step, for all sizes after the first, whose numbers torch takes for constants; the same numbers."""
+    graphs = CompileCounterWithBackend("aot_eager")
+    step = as_one_graph(lambda *inputs: total(layer, *inputs), backend=graphs)
+    leaves = list(layer.parameters())
+    for batch, num_steps in ((3, 20), (4, 25), (5, 9), (2, 31), (16, 8), (7, 2)):
+        x = spikes(batch, num_steps)
+        arriving: Any = SpikeEvents.from_frames(x) if given == "events" else x
+        losses = step(arriving), total(layer, arriving)
+        for one, other in zip(*(torch.autograd.grad(loss, leaves, allow_unused=True) for loss in losses), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert_close(one, other)
+    assert graphs.frame_count == 2

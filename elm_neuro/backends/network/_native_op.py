@@ -17,7 +17,7 @@ from elm_neuro.backends.network._native_pass import (
     backward,
     contiguous,
     forward,
-    saved_size,
+    room_for_saved,
 )
 from elm_neuro.backends.parts import _traced
 from elm_neuro.backends.parts._shapes import check_kept, check_lengths, check_operands
@@ -34,7 +34,7 @@ def run_as_operator(
     """As :func:`elm_neuro.backends.network._native_pass.run`; of events, `operands.begin` has one row more and there is
     no `end`.
     """
-    # the threads of now decide how what is kept lies
+    # with as many threads as now the backward pass finds what is kept where the forward pass left it
     how = tuple(options), _num_threads(), _library.instruction_set()
     return tuple(run_traced("network.native", [*operands, *layers], sizes, how)[:NUM_OUTPUT])
 
@@ -48,7 +48,11 @@ def _settled(given: _traced.Operands, sizes: Sizes, how: Any) -> tuple[Operands,
     operands = Operands._make(given[:NUM_OPERAND])
     layers = tuple([layer for layer in given[NUM_OPERAND:] if layer is not None])
     options, threads, _ = how
-    return operands, layers, Plan.of(Options._make(options), [int(size) for size in sizes], operands, threads)
+    return operands, layers, Plan.of(Options._make(options), sizes, operands, threads)
+
+
+def _room(operands: Operands, sizes: Sizes, how: Any) -> int:
+    return room_for_saved(operands, Options._make(how[0]), sizes[1])
 
 
 def _laid_out(operands: Operands, sizes: Sizes) -> Operands:
@@ -89,15 +93,15 @@ def _check(o: Operands, layers: tuple[Tensor, ...], sizes: Sizes, options: Optio
 def _run(given: _traced.Operands, sizes: Sizes, how: Any, save: bool) -> _traced.Operands:
     operands, layers, plan = _settled(given, sizes, how)
     _check(operands, layers, sizes, plan.options)
-    return list(forward(_laid_out(operands, sizes), contiguous(layers), plan, save=save))
+    room = _room(operands, sizes, how) if save else 0
+    return list(forward(_laid_out(operands, sizes), contiguous(layers), plan, save=save, room=room))
 
 
 def _empty(given: _traced.Operands, sizes: Sizes, how: Any, save: bool) -> _traced.Operands:
     operands = Operands._make(given[:NUM_OPERAND])
     make, (batch, num_neuron) = operands.bias.new_empty, operands.a_0.shape
     state = [None if part is None else make(part.shape) for part in operands[-4:]]
-    # of sizes that compiled code leaves open, those of now: how much is kept, the library says
-    saved = make(saved_size(operands, _settled(given, sizes, how)[-1]) if save else 0)
+    saved = make(_room(operands, sizes, how) if save else 0)
     return [make(batch, sizes[1], num_neuron), make(batch, num_neuron), *state, saved]
 
 
@@ -108,7 +112,7 @@ def _differentiate(call: _traced.Backward) -> _traced.Operands:
     if a is None or saved is None:
         raise RuntimeError("a pass left nothing for its backward pass")
     _check(operands, layers, sizes, plan.options)
-    check_kept(saved, saved_size(operands, plan))
+    check_kept(saved, _room(operands, sizes, how))
     outputs, needs = tuple(grads[:NUM_OUTPUT]), tuple(needed[:NUM_OPERAND])
     of = backward(_laid_out(operands, sizes), list(contiguous(layers)), plan, a, saved, outputs, needs)
     return [None] * FIRST_DIFFERENTIATED + list(of)

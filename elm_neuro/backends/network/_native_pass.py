@@ -18,9 +18,10 @@ from elm_neuro.backends.native._rows import rows
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
 from elm_neuro.backends.parts._surrogates import in_numbers
 from elm_neuro.backends.parts._twice import differentiable_once
-from elm_neuro.functional import NetworkParams, NetworkRule
+from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 
 Tensors = tuple[Tensor | None, ...]
+NO_EVENTS: Tensors = (None,) * 4
 
 
 class Operands(NamedTuple):
@@ -47,6 +48,28 @@ class Operands(NamedTuple):
     m_0: Tensor  # (batch, num_neuron, num_memory)
     r_0: Tensor | None  # (batch, num_neuron), with kappa_r
 
+    @classmethod
+    def of(
+        cls,
+        params: NetworkParams,
+        state: NetworkState,
+        *,
+        x: Tensor | None,
+        events: tuple[Tensor | None, ...] = NO_EVENTS,
+        lengths: Tensor | None = None,
+        input_mask: Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
+    ) -> Operands:
+        """Of a layer; `events`: begin, end, channel and value."""
+        begin, end, channel, value = events
+        return cls(
+            params.index, begin, end, channel, value, lengths, input_mask, recurrent_mask,
+            x=x, w_s=params.w_s, w_y=params.w_y, bias=params.bias, kappa_m=params.kappa_m, gain=params.gain,
+            kappa_b=params.kappa_b, kappa_r=params.kappa_r, a_0=state.a,
+            b_0=None if params.kappa_b is None else state.b, m_0=state.m,
+            r_0=None if params.kappa_r is None else state.r,
+        )  # fmt: skip
+
     def laid_out(self) -> Operands:
         """As the kernels read them: contiguous but for the rows of `x`."""
         whole = Operands._make([tensor if tensor is None else tensor.contiguous() for tensor in self._replace(x=None)])
@@ -54,6 +77,7 @@ class Operands(NamedTuple):
 
 
 FIRST_DIFFERENTIATED = Operands._fields.index("x")
+FEWEST_STEPS_OF_A_CHUNK = 8  # as native/network_layout.h cuts them, of all instruction sets
 
 
 class Options(NamedTuple):
@@ -130,13 +154,18 @@ def contiguous(layers: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(layer.contiguous() for layer in layers)
 
 
-def forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
-    """Activity, change, state and what the backward pass reads."""
+def forward(
+    operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool, room: int | None = None
+) -> tuple[Any, ...]:
+    """Activity, change, state and what the backward pass reads, in as much `room` or what it takes."""
     like, (batch, num_neuron) = operands.bias, operands.a_0.shape
     args = _arguments(operands, layers, plan)
     a, change = like.new_empty(batch, plan.num_steps, num_neuron), like.new_empty(batch, num_neuron)
     state = [None if part is None else torch.empty_like(part) for part in operands[-4:]]
-    saved = _library.large(like, _saved_size(args, like) if save else 0)
+    size = _saved_size(args, like) if save else 0
+    if room is not None and room < size:
+        raise RuntimeError(f"the room for what a pass keeps must be {size} entries, got {room}")
+    saved = _library.large(like, size if room is None else room)
     args.a, args.a_batch, args.a_time, args.change = a.data_ptr(), *a.stride()[:2], change.data_ptr()
     args.a_last, args.b_last, args.m_last, args.r_last = map(_library.address, state)
     args.saved = saved.data_ptr() if save else None
@@ -179,11 +208,17 @@ def backward(
     return *(found.get(name) for name in Operands._fields[FIRST_DIFFERENTIATED:]), *of_layers
 
 
-def saved_size(operands: Operands, plan: Plan) -> int:
-    """Entries that the backward pass reads, of operands that may be without numbers."""
-    args = _sized(operands, plan)
-    args.kappa_b, args.kappa_r = (None if one is None else 1 for one in (operands.kappa_b, operands.kappa_r))
-    return _saved_size(args, operands.bias)
+def room_for_saved(operands: Operands, options: Options, num_steps: int) -> int:
+    """Entries in which what the backward pass reads has room, however many lanes a task takes: batch and steps may be
+    left open by compiled code, the layer's own sizes are not.
+    """
+    (num_neuron, num_memory), dtype = operands.kappa_m.shape, operands.bias.dtype
+    most_lanes = _library.padded(dtype, 1)  # those of the widest registers
+    samples = -(-operands.a_0.shape[0] // most_lanes) * most_lanes
+    a_step = sum(options.widths[:-1]) + num_memory + (options.output != KERNEL_OUTPUTS["identity"])
+    a_start = num_memory + (0 if operands.kappa_b is None else options.num_branch) + (operands.kappa_r is not None)
+    entries = num_steps * a_step + -(-num_steps // FEWEST_STEPS_OF_A_CHUNK) * a_start
+    return samples * _library.padded(dtype, int(num_neuron)) * entries
 
 
 def _saved_size(args: _library.NetworkArgs, like: Tensor) -> int:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from elm_neuro import ELM, BranchELM, SpikeEvents, backends
 from elm_neuro.backends.cuda._plans import Device
 from tests.backends.alif.cases import calls as alif_calls
-from tests.backends.compiled import alif_is_the_same, as_one_graph, elm_is_the_same, network_is_the_same
+from tests.backends.compiled import (
+    LAYERS,
+    alif_is_the_same,
+    as_one_graph,
+    elm_is_the_same,
+    is_compiled_once,
+    network_is_the_same,
+)
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases
 from tests.backends.network.cases import Call
@@ -101,6 +108,17 @@ def test_every_input_of_every_way_to_the_first_layer(
         assert (one is None) == (other is None)
         if one is not None:
             assert_close(other, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "given"), [("ELM", "frames"), ("BranchELM", "events"), ("ALIF", "events"), ("ELMNetwork", "frames")]
+)
+def test_a_training_step_is_compiled_once_for_all_sizes(fake_driver: FakeDriver, name: str, given: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    layer.backend = "cuda"
+    is_compiled_once(layer, given)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch, at a graph break

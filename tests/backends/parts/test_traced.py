@@ -4,8 +4,8 @@ both ways. Those of CUDA are in tests/backends/cuda.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,16 +13,29 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikeEvents, SpikingELM, backends
+from elm_neuro import ALIF, ELM, LIF, ELMNetwork, SpikeEvents, backends
 from elm_neuro.backends.alif import _native_pass as alif_pass
 from elm_neuro.backends.elm._torch import may_commute
+from elm_neuro.backends.native import _library
+from elm_neuro.backends.network import _native_pass as network_pass
 from elm_neuro.backends.parts import _traced
-from elm_neuro.functional import ATan
+from elm_neuro.functional import ATan, zero_network_state
 from tests.backends.alif.cases import calls as alif_calls
-from tests.backends.compiled import alif_is_the_same, as_one_graph, elm_is_the_same, network_is_the_same
+from tests.backends.compiled import (
+    LAYERS,
+    alif_is_the_same,
+    as_one_graph,
+    elm_is_the_same,
+    is_compiled_once,
+    network_is_the_same,
+    spikes,
+    total,
+)
 from tests.backends.equal_cases import cases
 from tests.backends.native_cases import native
 from tests.backends.network.cases import calls as network_calls
+from tests.backends.network.cases import made
+from tests.backends.network.native_sizes import in_dtype
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -87,25 +100,6 @@ def test_many_elm_networks_are_one_graph_and_the_same(call: Any) -> None:
     network_is_the_same("native", call)
 
 
-LAYERS: dict[str, Callable[[], Any]] = {
-    "ELM": lambda: ELM(12, 3, num_memory=4),
-    "BranchELM": lambda: BranchELM(12, 3, num_memory=4, num_branch=3, num_synapse_per_branch=4, routing="random"),
-    "SpikingELM": lambda: SpikingELM(ELM(12, 3, num_memory=4), threshold=0.1),
-    "LIF": lambda: LIF(12, 5),
-    "ALIF": lambda: ALIF(12, 5, recurrent=True, surrogate=None),
-    "ELMNetwork": lambda: ELMNetwork(12, 4),
-}
-
-
-def spikes(batch: int = 3, num_steps: int = 20) -> torch.Tensor:
-    return (torch.rand(batch, num_steps, 12) < 0.1).float()
-
-
-def total(layer: torch.nn.Module, *inputs: Any) -> torch.Tensor:
-    y, after = layer(*inputs)
-    return y.square().sum() + sum(part.sum() for part in after)  # type: ignore[no-any-return]
-
-
 @native
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.13, of its own doing
@@ -138,6 +132,42 @@ def test_other_numbers_of_events_and_steps_and_wrong_lengths(name: str) -> None:
         assert_close(compiled(events, None, lengths), layer(events, None, lengths)[0])
     with pytest.raises(ValueError, match="between 0 and the 4 steps of x, got 1 to 5"):
         compiled(events, None, lengths + 1)
+
+
+@native
+@pytest.mark.parametrize(("name", "given"), [("ELM", "events"), ("ALIF", "events"), ("ELMNetwork", "frames")])
+def test_a_training_step_is_compiled_once_for_all_sizes(name: str, given: str) -> None:
+    is_compiled_once(LAYERS[name](), given)
+
+
+@native
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch 2.13, of its own doing
+@pytest.mark.parametrize("given", ["frames", "events"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_training_step_of_any_layer_is_compiled_once_for_all_sizes(name: str, given: str) -> None:
+    is_compiled_once(LAYERS[name](), given)
+
+
+@native
+@pytest.mark.parametrize("kind", [{"trace": True}, {"high_pass": False}, {"output": "identity"}, {"hidden": (7, 2)}])
+@pytest.mark.parametrize("num_neuron", [1, 8, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_a_network_keeps_has_room_however_many_samples_a_task_takes(
+    kind: Any, num_neuron: int, dtype: torch.dtype
+) -> None:
+    params, rule = in_dtype(made(0, sizes=(6, num_neuron, 3, 2, 4), **kind), dtype)
+    options, layers = network_pass.Options.of(params, rule), params.mlp_weight + params.mlp_bias
+    register = {"avx512": 64, "avx2": 32}.get(_library.instruction_set(), 16)
+    lanes = [1, *(size // dtype.itemsize for size in (16, 32, 64) if size <= register)]
+    for batch, num_steps in itertools.product((1, 2, 5, 16, 17), (1, 8, 9, 33)):
+        state = zero_network_state(params, batch)
+        operands = network_pass.Operands.of(params, state, x=torch.rand(batch, num_steps, 6, dtype=dtype))
+        room = network_pass.room_for_saved(operands, options, num_steps)
+        for number in lanes:
+            plan = network_pass.Plan(options, num_steps, 6, number)
+            *_, saved = network_pass.forward(operands.laid_out(), layers, plan, save=True)
+            assert saved.numel() <= room
 
 
 @native
@@ -234,8 +264,10 @@ def call_of(layer: Any, x: Any) -> tuple[Any, ...]:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
 def test_the_operator_passes_opcheck(name: str) -> None:
-    events = SpikeEvents(torch.tensor([0, 1, 2, 2, 3]), torch.tensor([3, 0, 11]), None, (2, 2, 12))
-    torch.library.opcheck(torch.ops.elm_neuro.run_pass.default, call_of(LAYERS[name](), events))
+    # a network of sizes that leave nothing free of what is kept: there is no number there, and opcheck looks
+    layer = ELMNetwork(12, 16) if name == "ELMNetwork" else LAYERS[name]()
+    events = SpikeEvents.from_frames(spikes(16, 4))
+    torch.library.opcheck(torch.ops.elm_neuro.run_pass.default, call_of(layer, events))
 
 
 @native
@@ -335,10 +367,20 @@ class Output(torch.nn.Module):
 @native
 @pytest.mark.parametrize("name", ["BranchELM", "ALIF", "ELMNetwork"])
 def test_an_exported_layer_takes_other_batches_and_lengths_where_they_are_dynamic(name: str) -> None:
-    module = Output(name).eval()
+    """In training too."""
+    module = Output(name)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
-    with torch.no_grad(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (spikes(),), dynamic_shapes=(sizes,)).module()
         for other in (spikes(2, 9), spikes(5, 2), spikes(3, 60)):
-            assert_close(program(other), module(other))
+            outputs = program(other), module(other)
+            assert_close(*outputs)
+            grads = [
+                torch.autograd.grad(y.square().sum(), list(one.parameters()), allow_unused=True)
+                for y, one in zip(outputs, (program, module), strict=True)
+            ]
+            for one, another in zip(*grads, strict=True):
+                assert (one is None) == (another is None)
+                if one is not None:
+                    assert_close(one, another)
