@@ -11,8 +11,9 @@ it, like norse's own.
   T. A cell cannot know that an axis is time: use a layer, or ``Lift(cell)``, for sequences.
 - **State** is a plain named tuple of tensors ``[*batch, ...]`` with the membrane or readout as `v`, zeros by default.
   Hand it on to go on; :func:`detach` it between the pieces of a long sequence; start with None where the batch changes.
-- ``cell.compile()`` compiles in place; the wrapper that ``torch.compile(cell)`` returns hides `state` from norse. A
-  layer inside a compiled network runs uncompiled, because its loop over time would be unrolled.
+- ``cell.compile()`` compiles in place; the wrapper that ``torch.compile(cell)`` returns hides `state` from norse. In a
+  compiled network a layer on `native` or `cuda` is one operator of the graph; a reset breaks the graph, and with
+  `record_states` the steps are unrolled.
 - norse's surrogates fit:
   ``surrogate=functools.partial(norse.torch.functional.threshold.threshold, method="super", alpha=100.0)``.
 
@@ -274,10 +275,7 @@ class Layer(_Face[State]):
         if self.record_states:
             frames = x.to_dense(self.core.initial_state(0)[0].dtype) if isinstance(x, SpikeEvents) else x
             return self._recorded(frames, before, dims)
-        # Traced, the loop over time would be unrolled and compile for minutes; as a decorator, disable would import the
-        # compiler.
-        run = torch.compiler.disable(self._sequence) if torch.compiler.is_compiling() else self._sequence
-        out, after = run(x, before)
+        out, after = self._sequence(x, before)
         out = out.transpose(0, 1)
         shape = (out.shape[0], *dims, self.output_size)
         return (out if out.shape == shape else out.reshape(shape)).contiguous(), self._split(after, dims)

@@ -22,6 +22,7 @@ from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dty
 from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
@@ -252,12 +253,17 @@ class Layer(Cell):
         y, inner = self.core(x, before, lengths)
         readout = y.to(inner[0].dtype).transpose(0, 1)
         if self.reset_mechanism != "none" and len(readout):
-            mem, steps = torch.zeros_like(readout[0]) if states is None else states[-1], []
-            for y_t in readout.unbind(0):
-                mem = self._after_reset(y_t, mem)
-                steps.append(mem)
-            readout = torch.stack(steps)
+            readout = self._after_resets(readout, torch.zeros_like(readout[0]) if states is None else states[-1])
         return as_stored(self.fire(readout), self.threshold), readout, inner
+
+    @untraced
+    def _after_resets(self, readout: Tensor, mem: Tensor) -> Tensor:
+        """The readout of every step, time first, after the reset by the one before it."""
+        steps = []
+        for y_t in readout.unbind(0):
+            mem = self._after_reset(y_t, mem)
+            steps.append(mem)
+        return torch.stack(steps)
 
     def _pass_that_fires(self) -> Callable[..., tuple[Tensor, Tensor, Any]] | None:
         """The core's own pass with a threshold in it, where a spike depends on its readout alone and nobody has changed
