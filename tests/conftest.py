@@ -5,6 +5,7 @@ silently.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,15 @@ def _fail_if_skipped(report: Any) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if _strict_skips():
         config.pluginmanager.register(StrictSkips(), "elm_neuro-strict-skips")
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a large grid of cases, `make test` runs some, the same ones everywhere: ``grid(every)`` says how many."""
+    for item in items:
+        grid = item.get_closest_marker("grid")
+        if grid is not None and zlib.crc32(item.name.encode()) % grid.kwargs["every"]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -588,6 +588,7 @@ def test_autocast_keeps_states_in_float32(make: Callable[..., Any]) -> None:
     spk.float().sum().backward()
 
 
+@pytest.mark.grid(every=2)
 @params(OURS)
 @pytest.mark.parametrize("hidden", [pytest.param(False, marks=pytest.mark.slow), True], ids=["explicit", "hidden"])
 # dynamo of torch 2.13 warns of what it does itself: tracing an autograd.Function, looking at the states' grad

@@ -248,6 +248,7 @@ def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuse
         assert torch.nn.functional.cross_entropy(network(x), labels).item() == pytest.approx(accuracy, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_the_first_one_and_may_have_a_place_of_its_own(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
     assert points(out / "bins.csv") == found
 
 
+@pytest.mark.slow
 def test_a_study_repeats_the_ablations_of_the_paper(tmp_path: Path, study: Callable[..., Done]) -> None:
     pytest.importorskip("optuna")
     done = study("--models", "--ablations", "timescales", "latency", "--seeds", "3")

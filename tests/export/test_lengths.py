@@ -58,6 +58,7 @@ def made(name: str) -> Any:
     return LAYERS[name]().eval()
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("form", ["sequence", "unrolled"])
 @pytest.mark.parametrize("name", LAYERS)
@@ -100,6 +101,7 @@ def test_a_network_of_them(tmp_path: Path, form: str) -> None:
             torch.testing.assert_close(torch.from_numpy(end["2.m"][i]), elm.m[0], **TOLERANCE)
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("kind", ["SequenceClassifier", "SpikingNetwork", "LIFNetwork"])
 @pytest.mark.parametrize("readout", ["last", "mean"])
 @pytest.mark.parametrize("form", ["sequence", "unrolled"])
@@ -164,6 +166,7 @@ def test_a_classifier_in_pieces_gives_the_answer_of_each_samples_end(tmp_path: P
     torch.testing.assert_close(torch.from_numpy(outputs["y"]), expected, **TOLERANCE)
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(0, 0), (0, NUM_STEPS), (3, 0)])
 @pytest.mark.parametrize(
     ("form", "lengths"), [("step", False), ("sequence", False), ("sequence", True), ("unrolled", True)]

@@ -72,7 +72,7 @@ def spiking(draw: st.DrawFn) -> nn.Module:
     ).double()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS)
 def test_spikes_states_and_readouts_are_those_of_the_layer(tmp_path: Path, form: str, data: st.DataObject) -> None:

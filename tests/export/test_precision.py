@@ -79,6 +79,7 @@ def corrupted(path: Path, how: str) -> Iterator[str]:
         constant.raw_data = before
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 @pytest.mark.parametrize("name", NETWORKS)
@@ -94,6 +95,7 @@ def test_every_output_is_compared_and_lies_within_its_bound(
     assert report == export.verify(tmp_path / "model.onnx", made(name))
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_of_zero_are_refused(tmp_path: Path, name: str, precision: str) -> None:
@@ -105,6 +107,7 @@ def test_weights_of_zero_are_refused(tmp_path: Path, name: str, precision: str) 
                 export.verify(path, made(name))
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize(("name", "precision"), [*((name, "int8") for name in NETWORKS), ("mixed", "float16")])
 def test_one_matrix_that_is_swapped_is_refused(tmp_path: Path, name: str, precision: str) -> None:
     path = tmp_path / "model.onnx"
@@ -212,6 +215,7 @@ def half_products(graph: Any) -> Iterator[list[int]]:
                 yield from half_products(attribute.g)
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_float16_has_no_transpose_that_onnxruntime_would_swap_with_a_cast(tmp_path: Path, name: str, form: str) -> None:

@@ -28,7 +28,7 @@ from tests.backends.parts.test_traced import call_of
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=HEALTH)
+FEW = settings(max_examples=2, deadline=None, suppress_health_check=HEALTH)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
 HOW = {"events": st.booleans(), "recompute_every": st.sampled_from([None, None, 8])}
 
@@ -85,6 +85,7 @@ def test_many_elm_networks_are_one_graph_and_the_same(fake_driver: FakeDriver, c
     a_network(fake_driver, call, architecture)
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("given", ["frames", "bytes", "events"])
 @pytest.mark.parametrize("options", [{}, {"branch_activation": "tanh"}, {"tau_s": (1.0, 2.0, 3.0)}])
 def test_every_input_of_every_way_to_the_first_layer(

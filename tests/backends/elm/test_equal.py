@@ -18,7 +18,7 @@ from tests.tolerances import assert_close
 
 
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, None, 1, 7]))
 def test_backends_equal_reference_in_outputs_and_all_gradients(
     backend: str, case: Any, recompute_every: int | None

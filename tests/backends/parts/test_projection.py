@@ -17,7 +17,7 @@ from tests.tolerances import assert_close
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("sparse_input", ["on", "off"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, 5]))
 def test_frames_searched_for_events_or_not_equal_the_reference(
     backend: str, sparse_input: str, case: Any, recompute_every: int | None

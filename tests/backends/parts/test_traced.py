@@ -39,7 +39,7 @@ from tests.backends.network.native_sizes import in_dtype
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=HEALTH)
+FEW = settings(max_examples=2, deadline=None, suppress_health_check=HEALTH)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
 HOW = {
     "events": st.booleans(),
@@ -298,7 +298,7 @@ def test_only_passes_are_imported() -> None:
 
 
 @native
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(None, marks=pytest.mark.slow), True])
 def test_layers_of_one_kind_with_other_settings_are_one_graph(dynamic: bool | None) -> None:
     """Numbers that compiled code leaves open are settings too."""
     torch.manual_seed(0)
@@ -320,6 +320,7 @@ def test_layers_of_one_kind_with_other_settings_are_one_graph(dynamic: bool | No
 
 @native
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of its own doing, at a graph break
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("transform", ["jvp", "grad", "vmap"])
 @pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
 def test_transforms_inside_compiled_code_give_what_they_give_outside(name: str, transform: str) -> None:

@@ -215,7 +215,6 @@ def convert_and_kill(script: Path, source: Path, target: Path, delay: float, num
 @pytest.mark.parametrize(
     ("form", "num_kills"),
     [
-        ("hdf5", 1),
         ("npy", 1),
         *(pytest.param(form, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for form in FORMATS),
     ],
@@ -241,7 +240,7 @@ def test_a_conversion_killed_at_random_moments_ends_in_the_same_bytes(
         shutil.rmtree(target)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [pytest.param("npy", marks=pytest.mark.slow), "hdf5"])
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(source: Path, tmp_path: Path, form: Format) -> None:
     """A limit on the size of files stands for a disk that is full: writing fails in the middle."""
     code = (

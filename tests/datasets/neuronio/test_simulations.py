@@ -95,7 +95,7 @@ def test_shared_numbers_lists_of_ints_and_arrays_are_read(tmp_path: Path) -> Non
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_spikes_are_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     num_steps = data.draw(st.integers(1, 70))
     content = made(1, num_steps, rate=0.0)
@@ -293,7 +293,7 @@ def test_truncated_files_are_refused(tmp_path: Path, share: float) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_damaged_files_are_refused_or_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     raw = bytearray(pickled(made(1, 20, rate=0.02)))
     for _ in range(data.draw(st.integers(1, 8))):
