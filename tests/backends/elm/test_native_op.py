@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from elm_neuro import ELM
+from elm_neuro.backends.parts._traced import LAYOUT
 from tests.backends.native_cases import (
     native,
 )
@@ -70,7 +71,7 @@ def test_operators_are_known_without_what_runs_them(fresh: Fresh) -> None:
     found = fresh(
         "import json, sys, torch, elm_neuro\n"
         "before = [name for name in sys.modules if name.startswith('elm_neuro.backends.native')]\n"
-        "how = repr(('native.filter', ('()', ()), (False, False, False, False, True, True, False), 1))\n"
+        f"how = repr(('native.filter', ('()', ()), (False, False, False, False, True, True, False), {LAYOUT}))\n"
         "given = [torch.ones(1, 3, 1), torch.tensor([0.5])]\n"
         "y, = torch.ops.elm_neuro.run_pass(given, [1, 3, 1], how, [0], [0.0], False)\n"
         "print(json.dumps([before, y.flatten().tolist()]))"
