@@ -136,9 +136,9 @@ def affine(node: Any) -> nn.Linear:
             f"{np.shape(bias)}"
         )
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(torch.tensor(weight))
+    linear.weight = nn.Parameter(torch.tensor(weight, device="cpu"))
     if bias is not None:
-        linear.bias = nn.Parameter(torch.tensor(np.asarray(bias)))
+        linear.bias = nn.Parameter(torch.tensor(np.asarray(bias), device="cpu"))
     return linear
 
 

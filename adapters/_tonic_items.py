@@ -63,7 +63,7 @@ class Face:
             self.sensor_size = (num_channels, 1, 1)
         self._on_disk = False  # whether a folder of this epoch has been handed out
         # whether a cache keeps items of this epoch in memory; shared, so that those of workers are known, too
-        self._in_memory = torch.zeros(1, dtype=torch.bool).share_memory_()
+        self._in_memory = torch.zeros(1, dtype=torch.bool, device="cpu").share_memory_()
 
     def item(
         self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool

@@ -112,10 +112,11 @@ def from_nir(
     if not isinstance(graph, nir.NIRGraph):
         graph = nir.NIRGraph.from_list(_checked_node(graph))
     check_names(graph)
-    made = _made(graph, makers)
-    ready = dict.fromkeys(makers, lambda node: made[id(node)])
     try:
-        network: nn.Module = nirtorch.nir_to_torch(graph, ready, device=device, dtype=dtype)  # float32 by default
+        with torch.device("cpu"):
+            made = _made(graph, makers)
+            ready = dict.fromkeys(makers, lambda node: made[id(node)])
+            network: nn.Module = nirtorch.nir_to_torch(graph, ready, device=device, dtype=dtype)  # float32 by default
     except KeyError as error:  # of torch.nn.ModuleDict, for names such as "keys"
         raise ValueError(f"names of nodes must be none of an nn.ModuleDict: {error.args[0]}") from error
     return network

@@ -204,7 +204,7 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
     @v_threshold.setter
     def v_threshold(self, value: float | Tensor) -> None:
         threshold = self.v_threshold
-        threshold.detach().copy_(torch.as_tensor(value, dtype=threshold.dtype))
+        threshold.detach().copy_(torch.as_tensor(value, dtype=threshold.dtype, device=threshold.device))
 
     @property
     def surrogate_function(self) -> Callable[[Tensor], Tensor]:

@@ -271,7 +271,9 @@ class SHD(Face):
             source = read_shd(_file_of_tonic(source, train=train, needed=True) if inside else source)
         self.recordings = source.recordings() if isinstance(source, SpokenDigits) else source
         self.train = train
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that live on see a new epoch
+        self._epoch = torch.zeros(
+            1, dtype=torch.int64, device="cpu"
+        ).share_memory_()  # workers that live on see it move
         num_channels = self.recordings.num_channels
         super().__init__(
             num_channels,

@@ -368,7 +368,7 @@ def _array(name: str, values: Array, size: int | None) -> Tensor:
     """One column of events as a tensor, integers as int64."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "ui":
         values = values.astype(np.int64)
-    tensor = torch.as_tensor(values)
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
     if tensor.ndim != 1 or (size is not None and tensor.shape[0] != size):
         raise ValueError(
             f"{name} must have shape ({'num_events' if size is None else size},), got {tuple(tensor.shape)}"

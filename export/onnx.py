@@ -111,7 +111,7 @@ def to_onnx(
     options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head, lengths, input_dtype)
     _check_options(options, opset)
     path = Path(path)
-    with written_weights(module):
+    with torch.device("cpu"), written_weights(module):
         built = build(module, options, opset)
         if precision != "float32" and built.dtype != torch.float32:
             raise ValueError(f"precision must be float32 for a module in {built.dtype}, got {precision!r}")
@@ -193,7 +193,7 @@ def verify(
     except Exception as error:  # protobuf's own kinds
         raise ValueError(f"path must be an ONNX model, got {path}: {error}") from error
     options, opset = options_of(model, path)
-    with written_weights(module):
+    with torch.device("cpu"), written_weights(module):
         return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed, provider=provider)
 
 

@@ -108,8 +108,9 @@ def from_upstream(directory: str | os.PathLike[str]) -> ELM:
     tau = _branch_tau(state[time].view(branches, -1), f"{weights_file}: {time}")
     tensors["cell.tau_s"] = tau
     if config.num_branch is not None:
-        tensors[INDEX] = _upstream_index(state, weights_file) if routed else torch.arange(branches * synapses)
-        tensors[INDEX] = tensors[INDEX].view(branches, synapses)
+        in_order = torch.arange(branches * synapses, device="cpu")
+        index = _upstream_index(state, weights_file) if routed else in_order
+        tensors[INDEX] = index.view(branches, synapses)
     try:
         config = ELMConfig.from_dict(config.to_dict() | {"tau_s": tau.tolist()})
     except (TypeError, ValueError) as error:
@@ -130,7 +131,7 @@ def _upstream_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} must hold a plain state dict, got {type(state).__name__}")
     for name, value in list(state.items()):
         if value is None and name in ("input_to_synapse_indices", "valid_indices_mask"):
-            state[name] = torch.empty(0)
+            state[name] = torch.empty(0, device="cpu")
         elif not (
             isinstance(name, str)
             and isinstance(value, Tensor)

@@ -139,7 +139,7 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
     Raises:
         ValueError: they are not (batch,) integers from 0 to `num_steps`.
     """
-    lengths = torch.as_tensor(lengths)
+    lengths = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
     if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
         raise ValueError(
             f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
@@ -162,7 +162,7 @@ def refuse_nan(
             raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
     values = x.value if isinstance(x, SpikeEvents) else x
     if lengths is not None and isinstance(x, Tensor):
-        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        padding = torch.arange(x.shape[1], device=lengths.device) >= lengths[:, None]
         values = x.masked_fill(padding.view(*padding.shape, *[1] * (x.ndim - 2)), 0.0)
     if values is not None and bool((~torch.isfinite(values)).any()):
         where = (~torch.isfinite(values)).nonzero()[0].tolist()

@@ -21,7 +21,7 @@ def check_tau_s(tau_s: Tensor | None, config: float | Sequence[float]) -> None:
     """
     if tau_s is None or not tau_s.is_floating_point() or tau_s.is_meta:
         return
-    expected = torch.tensor(config, dtype=torch.float64)
+    expected = torch.tensor(config, dtype=torch.float64, device=tau_s.device)
     rounding = torch.finfo(torch.bfloat16).eps
     if tau_s.shape == expected.shape and not torch.allclose(tau_s.double(), expected, rtol=rounding, atol=0.0):
         raise ValueError(f"tau_s must be that of the config, {_listed(expected)} ms, got {_listed(tau_s)} ms")

@@ -77,7 +77,7 @@ def _run(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _tr
     events = room_for_found(given[0] if save else None, "auto", SPARSE_DENSITY, spikes)
     if found is not None and events[0].numel():
         events = [found.begin, found.end, found.channel, events[3] if found.value is None else found.value]
-    facts = torch.tensor((found is not None, found is not None and found.value is not None))
+    facts = torch.tensor((found is not None, found is not None and found.value is not None), device="cpu")
     return [spikes, *rest, *events, facts]
 
 

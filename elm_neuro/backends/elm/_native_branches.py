@@ -11,7 +11,9 @@ from elm_neuro.functional._elm import linear
 
 def branch_table(params: ELMParameters, num_input: int) -> Tensor:
     """What an input adds to each branch, (1, num_input, all branches)."""
-    routing = torch.arange(num_input).unsqueeze(-1) if params.routing is None else params.routing
+    routing = params.routing
+    if routing is None:  # a branch an input
+        routing = torch.arange(num_input, device=params.w_s.device).unsqueeze(-1)
     return branch_matrix(params.w_s, routing, num_input).movedim(-1, 0).flatten(1).unsqueeze(0)
 
 

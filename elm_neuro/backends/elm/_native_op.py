@@ -140,7 +140,7 @@ def _run(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _tr
     events = room_for_found(frames, options[1], SPARSE_DENSITY, outputs.m_last)
     if frames is not None and found is not None and events[0].numel():
         events = [found.begin, found.end, found.channel, events[3] if found.value is None else found.value]
-    facts = torch.tensor((plan.tile, found is not None, found is not None and found.value is not None))
+    facts = torch.tensor((plan.tile, found is not None, found is not None and found.value is not None), device="cpu")
     total = None if inputs.first is None or given[TOTAL] is not None else inputs.first.total
     table, w_m = (None, None) if effective is None else (effective.table, effective.w_m)
     return [*results, saved.activations, *starts, table, w_m, total, *events, facts]

@@ -96,7 +96,7 @@ class Events(NamedTuple):
         size = room_for(x, density)
         parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
         room = size // parts
-        begin = torch.empty(batch * num_steps, dtype=torch.int64)
+        begin = x.new_empty(batch * num_steps, dtype=torch.int64)
         end, channel = torch.empty_like(begin), _library.large(begin, size, torch.int32)
         value = _library.large(x, size)
         args = _library.FramesArgs(batch, num_steps, num_input, x.stride(0), x.stride(1), room, parts)
@@ -111,7 +111,8 @@ class Events(NamedTuple):
     def discounted_sum(self, kappa: float, dtype: torch.dtype, lengths: Tensor | None) -> Tensor:
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""
         batch, num_steps, num_input = self.shape
-        total, library = torch.zeros(batch, num_input, dtype=dtype), _library.library()
+        total = self.begin.new_zeros(batch, num_input, dtype=dtype)
+        library = _library.library()
         call = library.elm_discount_f64 if dtype == torch.float64 else library.elm_discount_f32
         wide = self.channel.dtype == torch.int64
         tensors = (lengths, self.begin, self.end, self.channel, self.value, total)

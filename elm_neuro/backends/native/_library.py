@@ -175,7 +175,7 @@ def _have_freed_memory_kept() -> None:
     the heap happens to lie, it gives the end of it back to the system each time, and a pass of 1.5 ms waits for another
     one for its pages. Thresholds that the user has set (``MALLOC_TRIM_THRESHOLD_``, ...) stay as they are.
     """
-    torch.empty(FREED_BYTES, dtype=torch.uint8)
+    torch.empty(FREED_BYTES, dtype=torch.uint8, device="cpu")
 
 
 def _pool_of_torch() -> int | None:

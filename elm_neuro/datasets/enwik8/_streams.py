@@ -80,4 +80,4 @@ class TextStreams(Dataset[TextStretch]):
         if (unknown := rows[places < 0]).size:
             raise ValueError(f"text must hold bytes of its alphabet only, got {int(unknown[0])}")
         whole = torch.from_numpy(places)
-        return TextStretch(whole[:, :-1], whole[:, 1:], torch.tensor(index == 0))
+        return TextStretch(whole[:, :-1], whole[:, 1:], torch.tensor(index == 0, device="cpu"))

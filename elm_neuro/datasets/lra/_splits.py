@@ -24,7 +24,7 @@ def random_parts(num_samples: int, sizes: dict[str, int], *, seed: int = SEED) -
     """
     if min(sizes.values()) < 0 or sum(sizes.values()) != num_samples:
         raise ValueError(f"sizes must not be negative and add up to {num_samples} samples, got {sizes}")
-    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed)).numpy()
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
     return dict(zip(sizes, np.split(order, np.cumsum(list(sizes.values()))[:-1]), strict=True))
 
 

@@ -64,17 +64,17 @@ class Steps:
             rows, channels = np.divmod(cells[np.diff(cells, prepend=-1) > 0], shape[2])
         indptr = np.zeros(num_rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows, minlength=num_rows), out=indptr[1:])
-        value = None if self.scale == 1.0 else torch.full(channels.shape, self.scale)
+        value = None if self.scale == 1.0 else torch.full(channels.shape, self.scale, device="cpu")
         return SpikeEvents(torch.from_numpy(indptr), torch.from_numpy(channels), value, shape)
 
     def as_frames(self, rows: NDArray[np.int64], channels: NDArray[np.int64], shape: tuple[int, int, int]) -> Tensor:
         """The same as frames of counts, or of zeros and ones, times `scale`."""
         cells = torch.from_numpy(rows * shape[2] + channels)
-        frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32)
+        frames = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.float32, device="cpu")
         if self.binary:
             frames[cells] = 1.0
         else:
-            frames.index_add_(0, cells, torch.ones(cells.shape[0]))
+            frames.index_add_(0, cells, torch.ones(cells.shape[0], dtype=torch.float32, device="cpu"))
         return (frames if self.scale == 1.0 else frames.mul_(self.scale)).view(shape)
 
     def _cells(

@@ -55,7 +55,7 @@ def generator(seed: int) -> np.random.Generator:
     """The generator of a transform with `seed`, for this sample or, outside of `sample_key`, for this call."""
     sample = _SAMPLE.get()
     if sample is None:
-        return np.random.default_rng((seed, int(torch.randint(2**62, ()))))
+        return np.random.default_rng((seed, int(torch.randint(2**62, (), device="cpu"))))
     sample.drawn += 1
     return np.random.default_rng((seed, sample.epoch, sample.index, sample.drawn))
 

@@ -55,7 +55,7 @@ class AnswersByGroup(nn.Module):
     def by_length(self, num_buckets: int = 8) -> dict[str, Share]:
         """Accuracy by length, in buckets of about as many sequences; one where all are equally long."""
         answers, labels, lengths, _ = self._columns()
-        shares_of_all = torch.linspace(0, 1, num_buckets + 1, dtype=torch.float64)
+        shares_of_all = torch.linspace(0, 1, num_buckets + 1, dtype=torch.float64, device=lengths.device)
         edges = torch.quantile(lengths.double(), shares_of_all).ceil().long().unique()
         if len(edges) == 1:
             edges = torch.stack((edges[0], edges[0] + 1))
