@@ -33,7 +33,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ),
         ("lra_speed", [], ["rich"]),
         ("onnx_latency", [], ["onnxruntime", "onnx"]),
-        ("alif_speed", ["--repeats", "1"], []),
+        pytest.param("alif_speed", ["--repeats", "1"], [], marks=pytest.mark.slow),
         pytest.param("scaling", ["--repeats", "1", "--out", "scaling"], ["matplotlib"], marks=pytest.mark.slow),
     ],
 )

@@ -141,7 +141,7 @@ def test_what_a_strangers_task_trained_is_exported_once_it_is_trusted(
     assert (task / "run" / "sequence.onnx").is_file()
 
 
-@pytest.mark.parametrize("spiking", [False, True])
+@pytest.mark.parametrize("spiking", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_strangers_neuron_is_trained_and_tested_by_a_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spiking: bool
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_sequence_is_one_graph_and_the_same(name: str) -> None:
 
 @native
 @COMPILER_WARNINGS
-@pytest.mark.parametrize("host", ["norse", "snntorch", "spikingjelly"])
+@pytest.mark.parametrize("host", ["norse", "snntorch", pytest.param("spikingjelly", marks=pytest.mark.slow)])
 def test_the_loop_of_a_reset_is_not_unrolled(host: str) -> None:
     pytest.importorskip(host)
     faces = importlib.import_module(f"elm_neuro.adapters.{host}")

@@ -537,6 +537,7 @@ def test_a_cell_compiles_in_place_without_a_break_and_stays_stateful(name: str) 
     assert all(p.grad is not None for p in cell.parameters())
 
 
+@pytest.mark.slow
 @COMPILER_WARNINGS
 @pytest.mark.parametrize("name", ["ELM", "ALIF"])
 def test_a_compiled_layer_does_not_unroll_its_loop_over_time(name: str) -> None:

@@ -350,7 +350,7 @@ def test_ctrl_c_says_what_is_kept(
         assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == kept
 
 
-@pytest.mark.parametrize("step", [4, STEPS])
+@pytest.mark.parametrize("step", [4, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_sigterm_leaves_a_checkpoint_of_the_batch_and_status_143(
     run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
 ) -> None:

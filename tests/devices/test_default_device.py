@@ -44,6 +44,7 @@ def whole(layer: Any, first: Any, second: Any, lengths: Any) -> list[Tensor]:
     return [part.detach() for part in parts] + [p.grad for p in layer.parameters() if p.grad is not None]
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LAYERS)

@@ -28,7 +28,6 @@ from tests.backends.parts.test_traced import call_of
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-FEW = settings(max_examples=2, deadline=None, suppress_health_check=HEALTH)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
 HOW = {"events": st.booleans(), "recompute_every": st.sampled_from([None, None, 8])}
 
@@ -46,42 +45,24 @@ def a_network(driver: FakeDriver, call: Call, architecture: int) -> None:
     network_is_the_same("cuda", call)
 
 
-@FEW
+@pytest.mark.slow
+@MANY
 @given(case=cases(), how=st.fixed_dictionaries(HOW))
 def test_an_elm_is_one_graph_and_the_same(fake_driver: FakeDriver, case: Any, how: Any) -> None:
     an_elm(case, how)
 
 
-@FEW
+@pytest.mark.slow
+@MANY
 @given(call=alif_calls())
 def test_a_lif_layer_is_one_graph_and_the_same(fake_driver: FakeDriver, call: Any) -> None:
     alif_is_the_same("cuda", call)
 
 
-@FEW
+@pytest.mark.slow
+@MANY
 @given(call=network_calls(), architecture=st.sampled_from([80, 90]))
 def test_an_elm_network_is_one_graph_and_the_same(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
-    a_network(fake_driver, call, architecture)
-
-
-@pytest.mark.slow
-@MANY
-@given(case=cases(), how=st.fixed_dictionaries(HOW))
-def test_many_elms_are_one_graph_and_the_same(fake_driver: FakeDriver, case: Any, how: Any) -> None:
-    an_elm(case, how)
-
-
-@pytest.mark.slow
-@MANY
-@given(call=alif_calls())
-def test_many_lif_layers_are_one_graph_and_the_same(fake_driver: FakeDriver, call: Any) -> None:
-    alif_is_the_same("cuda", call)
-
-
-@pytest.mark.slow
-@MANY
-@given(call=network_calls(), architecture=st.sampled_from([80, 90]))
-def test_many_elm_networks_are_one_graph_and_the_same(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
     a_network(fake_driver, call, architecture)
 
 

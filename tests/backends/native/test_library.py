@@ -75,7 +75,7 @@ print(worst)
 
 
 @native
-@pytest.mark.parametrize("name", ["baseline", "avx2"])
+@pytest.mark.parametrize("name", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 def test_every_instruction_set_equals_the_reference(name: str) -> None:
     code = "import json, torch; from elm_neuro import backends; from tests.backends import native_cases as t"
     code += "; t.sizes(torch.float32); t.sizes(torch.float64); print(json.dumps(backends.available()))"

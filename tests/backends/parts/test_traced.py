@@ -298,7 +298,8 @@ def test_only_passes_are_imported() -> None:
 
 
 @native
-@pytest.mark.parametrize("dynamic", [pytest.param(None, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [None, True])
 def test_layers_of_one_kind_with_other_settings_are_one_graph(dynamic: bool | None) -> None:
     """Numbers that compiled code leaves open are settings too."""
     torch.manual_seed(0)
