@@ -32,24 +32,15 @@ MANY = settings(max_examples=60, deadline=None, suppress_health_check=HEALTH)
 HOW = {"events": st.booleans(), "recompute_every": st.sampled_from([None, None, 8])}
 
 
-def an_elm(case: Any, how: Any) -> None:
+@pytest.mark.slow
+@MANY
+@given(case=cases(), how=st.fixed_dictionaries(HOW))
+def test_an_elm_is_one_graph_and_the_same(fake_driver: FakeDriver, case: Any, how: Any) -> None:
     neuron, x, *_ = case
     if how["recompute_every"] is not None:  # how many events lie in a part, compiled code does not know
         how = how | {"events": False}
     if len(neuron.cell.mlp) <= 2 and x.numel():
         elm_is_the_same("cuda", case, sparse_input="off", **how)
-
-
-def a_network(driver: FakeDriver, call: Call, architecture: int) -> None:
-    driver.properties = Device(multiprocessors=132, shared_bytes=166912, architecture=architecture)
-    network_is_the_same("cuda", call)
-
-
-@pytest.mark.slow
-@MANY
-@given(case=cases(), how=st.fixed_dictionaries(HOW))
-def test_an_elm_is_one_graph_and_the_same(fake_driver: FakeDriver, case: Any, how: Any) -> None:
-    an_elm(case, how)
 
 
 @pytest.mark.slow
@@ -63,7 +54,8 @@ def test_a_lif_layer_is_one_graph_and_the_same(fake_driver: FakeDriver, call: An
 @MANY
 @given(call=network_calls(), architecture=st.sampled_from([80, 90]))
 def test_an_elm_network_is_one_graph_and_the_same(fake_driver: FakeDriver, call: Call, architecture: int) -> None:
-    a_network(fake_driver, call, architecture)
+    fake_driver.properties = Device(multiprocessors=132, shared_bytes=166912, architecture=architecture)
+    network_is_the_same("cuda", call)
 
 
 @pytest.mark.grid(every=2)
