@@ -17,7 +17,7 @@ from elm_neuro.backends.cuda import _alif, _driver
 from elm_neuro.backends.cuda._launch import Launch, address
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.parts._surrogates import in_numbers, of_numbers
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once, saved_of
 from elm_neuro.functional import ALIFParameters, Surrogate
 
 
@@ -110,7 +110,7 @@ class _Pass(Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        spikes, kept, lengths, beta, p, b, w_rec, v_0, s_0 = ctx.saved_tensors
+        spikes, kept, lengths, beta, p, b, w_rec, v_0, s_0 = saved_of(ctx)
         o = Operands(lengths, spikes, beta, beta, p, b, w_rec, v_0, v_0, s_0)
         return None, None, *backward(o, ctx.plan, spikes, kept, grads)
 

@@ -119,7 +119,9 @@ class _Pass(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         spikes, saved, *tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[1 + FIRST_DIFFERENTIATED :]
-        found = backward(Operands._make(tensors), ctx.plan, spikes, saved, grads, needed)
+        # as the kernels read them, wherever they have been kept in between
+        operands = Operands._make(tensors).laid_out()
+        found = backward(operands, ctx.plan, rows(spikes), saved.contiguous(), grads, needed)
         return (None,) * (1 + FIRST_DIFFERENTIATED) + found
 
 

@@ -271,6 +271,7 @@ class _Projection(Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (x,) = ctx.saved_tensors
+        x = x if x.stride(-1) == 1 else x.contiguous()  # wherever it has been kept in between
         return None, multiply_inputs(x, grad).sum(0)
 
 

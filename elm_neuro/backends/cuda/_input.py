@@ -15,7 +15,7 @@ from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._driver import Queue
 from elm_neuro.backends.cuda._launch import Launch, address
 from elm_neuro.backends.parts._traced import run_traced
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once, saved_of
 
 THREADS = 256
 ARRANGE_THREADS = 512
@@ -167,7 +167,7 @@ class _EventProjection(Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        begin, channel, value, kappa = ctx.saved_tensors
+        begin, channel, value, kappa = saved_of(ctx)
         return of_projected(grad, Events(begin, channel, value), ctx.sizes, kappa), None, None, None, None, None
 
 

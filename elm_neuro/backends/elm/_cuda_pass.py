@@ -86,10 +86,19 @@ class _Pass(Function):
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
-    if not ctx.is_laid_out:
-        operands = laid_out(operands)
+    # contiguous too where they have been kept elsewhere in between: torch.autograd.graph.saved_tensors_hooks
+    if not (ctx.is_laid_out and all(map(_lies, tensors))):
+        operands, saved = laid_out(operands), Saved._make(map(_whole, saved))
     found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
     return (None, None, None, *found)
+
+
+def _lies(tensor: Tensor | None) -> bool:
+    return tensor is None or tensor.is_contiguous()
+
+
+def _whole(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.contiguous()
 
 
 def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:

@@ -17,7 +17,7 @@ from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators, resolved
-from elm_neuro.backends.parts._twice import differentiable_gradients
+from elm_neuro.backends.parts._twice import differentiable_gradients, saved_of
 from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
 from elm_neuro.functional._timescales import TAU_FLOOR_MS
 
@@ -116,7 +116,7 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        proto_w_s, proto_tau_m = ctx.saved_tensors
+        proto_w_s, proto_tau_m = saved_of(ctx)
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # a graph of this pass is asked for
             plain = partial(by_torch, timescales=ctx.timescales)

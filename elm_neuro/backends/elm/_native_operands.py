@@ -126,7 +126,13 @@ def laid_out(operands: Operands) -> Operands:
     (begin, end, channel, value, lengths, kappa_b, frames, table, dense, f_0, bias, m_0, kappa, gain, w_m, w_y, b_y,
      threshold, layers) = operands  # fmt: skip
     return Operands(
-        begin, end, channel, value, lengths, kappa_b, frames,
+        begin=None if begin is None else begin.contiguous(),
+        end=None if end is None else end.contiguous(),
+        channel=None if channel is None else channel.contiguous(),
+        value=None if value is None else value.contiguous(),
+        lengths=None if lengths is None else lengths.contiguous(),
+        kappa_b=kappa_b,
+        frames=frames,
         table=None if table is None else with_padded_rows(table),
         dense=None if dense is None else rows(dense),
         f_0=None if f_0 is None else f_0.contiguous(),

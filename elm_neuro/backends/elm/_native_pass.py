@@ -31,6 +31,7 @@ from elm_neuro.backends.elm._native_operands import (
 from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, table_forward
 from elm_neuro.backends.elm._traces_before import on_hidden, remaining, through_hidden
 from elm_neuro.backends.native import _effective
+from elm_neuro.backends.native._rows import rows, with_padded_rows
 from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
 
 
@@ -99,6 +100,11 @@ class Effective(NamedTuple):
     kappa: Tensor
     gain: Tensor
 
+    def laid_out(self) -> Effective:
+        """As the kernels read it, wherever ``torch.autograd.graph.saved_tensors_hooks`` have kept it in between."""
+        table, *others = self
+        return Effective(with_padded_rows(table), *(tensor.contiguous() for tensor in others))
+
 
 NO_EFFECTIVE = (None,) * len(Effective._fields)
 
@@ -156,7 +162,6 @@ class _Pass(Function):
         ctx.differentiates_again = plain is not None
         ctx.set_materialize_grads(False)
         if save:
-            ctx.is_laid_out = inputs is given
             ctx.save_for_backward(
                 # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it
                 # belongs to what is saved then
@@ -182,14 +187,16 @@ class _Pass(Function):
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tile, readout, activations, *rest = ctx.saved_tensors
     effective, rest = Effective._make(rest[: len(NO_EFFECTIVE)]), rest[len(NO_EFFECTIVE) :]
+    if effective.table is not None:
+        effective = effective.laid_out()
     num = ctx.num_starts
-    saved, rest = Saved(activations, tuple(rest[:num]), tuple(rest[num : 2 * num])), rest[2 * num :]
-    inputs = Inputs.of(rest[:NUM_CONSTANTS], rest[ctx.num_constants :])
-    if not ctx.is_laid_out:
-        inputs = inputs.laid_out()
+    starts, rest = [start.contiguous() for start in rest[: 2 * num]], rest[2 * num :]
+    saved = Saved(activations.contiguous(), tuple(starts[:num]), tuple(starts[num:]))
+    inputs = Inputs.of(rest[:NUM_CONSTANTS], rest[ctx.num_constants :]).laid_out()
     plan = ctx.plan if tile is _as_tensor(ctx.plan.tile) else ctx.plan._replace(tile=int(tile))
     grad_y, grad_spikes, grad_m, grad_b = grads
     incoming, needs = Incoming(grad_y, grad_spikes, grad_m), ctx.needs_input_grad[3:]
+    readout = None if readout is None else rows(readout)
     arguments = inputs, plan, saved, effective, incoming, grad_b, needs, readout
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):

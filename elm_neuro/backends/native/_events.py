@@ -62,14 +62,17 @@ class Events(NamedTuple):
         Raises:
             ValueError: a row, a channel or the number of values is out of range.
         """
-        begin, _, channel, value, (batch, num_steps, num_input) = self
+        begin, end, channel, value, (batch, num_steps, num_input) = self
         if channel.dtype != torch.int64:
             return
         num_row, num_event = batch * num_steps, channel.shape[0]
         if (
             begin.shape[0] != num_row
+            or end.shape[0] != num_row
             or (value is not None and value.shape[0] != num_event)
-            or _library.library().elm_check_events(num_row, num_event, num_input, begin.data_ptr(), channel.data_ptr())
+            or _library.library().elm_check_events(
+                num_row, num_event, num_input, begin.data_ptr(), end.data_ptr(), channel.data_ptr()
+            )
         ):
             raise ValueError(
                 f"x was changed after it had been made: {num_row} rows must rise within its {num_event} events, "

@@ -18,7 +18,7 @@ from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import padded_table, rows, with_padded_rows
 from elm_neuro.backends.parts._filter import decay_gradient
 from elm_neuro.backends.parts._traced import run_traced
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once, saved_of
 from elm_neuro.events import SpikeEvents
 
 
@@ -85,7 +85,7 @@ class _Filter(Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        kappa, initial_f, out, *arrays = ctx.saved_tensors
+        kappa, initial_f, out, *arrays = saved_of(ctx)
         _, table, dense, decay, initial = ctx.needs_input_grad
         events = Events._make((*arrays, ctx.shape)) if arrays else None
         if events is not None:

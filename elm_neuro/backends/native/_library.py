@@ -228,7 +228,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.elm_alif_saved.argtypes, library.elm_alif_saved.restype = (word, pointer), word
     library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 5, word
     library.elm_network_saved.argtypes, library.elm_network_saved.restype = (word, pointer), word
-    library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 2, word
+    library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 3, word
     library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None
     for name in ("elm_discount_f32", "elm_discount_f64"):
         getattr(library, name).argtypes = (word,) * 4 + (ctypes.c_double, word) + (pointer,) * 6

@@ -246,13 +246,16 @@ int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
     return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
 }
 
-// 0 where rows `indptr` rise within the events and every channel is an input; else 1. What has been checked when the
-// events were made may have been changed since, and the kernels read wherever they are told to.
-int64_t elm_check_events(int64_t num_row, int64_t num_event, int64_t num_input, const int64_t *indptr,
-                         const int64_t *channel) {
-    int64_t sign = indptr[0] | (num_event - indptr[num_row]);  // negative as soon as one of these numbers is
-    for (int64_t row = 0; row < num_row; row++) sign |= indptr[row + 1] - indptr[row];
-    for (int64_t e = 0; e < num_event; e++) sign |= channel[e] | (num_input - 1 - channel[e]);
+// 0 where the rows, from `begin` to `end`, rise within the events and every channel is an input; else 1. What has been
+// checked when the events were made may have been changed since, and the kernels read wherever they are told to.
+int64_t elm_check_events(int64_t num_row, int64_t num_event, int64_t num_input, const int64_t *begin,
+                         const int64_t *end, const int64_t *channel) {
+    const auto less = [](int64_t a, int64_t b) { return (int64_t)((uint64_t)a - (uint64_t)b); };
+    int64_t sign = 0, last = 0;  // negative as soon as one of these numbers is
+    for (int64_t row = 0; row < num_row; last = end[row++])
+        sign |= begin[row] | end[row] | less(begin[row], last) | less(end[row], begin[row]);
+    sign |= less(num_event, last);
+    for (int64_t e = 0; e < num_event; e++) sign |= channel[e] | less(num_input - 1, channel[e]);
     return sign < 0;
 }
 

@@ -19,7 +19,7 @@ from elm_neuro.backends.cuda._network_cluster import Cluster
 from elm_neuro.backends.cuda._surrogates import slope_words
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES, in_numbers, of_numbers
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import differentiable_once, saved_of
 from elm_neuro.functional import NetworkParams, NetworkRule
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS
 
@@ -166,7 +166,7 @@ class _Pass(Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        a, *rest = ctx.saved_tensors
+        a, *rest = saved_of(ctx)
         kept, rest = Kept._make(rest[: len(Kept._fields)]), rest[len(Kept._fields) :]
         operands, weights = Operands._make(rest[: len(Operands._fields)]), rest[len(Operands._fields) :]
         return (None,) * (1 + FIRST_DIFFERENTIATED) + backward(operands, weights, ctx.plan, a, kept, grads)

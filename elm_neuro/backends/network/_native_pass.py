@@ -144,9 +144,11 @@ class _Pass(Function):
     @differentiable_once
     def backward(ctx: Any, *grads: Tensor | None) -> Tensors:
         a, saved, *tensors = ctx.saved_tensors
-        operands = Operands._make(tensors[: len(Operands._fields)])
+        # as the kernels read them, wherever they have been kept in between
+        operands, a, saved = Operands._make(tensors[: len(Operands._fields)]).laid_out(), rows(a), saved.contiguous()
         needed = ctx.needs_input_grad[1 : 1 + len(Operands._fields)]
-        found = backward(operands, tensors[len(Operands._fields) :], ctx.plan, a, saved, grads, needed)
+        layers = list(contiguous(tuple(tensors[len(Operands._fields) :])))
+        found = backward(operands, layers, ctx.plan, a, saved, grads, needed)
         return (None,) * (1 + FIRST_DIFFERENTIATED) + found
 
 

@@ -88,6 +88,13 @@ def differentiable_gradients(
     )
 
 
+def saved_of(ctx: Any) -> tuple[Any, ...]:
+    """What an autograd function saved, contiguous as the kernels read it: ``torch.autograd.graph.saved_tensors_hooks``
+    may have kept it elsewhere in between, and give back what lies otherwise.
+    """
+    return tuple([None if tensor is None else tensor.contiguous() for tensor in ctx.saved_tensors])
+
+
 def differentiable_once(backward: Backward) -> Backward:
     """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
     :func:`with_second_derivative`, and must not get constants from here. What comes as a view that stands for the
