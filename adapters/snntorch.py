@@ -233,7 +233,7 @@ class Layer(Cell):
             return self._graded(spk.transpose(0, 1))
         spk, readout, inner = self._fired(x, states, lengths)  # (time, batch, ...)
         if lengths is not None:
-            ends = lengths.to(readout.device)
+            ends = torch.as_tensor(lengths, device=readout.device).long()
             spk, readout = (cut_at(ends, part.transpose(0, 1)).transpose(0, 1) for part in (spk, readout))
         if self.init_hidden:
             last = readout[-1] if len(readout) else (self._start(batch) if states is None else states)[-1]

@@ -328,7 +328,7 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
         v: Tensor | None = None
         if with_v and self.spiking:
             y, v, after = core.forward_with_readout(x, before, lengths)
-            ends = None if lengths is None else torch.as_tensor(lengths, device=y.device)
+            ends = None if lengths is None else torch.as_tensor(lengths, device=y.device).long()
             v = cut_at(ends, v).transpose(0, 1)
         else:
             y, after = (core if self.spiking else core.readout)(x, before, lengths)

@@ -24,9 +24,11 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     """
     if lengths is None:
         return y[:, -1]
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
         raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
-    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device) - 1]
+    return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device, torch.int64) - 1]
 
 
 def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor | None) -> Tensor:

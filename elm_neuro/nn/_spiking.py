@@ -252,7 +252,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
             y, inner, v, s = self._core_sequence(x, state, lengths)
             spikes, v_all, s_all = output(y, s)
             last_readout = False
-        lengths = None if lengths is None else torch.as_tensor(lengths, device=v_all.device)
+        lengths = None if lengths is None else torch.as_tensor(lengths, device=v_all.device).long()
         v = where_any(v_all, s_all.shape[1], lengths, v) if last_readout else last_or_before(v_all, lengths, v)
         after = self.state_type(*inner, v, last_or_before(s_all, lengths, s))
         return cut_at(lengths, as_stored(spikes, output.threshold)), v_all, after
@@ -267,7 +267,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         if self.is_cell:
             return self._step_with_lengths(self.readout_step, x, state, lengths)
         y, inner, v, s = self._core_sequence(x, state, lengths)
-        lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device)
+        lengths = None if lengths is None else torch.as_tensor(lengths, device=y.device).long()
         s = y.new_zeros(y.shape[0], *y.shape[2:]) if s is None else s
         return as_stored(y, self.output.threshold), self.state_type(*inner, last_or_before(y, lengths, v), s)
 

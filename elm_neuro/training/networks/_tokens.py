@@ -216,4 +216,4 @@ def at_last_token(y: Tensor, lengths: Tensor) -> Tensor:
     """Output at each sequence's last token, (batch, ...), without a look at `lengths`, which a GPU would wait for."""
     if y.device.type == "cpu":
         return last_output(y, lengths)
-    return y[torch.arange(y.shape[0], device=y.device), lengths - 1]
+    return y[torch.arange(y.shape[0], device=y.device), lengths.long() - 1]
