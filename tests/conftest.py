@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a large grid of cases, `make test` runs some, the same ones everywhere: ``grid(every)`` says how many."""
     for item in items:
         grid = item.get_closest_marker("grid")
-        if grid is not None and zlib.crc32(item.name.encode()) % grid.kwargs["every"]:
+        if grid is not None and zlib.crc32(item.name.encode()) % int(grid.kwargs["every"]):
             item.add_marker(pytest.mark.slow)
 
 

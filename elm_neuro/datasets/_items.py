@@ -56,7 +56,7 @@ def collate(items: Sequence[Any]) -> Any:
 def _together(column: Sequence[Any]) -> SpikeEvents | Tensor:
     if isinstance(column[0], SpikeEvents):
         return SpikeEvents.collate(column)
-    return torch.stack(list(column)) if isinstance(column[0], Tensor) else torch.tensor(column)
+    return torch.stack(list(column)) if isinstance(column[0], Tensor) else torch.tensor(column, device="cpu")
 
 
 def index_of(index: int, size: int) -> int:

@@ -65,9 +65,9 @@ def poisson_drive(
     num_steps = _steps(duration, delta_t, num_channels)
     generator = torch.Generator().manual_seed(seed)
     expected = rate_hz * delta_t / 1000 * num_steps * num_channels
-    total = int(torch.poisson(torch.tensor([expected], dtype=torch.float64), generator=generator))
-    step = torch.randint(num_steps, (total,), generator=generator)
-    channel = torch.randint(num_channels, (total,), generator=generator)
+    total = int(torch.poisson(torch.tensor([expected], dtype=torch.float64, device="cpu"), generator=generator))
+    step = torch.randint(num_steps, (total,), generator=generator, device="cpu")
+    channel = torch.randint(num_channels, (total,), generator=generator, device="cpu")
     sign = None if num_excitatory is None else torch.where(channel < num_excitatory, 1.0, -1.0)
     events = SpikeEvents.from_arrays(step, channel, sign, delta_t=1, num_steps=num_steps, num_channels=num_channels)
     length = f"{num_steps * delta_t:g} ms"

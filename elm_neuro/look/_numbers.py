@@ -69,7 +69,7 @@ def branch_fields(part: Part) -> Array | None:
     weights, index = _synapses(part)
     if part.config.num_branch is None:
         return weights.reshape(1, -1).numpy()
-    fields = torch.zeros(len(weights), part.core.input_size, dtype=torch.float64)
+    fields = torch.zeros(len(weights), part.core.input_size, dtype=torch.float64, device="cpu")
     return fields.scatter_add_(1, index.clamp(min=0), weights * (index >= 0)).numpy()
 
 
@@ -80,7 +80,8 @@ def _synapses(part: Part) -> tuple[Tensor, Tensor]:
     if part.num_neuron is not None:
         weights = weights[part.neuron]
         index = index[part.neuron] if index is not None and index.ndim == 3 else index
-    return weights, torch.arange(weights.numel()).view(weights.shape) if index is None else index.cpu().long()
+    in_order = torch.arange(weights.numel(), device="cpu").view(weights.shape)
+    return weights, in_order if index is None else index.cpu().long()
 
 
 class Responses(NamedTuple):
@@ -154,7 +155,7 @@ def _branch_responses(part: Part, x: Tensor, moments: NDArray[np.int64], num_ste
     params = part.cell.effective_parameters()
     probe = params._replace(w_s=torch.ones_like(params.w_s[..., :1]), routing=None)  # takes what arrives at branches
     rows = _spaced(weights.shape[-1])
-    spikes = torch.tensor(signs)[:, None] * weights
+    spikes = torch.tensor(signs, device=weights.device)[:, None] * weights
     if part.config.num_branch is None and part.num_excitatory is not None:  # an input is of one kind
         spikes[:, part.num_excitatory :] *= -1
     if part.num_neuron is not None and x.ndim == 3:
@@ -199,7 +200,7 @@ def _input_responses(part: Part, x: Tensor, moments: NDArray[np.int64], num_step
         return torch.stack(records, 1)
 
     rows = _spaced(layer.input_size)
-    change = _against_none(part, watch, x, x, moments, num_steps, rows, torch.ones(layer.input_size))
+    change = _against_none(part, watch, x, x, moments, num_steps, rows, torch.ones(layer.input_size, device="cpu"))
     return Responses("input", rows.numpy(), (1.0,), np.ones((1, len(rows))), moments, change[None], watched)
 
 
@@ -236,7 +237,9 @@ def _against_none(
         changes = []
         for some in rows.split(max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // plain.numel()))):
             one_more = plain.repeat(len(some), *[1] * (plain.ndim - 1))
-            one_more[torch.arange(len(some)), 0, ..., some] += spike[some].to(plain).view(-1, *[1] * (plain.ndim - 3))
+            one_more[torch.arange(len(some), device="cpu"), 0, ..., some] += (
+                spike[some].to(plain).view(-1, *[1] * (plain.ndim - 3))
+            )
             states = type(state)(*(field.expand(len(some), *field.shape[1:]).contiguous() for field in state))
             y = readout(part, part.of_neuron(call(one_more, states))).flatten(2)
             changes.append((y.double() - silent).cpu().numpy())
@@ -246,4 +249,6 @@ def _against_none(
 
 def _spaced(number: int) -> Tensor:
     """All of `number` rows, or evenly spaced ones of too many."""
-    return torch.arange(number) if number <= MAX_ROWS else torch.linspace(0, number - 1, MAX_ROWS).long()
+    if number <= MAX_ROWS:
+        return torch.arange(number, device="cpu")
+    return torch.linspace(0, number - 1, MAX_ROWS, device="cpu").long()

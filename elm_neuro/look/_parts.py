@@ -75,7 +75,7 @@ class Part:
     def parameter(self) -> Tensor:
         """One whose dtype and device are those of the layer."""
         tensors = [*self.layer.parameters(), *self.layer.buffers()]
-        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros((), device="cpu"))
 
     def of_neuron(self, values: Tensor) -> Tensor:
         """What belongs to the neuron that is looked at: (batch, time, [num_neuron,] size) without the population."""

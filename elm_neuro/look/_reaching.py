@@ -100,8 +100,8 @@ def _first(module: nn.Module, parts: list[Part]) -> Part:
     if is_layer(module) or isinstance(module, nn.Sequential):
         return parts[0]
     for part in parts:
-        no_spikes = torch.zeros(0, dtype=torch.int64)
-        silence = SpikeEvents(torch.zeros(3, dtype=torch.int64), no_spikes, None, (1, 2, part.layer.input_size))
+        nothing = torch.zeros(3, dtype=torch.int64, device="cpu")
+        silence = SpikeEvents(nothing, nothing[:0], None, (1, 2, part.layer.input_size))
         try:
             if _heard(module, parts, silence).get(part.name) is silence:
                 return part
@@ -156,6 +156,6 @@ def _through(chain: nn.Sequential, name: str, x: Any, heard: dict[str, Input]) -
         elif isinstance(child, nn.Sequential):
             x = _through(child, place, x, heard)
         else:
-            like: Tensor = next(chain.parameters(), torch.zeros(()))
+            like: Tensor = next(chain.parameters(), torch.zeros((), device="cpu"))
             x = child(x.to_dense(like.dtype) if isinstance(x, SpikeEvents) else x)
     return x

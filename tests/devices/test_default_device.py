@@ -165,8 +165,8 @@ def test_items_of_digits_are_the_same() -> None:
         for items in datasets:
 
             def run(items: Any = items) -> list[Tensor]:
-                x = items.collate([items[0], items[1]])[0]
-                return [x.to_dense() if isinstance(x, SpikeEvents) else x]
+                columns = items.collate([items[0], items[1]])
+                return [part.to_dense() if isinstance(part, SpikeEvents) else part for part in columns]
 
             same(run)
 

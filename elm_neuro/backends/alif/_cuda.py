@@ -18,10 +18,11 @@ from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, project_events
 from elm_neuro.backends.parts._lengths import silent_past
 from elm_neuro.backends.parts._projection import project
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
-REFERENCE = Reference()
+run_plainly = untraced(Reference().scan)
 
 
 class Cuda(CudaBackend, ALIFBackend):
@@ -56,7 +57,7 @@ class Cuda(CudaBackend, ALIFBackend):
         if x.shape[0] * x.shape[1] == 0:
             params = params.effective() if isinstance(params, Learned) else params
             state = state.spelled_out() if isinstance(state, AtRest) else state
-            return REFERENCE.scan(x, weight, bias, params, state, lengths=lengths)
+            return run_plainly(x, weight, bias, params, state, lengths=lengths)
         params, ranges = params if isinstance(params, Learned) else (params, None)
         options = Options.of(params, ranges, state.s.shape[1])
         if lengths is not None:

@@ -16,10 +16,11 @@ from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.parts._lengths import valid, without_padding
 from elm_neuro.backends.parts._projection import project
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 
-REFERENCE = Reference()
+run_plainly = untraced(Reference().scan)
 
 
 class Native(NativeBackend, ALIFBackend):
@@ -45,7 +46,7 @@ class Native(NativeBackend, ALIFBackend):
         """As :meth:`ALIFBackend.scan`."""
         batch, num_steps = x.shape[:2]
         if batch * num_steps == 0:
-            return REFERENCE.scan(x, weight, bias, params, state, lengths=lengths)
+            return run_plainly(x, weight, bias, params, state, lengths=lengths)
         dtype = bias.dtype
         lengths = None if lengths is None else lengths.contiguous()
         if torch.compiler.is_compiling():
@@ -61,7 +62,7 @@ class Native(NativeBackend, ALIFBackend):
         operands = _operands((begin, end, channel, value), lengths, weight, dense, bias, params, state)
         found = run(operands, Plan.of(params, state, num_steps, x.shape[2]))
         if found is None:  # the state remembers what is no spike
-            return REFERENCE.scan(x, weight, bias, params, state, lengths=lengths)
+            return run_plainly(x, weight, bias, params, state, lengths=lengths)
         return found
 
 

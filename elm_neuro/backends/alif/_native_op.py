@@ -53,6 +53,8 @@ def _arriving(
 def _check(o: Operands, frames: Tensor | None, sizes: Sizes, history: int) -> None:
     """Refuse operands that do not fit one another: a saved program may be a stranger's, and kernels read memory."""
     (batch, num_steps, num_input), num_neuron = sizes, o.bias.shape[-1]
+    if history < 1:
+        raise ValueError(f"latency must not be negative, got {history - 1}")
     layer, each = (num_neuron,), (batch, num_neuron)
     named: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
         ("weight", o.weight, (num_neuron, num_input)), ("dense", o.dense, (batch, num_steps, num_neuron)),

@@ -22,9 +22,12 @@ from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_valid, without_padding
 from elm_neuro.backends.parts._projection import project as project_frames
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMParameters, ELMState, branch_matrix, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS, linear
+
+run_plainly = untraced(_torch.reformulated_scan)
 
 
 class Cuda(CudaBackend, LearnedBackend):
@@ -84,7 +87,7 @@ def _in_dtype_of_autocast(
     """The scan; with `timescales` of parameters as a neuron learns them, in one pass."""
     if x.shape[0] * x.shape[1] == 0:
         state = zero_state(params, x.shape[0]) if state is None else state
-        return _torch.reformulated_scan(x, params, state, lengths, "off")
+        return run_plainly(x, params, state, lengths, "off")
     device = params.kappa_m.device.type
     if not torch.is_autocast_enabled(device):
         return _scan(x, params, timescales, state, lengths, None)

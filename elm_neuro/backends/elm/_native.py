@@ -38,6 +38,8 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS
 
+run_plainly = untraced(_torch.reformulated_scan)
+
 # Up to so many samples a single step sums over all synapses of each; measured at 4500 synapses and 40 hidden units.
 MAX_BATCH_OF_A_STEP = 8
 
@@ -70,7 +72,7 @@ class Native(NativeBackend, LearnedBackend):
         given, timescales = parts_of(params)
         if x.shape[0] * x.shape[1] == 0:
             state = zero_state(given, x.shape[0]) if state is None else state
-            return _torch.reformulated_scan(x, given, state, lengths, sparse_input)
+            return run_plainly(x, given, state, lengths, sparse_input)
         lengths = None if lengths is None else lengths.contiguous()
         if not torch.is_autocast_enabled("cpu"):
             y, _, state = _scan(x, given, state, lengths, Run(sparse_input, recompute_every, timescales))

@@ -124,6 +124,8 @@ def _searched(given: _traced.Operands) -> Tensor | None:
 
 def _plan(sizes: Sizes, options: Any, tile: int) -> Plan:
     (batch, num_steps, _), (silu, _, part, lowered, _) = sizes, options
+    if part is not None and part < 1:
+        raise ValueError(f"recompute_every must be at least 1, got {part}")
     part = num_steps if part is None else min(part, num_steps)
     return Plan(batch, num_steps, silu, tile, part, None if lowered is None else getattr(torch, lowered))
 

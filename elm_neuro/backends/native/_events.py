@@ -97,7 +97,7 @@ class Events(NamedTuple):
         batch, num_steps, num_input = x.shape
         # as much room for any number of threads: torch.utils.checkpoint holds a second pass to the shapes of the first
         size = room_for(x, density)
-        parts = min(_library.threads_for(x.numel()), batch) if density < 1.0 else 1
+        parts = max(1, min(_library.threads_for(x.numel()), batch)) if density < 1.0 else 1
         room = size // parts
         begin = x.new_empty(batch * num_steps, dtype=torch.int64)
         end, channel = torch.empty_like(begin), _library.large(begin, size, torch.int32)

@@ -22,10 +22,11 @@ from elm_neuro.backends.network._reference import Reference
 from elm_neuro.backends.network._sources import Sources, read_inputs, reason_of_sources
 from elm_neuro.backends.parts._lengths import valid
 from elm_neuro.backends.parts._projection import project
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 
-REFERENCE = Reference()
+run_plainly = untraced(Reference().scan)
 
 
 class Cuda(CudaBackend, NetworkBackend):
@@ -61,7 +62,7 @@ class Cuda(CudaBackend, NetworkBackend):
         batch, num_steps, num_input = x.shape
         if batch * num_steps * params.index.numel() * params.w_y.numel() == 0:
             masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
-            return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
+            return run_plainly(x, params, rule, state, lengths=lengths, **masks)
         sources = Sources.of(params, rule, num_input)
         read = read_inputs(params, num_input)
         from_input = _project(x, read, sources.of_input, lengths, input_mask) + sources.constant

@@ -16,10 +16,11 @@ from elm_neuro.backends.network._kernels import reason_of_kernels
 from elm_neuro.backends.network._native_op import run_as_operator
 from elm_neuro.backends.network._native_pass import NO_EVENTS, Operands, Options, run
 from elm_neuro.backends.network._reference import Reference
+from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 
-REFERENCE = Reference()
+run_plainly = untraced(Reference().scan)
 
 
 class Native(NativeBackend, NetworkBackend):
@@ -48,7 +49,7 @@ class Native(NativeBackend, NetworkBackend):
         """As :meth:`NetworkBackend.scan`."""
         if x.shape[0] * x.shape[1] * params.index.numel() * params.w_y.numel() == 0:
             masks = {"input_mask": input_mask, "recurrent_mask": recurrent_mask}
-            return REFERENCE.scan(x, params, rule, state, lengths=lengths, **masks)
+            return run_plainly(x, params, rule, state, lengths=lengths, **masks)
         compiling, events, frames = torch.compiler.is_compiling(), NO_EVENTS, None
         if not isinstance(x, SpikeEvents):
             frames = x if compiling else rows(x)

@@ -68,6 +68,8 @@ def _check(o: Operands, layers: tuple[Tensor, ...], sizes: Sizes, options: Optio
     (batch, num_steps, num_input), (num_neuron, num_memory) = sizes, o.kappa_m.shape
     num_branch, num_synapse, half = options.num_branch, o.index.shape[-1], len(layers) // 2
     matrix, layer = (num_neuron, num_memory), (num_neuron,)
+    if num_branch < 1 or min(options.widths) < 1 or options.widths[-1] != num_memory:
+        raise ValueError(f"widths must be at least 1 and end with {num_memory} memory units, got {options.widths}")
     if num_synapse % num_branch or not 1 <= half <= _library.MAX_LAYERS or len(options.widths) != half:
         raise ValueError(f"layers and branches must fit, got {half} layers and {num_synapse} synapses")
     named: list[tuple[str, Tensor | None, tuple[int, ...]]] = [

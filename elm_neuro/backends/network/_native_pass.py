@@ -212,10 +212,10 @@ def backward(
 
 def room_for_saved(operands: Operands, options: Options, num_steps: int) -> int:
     """Entries in which what the backward pass reads has room, however many lanes a task takes: batch and steps may be
-    left open by compiled code, the layer's own sizes are not.
+    left open by compiled code, the layer's own sizes are not. Of few samples most of it is never touched.
     """
     (num_neuron, num_memory), dtype = operands.kappa_m.shape, operands.bias.dtype
-    most_lanes = _library.padded(dtype, 1)  # those of the widest registers
+    most_lanes = _library.padded(dtype, 1)  # a multiple of any number of lanes
     samples = -(-operands.a_0.shape[0] // most_lanes) * most_lanes
     a_step = sum(options.widths[:-1]) + num_memory + (options.output != KERNEL_OUTPUTS["identity"])
     a_start = num_memory + (0 if operands.kappa_b is None else options.num_branch) + (operands.kappa_r is not None)

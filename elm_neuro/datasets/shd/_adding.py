@@ -318,7 +318,7 @@ class SHDAdding(Dataset[PairItem]):
 
     def _speakers(self, pairs: NDArray[np.int64]) -> Tensor:
         known = self.recordings.speakers
-        return torch.full(pairs.shape, -1) if known is None else torch.from_numpy(known[pairs])
+        return torch.full(pairs.shape, -1, device="cpu") if known is None else torch.from_numpy(known[pairs])
 
     def __repr__(self) -> str:
         shape = f"num_steps={self.num_steps}, num_channels={self.num_channels}, bin_ms={self._bin_us / 1000}"

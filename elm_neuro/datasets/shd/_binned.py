@@ -88,7 +88,7 @@ class SHDDataset(Dataset[Item]):
     def speakers(self) -> Tensor:
         """Speaker of each item, (num_items,), int64, -1 where unknown."""
         known = self.recordings.speakers
-        return torch.full((len(self),), -1) if known is None else torch.from_numpy(known[self.indices])
+        return torch.full((len(self),), -1, device="cpu") if known is None else torch.from_numpy(known[self.indices])
 
     def __len__(self) -> int:
         return self.indices.size

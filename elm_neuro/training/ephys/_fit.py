@@ -143,8 +143,10 @@ def _filtered(trains: Tensor, step_ms: float) -> Tensor:
     width = max(1, round(BIN_MS / step_ms))
     whole = torch.nn.functional.pad(trains, (0, 0, 0, -trains.shape[1] % width))
     counts = whole.unflatten(1, (-1, width)).sum(2)
-    keep = torch.tensor([math.exp(-width * step_ms / tau) for tau in VAN_ROSSUM_MS]).view(-1, 1, 1)
-    now, passed = torch.zeros(len(VAN_ROSSUM_MS), counts.shape[0], counts.shape[2]), []
+    keep = torch.tensor([math.exp(-width * step_ms / tau) for tau in VAN_ROSSUM_MS], device=trains.device).view(
+        -1, 1, 1
+    )
+    now, passed = counts.new_zeros(len(VAN_ROSSUM_MS), counts.shape[0], counts.shape[2]), []
     for count in counts.unbind(1):
         now = keep * now + count
         passed.append(now)

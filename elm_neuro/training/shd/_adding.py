@@ -197,4 +197,8 @@ class SHDAddingDataModule(SHDDataModule):
 
 def _speakers(dataset: SHDAdding) -> Tensor:
     known = dataset.recordings.speakers
-    return torch.empty(0, dtype=torch.int64) if known is None else torch.from_numpy(known[dataset.digits]).unique()
+    return (
+        torch.empty(0, dtype=torch.int64, device="cpu")
+        if known is None
+        else torch.from_numpy(known[dataset.digits]).unique()
+    )

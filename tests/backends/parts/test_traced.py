@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from elm_neuro import ALIF, ELM, LIF, ELMNetwork, SpikeEvents, backends
 from elm_neuro.backends.alif import _native_pass as alif_pass
@@ -290,6 +291,39 @@ def test_a_strangers_program_is_refused_where_its_tensors_do_not_fit(name: str, 
         run(tensors, sizes, how[:-2] + "9)", integers, reals, False)
 
 
+@native
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch, at a graph break
+@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
+def test_an_empty_batch_breaks_the_graph_and_is_not_unrolled(name: str) -> None:
+    layer, x = LAYERS[name](), spikes(0, 40)
+    graphs = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    found = torch.compile(lambda x: layer(x)[0], backend=graphs)(x)
+    assert found.shape == layer(x)[0].shape
+    assert sum(len(graph.graph.nodes) for graph in graphs.graphs) < 200
+
+
+@native
+@pytest.mark.parametrize("name", ["ELM", "ALIF"])
+def test_an_exported_layer_takes_no_samples(name: str) -> None:
+    module, x = Output(name), spikes(0, 4)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
+        program = torch.export.export(module, (spikes(),), dynamic_shapes=(sizes,)).module()
+        assert program(x).shape == module(x).shape
+
+
+@native
+@pytest.mark.parametrize("number", [-2, 10**5])
+def test_a_strangers_network_is_refused_where_its_numbers_do_not_fit(number: int) -> None:
+    tensors, sizes, how, integers, reals, _ = call_of(LAYERS["ELMNetwork"](), spikes())
+    for place in (0, 1, 2):  # branches, widths
+        wrong = [number if at == place else own for at, own in enumerate(integers)]
+        with pytest.raises(ValueError, match="must"):
+            torch.ops.elm_neuro.run_pass(tensors, sizes, how, wrong, reals, False)
+
+
 def test_only_passes_are_imported() -> None:
     for name, error in (("os.path.join", ValueError), ("elm.nothing", ModuleNotFoundError)):
         how = repr((name, ("()", ()), (True,), _traced.LAYOUT))
@@ -375,7 +409,7 @@ def test_an_exported_layer_takes_other_batches_and_lengths_where_they_are_dynami
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (spikes(),), dynamic_shapes=(sizes,)).module()
-        for other in (spikes(2, 9), spikes(5, 2), spikes(3, 60)):
+        for other in (spikes(2, 9), spikes(5, 2), spikes(3, 60), spikes(1, 4), spikes(3, 1)):
             outputs = program(other), module(other)
             assert_close(*outputs)
             grads = [
