@@ -14,7 +14,7 @@ from elm_neuro.backends.alif._native_pass import Operands, Plan, run
 from elm_neuro.backends.alif._reference import Reference
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
-from elm_neuro.backends.parts._lengths import valid, without_padding
+from elm_neuro.backends.parts._lengths import own, valid, without_padding
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
@@ -48,7 +48,7 @@ class Native(NativeBackend, ALIFBackend):
         if batch * num_steps == 0:
             return run_plainly(x, weight, bias, params, state, lengths=lengths)
         dtype = bias.dtype
-        lengths = None if lengths is None else lengths.contiguous()
+        lengths = None if lengths is None else own(lengths)
         if torch.compiler.is_compiling():
             return _traced(x, weight, bias, params, state, lengths)
         if isinstance(x, SpikeEvents):

@@ -29,7 +29,15 @@ from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.native._filter import filtered, filtered_events, filtered_inside
-from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros, last_valid, silent_past, valid, without_padding
+from elm_neuro.backends.parts._lengths import (
+    cut_at,
+    last_or_zeros,
+    last_valid,
+    own,
+    silent_past,
+    valid,
+    without_padding,
+)
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
@@ -73,7 +81,7 @@ class Native(NativeBackend, LearnedBackend):
         if x.shape[0] * x.shape[1] == 0:
             state = zero_state(given, x.shape[0]) if state is None else state
             return run_plainly(x, given, state, lengths, sparse_input)
-        lengths = None if lengths is None else lengths.contiguous()
+        lengths = None if lengths is None else own(lengths)
         if not torch.is_autocast_enabled("cpu"):
             y, _, state = _scan(x, given, state, lengths, Run(sparse_input, recompute_every, timescales))
             return y, state
@@ -126,7 +134,7 @@ class Native(NativeBackend, LearnedBackend):
                 recompute_every=recompute_every,
                 last_readout=last_readout,
             )
-        lengths = None if lengths is None else lengths.contiguous()
+        lengths = None if lengths is None else own(lengths)
         run_ = Run(sparse_input, recompute_every, timescales, rule=rule, last_readout=last_readout)
         y, spikes, after = _scan(x, given, state, lengths, run_)
         if spikes is None:

@@ -142,7 +142,7 @@ def spiking_scan(
     """
     check_sparse_input(sparse_input, x)
     chosen, x, params, state = _settled(backend, x, params, state, lengths)
-    how = recompute_every, sparse_input
+    how, rule = (recompute_every, sparse_input), rule._replace(threshold=resolved(rule.threshold))
     if not torch.compiler.is_compiling() and chosen.fires(parts_of(params)[0], rule):
         return _firing_scan(chosen, x, params, state, rule, lengths, *how, last_readout)
     y, after = _chosen_scan(chosen, x, params, state, lengths, *how)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.parts._plain import resolved
 from elm_neuro.backends.parts._projection import steps_within_reach
 from elm_neuro.events import SpikeEvents
 
@@ -36,7 +37,7 @@ class Events(NamedTuple):
     @classmethod
     def of(cls, events: SpikeEvents, dtype: torch.dtype) -> Events:
         """Those of a batch of spike trains, their values in `dtype`."""
-        value = None if events.value is None else events.value.to(dtype).contiguous()
+        value = None if events.value is None else resolved(events.value).to(dtype).contiguous()
         indptr = events.indptr.contiguous()
         made = cls(indptr[:-1], indptr[1:], events.channel.contiguous(), value, events.shape)
         made.check()
@@ -50,7 +51,7 @@ class Events(NamedTuple):
         if indptr is None or channel is None:
             return None
         batch, num_steps, num_input = sizes
-        indptr, value = indptr.contiguous(), None if value is None else value.contiguous()
+        indptr, value = indptr.contiguous(), None if value is None else resolved(value).contiguous()
         made = cls(indptr[:-1], indptr[1:], channel.contiguous(), value, (batch, num_steps, num_input))
         made.check()
         return made

@@ -16,6 +16,7 @@ from elm_neuro.backends.network._kernels import reason_of_kernels
 from elm_neuro.backends.network._native_op import run_as_operator
 from elm_neuro.backends.network._native_pass import NO_EVENTS, Operands, Options, run
 from elm_neuro.backends.network._reference import Reference
+from elm_neuro.backends.parts._lengths import own
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
@@ -59,7 +60,7 @@ class Native(NativeBackend, NetworkBackend):
             events = Events.of(x, params.bias.dtype)[:4]
         operands = Operands.of(
             params, state, x=frames, events=events,
-            lengths=lengths, input_mask=input_mask, recurrent_mask=recurrent_mask,
+            lengths=None if lengths is None else own(lengths), input_mask=input_mask, recurrent_mask=recurrent_mask,
         )  # fmt: skip
         layers, options = params.mlp_weight + params.mlp_bias, Options.of(params, rule)
         found: tuple[Any, ...] = (run_as_operator if compiling else run)(operands, layers, options, x.shape)

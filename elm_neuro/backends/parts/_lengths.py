@@ -8,6 +8,13 @@ from torch import Tensor
 from elm_neuro.events import SpikeEvents
 
 
+def own(lengths: Tensor) -> Tensor:
+    """A copy that only a pass knows: its kernels read them again on the way back, as far as they say, and NumPy may
+    have written to the caller's memory in between without torch's noticing.
+    """
+    return lengths.clone(memory_format=torch.contiguous_format)
+
+
 def valid(lengths: Tensor, like: Tensor) -> Tensor:
     """Whether a step lies before its sample's end, (batch, time, 1, ...) for `like`, (batch, time, ...)."""
     mask = torch.arange(like.shape[1], device=lengths.device) < lengths[:, None]
