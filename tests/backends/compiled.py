@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -106,3 +107,32 @@ def is_compiled_once(layer: torch.nn.Module, given: str) -> None:
             if one is not None:
                 assert_close(one, other)
     assert graphs.frame_count == 2
+
+
+def call_of(layer: Any, x: Any) -> tuple[Any, ...]:
+    """What torch's operator is called with where compiled code calls this layer."""
+    recorded: list[tuple[Any, ...]] = []
+    operator = torch.ops.elm_neuro.run_pass
+
+    def record(tensors: Any, *how: Any) -> Any:
+        leaves = [one.detach().requires_grad_(one.requires_grad) for one in tensors]
+        recorded.append((leaves, [int(size) for size in how[0]], *how[1:]))
+        return operator(tensors, *how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.elm_neuro, "run_pass", record)
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        layer(x)
+    return recorded[-1]
+
+
+class Output(torch.nn.Module):
+    """Without the state."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.layer = LAYERS[name]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x)[0]
+        return y

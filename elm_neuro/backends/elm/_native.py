@@ -21,7 +21,7 @@ from elm_neuro.backends.elm._learned import Learned, Timescales, parts_of
 from elm_neuro.backends.elm._native_arriving import Arriving, present
 from elm_neuro.backends.elm._native_branches import after_branches, arrived_at_branches, branch_table, fewer_branches
 from elm_neuro.backends.elm._native_op import run_as_operator
-from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, tile_for
+from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, one_or_all, tile_for
 from elm_neuro.backends.elm._native_pass import Again, Inputs, run
 from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer
@@ -41,9 +41,10 @@ from elm_neuro.backends.parts._lengths import (
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._spikes import SpikeRule
+from elm_neuro.backends.parts._surrogates import in_numbers
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, Surrogate, zero_state
+from elm_neuro.functional import ATan, ELMParameters, ELMState, FastSigmoid, zero_state
 from elm_neuro.functional._elm import BRANCH_ACTIVATIONS
 
 run_plainly = untraced(_torch.reformulated_scan)
@@ -142,8 +143,8 @@ class Native(NativeBackend, LearnedBackend):
         return spikes, y, after
 
 
-# Surrogates whose slope the kernels compute, and their one number; native/api.h numbers them.
-KERNEL_SURROGATES: dict[type[object], tuple[int, str]] = {ATan: (1, "alpha"), FastSigmoid: (2, "scale")}
+# Surrogates whose slope the kernels compute from one number.
+KERNEL_SURROGATES = ATan, FastSigmoid
 
 
 def _broadcasts(threshold: torch.Size, to: torch.Size) -> bool:
@@ -352,14 +353,9 @@ def _operands(
         begin=begin, end=end, channel=channel, value=value, lengths=lengths, kappa_b=kappa_b, frames=frames,
         table=None, dense=dense, f_0=f_0, bias=bias, m_0=None if state is None else state.m, kappa=params.kappa_m,
         gain=params.gain, w_m=w_m, w_y=params.w_y, b_y=params.b_y,
-        threshold=None if run_.rule is None else _one_or_all(run_.rule.threshold, params.b_y),
+        threshold=None if run_.rule is None else one_or_all(run_.rule.threshold, params.b_y),
         layers=tuple([tensor for layer in layers for tensor in layer]),
     )  # fmt: skip
-
-
-def _one_or_all(threshold: Tensor, b_y: Tensor) -> Tensor:
-    """The threshold as the kernels read it: one number, or one for each output of each neuron."""
-    return threshold.expand(b_y.shape) if threshold.ndim else threshold
 
 
 def _run(
@@ -378,7 +374,7 @@ def _run(
     silu = params.activation == "silu"
     part = num_steps if in_one_part or run_.recompute_every is None else min(run_.recompute_every, num_steps)
     tile = tile_for(batch, params.kappa_m)
-    surrogate, slope = (0, 0.0) if run_.rule is None else _surrogate_in_kernel(run_.rule.surrogate)
+    surrogate, (slope,) = (0, (0.0,)) if run_.rule is None else in_numbers(run_.rule.surrogate)
     plan = Plan(
         batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout,
         run_.timescales,
@@ -398,9 +394,3 @@ def _run_traced(
         part=run_.recompute_every,
         lowered=run_.lowered,
     )
-
-
-def _surrogate_in_kernel(surrogate: Surrogate) -> tuple[int, float]:
-    """Number and setting of a surrogate of KERNEL_SURROGATES."""
-    number, setting = KERNEL_SURROGATES[type(surrogate)]
-    return number, float(getattr(surrogate, setting))

@@ -121,6 +121,11 @@ class Wanted(NamedTuple):
 WANTED_AT = tuple(Operands._fields.index(name) - FIRST_DIFFERENTIATED for name in Wanted._fields)
 
 
+def one_or_all(threshold: Tensor, b_y: Tensor) -> Tensor:
+    """The threshold as the kernels read it: one number, or one for each output of each neuron."""
+    return threshold.expand(b_y.shape) if threshold.ndim else threshold
+
+
 def laid_out(operands: Operands) -> Operands:
     """The operands as the kernels read them."""
     (begin, end, channel, value, lengths, kappa_b, frames, table, dense, f_0, bias, m_0, kappa, gain, w_m, w_y, b_y,

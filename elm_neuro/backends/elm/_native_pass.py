@@ -7,7 +7,6 @@ the others are computed again. docs/kernels.md derives what the kernels compute.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,14 +31,7 @@ from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, tab
 from elm_neuro.backends.elm._traces_before import on_hidden, remaining, through_hidden
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._rows import rows, with_padded_rows
-from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
-
-
-@cache
-def _as_tensor(tile: int) -> Tensor:
-    """For autograd to keep; not made on import, which may happen where nothing is to be kept."""
-    with torch.inference_mode(False):
-        return torch.tensor(tile, device="cpu")
+from elm_neuro.backends.parts._twice import as_tensor, differentiable_gradients, differentiable_once
 
 
 class Again(NamedTuple):
@@ -163,9 +155,7 @@ class _Pass(Function):
         ctx.set_materialize_grads(False)
         if save:
             ctx.save_for_backward(
-                # the tile too: where torch.utils.checkpoint runs this again, perhaps with another number of threads, it
-                # belongs to what is saved then
-                _as_tensor(plan.tile),
+                as_tensor(plan.tile),
                 None if outputs.spikes is None else outputs.y,
                 saved.activations,
                 *(effective or NO_EFFECTIVE),
@@ -193,7 +183,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     starts, rest = [start.contiguous() for start in rest[: 2 * num]], rest[2 * num :]
     saved = Saved(activations.contiguous(), tuple(starts[:num]), tuple(starts[num:]))
     inputs = Inputs.of(rest[:NUM_CONSTANTS], rest[ctx.num_constants :]).laid_out()
-    plan = ctx.plan if tile is _as_tensor(ctx.plan.tile) else ctx.plan._replace(tile=int(tile))
+    plan = ctx.plan if tile is as_tensor(ctx.plan.tile) else ctx.plan._replace(tile=int(tile))
     grad_y, grad_spikes, grad_m, grad_b = grads
     incoming, needs = Incoming(grad_y, grad_spikes, grad_m), ctx.needs_input_grad[3:]
     readout = None if readout is None else rows(readout)

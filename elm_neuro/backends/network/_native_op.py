@@ -95,8 +95,7 @@ def _check(o: Operands, layers: tuple[Tensor, ...], sizes: Sizes, options: Optio
 def _run(given: _traced.Operands, sizes: Sizes, how: Any, save: bool) -> _traced.Operands:
     operands, layers, plan = _settled(given, sizes, how)
     _check(operands, layers, sizes, plan.options)
-    room = _room(operands, sizes, how) if save else 0
-    return list(forward(_laid_out(operands, sizes), contiguous(layers), plan, save=save, room=room))
+    return list(forward(_laid_out(operands, sizes), contiguous(layers), plan, save=save))
 
 
 def _empty(given: _traced.Operands, sizes: Sizes, how: Any, save: bool) -> _traced.Operands:

@@ -17,7 +17,7 @@ from elm_neuro.backends.native._events import Events
 from elm_neuro.backends.native._rows import rows
 from elm_neuro.backends.network._kernels import KERNEL_ACTIVATIONS, KERNEL_OUTPUTS
 from elm_neuro.backends.parts._surrogates import in_numbers
-from elm_neuro.backends.parts._twice import differentiable_once
+from elm_neuro.backends.parts._twice import as_tensor, differentiable_once
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState
 
 Tensors = tuple[Tensor | None, ...]
@@ -137,18 +137,19 @@ class _Pass(Function):
         *found, saved = forward(operands, layers, plan, save=any(ctx.needs_input_grad))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(found[0], saved, *operands, *layers)
+        ctx.save_for_backward(as_tensor(plan.lanes), found[0], saved, *operands, *layers)
         return tuple(found)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *grads: Tensor | None) -> Tensors:
-        a, saved, *tensors = ctx.saved_tensors
+        lanes, a, saved, *tensors = ctx.saved_tensors
         # as the kernels read them, wherever they have been kept in between
         operands, a, saved = Operands._make(tensors[: len(Operands._fields)]).laid_out(), rows(a), saved.contiguous()
         needed = ctx.needs_input_grad[1 : 1 + len(Operands._fields)]
         layers = list(contiguous(tuple(tensors[len(Operands._fields) :])))
-        found = backward(operands, layers, ctx.plan, a, saved, grads, needed)
+        plan = ctx.plan._replace(lanes=int(lanes))
+        found = backward(operands, layers, plan, a, saved, grads, needed)
         return (None,) * (1 + FIRST_DIFFERENTIATED) + found
 
 
@@ -156,18 +157,16 @@ def contiguous(layers: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(layer.contiguous() for layer in layers)
 
 
-def forward(
-    operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool, room: int | None = None
-) -> tuple[Any, ...]:
-    """Activity, change, state and what the backward pass reads, in as much `room` or what it takes."""
+def forward(operands: Operands, layers: tuple[Tensor, ...], plan: Plan, *, save: bool) -> tuple[Any, ...]:
+    """Activity, change, state and what the backward pass reads."""
     like, (batch, num_neuron) = operands.bias, operands.a_0.shape
     args = _arguments(operands, layers, plan)
     a, change = like.new_empty(batch, plan.num_steps, num_neuron), like.new_empty(batch, num_neuron)
     state = [None if part is None else torch.empty_like(part) for part in operands[-4:]]
-    size = _saved_size(args, like) if save else 0
-    if room is not None and room < size:
+    room = room_for_saved(operands, plan.options, plan.num_steps) if save else 0
+    if save and room < (size := _saved_size(args, like)):
         raise RuntimeError(f"the room for what a pass keeps must be {size} entries, got {room}")
-    saved = _library.large(like, size if room is None else room)
+    saved = _library.large(like, room)
     args.a, args.a_batch, args.a_time, args.change = a.data_ptr(), *a.stride()[:2], change.data_ptr()
     args.a_last, args.b_last, args.m_last, args.r_last = map(_library.address, state)
     args.saved = saved.data_ptr() if save else None
@@ -211,16 +210,20 @@ def backward(
 
 
 def room_for_saved(operands: Operands, options: Options, num_steps: int) -> int:
-    """Entries in which what the backward pass reads has room, however many lanes a task takes: batch and steps may be
-    left open by compiled code, the layer's own sizes are not. Of few samples most of it is never touched.
+    """Entries in which what the backward pass reads has room, however many lanes a task takes: that hangs on the number
+    of threads, which may be another where ``torch.utils.checkpoint`` runs a pass again. Of few samples most of it is
+    never touched. Batch and steps may be left open by compiled code, the layer's own sizes are not.
     """
     (num_neuron, num_memory), dtype = operands.kappa_m.shape, operands.bias.dtype
     most_lanes = _library.padded(dtype, 1)  # a multiple of any number of lanes
-    samples = -(-operands.a_0.shape[0] // most_lanes) * most_lanes
+    batch = operands.a_0.shape[0]
+    samples = -(-batch // most_lanes) * most_lanes
     a_step = sum(options.widths[:-1]) + num_memory + (options.output != KERNEL_OUTPUTS["identity"])
     a_start = num_memory + (0 if operands.kappa_b is None else options.num_branch) + (operands.kappa_r is not None)
     entries = num_steps * a_step + -(-num_steps // FEWEST_STEPS_OF_A_CHUNK) * a_start
-    return samples * _library.padded(dtype, int(num_neuron)) * entries
+    # lanes are samples, or neurons
+    rows_kept: int = torch.sym_max(samples * num_neuron, batch * _library.padded(dtype, int(num_neuron)))
+    return rows_kept * entries
 
 
 def _saved_size(args: _library.NetworkArgs, like: Tensor) -> int:

@@ -24,7 +24,7 @@ from elm_neuro.backends.parts._untraced import constant
 
 # Of what passes take and give, to be raised with every change: torch keeps compiled code beyond a version of this
 # package.
-LAYOUT = 2
+LAYOUT = 3
 
 Operands: TypeAlias = list[Tensor | None]  # None for what is not there
 Sizes: TypeAlias = Sequence[int]  # batch, number of steps, number of inputs

@@ -5,7 +5,7 @@ taken from a plain run of the equations, which autograd can differentiate as oft
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -86,6 +86,17 @@ def differentiable_gradients(
     return tuple(
         next(found) if need and tensor is not None else None for tensor, need in zip(inputs, needed, strict=True)
     )
+
+
+@cache
+def as_tensor(number: int) -> Tensor:
+    """For autograd to keep; not made on import, which may happen where nothing is to be kept.
+
+    How a pass lays out what it keeps may depend on the number of threads. It belongs to what is saved then: where
+    ``torch.utils.checkpoint`` runs the pass again, perhaps with other threads, it is that of the second run.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(number, device="cpu")
 
 
 def saved_of(ctx: Any) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from tests.backends.compiled import (
     LAYERS,
     alif_is_the_same,
     as_one_graph,
+    call_of,
     elm_is_the_same,
     is_compiled_once,
     network_is_the_same,
@@ -24,7 +25,6 @@ from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases
 from tests.backends.network.cases import Call
 from tests.backends.network.cases import calls as network_calls
-from tests.backends.parts.test_traced import call_of
 from tests.tolerances import assert_close
 
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]

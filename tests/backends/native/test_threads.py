@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from elm_neuro import ELM, BranchELM
+from elm_neuro import ALIF, ELM, BranchELM, ELMNetwork
 from elm_neuro.backends.native import _library
 from tests.backends.native_cases import (
     gradients,
@@ -137,6 +138,37 @@ def test_checkpoints_may_run_again_with_another_number_of_threads(
                 assert_close(grad, wanted, scale=10.0)
     finally:
         torch.set_num_threads(before)
+
+
+WIDE: dict[str, Callable[[], Any]] = {
+    "ELMNetwork": lambda: ELMNetwork(20, 64, num_memory=3, num_branch=8, num_synapse_per_branch=8),
+    "ALIF": lambda: ALIF(20, 64, recurrent=True),
+    "population": lambda: ELM(20, 3, num_memory=7, num_neuron=8),
+}
+
+
+@native
+@pytest.mark.parametrize(("batch", "threads"), [(8, (1, 2)), (8, (2, 1)), (32, (8, 16)), (32, (16, 8))])
+@pytest.mark.parametrize("name", WIDE)
+def test_a_pass_that_is_run_again_with_other_threads_has_the_same_gradients(
+    name: str, batch: int, threads: tuple[int, int]
+) -> None:
+    """What is kept lies as the second run's threads have it: the lanes of a network's tasks depend on them."""
+    torch.manual_seed(0)
+    layer, x, before = WIDE[name](), torch.rand(batch, 60, 20), torch.get_num_threads()
+    leaves = list(layer.parameters())
+    expected = torch.autograd.grad(layer(x)[0].square().sum(), leaves, allow_unused=True)
+    try:
+        torch.set_num_threads(threads[0])
+        loss = torch.utils.checkpoint.checkpoint(lambda: layer(x)[0].square().sum(), use_reentrant=False)
+        torch.set_num_threads(threads[1])
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    finally:
+        torch.set_num_threads(before)
+    for grad, wanted in zip(found, expected, strict=True):
+        assert (grad is None) == (wanted is None)
+        if grad is not None:
+            assert_close(grad, wanted, scale=10.0)
 
 
 @native
