@@ -271,9 +271,8 @@ class SHD(Face):
             source = read_shd(_file_of_tonic(source, train=train, needed=True) if inside else source)
         self.recordings = source.recordings() if isinstance(source, SpokenDigits) else source
         self.train = train
-        self._epoch = torch.zeros(
-            1, dtype=torch.int64, device="cpu"
-        ).share_memory_()  # workers that live on see it move
+        # shared, so that workers that live on see it move
+        self._epoch = torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()
         num_channels = self.recordings.num_channels
         super().__init__(
             num_channels,

@@ -357,7 +357,7 @@ def _nonzero(flat: Tensor) -> tuple[Tensor, Tensor]:
     if flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
         position = flat.nonzero().squeeze(-1)
         return position, flat[position]
-    words = flat.numpy().view(np.int64)
+    words = flat.resolve_neg().numpy().view(np.int64)
     pair = np.flatnonzero(words.astype(bool))
     both = torch.from_numpy(words[pair].view(np.float32))
     occupied = both.nonzero().squeeze(-1)

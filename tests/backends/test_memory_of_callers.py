@@ -67,6 +67,13 @@ def test_values_of_events_that_stand_for_negatives(make: Any) -> None:
     assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("size", [4, 5])  # even and odd numbers of entries are looked at in other ways
+def test_frames_that_stand_for_negatives_become_events(size: int) -> None:
+    frames = torch.complex(torch.zeros(1, 3, size), torch.tensor([-1.0, 0, 0, -2, 0])[:size].expand(1, 3, size)).conj()
+    events = SpikeEvents.from_frames(frames.imag)
+    assert torch.equal(events.to_dense(), frames.imag)
+
+
 @native
 def test_a_threshold_that_stands_for_a_negative() -> None:
     torch.manual_seed(0)

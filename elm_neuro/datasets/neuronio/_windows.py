@@ -100,7 +100,8 @@ class NeuronIODataset(Dataset[Window]):
                 )
         self._first = np.concatenate(([0], np.cumsum([num for num, _ in sizes])))
         self._num_starts = np.array([num_steps - skip_ms - window_ms + 1 for _, num_steps in sizes])
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()  # workers see it move
+        # shared, so that workers that live on see it move
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}  # a map of a file would be pickled with its content

@@ -160,9 +160,8 @@ class SHDAdding(Dataset[PairItem]):
         self.num_channels = -(-self.recordings.num_channels // pool)
         self._steps, whole = Steps(self._bin_us, self.digit_us, pool, binary, scale), self.digit_us % self._bin_us == 0
         self._table = FrameTable(self.recordings, self._steps) if output == "frames" and whole else None
-        self._epoch = torch.zeros(
-            1, dtype=torch.int64, device="cpu"
-        ).share_memory_()  # workers that live on see it move
+        # shared, so that workers that live on see it move
+        self._epoch = torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()
         self._drawn = (0, self._draw(0))
         self.fingerprint = fingerprint(self.recordings, self._drawn[1], self.digit_us)
         logger.info("%s: fingerprint of the list %s", self, self.fingerprint)
