@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,15 +44,14 @@ def time_constants_figure(part: Part, times: dict[str, Array]) -> Shown | None:
     if not any(np.isfinite(values).any() and (values > 0).any() for values in times.values()):
         return None
     bounds = getattr(part.config, "bounds", None)
-    figure = plotting.time_constants(times, bounds=bounds if part.is_elm else None, readout=_readout_weights(part))
+    figure = plotting.time_constants(times, bounds=bounds if part.has_memory else None, readout=_readout_weights(part))
     caption = "; ".join(_range(name, values) for name, values in times.items()) + "."
-    if part.is_elm:
+    if part.has_memory:
         learned = getattr(part.config, "learn_tau_m", None)
         trained = "are among what is trained" if learned else "are not trained"
-        caption += (
-            f" The memory's time constants {trained}, their bounds are dotted. b: the weight of each unit in the "
-            "readout, at its time constant."
-        )
+        caption += f" The memory's time constants {trained}, their bounds are dotted."
+    if part.is_elm:
+        caption += " b: the weight of each unit in the readout, at its time constant."
     return Shown("time_constants", figure, "Time constants", caption)
 
 
@@ -82,6 +82,16 @@ def fields_figure(part: Part, fields: Array | None) -> Shown | None:
     if fields is None:
         return None
     number, of_neuronio = part.num_excitatory, part.core.input_size == NUM_NEURONIO_INPUTS
+    if part.is_network:
+        inputs = part.core.input_size
+        figure = plotting.weight_fields(
+            {"synapses": fields}, row="neuron", column=f"input; from {inputs} on a neuron of the layer", signed=True
+        )
+        caption = (
+            f"Summed weights of each neuron's synapses on each of {inputs} inputs and, behind them, on the activity of "
+            "each neuron one step before; white is no synapse, or a sum of 0."
+        )
+        return Shown("receptive_fields", figure, "Receptive fields", caption)
     if not part.is_elm:
         figure = plotting.weight_fields({"weights": fields}, row="neuron", signed=True)
         return Shown("weights", figure, "Weights", "Weight of each input in each neuron; white is 0.")
@@ -151,7 +161,10 @@ def _until_quiet(panels: dict[str, Array]) -> dict[str, Array]:
 def recordings_figure(part: Part, x: SpikeEvents | Tensor, drive: Drive) -> Shown:
     """Of any layer: one sequence on its way through it."""
     core = part.core
-    records = _elm_records(part, x) if part.is_elm and hasattr(core, "traces") else _state_records(part, x)
+    if part.is_network:
+        records = _network_records(part, x)
+    else:
+        records = _elm_records(part, x) if part.is_elm and hasattr(core, "traces") else _state_records(part, x)
     y = part.of_neuron(run(core, x)[0])[0].flatten(1).cpu()
     records += _output_records(part, y, drive)
     if part.layer is not core and getattr(part.layer, "emits_spikes", False):
@@ -181,9 +194,7 @@ def _elm_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
 def _state_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
     """The parts of the state after each step that have one number a unit."""
     core, kept = part.core, dict[str, list[Tensor]]()
-    state = core.initial_state(1)
-    for x_t in frames(core, x).unbind(1):
-        _, state = core.step(x_t, state)
+    for state in _states(core, x):
         for name, field in zip(state._fields, state, strict=True):
             flat = part.of_neuron(field.unsqueeze(1))[0] if part.num_neuron is not None else field
             if flat.ndim == 2:
@@ -197,6 +208,33 @@ def _state_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
         elif bool((values != values[0]).any()):  # what never moves is left out
             records.append(Record(_most(words, values), name, values, colour=colour))
     return records
+
+
+def _network_records(part: Part, x: SpikeEvents | Tensor) -> list[Record]:
+    """Branches of all neurons, the memory of the one in which it changes most, and what the high pass takes away."""
+    kept = [(state.b[0].flatten().cpu(), state.m[0].cpu(), state.r[0].cpu()) for state in _states(part.core, x)]
+    branches, memory, mean = (torch.stack(values) for values in zip(*kept, strict=True))
+    neuron = int(memory.var(0, correction=0).sum(-1).argmax())
+    of_neuron = Record(
+        f"memory of neuron {neuron}, where it changes most", "memory", memory[:, neuron], "memory",
+        tau=part.core.tau_m[neuron].detach().cpu(),
+    )  # fmt: skip
+    records = []
+    if bool((branches != branches[0]).any()):  # branches without a trace keep nothing
+        words, colour = STATES["b"]
+        records.append(Record(_most(words, branches), "trace", branches, colour=colour))
+    records.append(of_neuron)
+    if part.config.tau_high_pass is not None:
+        records.append(Record(_most("running mean that is taken away", mean), "activity", mean, colour=PURPLE))
+    return records
+
+
+def _states(core: Any, x: SpikeEvents | Tensor) -> Iterator[Any]:
+    """After each step."""
+    state = core.initial_state(1)
+    for x_t in frames(core, x).unbind(1):
+        _, state = core.step(x_t, state)
+        yield state
 
 
 def _memory(part: Part, memory: Tensor) -> Record:

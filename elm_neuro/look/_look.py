@@ -120,7 +120,7 @@ def _steps(part: Part, x: Input, drive: Drive, numbers: dict[str, Any]) -> list[
     def fields() -> Shown | None:
         found = branch_fields(part)
         if found is not None:
-            numbers[f"{prefix}{'receptive_fields' if part.is_elm else 'weights'}"] = found
+            numbers[f"{prefix}{'receptive_fields' if part.has_memory else 'weights'}"] = found
         return fields_figure(part, found)
 
     def responses() -> Shown:

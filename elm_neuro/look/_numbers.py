@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ SHORTEST, LONGEST = 50, 400  # steps that a response is followed for
 
 def time_constants(part: Part) -> dict[str, Array]:
     r"""Time constants in ms, by their symbols: of an ELM neuron `tau_m` (num_memory,) and `tau_s` (one, or one a
-    branch).
+    branch); of an ELM Network `tau_m` (output_size * num_memory,) and, where it has them, `tau_b` and `tau_high_pass`.
 
     Of a layer that holds decays a step in place of them, as LIF and ALIF do, :math:`\tau = -\Delta t / \ln \beta` of
     the decays that it computes with. A layer of somebody else gives the tensors that it calls tau.
@@ -42,6 +43,9 @@ def time_constants(part: Part) -> dict[str, Array]:
             if part.num_neuron is not None and value.ndim == 2 and len(value) == part.num_neuron:
                 value = value[part.neuron]
             found[name] = value.detach().double().cpu().numpy().reshape(-1)
+    for name in ("tau_b", "tau_high_pass") if part.is_network else ():
+        if (time := getattr(part.config, name)) is not None:
+            found[name] = np.array([time], dtype=np.float64)
     for name, decay in _decays(part):
         with np.errstate(divide="ignore"):
             found.setdefault(name, -part.core.delta_t / np.log(decay.detach().double().cpu().numpy().reshape(-1)))
@@ -59,9 +63,15 @@ def _decays(part: Part) -> Iterator[tuple[str, Tensor]]:
 
 def branch_fields(part: Part) -> Array | None:
     """What is read: of an ELM neuron the summed weights of each branch's synapses on each input, (num_branch,
-    input_size), where it has branches; (1, input_size) where every input is its own. Of another layer its matrix of
-    weights, (output_size, input_size). None where there is none.
+    input_size), where it has branches; (1, input_size) where every input is its own. Of an ELM Network those of each
+    neuron's synapses on each input, and behind the inputs on each neuron, (output_size, input_size + output_size). Of
+    another layer its matrix of weights, (output_size, input_size). None where there is none.
     """
+    if part.is_network:
+        num_neuron, num_input = part.core.output_size, part.core.input_size
+        fields = torch.zeros(num_neuron, num_input + num_neuron, dtype=torch.float64, device="cpu")
+        sources, weights = part.core.wiring.flatten(1).cpu().long(), part.core.w_s.detach().double().cpu().flatten(1)
+        return fields.scatter_add_(1, sources, weights).numpy()
     if not part.is_elm:
         weights = getattr(part.cell, "weight", None)
         fits = isinstance(weights, Tensor) and weights.ndim == 2 and weights.shape[-1] == part.core.input_size
@@ -147,7 +157,9 @@ def spike_responses(part: Part, x: Input, *, num_steps: int | None = None, num_m
     first = min(length // 4, length - steps)
     moments = np.unique(np.linspace(first, length - steps, number).astype(np.int64))
     respond = _branch_responses if part.is_elm else _input_responses
-    return respond(part, frames(part.core, x), moments, steps)
+    with warnings.catch_warnings():  # that a spike more makes two: the layer takes them as it does
+        warnings.filterwarnings("ignore", message="x has spike counts")
+        return respond(part, frames(part.core, x), moments, steps)
 
 
 def _branch_responses(part: Part, x: Tensor, moments: NDArray[np.int64], num_steps: int) -> Responses:

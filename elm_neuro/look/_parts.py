@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,17 @@ class Part:
 
     @property
     def is_elm(self) -> bool:
-        """Whether it has synapses that are summed on branches, and a memory, as an ELM neuron."""
+        """Whether it has synapses on its inputs that are summed on branches, and a memory, as an ELM neuron."""
+        return self.has_memory and not self.is_network
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is neurons whose synapses read inputs and each other, as an ELM Network."""
+        return self.has_memory and hasattr(self.core, "wiring")
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether synapses are summed on branches whose traces a memory remembers, in one neuron or in many."""
         core = self.core
         return hasattr(core, "w_s") and hasattr(core, "tau_m") and {"b", "m"} <= set(core.state_type._fields)
 
@@ -87,7 +96,7 @@ class Part:
 
 
 def parts_of(module: nn.Module, *, neuron: int = 0) -> list[Part]:
-    """The layers in a module, the outermost ones, in the order in which it holds them.
+    """The layers in a module, the outermost ones that do not hold several others, in the order in which it holds them.
 
     Args:
         module: a layer, or whatever holds some.
@@ -113,12 +122,19 @@ def parts_of(module: nn.Module, *, neuron: int = 0) -> list[Part]:
     return [Part(part.name, part.layer, min(neuron, (part.num_neuron or 1) - 1)) for part in parts]
 
 
-def _layers(module: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
-    if is_layer(module):
-        yield name, module
-        return
-    for child_name, child in module.named_children():
-        yield from _layers(child, f"{name}.{child_name}" if name else child_name)
+def _layers(module: nn.Module, name: str) -> list[tuple[str, Any]]:
+    inside = [
+        found
+        for child_name, child in module.named_children()
+        for found in _layers(child, f"{name}.{child_name}" if name else child_name)
+    ]
+    # a layer around another one, or its cell, is looked at itself; what holds several is a network of them
+    return [(name, module)] if is_layer(module) and len(inside) < 2 else inside
+
+
+def is_time_first(layer: Any) -> bool:
+    """Whether a layer takes (time, batch, ...)."""
+    return not getattr(layer.config, "batch_first", True)
 
 
 def run(layer: Any, x: Input, state: Any = None) -> tuple[Tensor, Any]:
@@ -133,7 +149,7 @@ def run(layer: Any, x: Input, state: Any = None) -> tuple[Tensor, Any]:
             y_t, state = layer.step(x_t, state)
             outputs.append(y_t)
         return torch.stack(outputs, 1), state
-    time_first = not getattr(layer.config, "batch_first", True)
+    time_first = is_time_first(layer)
     if time_first and isinstance(x, Tensor):
         x = x.transpose(0, 1)
     y, state = layer(x, state)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elm_neuro.events import SpikeEvents
 from elm_neuro.look._input import RATE_HZ, Drive, poisson_drive, read_drive
-from elm_neuro.look._parts import Input, Part, run
+from elm_neuro.look._parts import Input, Part, is_time_first, run
 from elm_neuro.nn import is_layer
 
 REFUSALS = (ValueError, TypeError, RuntimeError, IndexError)  # of a network that reads something else
@@ -126,20 +126,23 @@ def _width(module: nn.Module) -> int | None:
 def _heard(module: nn.Module, parts: list[Part], events: SpikeEvents) -> dict[str, Input]:
     """Input of each layer by its place, while the module runs on these events."""
     heard: dict[str, Input] = {}
-    if is_layer(module):
+    if parts[0].layer is module:
         return {"": events}
-    if isinstance(module, nn.Sequential):
-        _through(module, "", events, heard)
-        return heard
     hooks = []
     for part in parts:
 
-        def hear(_: nn.Module, arguments: Any, keywords: Any, name: str = part.name) -> None:
-            heard[name] = arguments[0] if arguments else keywords["x"]
+        def hear(layer: nn.Module, arguments: Any, keywords: Any, name: str = part.name) -> None:
+            x = arguments[0] if arguments else keywords["x"]
+            if isinstance(x, Tensor) and x.ndim < 3:  # a step of a cell
+                return
+            heard[name] = x.transpose(0, 1) if isinstance(x, Tensor) and is_time_first(layer) else x
 
         hooks.append(part.layer.register_forward_pre_hook(hear, with_kwargs=True))
     try:
-        module(events)
+        if isinstance(module, nn.Sequential):
+            _through(module, "", events, heard)
+        else:
+            module(events)
     finally:
         for hook in hooks:
             hook.remove()

@@ -73,7 +73,10 @@ def time_constants(
         ranked.hlines(inside, 0, 1, transform=ranked.get_yaxis_transform(), color=INK, linewidth=0.8, linestyle=":")
     plain_log_ticks(ranked)
     ranked.set(xlabel="units, sorted (%)", ylabel="time constant (ms)", xlim=(-4, 104))
-    ranked.legend(**ABOVE, ncols=len(kinds), columnspacing=1.0, handletextpad=0.4)
+    if len(kinds) > 2:  # no room beside the title
+        ranked.legend(loc="lower right", frameon=True, handletextpad=0.4)
+    else:
+        ranked.legend(**ABOVE, ncols=len(kinds), columnspacing=1.0, handletextpad=0.4)
     label_panel(ranked, "a", "time constants")
     first = as_array(next(iter(times.values()))).reshape(-1)
     if readout:
@@ -233,7 +236,8 @@ def _narrowed(picture: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _symbol(name: str) -> str:
     base, _, index = name.partition("_")
-    return rf"$\{base}_{{{index}}}$" if index else rf"$\{base}$"
+    words = index.replace("_", r"\ ")
+    return rf"$\{base}_{{{words}}}$" if words else rf"$\{base}$"
 
 
 def _plain_log_x(axis: Axes) -> None:

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, SpikingELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMNetwork, ELMNetworkClassifier, SpikeEvents, SpikingELM
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, read_simulation_file, write_shd
 from elm_neuro.look import look, parts_of, read_drive, spike_responses, time_constants
 from tests.datasets.neuronio.neuronio_files import made, write
@@ -144,6 +144,8 @@ def dead() -> BranchELM:
         lambda: BranchELM(6, 3, 2, num_branch=3, num_synapse_per_branch=4, variant="v2", shuffle_routing=True),
         lambda: SpikingELM(ELMCell(4, 2, num_memory=3), stochastic=True),
         lambda: ALIF(4, 3, recurrent=True, latency=2.5),
+        lambda: ELMNetwork(4, 3, tau_b=3.0, tau_high_pass=50.0),
+        lambda: ELMNetwork(4, 3, output="spike", binarize=True),
         lambda: ToyLayer(4, 3),
         lambda: ELM(5, 2, 2).bfloat16(),
         lambda: ELM(5, 2, 2, batch_first=False),
@@ -175,6 +177,42 @@ def test_layers_inside_a_network_hear_what_reaches_them(tmp_path: Path) -> None:
     text = " ".join(page.text)
     assert "Driven by what reaches it of made input" in text and "on each of 6 channels" in text
     assert "by itself" not in text
+
+
+class TimeFirst(nn.Module):
+    """A layer whose sequences are (time, batch, ...) between others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.behind = ELM(6, 5, 3, batch_first=False), ELM(5, 2, 3)
+
+    def forward(self, x: SpikeEvents) -> Any:
+        y, _ = self.before(x.to_dense().transpose(0, 1))
+        y, _ = self.behind(y.transpose(0, 1))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "reached"),
+    [
+        (lambda: ELMNetworkClassifier(6, 3, num_neuron=8, binarize=False), {"hidden", "readout"}, 1),
+        (
+            lambda: nn.Sequential(LIF(6, 8), ELMNetworkClassifier(8, 3, num_neuron=7)),
+            {"0", "1_hidden", "1_readout"},
+            2,
+        ),
+        (TimeFirst, {"before", "behind"}, 2),  # frames, made of the spikes
+    ],
+)
+def test_layers_inside_of_a_layer_and_time_first_hear_what_reaches_them(
+    tmp_path: Path, make: Any, names: set[str], reached: int
+) -> None:
+    torch.manual_seed(0)
+    text = " ".join(Page(look(make(), tmp_path, rate_hz=100.0, **SHORT)).text)
+    assert {one.stem.removesuffix("_recordings") for one in tmp_path.glob("*_recordings.png")} == names
+    assert "by itself" not in text and text.count("Driven by what reaches it of made input") == reached
+    with np.load(tmp_path / "numbers.npz") as numbers:
+        assert all(np.isfinite(one).all() for one in numbers.values())
 
 
 def recordings(num_channels: int = 700) -> SpikeRecordings:

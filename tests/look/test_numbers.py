@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 import torch
 from torch import Tensor, nn
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, SpikeEvents, SpikingELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMNetwork, SpikeEvents, SpikingELM
 from elm_neuro.look import Part, branch_fields, parts_of, poisson_drive, spike_responses, time_constants
 from tests.toy_layer import ToyLayer
 
@@ -110,6 +110,29 @@ def test_one_neuron_of_a_population_is_looked_at(flatten: bool) -> None:
     assert time_constants(part_of(neurons, neuron=2))["tau_m"] == pytest.approx(neurons.tau_m[2].detach().numpy())
     fields = branch_fields(part_of(neurons, neuron=2))
     assert fields is not None and fields.shape == (1, 5)
+
+
+def test_of_a_network_what_each_neuron_reads_of_inputs_and_neurons_and_what_a_spike_changes() -> None:
+    torch.manual_seed(6)
+    layer = ELMNetwork(
+        5, 4, 3, num_branch=2, num_synapse_per_branch=7, tau_b=4.0, tau_high_pass=50.0, binarize=False
+    ).double()
+    part = part_of(layer)
+    expected = np.zeros((4, 9))
+    for (neuron, branch, synapse), source in np.ndenumerate(layer.wiring.numpy()):
+        expected[neuron, source] += layer.w_s[neuron, branch, synapse].item()
+    np.testing.assert_allclose(branch_fields(part), expected, rtol=1e-12)
+    assert expected[:, 5:].any() and not part.is_elm
+    times = time_constants(part)
+    np.testing.assert_allclose(times["tau_m"], layer.tau_m.detach().flatten())
+    assert times["tau_b"].tolist() == [4.0] and times["tau_high_pass"].tolist() == [50.0]
+    x = noise(5)
+    found = spike_responses(part, x, num_steps=20, num_moments=2)
+    assert found.kind == "input" and found.watched == "readout"
+    for channel in range(5):
+        runs = [with_and_without(layer, x, moment, channel, 1.0, 20) for moment in found.moments]
+        np.testing.assert_allclose(found.change[0, channel], torch.stack(runs).mean(0), rtol=1e-9, atol=1e-12)
+    assert set(time_constants(part_of(ELMNetwork(5, 4, 3, tau_high_pass=None)))) == {"tau_m"}
 
 
 @pytest.mark.parametrize(
