@@ -154,6 +154,7 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
     assert "settings must be those of the run that is resumed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_demo_adds_names_its_lists_and_the_most_frequent_sum(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

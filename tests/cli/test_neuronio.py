@@ -146,6 +146,7 @@ def test_dask_runs_the_same_tasks(kaggle: Path, tmp_path: Path, monkeypatch: pyt
     assert verify_neuronio(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_fit_resumes_and_eval_reads_what_it_saved(
     kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ SMALL = ("--model.network.neuron.num_memory=3",)
 COARSE = ("--data.binning.bin_ms=50", "--model.network.neuron.delta_t=50")
 
 
+@pytest.mark.slow
 def test_everything_but_fit_takes_network_and_bin_from_the_checkpoint_and_refuses_others(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def points(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_study_stops_when_its_time_is_up_goes_on_and_repeats_nothing(
     tmp_path: Path, study: Callable[..., Done]
 ) -> None:

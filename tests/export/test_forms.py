@@ -169,6 +169,7 @@ def test_a_sequence_in_pieces_is_the_sequence_in_one(tmp_path: Path, neuron: ELM
         assert_close(one, other)
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("opset", [17, 18, 21, 22, 23, 24, 25, 26])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_opset_from_the_oldest_to_the_newest_of_onnxruntime(tmp_path: Path, form: str, opset: int) -> None:
@@ -276,6 +277,7 @@ def test_the_head_of_neuronio_gives_probability_and_millivolt(tmp_path: Path, fo
     assert_close(torch.from_numpy(voltage), expected.soma_mv)
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("form", FORMS)
 def test_lower_precision_is_in_the_matrices_alone_and_costs_what_the_report_says(

@@ -79,7 +79,7 @@ def corrupted(path: Path, how: str) -> Iterator[str]:
         constant.raw_data = before
 
 
-@pytest.mark.grid(every=2)
+@pytest.mark.grid(every=4)
 @pytest.mark.parametrize("form", ["step", "sequence", "unrolled"])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 @pytest.mark.parametrize("name", NETWORKS)

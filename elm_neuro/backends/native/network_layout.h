@@ -33,6 +33,7 @@ template <class R, int BYTES, bool NEURONS> struct Batch {
     // an eighth of the first cache.
     static constexpr int CHUNK_BYTES = NEURONS ? 4 * VECTOR_BYTES : 512, SOURCE_BYTES = CHUNK_BYTES + 64;
     static constexpr int STEPS = CHUNK_BYTES / sizeof(R) / SAMPLES, SOURCE = SOURCE_BYTES / sizeof(R);
+    static_assert(STEPS >= 8, "as _native_pass.py makes room for them: FEWEST_STEPS_OF_A_CHUNK");
     static constexpr int VECTORS = CHUNK_BYTES / BYTES;  // of a source
     static constexpr int BLOCK = VECTORS < 8 ? VECTORS : NUM_REGISTER == 32 && VECTORS >= 16 ? 16 : 8;  // in registers
     typedef R V __attribute__((vector_size(BYTES)));

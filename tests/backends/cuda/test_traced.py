@@ -58,7 +58,7 @@ def test_an_elm_network_is_one_graph_and_the_same(fake_driver: FakeDriver, call:
     network_is_the_same("cuda", call)
 
 
-@pytest.mark.grid(every=2)
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("given", ["frames", "bytes", "events"])
 @pytest.mark.parametrize("options", [{}, {"branch_activation": "tanh"}, {"tau_s": (1.0, 2.0, 3.0)}])
 def test_every_input_of_every_way_to_the_first_layer(

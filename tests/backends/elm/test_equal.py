@@ -82,6 +82,7 @@ def test_outputs_are_those_of_a_loop_over_single_synapses(neuron: ELM, data: st.
             assert_close(result.detach(), torch.from_numpy(expected))
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "options",
@@ -140,6 +141,7 @@ def test_a_single_branch_with_its_own_time_constant_works_at_any_length(
         assert_close(result, wanted)
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 @pytest.mark.parametrize("tau", [1e6, 2e7, 1e9])

@@ -34,7 +34,7 @@ def fresh() -> Fresh:
 
 
 @native
-@pytest.mark.grid(every=2)
+@pytest.mark.grid(every=4)
 @pytest.mark.parametrize(
     "options",
     [{}, {"num_neuron": 2}, {"tau_s": tuple(1.0 + i for i in range(80))}, {"num_memory": 60, "activation": "silu"}],

@@ -68,6 +68,7 @@ def assert_equal(neuron: ELM, rule: backends.SpikeRule, x: Any, state: Any = Non
         assert_close(result, wanted, scale=10.0)
 
 
+@pytest.mark.grid(every=4)
 @native
 @pytest.mark.parametrize("surrogate", [ATan(), ATan(5.0), FastSigmoid(), FastSigmoid(25.0)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -147,6 +148,7 @@ def test_another_surrogate_fires_behind_the_pass(backend: str) -> None:
     assert_equal(neuron, rule, x, state, torch.tensor([8, 0, 3]))
 
 
+@pytest.mark.grid(every=4)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("recompute_every", [None, 5])

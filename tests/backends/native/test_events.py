@@ -29,6 +29,7 @@ def test_events_found_in_frames_are_those_that_are_there(num_input: int, dtype: 
         torch.testing.assert_close(found.value[part], frame[expected], rtol=0.0, atol=0.0, equal_nan=True)
 
 
+@pytest.mark.grid(every=4)
 @native
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

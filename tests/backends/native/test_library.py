@@ -122,7 +122,7 @@ assert torch.equal(run(), expected)
 
 @native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read from /proc")
-@pytest.mark.parametrize("given", ["events", "frames"])
+@pytest.mark.parametrize("given", ["events", pytest.param("frames", marks=pytest.mark.slow)])
 def test_a_recomputed_pass_takes_the_memory_of_its_parts(given: str) -> None:
     """16,384 rows of 60 + 120 units in float32 are 12 MiB; of 256 steps at a time they are 0.4, and the frames'
     product adds as much."""

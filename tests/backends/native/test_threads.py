@@ -93,6 +93,7 @@ class Outputs(torch.utils.data.Dataset[torch.Tensor]):
         return y, _library.threads_for(1e12)
 
 
+@pytest.mark.grid(every=2)
 @native
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_started_after_a_call_with_threads_compute_the_same_on_one_thread(start: str) -> None:

@@ -133,6 +133,7 @@ def test_samples_do_not_see_each_other_nor_what_is_behind_their_end(backend: str
             assert_close(found[sample], wanted[0])
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("output", ["relu", "identity"])
 def test_gradients_are_those_of_differences(backend: str, output: str) -> None:

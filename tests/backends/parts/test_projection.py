@@ -15,6 +15,7 @@ from tests.backends.equal_cases import BACKENDS, FAST, cases, everything
 from tests.tolerances import assert_close
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("sparse_input", ["on", "off"])
 @settings(max_examples=20, deadline=None)

@@ -120,7 +120,9 @@ def test_inductor_compiles_a_training_step(name: str, given: str) -> None:
 
 
 @native
-@pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
+@pytest.mark.parametrize(
+    "name", ["ELM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ALIF", "ELMNetwork"))]
+)
 def test_other_numbers_of_events_and_steps_and_wrong_lengths(name: str) -> None:
     """None of them is compiled in."""
     torch.manual_seed(0)
@@ -133,6 +135,7 @@ def test_other_numbers_of_events_and_steps_and_wrong_lengths(name: str) -> None:
         compiled(events, None, lengths + 1)
 
 
+@pytest.mark.grid(every=2)
 @native
 @pytest.mark.parametrize(("name", "given"), [("ELM", "events"), ("ALIF", "events"), ("ELMNetwork", "frames")])
 def test_a_training_step_is_compiled_once_for_all_sizes(name: str, given: str) -> None:
@@ -225,6 +228,7 @@ def test_the_size_of_what_is_kept_is_what_the_library_says(
             assert saved.numel() == alif_pass.saved_size(operands, plan)
 
 
+@pytest.mark.grid(every=2)
 @native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch, at a graph break
 @pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])

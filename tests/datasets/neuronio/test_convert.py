@@ -124,7 +124,7 @@ def test_real_files_are_converted(neuronio_folder: Path, tmp_path: Path) -> None
         assert entry.bytes < 0.08 * entry.source_bytes
 
 
-@pytest.mark.parametrize("how", ["processes", "executor"])
+@pytest.mark.parametrize("how", ["processes", pytest.param("executor", marks=pytest.mark.slow)])
 def test_workers_and_executors_write_the_same_bytes(
     source: Path, tmp_path: Path, whole: dict[str, bytes], how: str
 ) -> None:

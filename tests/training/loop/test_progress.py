@@ -28,6 +28,7 @@ class Plain(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.grid(every=2)
 @pytest.mark.parametrize(
     ("clock", "epochs", "line"),
     [

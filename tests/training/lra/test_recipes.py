@@ -66,6 +66,7 @@ def test_there_is_a_recipe_for_each_task_and_network() -> None:
     assert ours - {f"lra_{task}{kind}" for task in TABLE for kind in KINDS} >= OURS
 
 
+@pytest.mark.grid(every=3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", TABLE)
 def test_recipes_hold_the_tables_of_the_paper(load: Any, task: str, kind: str) -> None:

@@ -43,6 +43,7 @@ def test_batches_are_the_recordings(stand_in: Path, polarity: str, channels: int
     assert data.class_names == list("0123456789") and data.tested_on == stand_in.name
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_the_published_network(
     stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
