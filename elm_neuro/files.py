@@ -30,7 +30,7 @@ def cache_folder(name: str) -> Path:
 
 
 @contextmanager
-def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
+def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the folders of `paths`, one for each, that take their places when the block ends.
 
     Each file is on the disk before the first is renamed, and they are renamed in the order given: the last one is put
@@ -39,10 +39,14 @@ def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
 
     Args:
         paths: files to write or replace; their folders must exist.
+        through_links: of a link, write what it leads to, as somebody who names it expects. False: put a file in its
+            place, as in folders of a stranger, or of a cache whose files are links, where what lies elsewhere must not
+            change.
 
     Raises:
         FileNotFoundError: a folder does not exist, or the block did not write a file.
         IsADirectoryError: a path is a folder.
+        FileExistsError: a path is a pipe, a device or a socket, in whose place no file is put.
         OSError: a file cannot be written.
 
     >>> import tempfile
@@ -53,10 +57,11 @@ def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
     ...     target.read_text(), [path.name for path in Path(folder).iterdir()]
     ('1 2 3', ['numbers.txt'])
     """
-    targets = [Path(path) for path in paths]
+    targets = [_led_to(Path(path)) if through_links else Path(path) for path in paths]
     for path in targets:
         if path.is_dir():
             raise IsADirectoryError(f"a file is to be written, but a folder has its name: {path}")
+        _refuse_special(path)
         if not path.parent.is_dir():
             kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
             raise kind(f"a file is to be written into a folder, but there is no folder {path.parent}")
@@ -79,16 +84,17 @@ def whole_files(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
             path.unlink(missing_ok=True)
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
+def write_whole(files: Mapping[Path, bytes], *, through_links: bool = True) -> None:
     """Write files so that each is either what it was or complete: :func:`whole_files` for contents that are in memory.
 
     Args:
         files: content by path; the folders must exist. The last one is put in place last.
+        through_links: as there.
 
     Raises:
         OSError: a file cannot be written; the message names it, and no temporary file is left.
     """
-    with whole_files(*files) as temporary:
+    with whole_files(*files, through_links=through_links) as temporary:
         for path, (target, content) in zip(temporary, files.items(), strict=True):
             with _naming(target), path.open("xb") as file:
                 file.write(content)
@@ -101,12 +107,15 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
     written again, but never one that is half old.
 
     Args:
-        path: folder to write or replace, or a file to replace; the folder that it lies in must exist.
+        path: folder to write or replace, or a file to replace; the folder that it lies in must exist. A link is
+            replaced.
         files: content by name.
 
     Raises:
+        FileExistsError: `path` is a pipe, a device or a socket.
         OSError: it cannot be written; the message names it, and no temporary folder is left.
     """
+    _refuse_special(path)
     temporary, old = (_temporary(path, _token()) for _ in range(2))
     try:
         with _naming(path):
@@ -137,6 +146,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _led_to(path: Path) -> Path:
+    """The path itself, or what it leads to where it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _refuse_special(path: Path) -> None:
+    if path.exists() and not (path.is_symlink() or path.is_file() or path.is_dir()):
+        raise FileExistsError(f"a file is to be written, but a pipe, a device or a socket has its name: {path}")
 
 
 _TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\.[^.]*)?")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -259,7 +260,19 @@ def written_weights(module: nn.Module) -> Iterator[None]:
     """Within, weights that torch's hooks write before each call are those of the next call.
 
     A pruned or normed layer keeps what its last call had: after ``load_state_dict`` that is the weight of before.
+
+    Raises:
+        ExportError: a spectral norm in training, whose weight is another one in every call.
     """
+    for name, part in module.named_modules():
+        moves = isinstance(part, _SpectralNorm) or any(
+            isinstance(h, SpectralNorm) for h in part._forward_pre_hooks.values()
+        )
+        if moves and part.training:
+            raise ExportError(
+                f"a spectral norm gives another weight in every call in training, got one in {name or 'module'}: call "
+                "module.eval()"
+            )
     before = write_weights(module)
     try:
         yield

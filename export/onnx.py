@@ -93,7 +93,7 @@ def to_onnx(
         The report of :func:`verify`, None without it.
 
     Raises:
-        TypeError: a layer, or a dtype, that cannot be exported.
+        TypeError: a layer, or a dtype, that cannot be exported; a number that is none.
         ValueError: an argument is unknown, missing or out of range.
         ExportError: the layers do not fit together, a module has hooks or a forward that its class does not have, or
             onnxruntime computes something else than the module.
@@ -138,6 +138,7 @@ def _write(model: onnx.ModelProto, path: Path, built: Built, *, runtime: bool, v
         report = compare(content, built, num_steps=NUM_STEPS, seed=0) if verify else None
         write_whole(beside | {path: content})
         return report
+    path = path.resolve()  # beside what a link leads to, where a runtime looks for it
     data = path.with_name(f"{path.name}.data")
     with whole_files(data, path) as (data_file, model_file):
         onnx.save_model(
@@ -198,6 +199,9 @@ def verify(
 
 
 def _check_options(options: Options, opset: int) -> None:
+    for name, number in (("opset", opset), ("num_steps", options.num_steps), ("batch_size", options.batch_size)):
+        if number is not None and (isinstance(number, bool) or not hasattr(number, "__index__")):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
     if options.form not in FORMS:
         raise ValueError(f"form must be one of {list(FORMS)}, got {options.form!r}")
     if options.precision not in PRECISIONS:

@@ -229,3 +229,29 @@ def test_a_cache_lies_where_xdg_says_and_a_relative_path_says_nothing(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
     assert cache_folder("cuda") == tmp_path / "home" / ".cache" / "elm_neuro" / "cuda"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    (there / "real.txt").write_bytes(b"old")
+    for name, target in (("link.txt", there / "real.txt"), ("new.txt", there / "not yet.txt")):
+        (tmp_path / name).symlink_to(target)
+        write_whole({tmp_path / name: b"new"})
+        assert (tmp_path / name).is_symlink() and target.read_bytes() == b"new"
+    write_whole({tmp_path / "link.txt": b"newer"}, through_links=False)
+    assert not (tmp_path / "link.txt").is_symlink() and (there / "real.txt").read_bytes() == b"new"
+    assert names(there) == ["not yet.txt", "real.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipe has a name there")
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "nothing").symlink_to(os.devnull)
+    for name in ("pipe", "link", "nothing"):
+        with pytest.raises(FileExistsError, match="a pipe, a device or a socket has its name"):
+            write_whole({tmp_path / name: b"new"})
+    with pytest.raises(FileExistsError, match="a pipe, a device or a socket has its name"):
+        write_whole_folder(tmp_path / "pipe", NEW)
+    assert (tmp_path / "pipe").is_fifo() and Path(os.devnull).is_char_device()

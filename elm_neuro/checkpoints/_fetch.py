@@ -77,7 +77,7 @@ def fetch_upstream(
                 "not the published file"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole({path: content})
+        write_whole({path: content}, through_links=False)
     return folder
 
 

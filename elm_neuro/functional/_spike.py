@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.functional._transforms import transformed
+from elm_neuro.functional._transforms import batched, transformed
 
 Surrogate = Callable[[Tensor], Tensor]
 
@@ -33,7 +33,7 @@ class _Step(Function):
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
         (distance,) = ctx.saved_tensors
         slope = ctx.slope(distance)
-        return (slope * grad[0] if torch.is_grad_enabled() else slope.mul_(grad[0])), None
+        return (slope * grad[0] if torch.is_grad_enabled() or batched(grad) else slope.mul_(grad[0])), None
 
 
 # torch asks for it in every call, and finding it out anew takes longer than the step

@@ -24,7 +24,16 @@ from elm_neuro.nn._alif_config import (
     ALIFOptions,
     LIFOptions,
 )
-from elm_neuro.nn._checks import as_frames, check_sequence, check_step, checked_lengths, checked_state, may_look
+from elm_neuro.nn._checks import (
+    OVERFLOW,
+    as_frames,
+    check_sequence,
+    check_step,
+    checked_lengths,
+    checked_state,
+    may_look,
+    name_culprit,
+)
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, Configured
@@ -290,9 +299,10 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
             lengths=lengths,
             backend=self.backend,
         )
-        # a NaN never crosses the threshold, but the membrane keeps it
-        if may_look(after.v) and bool(torch.isnan(after.v.detach().sum())):
-            raise ValueError("x, state and parameters must be finite, got a membrane that is NaN after the last step")
+        # NaN and minus infinity never cross the threshold, but the membrane keeps them
+        if may_look(after.v) and not bool(torch.isfinite(after.v.detach()).all()):
+            name_culprit(cell, x, before, lengths)
+            raise ValueError(OVERFLOW.format("a membrane that is not finite", after.v.dtype))
         return as_stored(spikes, like), after
 
     @untraced

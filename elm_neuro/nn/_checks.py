@@ -17,6 +17,7 @@ from elm_neuro.functional import ELMState
 from elm_neuro.nn._narrow import state_dtype
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
+OVERFLOW = "x, state and parameters must be finite and not so large that they overflow, got {} after the last step ({})"
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
@@ -49,11 +50,24 @@ def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | No
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+    check_layout(x)
     shape = x.shape
     ending = (input_size,) if len(shape) == 2 or num_neuron is None else (num_neuron, input_size)
     if len(shape) != 1 + len(ending) or shape[1:] != ending:
         raise ValueError(f"x must have shape ({', '.join(map(str, ('batch', *ending)))}), got {tuple(shape)}")
     check_tensor("x", x, like)
+
+
+def check_layout(x: Tensor) -> None:
+    """Refuse sparse and nested tensors.
+
+    Raises:
+        TypeError: `x` is one.
+    """
+    if x.is_nested:
+        raise TypeError("x must be padded frames with their lengths, got a nested tensor: x.to_padded_tensor(0.0)")
+    if x.layout != torch.strided:
+        raise TypeError(f"x must be dense frames or SpikeEvents, got a tensor of layout {x.layout}")
 
 
 def check_sequence(
@@ -80,6 +94,7 @@ def check_sequence(
         return
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
+    check_layout(x)
     shape = x.shape
     ending = (input_size,) if len(shape) == 3 or num_neuron is None else (num_neuron, input_size)
     if len(shape) != 2 + len(ending) or shape[2:] != ending:
@@ -155,11 +170,24 @@ def refuse_nan(
     The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
     far less than the outputs; only then is the culprit sought.
     """
-    if not math.isnan(total.item()):
-        return
-    for name, part in () if before is None else zip(before._fields, before, strict=True):
+    if math.isnan(total.item()):
+        name_culprit(neuron, x, before, lengths)
+
+
+def name_culprit(
+    layer: nn.Module, x: Tensor | SpikeEvents, before: tuple[Tensor, ...] | None, lengths: Tensor | None
+) -> None:
+    """Of a pass that did not end in numbers, name the state, input or parameter that it came from, if there is one.
+
+    Raises:
+        ValueError: this is it.
+    """
+    names: tuple[str, ...] = () if before is None else before._fields  # type: ignore[attr-defined]
+    for name, part in zip(names, before or (), strict=True):
         if bool(torch.isnan(part).any()):
             raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
+        if bool(torch.isinf(part).any()):
+            raise ValueError(f"state.{name} must be finite, got {int(torch.isinf(part).sum())} of {part.numel()} not")
     values = x.value if isinstance(x, SpikeEvents) else x
     if lengths is not None and isinstance(x, Tensor):
         padding = torch.arange(x.shape[1], device=lengths.device) >= lengths[:, None]
@@ -167,7 +195,7 @@ def refuse_nan(
     if values is not None and bool((~torch.isfinite(values)).any()):
         where = (~torch.isfinite(values)).nonzero()[0].tolist()
         raise ValueError(f"x must be finite, got {values[tuple(where)].item()} at index {where} (batch first)")
-    for name, parameter in neuron.named_parameters():
+    for name, parameter in layer.named_parameters():
         if bool(torch.isnan(parameter).any()):
             count = f"{int(torch.isnan(parameter).sum())} of {parameter.numel()}"
             raise ValueError(f"parameter {name} must not hold NaN, got {count}: training has diverged")

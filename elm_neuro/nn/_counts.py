@@ -11,12 +11,15 @@ from elm_neuro.events import SpikeEvents
 
 
 def as_binary(x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:
-    """1 where `x` is not 0, as its entries or the sums of its events are.
+    """1 where `x` is not 0, as its entries or the sums of its events are; NaN is no spike, and stays what it is.
 
-    >>> as_binary(torch.tensor([0.0, 3.0, -1.0]))
-    tensor([0., 1., 1.])
+    >>> as_binary(torch.tensor([0.0, 3.0, -1.0, torch.nan]))
+    tensor([0., 1., 1., nan])
     """
-    return _binary_events(x) if isinstance(x, SpikeEvents) else (x != 0).to(x.dtype)
+    if isinstance(x, SpikeEvents):
+        return _binary_events(x)
+    ones = (x != 0).to(x.dtype)
+    return torch.where(x.isnan(), x.detach(), ones) if x.is_floating_point() else ones
 
 
 def _binary_events(x: SpikeEvents) -> SpikeEvents:
@@ -27,10 +30,12 @@ def _binary_events(x: SpikeEvents) -> SpikeEvents:
         place = torch.unique(place)
     else:
         place, entry = torch.unique(place, return_inverse=True)
-        place = place[x.value.new_zeros(place.shape[0]).index_add_(0, entry, x.value) != 0]
+        total = x.value.new_zeros(place.shape[0]).index_add_(0, entry, x.value.detach())
+        place, total = place[total != 0], total[total != 0]
     count = torch.bincount(place // x.num_channels, minlength=x.batch * x.num_steps)
     indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
-    return SpikeEvents(indptr, place % x.num_channels, None, x.shape)
+    value = None if x.value is None or not bool(total.isnan().any()) else torch.where(total.isnan(), total, 1.0)
+    return SpikeEvents(indptr, place % x.num_channels, value, x.shape)
 
 
 def warn_of_counts(x: Tensor | SpikeEvents) -> None:

@@ -24,6 +24,7 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     """
     if lengths is None:
         return y[:, -1]
+    lengths = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):

@@ -17,7 +17,15 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate, network_step
 from elm_neuro.functional._spike import SurrogateStep
 from elm_neuro.functional._wiring import Wiring
-from elm_neuro.nn._checks import as_frames, check_sequence, check_step, checked_lengths, may_look
+from elm_neuro.nn._checks import (
+    OVERFLOW,
+    as_frames,
+    check_sequence,
+    check_step,
+    checked_lengths,
+    may_look,
+    name_culprit,
+)
 from elm_neuro.nn._counts import as_binary, warn_of_counts
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -162,7 +170,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             y, after = self(x_t.unsqueeze(1), state, masks=masks)
             return y.squeeze(1), after
         before = self.initial_state(x_t.shape[0]) if state is None else self.check_state(state, x_t.shape[0])
-        x_t = wide((x_t != 0).to(x_t.dtype) if self._config.binarize else x_t)
+        x_t = wide(as_binary(x_t) if self._config.binarize else x_t)  # type: ignore[arg-type]  # a tensor of a tensor
         of_input, of_neurons = masks or (None, None)
         params, rule = self.parameters_as_they_are(), self._config.rule(self.surrogate)
         x_t = x_t if of_input is None else x_t * of_input
@@ -219,7 +227,8 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             record, after = self._by_calls(x, before, lengths, masks, reason)
         # a memory never forgets a NaN
         if may_look(after.m) and bool(torch.isnan(after.m.detach().sum())):
-            raise ValueError("x, state and parameters must be finite, got a memory that is NaN after the last step")
+            name_culprit(self, x, state, lengths)
+            raise ValueError(OVERFLOW.format("a memory that is NaN", after.m.dtype))
         y = as_stored(record.a, like)
         return (y, after, record.change) if with_change else (y, after)
 
@@ -298,4 +307,4 @@ def _called(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _steps(lengths: Tensor | None, num_steps: int) -> Any:
     """Valid steps of each sample, at least 1: a number, or (batch,)."""
-    return max(num_steps, 1) if lengths is None else lengths.clamp(min=1)
+    return max(num_steps, 1) if lengths is None else torch.as_tensor(lengths).clamp(min=1)

@@ -12,7 +12,7 @@ from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate
 from elm_neuro.functional._spike import SurrogateStep
 from elm_neuro.functional._wiring import Wiring
-from elm_neuro.nn._checks import checked_state
+from elm_neuro.nn._checks import checked_lengths, checked_state
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._network import ELMNetwork
 from elm_neuro.nn._network_classifier_config import ELMNetworkClassifierConfig, ELMNetworkClassifierState
@@ -157,6 +157,8 @@ class ELMNetworkClassifier(pretrained.Saved, nn.Module):
         gradient: :meth:`ELMNetwork.activity_penalty` and :meth:`ELMNetwork.mlp_penalty` of the hidden layer.
         """
         before = None if state is None else self.check_state(state, x.shape[0])
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x.shape[0], x.shape[1], self.hidden.bias.device)
         first, second = (None, None) if before is None else (NetworkState(*before[:4]), NetworkState(*before[4:]))
         y, hidden, change = self.hidden(x, first, lengths, with_change=True)
         logits, readout = self.readout(y, second, lengths)

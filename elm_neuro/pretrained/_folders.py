@@ -78,7 +78,7 @@ def save_pretrained(module: nn.Module, directory: str | os.PathLike[str]) -> Non
             directory / WEIGHTS_FILE: weights,
             directory / CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
         }
-        write_whole(files)
+        write_whole(files, through_links=False)  # those of the hub's cache lead to what others read
     except OSError as error:
         raise OSError(
             error.errno, f"directory must be a folder that can be written, got {directory}: {error.strerror or error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -104,6 +105,13 @@ def _check_finite(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
             raise ValueError(f"{source}: {name} must be finite, got {bad} of {tensor.numel()} that are not")
 
 
+COMPUTED = (
+    ": weights that are computed from others are made plain ones by torch.nn.utils.prune.remove, remove_weight_norm, "
+    "remove_spectral_norm or parametrize.remove_parametrizations"
+)
+_IS_COMPUTED = re.compile(r"(^|\.)parametrizations\.|_(orig|mask|g|v|u)$").search
+
+
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
     """Refuse missing and extra names, other shapes than `expected`, several floating types, and integers in the place
     of
@@ -113,6 +121,7 @@ def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], sourc
     if missing or extra:
         raise ValueError(
             f"{source} must hold the tensors of its config, missing {_some(missing)}, got also {_some(extra)}"
+            f"{COMPUTED if any(map(_IS_COMPUTED, extra)) else ''}"
         )
     if len(types := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
         raise ValueError(f"{source} must hold one floating type, got {sorted(map(str, types))}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikeEvents, SpikingELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, ELMNetworkClassifier, SpikeEvents, SpikingELM
 from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
 
@@ -24,12 +24,20 @@ LAYERS: dict[str, Any] = {
     "resetting": lambda: SpikingELM(ELM(6, 2, num_memory=4), reset="subtract"),
     "lif": lambda: LIF(6, 3),
     "alif": lambda: ALIF(6, 3),
+    "network": lambda: ELMNetwork(6, 4, num_memory=3, tau_m_init=(1.0, 20.0), binarize=False),
+    "classifier": lambda: ELMNetworkClassifier(6, 3, 4, binarize=False),
+}
+OTHERS: dict[str, Any] = {
+    "recurrent": lambda: ALIF(6, 3, recurrent=True, latency=2.0),
+    "blocks": lambda: ALIF(6, 3, latency=2.0, gradient="blocks"),
+    "nonlinear branches": lambda: BranchELM(6, 2, 5, num_branch=3, num_synapse_per_branch=4, branch_activation="tanh"),
+    "time constants": lambda: ELM(6, 2, 4, tau_s=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)),
 }
 
 
 def make(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    layer: nn.Module = LAYERS[kind]().double()
+    layer: nn.Module = (LAYERS | OTHERS)[kind]().double()
     return layer
 
 
@@ -104,3 +112,27 @@ def test_a_named_backend_says_what_to_take(backend: str, transform: Any) -> None
         transform(lambda x: neuron(x)[0])(x if transform is vmap else x[0])
     with forward_ad.dual_level(), pytest.raises(ValueError, match="forward mode"):
         neuron(forward_ad.make_dual(x[0], x[0]))
+
+
+@pytest.mark.parametrize("num_steps", [1, 5])
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("kind", [*LAYERS, *OTHERS])
+def test_many_gradients_at_once_are_those_one_by_one(kind: str, backend: str, num_steps: int) -> None:
+    if kind == "blocks" and backend == "reference":
+        pytest.skip("a loop has the gradient of the loop")
+    layer = make(kind)
+    for module in layer.modules():
+        if hasattr(type(module), "backend"):
+            module.backend = backend
+    x = (2.0 * frames(2, num_steps)).requires_grad_()
+    wanted = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    y = layer(x)[0]
+    directions = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.autograd.grad(y, wanted, directions, is_grads_batched=True, allow_unused=True, retain_graph=True)
+    mapped = vmap(lambda direction: torch.autograd.grad(y, x, direction, retain_graph=True)[0])(directions)
+    for index, direction in enumerate(directions):
+        one_by_one = torch.autograd.grad(layer(x)[0], wanted, direction, allow_unused=True)
+        for tensor, many, one in zip(wanted, found, one_by_one, strict=True):
+            zero = torch.zeros_like(tensor)
+            assert_close(zero if many is None else many[index], zero if one is None else one, dtype=torch.float64)
+        assert_close(mapped[index], one_by_one[0], dtype=torch.float64)

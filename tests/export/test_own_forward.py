@@ -236,8 +236,9 @@ NORMS: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_normed_linear_layer_is_exported_as_it_is_called(tmp_path: Path, norm: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).eval()
+    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
     NORMS[norm](net[0])
+    net.eval()  # what the norm has brought too
     written(net, tmp_path)
     with torch.no_grad():  # weights from elsewhere: what the last call wrote is stale
         for name, parameter in net.named_parameters():
@@ -251,6 +252,19 @@ def test_a_normed_linear_layer_is_exported_as_it_is_called(tmp_path: Path, norm:
     x = torch.randn(2, 6, 5)
     with torch.no_grad():
         assert_close(torch.from_numpy(session.run(["y"], {"x": x.numpy()})[0]), net(x))
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, old_spectral_norm])
+def test_a_spectral_norm_in_training_is_refused_and_left_as_it_was(tmp_path: Path, norm: Any) -> None:
+    neuron: Any = made("ELM").train()
+    norm(neuron.cell.mlp[0])
+    before = copy.deepcopy(neuron.state_dict())
+    with pytest.raises(export.ExportError, match=r"in training, got one in cell\.mlp\.0.*: call module\.eval\(\)"):
+        written(neuron, tmp_path)
+    written(neuron.eval(), tmp_path)
+    export.verify(tmp_path / "model.onnx", neuron)
+    for name, tensor in before.items():
+        assert not isinstance(tensor, Tensor) or torch.equal(neuron.state_dict()[name], tensor)
 
 
 def test_a_pruned_neuron_that_was_loaded_is_exported_as_it_computes(tmp_path: Path) -> None:

@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMConfig, ELMState, SpikeEvents, suggest
+from elm_neuro import (
+    ALIF,
+    ELM,
+    LIF,
+    BranchELM,
+    ELMCell,
+    ELMConfig,
+    ELMNetwork,
+    ELMNetworkClassifier,
+    ELMState,
+    SpikeEvents,
+    last_output,
+    suggest,
+)
+from tests.layers import CELLS, LAYERS
 
 NAN = float("nan")
 
@@ -82,6 +98,15 @@ def test_routing_that_does_not_fit_is_named(routing: Any, message: str) -> None:
         ),
         (torch.zeros(2, 4, 3, device="meta"), "x must be on cpu like the parameters, got meta"),
         ([[0.0]], "x must be a tensor or SpikeEvents, got list"),
+        (
+            torch.ones(2, 4, 3).to_sparse(),
+            "x must be dense frames or SpikeEvents, got a tensor of layout torch.sparse_",
+        ),
+        (torch.ones(2, 4, 3).to_sparse(1), "x must be dense frames or SpikeEvents"),
+        (
+            torch.nested.nested_tensor([torch.ones(4, 3), torch.ones(2, 3)], layout=torch.jagged),
+            "padded frames with their lengths, got a n",
+        ),
         (SpikeEvents.from_frames(torch.ones(2, 4, 5)), "x must have 3 channels, got SpikeEvents"),
         (torch.tensor([[[0.0, 1.0, NAN]]]), r"x must be finite, got nan at index \[0, 0, 2\]"),
         (SpikeEvents.from_frames(torch.tensor([[[0.0, 1.0, NAN]]])), r"x must be finite, got nan at index \[1\]"),
@@ -180,5 +205,66 @@ def test_adaptive_lif_names_values_that_it_would_have_to_clamp(options: dict[str
 
 
 def test_a_lif_that_hears_nan_says_so() -> None:
-    with pytest.raises(ValueError, match="got a membrane that is NaN"):
+    with pytest.raises(ValueError, match="x must be finite, got nan at index"):
         LIF(3, 2)(torch.full((1, 4, 3), NAN))
+
+
+@pytest.mark.parametrize("make", [*LAYERS.values(), *CELLS.values()], ids=[*LAYERS, *CELLS])
+def test_no_layer_takes_sparse_tensors(make: Any) -> None:
+    layer = make()
+    is_cell = getattr(layer, "is_cell", False) or getattr(getattr(layer, "core", None), "is_cell", False)
+    x = torch.ones(2, 6) if is_cell else torch.ones(2, 5, 6)
+    with pytest.raises(TypeError, match="x must be dense frames or SpikeEvents, got a tensor of layout"):
+        layer(x.to_sparse())
+    if not is_cell:
+        with pytest.raises(TypeError, match="x must be padded frames with their lengths, got a nested tensor"):
+            layer(torch.nested.nested_tensor([x[0], x[1, :3]], layout=torch.jagged))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, NAN])
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+def test_a_layer_of_lif_neurons_names_what_is_not_finite(kind: Any, value: float) -> None:
+    layer, x = kind(6, 3), torch.rand(2, 5, 6)
+    x[0, 1, 2] = value
+    with torch.no_grad():
+        layer.cell.weight[:, 2] = torch.tensor([0.5, -0.5, 0.1])
+    with pytest.raises(ValueError, match=rf"x must be finite, got {value} at index \[0, 1, 2\]"):
+        layer(x)
+    state = layer.initial_state(2)
+    state.v[1, 1] = value
+    with pytest.raises(ValueError, match=r"state\.v must (not hold NaN|be finite), got 1 of 6"):
+        layer(x.nan_to_num(0.0, 0.0, 0.0), state if math.isnan(value) else state._replace(v=-state.v.abs()))
+    with torch.no_grad():
+        layer.cell.weight[1, 1] = NAN
+    with pytest.raises(ValueError, match="parameter weight must not hold NaN, got 1 of 18"):
+        layer(x.nan_to_num(0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_a_binarized_network_takes_no_nan_for_a_spike(backend: str) -> None:
+    layer, x = ELMNetwork(6, 4, num_memory=2, binarize=True, wiring="window", backend=backend), torch.zeros(2, 5, 6)
+    x[0, 2, 1] = NAN
+    with pytest.raises(ValueError, match=r"x must be finite, got nan at index \[0, 2, 1\]"):
+        layer(x)
+    with pytest.raises(ValueError, match=r"x must be finite, got nan at index \[0\]"):
+        layer(SpikeEvents.from_frames(x))
+    assert layer.step(x[:, 2])[0].isnan().any()
+    with pytest.raises(
+        ValueError, match="not so large that they overflow, got a memory that is NaN after the last step"
+    ):
+        ELMNetwork(6, 4, num_memory=2, binarize=False, backend=backend)(torch.full((2, 5, 6), 1e30))
+
+
+@pytest.mark.parametrize("lengths", [[5, 3], (5, 0), np.array([2, 3])])
+def test_lengths_may_come_as_a_list(lengths: Any) -> None:
+    torch.manual_seed(0)
+    network, x, as_tensor = ELMNetworkClassifier(6, 3, 4, binarize=False), torch.rand(2, 5, 6), torch.tensor(lengths)
+    y, _, penalties = network(x, lengths=lengths, with_penalties=True)
+    expected, _, others = network(x, lengths=as_tensor, with_penalties=True)
+    assert torch.equal(y, expected) and penalties == others
+    hidden = network.hidden
+    y, _, change = hidden(x, lengths=lengths, with_change=True)
+    assert torch.equal(hidden.mlp_penalty(change, 5, lengths), hidden.mlp_penalty(change, 5, as_tensor))
+    assert torch.equal(hidden.activity_penalty(y, lengths), hidden.activity_penalty(y, as_tensor))
+    if min(lengths):
+        assert torch.equal(last_output(y, lengths), last_output(y, as_tensor))

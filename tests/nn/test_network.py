@@ -358,7 +358,7 @@ def test_a_memory_that_is_nan_is_refused() -> None:
     layer = ELMNetwork(6, 4, **SMALL)
     x = torch.zeros(2, 3, 6)
     x[1, 1] = torch.nan
-    with pytest.raises(ValueError, match="must be finite, got a memory that is NaN"):
+    with pytest.raises(ValueError, match=r"x must be finite, got nan at index \[1, 1, 0\]"):
         layer(x)
 
 

@@ -140,7 +140,7 @@ def _write(file: Path | None, code: bytes) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole({file: MAGIC + _digest(file, code) + code})
+        write_whole({file: MAGIC + _digest(file, code) + code}, through_links=False)
     except OSError:
         return
 

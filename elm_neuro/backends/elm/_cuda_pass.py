@@ -34,7 +34,7 @@ from elm_neuro.backends.elm._cuda_operands import (
 from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Flows, Form, Kept, Plan
 from elm_neuro.backends.elm._traces_before import on_hidden
 from elm_neuro.backends.parts._bytes import holds_bytes
-from elm_neuro.backends.parts._twice import differentiable_gradients, differentiable_once
+from elm_neuro.backends.parts._twice import asks_operators, differentiable_gradients, differentiable_once
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import decay
 
@@ -75,7 +75,7 @@ class _Pass(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and ctx.differentiates_again:
+        if ctx.differentiates_again and asks_operators(grads):
             operands = Operands._make(ctx.saved_tensors[: len(Operands._fields)])
             found = _differentiable(operands, ctx.plan.form, ctx.events, ctx.needs_input_grad[3:], grads)
             return (None, None, None, *found)

@@ -17,7 +17,7 @@ from elm_neuro.backends.elm._learned import Learned, Timescales
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._backend import NativeBackend
 from elm_neuro.backends.parts._plain import PLAIN, only_operators, resolved
-from elm_neuro.backends.parts._twice import differentiable_gradients, saved_of
+from elm_neuro.backends.parts._twice import asks_operators, differentiable_gradients, saved_of
 from elm_neuro.functional import ELMParameters, bounded_tau, decay, memory_gain
 from elm_neuro.functional._timescales import TAU_FLOOR_MS
 
@@ -118,7 +118,7 @@ class _Fused(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         proto_w_s, proto_tau_m = saved_of(ctx)
         needed = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # a graph of this pass is asked for
+        if asks_operators(grads[:3]):
             plain = partial(by_torch, timescales=ctx.timescales)
             protos = differentiable_gradients(plain, (proto_w_s, proto_tau_m), needed[:2], grads[:3])
             return (*protos, None, None, None)

@@ -31,7 +31,7 @@ from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, tab
 from elm_neuro.backends.elm._traces_before import on_hidden, remaining, through_hidden
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._rows import rows, with_padded_rows
-from elm_neuro.backends.parts._twice import as_tensor, differentiable_gradients, differentiable_once
+from elm_neuro.backends.parts._twice import as_tensor, asks_operators, differentiable_gradients, differentiable_once
 
 
 class Again(NamedTuple):
@@ -168,7 +168,7 @@ class _Pass(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.plain is not None and torch.is_grad_enabled():
+        if ctx.plain is not None and asks_operators(grads):
             return _differentiable(ctx, grads)
         return _backward(ctx, *grads)
 

@@ -18,6 +18,7 @@ from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState, zero_network_state
+from elm_neuro.functional._transforms import transformed
 
 OPERATOR: Operator[NetworkBackend] = register(Operator("network", NetworkBackend, ORDERED))
 
@@ -162,4 +163,5 @@ def _check(
 
 def _may_be_read(index: Tensor) -> bool:
     """Whether a look at the numbers costs no wait for a device and there are any."""
-    return index.device.type == "cpu" and type(index) in PLAIN and not torch.compiler.is_compiling()
+    plain = index.device.type == "cpu" and type(index) in PLAIN
+    return plain and not torch.compiler.is_compiling() and not transformed()

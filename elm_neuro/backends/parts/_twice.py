@@ -4,7 +4,7 @@ taken from a plain run of the equations, which autograd can differentiate as oft
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from elm_neuro.backends.parts._plain import resolved
+from elm_neuro.functional._transforms import batched
 
 Tensors = tuple[Tensor | None, ...]
 Backward = Callable[..., tuple[Any, ...]]
@@ -22,7 +23,7 @@ def with_second_derivative(
     outputs: tuple[Tensor, ...], plain: Callable[..., tuple[Tensor, ...]], inputs: Tensors
 ) -> tuple[Tensor, ...]:
     """The outputs of a fast pass as they are, with a backward pass that depends on who asks: the fast one, or, under
-    ``create_graph=True``, that of `plain` run again.
+    ``create_graph=True`` and for batched gradients, that of `plain` run again.
 
     Args:
         outputs: tensors that the fast pass gave.
@@ -31,6 +32,13 @@ def with_second_derivative(
     """
     found: tuple[Tensor, ...] = _Twice.apply(plain, len(outputs), *outputs, *inputs)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return found
+
+
+def asks_operators(grads: Iterable[Tensor | None]) -> bool:
+    """Whether who asks for a gradient wants a graph of it too, or many of them at once: only operations of torch
+    answer that.
+    """
+    return torch.is_grad_enabled() or batched(grads)
 
 
 def answers_itself(outputs: tuple[Tensor, ...]) -> bool:
@@ -55,7 +63,7 @@ class _Twice(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not torch.is_grad_enabled():
+        if not asks_operators(grads):
             return None, None, *grads, *(None,) * ctx.num_input
         needed = ctx.needs_input_grad[2 + len(grads) :]
         found = differentiable_gradients(ctx.plain, ctx.saved_tensors, needed, grads)
@@ -66,23 +74,25 @@ def differentiable_gradients(
     function: Callable[..., tuple[Tensor, ...]], inputs: Tensors, needed: tuple[bool, ...], grads: Tensors
 ) -> Tensors:
     """Gradients of ``function(*inputs)`` by the inputs that are needed, from those of its outputs, with a graph of
-    their own.
+    their own where one is asked for.
     """
-    # one input may be computed from another: of an alias only its own share is seen
-    inputs = tuple(
-        tensor.view_as(tensor) if need and tensor is not None else tensor
-        for tensor, need in zip(inputs, needed, strict=True)
-    )
-    pairs = [
-        (out, grad)
-        for out, grad in zip(function(*inputs), grads, strict=True)
-        if grad is not None and out.requires_grad
-    ]
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # one input may be computed from another: of an alias only its own share is seen
+        inputs = tuple(
+            tensor.view_as(tensor) if need and tensor is not None else tensor
+            for tensor, need in zip(inputs, needed, strict=True)
+        )
+        pairs = [
+            (out, grad)
+            for out, grad in zip(function(*inputs), grads, strict=True)
+            if grad is not None and out.requires_grad
+        ]
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need and tensor is not None]
     if not pairs or not wanted:
         return (None,) * len(inputs)
     outputs, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=graph, allow_unused=True))
     return tuple(
         next(found) if need and tensor is not None else None for tensor, need in zip(inputs, needed, strict=True)
     )

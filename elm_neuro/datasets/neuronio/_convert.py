@@ -246,7 +246,7 @@ def convert_file(source: str, target: str) -> dict[str, Any]:
 def _write_manifest(folder: Path, manifest: dict[str, Entry]) -> None:
     lines = {name: asdict(manifest[name]) for name in sorted(manifest)}
     content = {"format": "elm_neuro NeuronIO manifest", "format_version": FORMAT_VERSION, "files": lines}
-    write_whole({folder / MANIFEST: json.dumps(content, indent=1).encode() + b"\n"})
+    write_whole({folder / MANIFEST: json.dumps(content, indent=1).encode() + b"\n"}, through_links=False)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Entry]:

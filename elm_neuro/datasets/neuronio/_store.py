@@ -70,7 +70,7 @@ def write_content(path: Path, content: bytes | Mapping[str, bytes]) -> None:
         OSError: it cannot be written, for instance because the disk is full; nothing is left of it.
     """
     if isinstance(content, bytes):
-        write_whole({path: content})
+        write_whole({path: content}, through_links=False)
     else:
         write_whole_folder(path, content)
 
