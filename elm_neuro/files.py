@@ -40,13 +40,13 @@ def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> I
     Args:
         paths: files to write or replace; their folders must exist.
         through_links: of a link, write what it leads to, as somebody who names it expects. False: put a file in its
-            place, as in folders of a stranger, or of a cache whose files are links, where what lies elsewhere must not
-            change.
+            place, and in that of a pipe or a device, as in folders of a stranger, or of a cache whose files are links,
+            where what lies elsewhere must not change.
 
     Raises:
         FileNotFoundError: a folder does not exist, or the block did not write a file.
         IsADirectoryError: a path is a folder.
-        FileExistsError: a path is a pipe, a device or a socket, in whose place no file is put.
+        FileExistsError: a path is, or leads to, a pipe, a device or a socket, in whose place no file is put.
         OSError: a file cannot be written.
 
     >>> import tempfile
@@ -61,7 +61,8 @@ def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> I
     for path in targets:
         if path.is_dir():
             raise IsADirectoryError(f"a file is to be written, but a folder has its name: {path}")
-        _refuse_special(path)
+        if through_links:
+            _refuse_special(path)
         if not path.parent.is_dir():
             kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
             raise kind(f"a file is to be written into a folder, but there is no folder {path.parent}")

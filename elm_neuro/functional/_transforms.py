@@ -20,6 +20,8 @@ def batched(tensors: Iterable[Tensor | None]) -> bool:
     """Whether vmap has put some of these gradients side by side, as ``torch.autograd.grad(..., is_grads_batched=True)``
     does: only operators of torch may go on with them, and none that writes into one that is not batched.
     """
+    if torch.compiler.is_compiling():
+        return False
     of = torch._C._functorch
     return any(
         tensor is not None and (of.is_legacy_batchedtensor(tensor) or of.is_batchedtensor(tensor)) for tensor in tensors

@@ -21,6 +21,7 @@ from elm_neuro import (
     SpikingELM,
 )
 from elm_neuro.nn import check_layer, is_layer, output_shape
+from tests.layers import LAYERS as EVERY_LAYER
 from tests.layers import NETWORK
 from tests.tolerances import assert_close
 from tests.toy_layer import ToyLayer
@@ -163,3 +164,17 @@ def test_a_backend_is_checked_where_it_is_assigned(kind: Any) -> None:
     with pytest.raises(ValueError, match='backend must be "auto" or one of'):
         layer.backend = "quick"
     assert layer.backend == "reference"
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("name", EVERY_LAYER)
+def test_the_output_of_nothing_has_a_graph_as_any_other(name: str, backend: str) -> None:
+    for shape in ((3, 0, 6), (0, 5, 6)):
+        layer: Any = EVERY_LAYER[name]()
+        for module in layer.modules():
+            if hasattr(type(module), "backend"):
+                module.backend = backend
+        y = layer(torch.zeros(shape))[0]
+        assert y.shape[:2] == shape[:2]
+        y.sum().backward()
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in layer.parameters())

@@ -49,5 +49,5 @@ def _scan(
             state = ELMState(torch.where(alive, after.b, state.b), torch.where(alive, after.m, state.m))
         outputs.append(y_t)
     if not outputs:
-        return x.new_zeros(x.shape[0], 0, *params.b_y.shape, dtype=params.b_y.dtype), state
+        return params.b_y.expand(x.shape[0], 0, *params.b_y.shape), state  # nothing, with a graph as any readout
     return torch.stack(outputs, dim=1), state

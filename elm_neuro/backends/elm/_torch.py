@@ -47,7 +47,7 @@ def reformulated_scan(
 ) -> tuple[Tensor, ELMState]:
     """Run the neuron over all time steps of `x`, (batch, time, ...)."""
     if x.shape[1] == 0:
-        return state.m.new_zeros(x.shape[0], 0, *params.b_y.shape), state
+        return params.b_y.expand(x.shape[0], 0, *params.b_y.shape), state  # nothing, with a graph as any readout
     if lengths is not None:
         x = without_padding(x, lengths)
     if sparse_input == "auto":

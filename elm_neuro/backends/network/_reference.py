@@ -57,5 +57,5 @@ def loop(
             after = NetworkState(*(where_running(running, *pair) for pair in zip(after, state, strict=True)))
         change, state = change + change_t, after
         record.append(a_t)
-    a = torch.stack(record, dim=1) if record else frames.new_zeros(frames.shape[0], 0, params.bias.shape[0])
+    a = torch.stack(record, dim=1) if record else params.bias.expand(frames.shape[0], 0, params.bias.shape[0])
     return NetworkRecord(a, change), state

@@ -50,7 +50,7 @@ class Torch(NetworkBackend):
         x = _read_by(params, x)
         batch, num_steps, input_size = x.shape
         if num_steps == 0:
-            return NetworkRecord(params.bias.new_zeros(batch, 0, params.bias.shape[0]), 0.0 * state.r), state
+            return NetworkRecord(params.bias.expand(batch, 0, params.bias.shape[0]), 0.0 * state.r), state
         sources = Sources.of(params, rule, input_size)
         from_input = project(x, sources.of_input) + sources.constant  # (batch, time, num_neuron * rows)
         layer = _Layer.of(params)

@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_made_is_done_without(compiler: Counted, tmp_pat
 
 
 def test_a_full_disk_is_done_without(compiler: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(files: dict[Path, bytes]) -> None:
+    def full(files: dict[Path, bytes], *, through_links: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(_compile, "write_whole", full)
