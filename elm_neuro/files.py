@@ -25,8 +25,20 @@ def cache_folder(name: str) -> Path:
     Raises:
         RuntimeError: there is no home folder.
     """
-    base = Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "elm_neuro" / name
+    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+    base = Path(os.environ.get(variable, ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "elm_neuro" / name
+    except RuntimeError as error:
+        raise RuntimeError(f"a cache needs a home folder, or the variable {variable}: {error}") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether something of that name can be seen: not in a folder of somebody else, nor of a name that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 @contextmanager

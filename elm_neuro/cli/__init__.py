@@ -5,6 +5,7 @@ each.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pickle import UnpicklingError
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the command's name; those of the process by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # what an old locale cannot write is replaced
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     try:
         if arguments and arguments[0] in _training.COMMANDS:
             return _training.training_command(arguments)

@@ -73,8 +73,8 @@ class ELMNetworkConfig:
             if size < least:
                 raise ValueError(f"{name} must be at least {least}, got {size}")
         for name, choices in CHOICES.items():
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in (known := list(choices)):
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {list(choices)}, got {getattr(self, name)!r}")
         self._check_numbers()
         self._check_tau_m()
         if not isinstance(self.learn_tau_m, bool):

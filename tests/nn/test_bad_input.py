@@ -268,3 +268,11 @@ def test_lengths_may_come_as_a_list(lengths: Any) -> None:
     assert torch.equal(hidden.activity_penalty(y, lengths), hidden.activity_penalty(y, as_tensor))
     if min(lengths):
         assert torch.equal(last_output(y, lengths), last_output(y, as_tensor))
+
+
+@pytest.mark.parametrize("name", ["variant", "activation", "output", "tau_m_spacing"])
+@pytest.mark.parametrize("value", [3, None, ["v1"], {}])
+def test_a_choice_of_a_network_that_is_no_text_is_named(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name} must be one of "):
+        ELMNetwork(6, 4, **options)

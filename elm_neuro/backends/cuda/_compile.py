@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from elm_neuro.backends.cuda import _nvrtc
-from elm_neuro.files import cache_folder, open_regular, write_whole
+from elm_neuro.files import cache_folder, is_there, open_regular, write_whole
 
 SOURCES = (
     "common.cuh",
@@ -96,7 +96,7 @@ def machine_code(program: Program, kernel: str, architecture: int) -> bytes:
 def is_kept(program: Program, kernel: str, architecture: int) -> bool:
     """Whether the user's cache has an entry of it."""
     file = _file(program, kernel, architecture)
-    return file is not None and file.exists()
+    return file is not None and is_there(file)
 
 
 def options(program: Program, kernel: str, architecture: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from elm_neuro.datasets.hdf5._objects import ATTRIBUTE, Fields, Source
@@ -46,10 +48,16 @@ class Heap:
 
 
 def attribute_of(source: Source, header: dict[int, list[bytes]], name: str) -> float | int | str | None:
-    """The attribute of an object of that name."""
+    """The attribute of an object of that name; None where there is none.
+
+    Raises:
+        ValueError: it is neither one number nor a text.
+    """
     for raw in header[ATTRIBUTE]:
         own, value = _attribute(source, Fields(raw, "an attribute"), name)
         if own == name:
+            if value is None:
+                raise ValueError(f"the attribute {name} must be one number or a text, got another type or shape")
             return value
     return None
 
@@ -68,7 +76,7 @@ def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, float 
     if name != wanted:
         return name, None
     dtype, shape = type_of(Fields(parts[1], "a type")), shape_of(Fields(parts[2], "a shape"))
-    if shape not in ((), (1,)):
+    if shape is None or math.prod(shape) != 1:
         return name, None
     if isinstance(dtype, VariableLength):
         (length, address, index) = np.frombuffer(fields.take(dtype.itemsize), REFERENCE)[0].tolist()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_neuro.datasets.lra._sequences import TokenSequences
-from elm_neuro.files import cache_folder, json_object, open_regular, write_whole_folder
+from elm_neuro.files import cache_folder, is_there, json_object, open_regular, write_whole_folder
 
 VERSION = 1  # raise it when the same files and settings give other sequences
 MANIFEST = "manifest.json"
@@ -53,8 +53,12 @@ def cached(task: str, key: str, make: Callable[[], Parts], folder: str | os.Path
         make: gives the parts by their names.
         folder: of the cache; None is ``elm_neuro/lra`` in ``$XDG_CACHE_HOME`` or else ``~/.cache``.
     """
-    place = (cache_folder("lra") if folder is None else Path(folder)) / f"{task}-{key[:24]}"
-    if place.exists():
+    try:
+        place = (cache_folder("lra") if folder is None else Path(folder)) / f"{task}-{key[:24]}"
+    except RuntimeError as error:
+        warnings.warn(f"nothing is kept, so the sequences are read again next time: {error}", stacklevel=2)
+        return make()
+    if is_there(place):
         try:
             return _read(place, key)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

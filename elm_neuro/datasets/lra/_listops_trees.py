@@ -42,7 +42,8 @@ class ListOpsSettings:
         seed: in [0, 2**64).
 
     Raises:
-        ValueError: a setting is out of range.
+        TypeError: a setting is no integer.
+        ValueError: it is out of range.
     """
 
     max_depth: int = 10
@@ -52,6 +53,9 @@ class ListOpsSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("max_depth", "max_args", "min_length", "max_length", "seed"):
+            if not hasattr(number := getattr(self, name), "__index__") or isinstance(number, bool):
+                raise TypeError(f"{name} must be an integer, got {number!r}")
         if self.max_depth < 1:
             raise ValueError(f"max_depth must be at least 1, got {self.max_depth}")
         if not 2 <= self.max_args <= 1000:
@@ -136,7 +140,11 @@ def answers(settings: ListOpsSettings, numbers: Ints) -> Ints:
 
 
 def _levels(settings: ListOpsSettings, numbers: Ints, *, drop: bool) -> list[Level]:
-    """The levels of the trees `numbers`; `drop` leaves trees out once they are known to be too long."""
+    """The levels of the trees `numbers`; `drop` leaves trees out once they are known to be too long.
+
+    Raises:
+        ValueError: without `drop`, one of them is.
+    """
     levels: list[Level] = []
     tree, parent = np.arange(numbers.size), np.zeros(numbers.size, dtype=np.int64)
     nodes_before = np.zeros(numbers.size, dtype=np.int64)  # nodes of each tree above the level
@@ -156,10 +164,15 @@ def _levels(settings: ListOpsSettings, numbers: Ints, *, drop: bool) -> list[Lev
             num_args[operator] = 2 + more.astype(np.int64)
         levels.append(Level(tree, parent, value, num_args))
         nodes_before += count
+        fits = nodes_before + np.bincount(tree, weights=num_args, minlength=numbers.size) < settings.max_length
+        if not drop and not fits.all():  # before it is built: a stranger's file may name any tree
+            raise ValueError(
+                f"tree {numbers[~fits][0]} must have fewer than {settings.max_length} tokens, got more: it is none of "
+                "those that are accepted"
+            )
         parent = np.repeat(np.arange(tree.size), num_args)
         if drop:
-            pending = np.bincount(tree, weights=num_args, minlength=numbers.size)
-            parent = parent[(nodes_before + pending < settings.max_length)[tree[parent]]]
+            parent = parent[fits[tree[parent]]]
         tree = tree[parent]
     return levels
 

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from elm_neuro.datasets._counter import checked_seed
 from elm_neuro.datasets.lra._pathfinder_files import SUBSET, write_pathfinder
@@ -22,6 +23,7 @@ from elm_neuro.files import json_object, write_whole
 BLOCK = 1000  # images of a folder
 ABOUT = "generated.json"
 Progress = Callable[[int, int], None]  # images that are there, of how many
+Kind = tuple[int, int, int, int]  # size, seed, length of the curves, number of those that distract
 
 
 def make_pathfinder(
@@ -38,7 +40,8 @@ def make_pathfinder(
     """Draw images 0 to ``num_images - 1`` of the endless list of `seed` and write them as the release has them.
 
     Image ``i`` depends on (seed, size, i) alone, whatever the number of processes; more images begin with the fewer
-    ones. Called again after it was stopped, it goes on with the folders whose metadata are not there yet.
+    ones. Called again after it was stopped, it goes on with the images that the metadata do not name yet; those that
+    they name stay.
 
     Args:
         folder: to write into; curv_contour_length_14 is made in it.
@@ -52,6 +55,7 @@ def make_pathfinder(
 
     Raises:
         ValueError: an argument is out of range, or the folder holds images of another size or seed.
+        BlockingIOError: another process is writing into the folder.
         OSError: the folder cannot be written.
     """
     if num_images < 1 or num_workers < 1:
@@ -60,11 +64,18 @@ def make_pathfinder(
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     kind = (size, checked_seed(seed), settings.contour_length, settings.num_distractors)
+    try:
+        with FileLock(place / ".lock", timeout=0):
+            _make(place, num_images, kind, num_workers, progress or (lambda *_: None))
+    except Timeout as error:
+        raise BlockingIOError(f"folder must be free, but another process is writing into {place}") from error
+
+
+def _make(place: Path, num_images: int, kind: Kind, num_workers: int, report: Progress) -> None:
     _claim(place, dict(zip(("size", "seed", "contour_length", "num_distractors"), kind, strict=True)))
     blocks = [(number, min(BLOCK, num_images - number * BLOCK)) for number in range(-(-num_images // BLOCK))]
-    missing = [(number, count) for number, count in blocks if _images_in(place, number) < count]
+    missing = [(number, count) for number, count in blocks if len(_images_in(place, number)) < count]
     done = sum(count for _, count in blocks) - sum(count for _, count in missing)
-    report = progress or (lambda *_: None)
     report(done, num_images)
     if num_workers == 1 or len(missing) < 2:
         for number, count in missing:
@@ -93,17 +104,23 @@ def _claim(place: Path, about: dict[str, int]) -> None:
         write_whole({path: json.dumps(about).encode()})
 
 
-def _images_in(place: Path, number: int) -> int:
-    """How many images the metadata of a block name: none where it was stopped before they were written."""
-    path = place / SUBSET / "metadata" / f"{number}.npy"
-    return len(path.read_text(encoding="ascii").splitlines()) if path.is_file() else 0
+def _images_in(place: Path, number: int) -> list[str]:
+    """Lines of the metadata of a block: none where it was stopped before they were written, or an image that they name
+    is gone.
+    """
+    path, images = place / SUBSET / "metadata" / f"{number}.npy", place / SUBSET / "imgs" / str(number)
+    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+    there = {entry.name for entry in os.scandir(images)} if lines and images.is_dir() else set()
+    return lines if all(f"sample_{index}.png" in there for index in range(len(lines))) else []
 
 
-def _write_block(place: Path, number: int, count: int, kind: tuple[int, int, int, int]) -> None:
-    shutil.rmtree(place / SUBSET / "imgs" / str(number), ignore_errors=True)  # half of it, perhaps
+def _write_block(place: Path, number: int, count: int, kind: Kind) -> None:
+    before = _images_in(place, number)
+    if not before:
+        shutil.rmtree(place / SUBSET / "imgs" / str(number), ignore_errors=True)  # half of it, perhaps
     size, seed, contour_length, num_distractors = kind
     options = {"seed": seed, "contour_length": contour_length, "num_distractors": num_distractors}
-    drawings = [draw_pathfinder(number * BLOCK + index, size, **options) for index in range(count)]
+    drawings = [draw_pathfinder(number * BLOCK + index, size, **options) for index in range(len(before), count)]
     settings = pathfinder_settings(size, contour_length=contour_length)
     fields = [
         (
@@ -118,4 +135,4 @@ def _write_block(place: Path, number: int, count: int, kind: tuple[int, int, int
         for drawing in drawings
     ]
     images = np.stack([drawing.image for drawing in drawings])
-    write_pathfinder(place, images, [drawing.label for drawing in drawings], fields, number=number)
+    write_pathfinder(place, images, [drawing.label for drawing in drawings], fields, number=number, before=before)

@@ -148,8 +148,10 @@ def write_pathfinder(
     fields: Sequence[Sequence[object]],
     *,
     number: int = 0,
+    before: Sequence[str] = (),
 ) -> None:
-    """Write images in the layout of the release; the metadata come last, so that a folder without them is not whole.
+    """Write images in the layout of the release; the metadata come last, so that images that they do not name are not
+    whole.
 
     Args:
         folder: pathfinder32, for example; folders in it are made.
@@ -157,6 +159,7 @@ def write_pathfinder(
         labels: of each.
         fields: the last seven of `FIELDS`, of each.
         number: of the folder of images and the file of metadata.
+        before: lines of the metadata of images that are there, whose numbers come first.
 
     Raises:
         OSError: they cannot be written.
@@ -165,8 +168,8 @@ def write_pathfinder(
     directory = f"imgs/{number}"
     for path in (place / directory, place / "metadata"):
         path.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index, (image, label, rest) in enumerate(zip(images, labels, fields, strict=True)):
+    lines = list(before)
+    for index, (image, label, rest) in enumerate(zip(images, labels, fields, strict=True), start=len(before)):
         name, content = f"sample_{index}.png", io.BytesIO()
         Image.fromarray(image).save(content, format="PNG")
         (place / directory / name).write_bytes(content.getvalue())

@@ -132,6 +132,16 @@ def convert_neuronio(
         ) from error
 
 
+def converted_names(sources: Sequence[str | os.PathLike[str]], *, format: Format = "hdf5") -> list[str]:
+    """Where :func:`convert_neuronio` puts what it makes of these sources, as paths in its destination.
+
+    Raises:
+        FileNotFoundError: a source does not exist or holds no simulation file.
+        ValueError: two sources have one name.
+    """
+    return list(_tasks(sources, SUFFIXES[format]))
+
+
 def _tasks(sources: Sequence[str | os.PathLike[str]], suffix: str) -> dict[str, Path]:
     """Source of each file in the destination."""
     tasks: dict[str, Path] = {}

@@ -83,7 +83,7 @@ class NeuronIODataset(Dataset[Window]):
         if output not in ("events", "int8", "frames"):
             raise ValueError(f'output must be "events", "int8" or "frames", got {output!r}')
         self.files, self.num_windows, self.window_ms, self.skip_ms, self.output = (
-            list(files),
+            [file if isinstance(file, Simulations) else os.path.abspath(file) for file in files],  # from any folder
             num_windows,
             window_ms,
             skip_ms,

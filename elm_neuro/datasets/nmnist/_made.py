@@ -7,6 +7,7 @@ Posch, Delbruck, IEEE J. Solid-State Circuits 43:566, 2008). An accuracy on it s
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from elm_neuro.datasets.nmnist._files import PARTS, SIDE, PixelEvents, write_nmnist_file
+from elm_neuro.files import json_object, write_whole
 
+ABOUT = "generated.json"
 NUM_STEPS = 300  # ms: three saccades of 100 each
 REACH = 3.0  # pixels, from the first corner of the triangle to the second
 CORNERS = np.array([[0.0, 0.0], [0.5, 1.0], [1.0, 0.0], [0.0, 0.0]]) - [0.5, 0.5]
@@ -38,7 +41,7 @@ def make_nmnist(
     """Write a stand-in in N-MNIST's form: folders Train and Test with a folder a digit.
 
     A recording depends on (seed, part, its number) alone. What is there already is not made again, so that what was
-    stopped goes on.
+    stopped goes on, and more recordings begin with the fewer ones.
 
     Args:
         folder: made where it is not there.
@@ -49,12 +52,14 @@ def make_nmnist(
 
     Raises:
         ImportError: scikit-learn is not installed.
-        ValueError: a number is below 10.
+        ValueError: a number is below 10, or the folder holds recordings of another seed, more than are asked for, or
+            others than are made here.
         OSError: a file cannot be written.
     """
     for name, num in (("num_train", num_train), ("num_test", num_test)):
         if num < 10:
             raise ValueError(f"{name} must be at least 10, one a digit, got {num}")
+    _claim(Path(folder), seed, {"train": num_train, "test": num_test})
     images, labels = _digits()
     first_of_test = round(TRAIN_SHARE * len(labels))
     done = 0
@@ -66,13 +71,33 @@ def make_nmnist(
             place = Path(folder, PARTS[part], str(digit))
             place.mkdir(parents=True, exist_ok=True)
             path = place / f"{number:05d}.bin"
-            if not path.exists():
+            if not path.exists() or not path.stat().st_size:  # nothing was ever seen without an event
                 random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
                 chosen = of_digit[digit][random.integers(of_digit[digit].size)]
                 write_nmnist_file(path, *seen(images[chosen], random))
             done += 1
             if progress is not None:
                 progress(done, num_train + num_test)
+
+
+def _claim(folder: Path, seed: int, numbers: dict[str, int]) -> None:
+    """Note what the folder is to hold; refuse it where it holds something else."""
+    there = {part: [*Path(folder, PARTS[part]).glob("*/*.bin")] for part in numbers}
+    path, about = folder / ABOUT, {"generator": "elm_neuro N-MNIST stand-in", "seed": seed}
+    if path.exists():
+        if (before := json_object(path)) != about:
+            raise ValueError(f"{folder} must hold recordings of {about}, got {before}: another folder is needed")
+    elif any(there.values()):
+        raise ValueError(f"{folder} must be empty or hold recordings that were made here, got others")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole({path: json.dumps(about).encode()})
+    for part, files in there.items():
+        if len(files) > numbers[part]:
+            raise ValueError(
+                f"{folder} must hold no more than num_{part} = {numbers[part]} recordings, got {len(files)}: another "
+                "folder is needed"
+            )
 
 
 def seen(image: NDArray[np.float64], random: np.random.Generator) -> PixelEvents:

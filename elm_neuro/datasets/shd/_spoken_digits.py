@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from elm_neuro.datasets.hdf5._file import File
 from elm_neuro.datasets.shd._files import read_shd, write_shd
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS, NUM_CLASSES, SpikeRecordings
-from elm_neuro.files import cache_folder, open_regular
+from elm_neuro.files import cache_folder, is_there, open_regular
 
 VERSION = 1  # raise it when the same arguments give other spikes
 UNSEEN = (4, 5)
@@ -169,7 +169,8 @@ class SpokenDigits:
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.split, self.num_samples, self.seed = split, int(num_samples), int(seed)
-        self.cache_dir = cache_folder("spoken_digits") if cache_dir is None else Path(cache_dir)
+        # a relative one leads there from other folders too
+        self.cache_dir = _home() if cache_dir is None else Path(os.path.abspath(cache_dir))
         block, self.labels = np.divmod(np.arange(self.num_samples), NUM_CLASSES)
         if split == "train":
             self.speakers = np.array(SEEN)[(block + 3 * self.labels) % len(SEEN)]
@@ -205,7 +206,7 @@ class SpokenDigits:
         Args:
             progress: called as ``progress(done, num_samples)`` after each sample that is made.
         """
-        if self.path.exists():
+        if is_there(self.path):
             try:
                 return self._read()
             except (OSError, ValueError) as error:
@@ -256,6 +257,14 @@ class SpokenDigits:
             f"SpokenDigits({self.split!r}, num_samples={self.num_samples}, seed={self.seed}, "
             f"cache_dir={str(self.cache_dir)!r})"
         )
+
+
+def _home() -> Path:
+    """Where samples are kept by default; where there is no home, nowhere."""
+    try:
+        return cache_folder("spoken_digits")
+    except RuntimeError:
+        return Path(os.devnull, "no home")
 
 
 def _checksum(recordings: SpikeRecordings) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, split_files
+from elm_neuro.datasets.neuronio._convert import converted_names
 from elm_neuro.datasets.neuronio._store import converted_files
 from elm_neuro.datasets.neuronio._windows import SPLITS, Output
 from elm_neuro.files import cache_folder
@@ -80,14 +81,20 @@ class NeuronIODataModule(ResumesInEpoch):
             )
         if not Path(data).is_dir():
             raise FileNotFoundError(f"data must be a folder of NeuronIO files, got {data}, which is none")
-        self.data, self.patterns = Path(data), {"train": train, "valid": valid, "test": test}
+        # from other folders too
+        self.data, self.patterns = Path(os.path.abspath(data)), {"train": train, "valid": valid, "test": test}
         self.num_batches, self.batch_size, self.window_ms, self.skip_ms = (
             tuple(num_batches),
             batch_size,
             window_ms,
             skip_ms,
         )
-        self.output, self.num_workers, self.seed, self.cache_dir = output, num_workers, seed, cache_dir
+        self.output, self.num_workers, self.seed, self.cache_dir = (
+            output,
+            num_workers,
+            seed,
+            cache_dir and os.path.abspath(cache_dir),
+        )
         self._parts: dict[str, NeuronIODataset] = {}
 
     def prepare_data(self) -> None:
@@ -115,6 +122,9 @@ class NeuronIODataModule(ResumesInEpoch):
         else:
             matched = {path for pattern in patterns for path in root.rglob(pattern)}
             files = sorted({file for path in matched for file in converted_files(path)})
+        if root != self.data:  # of pickles that are still there
+            there = {root / name for name in converted_names([self.data])}
+            files = [file for file in files if file in there]
         if not files:
             wanted = " or ".join(SPLITS[part]) if patterns is None else ", ".join(patterns)
             raise FileNotFoundError(f"{part} needs NeuronIO files in {wanted}, got none in {root}")

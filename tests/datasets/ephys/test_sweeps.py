@@ -114,6 +114,9 @@ TIME = "epochs/Sweep_4/response/timeseries/starting_time"
         (attribute(DATA, "unit", 3), "must have the unit A, got 3"),
         (attribute(DATA, "conversion", 0.0), "must have a conversion above 0, got 0.0"),
         (attribute(DATA, "conversion", np.nan), "must have a conversion above 0, got nan"),
+        (attribute(DATA, "conversion", np.array([1e-12, 2.0])), "attribute conversion must be one number or a text"),
+        (attribute(DATA, "conversion", np.zeros(0)), "attribute conversion must be one number or a text"),
+        (attribute(DATA, "unit", ["A", "A"]), "attribute unit must be one number or a text"),
         (attribute(TIME, "rate", 10000.0), "must have one rate, got 50000.0 Hz of the stimulus and 10000.0 Hz"),
         (attribute(TIME, "rate", "fast"), "must have a rate above 0, got 'fast'"),
         (replaced(DATA, np.zeros(7)), "as many samples of stimulus and response, got 7 and 500"),
@@ -228,3 +231,14 @@ def test_the_stand_in_repeats_its_stimulus_and_depends_on_its_seed(tmp_path: Pat
     assert (trains.spikes.sum((1, 2)) > 3).all()
     with pytest.raises(ValueError, match="num_repeats must be at least 1"):
         make_ephys(tmp_path / "none", num_repeats=0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_factor_that_comes_as_a_list_of_one_is_that_factor(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    def wrapped(file: Any) -> None:
+        for key, name in ((DATA, "conversion"), (TIME, "rate")):
+            file[key].attrs[name] = np.full(shape, file[key].attrs[name])
+
+    plain, listed = (read_sweeps(written(tmp_path / f"{n}.nwb", c)) for n, c in (("a", lambda _: None), ("b", wrapped)))
+    for one, other in zip(plain, listed, strict=True):
+        np.testing.assert_array_equal(one.current, other.current)

@@ -101,7 +101,7 @@ def test_attributes_are_numbers_and_texts() -> None:
     def write(file: h5py.File) -> None:
         file.attrs["text"], file.attrs["number"], file.attrs["minus"] = "größer", 12, -3
         file.attrs["bytes"], file.attrs["empty"], file.attrs["none"] = np.bytes_("fixed"), "", h5py.Empty("f4")
-        file.attrs["list"], file.attrs["real"] = [1, 2], 0.5
+        file.attrs["list"], file.attrs["real"], file.attrs["one"] = [1, 2], 0.5, np.array([[7]])
         for i in range(40):  # more than the header has room for
             file.attrs[f"more {i}"] = i
 
@@ -109,7 +109,10 @@ def test_attributes_are_numbers_and_texts() -> None:
     assert [file.attribute(name) for name in ("text", "number", "minus", "bytes", "empty")] == [
         "größer", 12, -3, "fixed", "",
     ]  # fmt: skip
-    assert all(file.attribute(name) is None for name in ("none", "list", "real", "missing"))
+    assert file.attribute("real") is None is file.attribute("missing") and file.attribute("one") == 7
+    for name in ("none", "list"):  # there, and not to be taken for missing
+        with pytest.raises(ValueError, match=f"the attribute {name} must be one number or a text, got another"):
+            file.attribute(name)
     assert file.attribute("more 39") == 39
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from elm_neuro.datasets import SpokenDigits
 from elm_neuro.datasets.lra import TokenDataset, TokenSequences, cached, content_key, token_events
 
 
@@ -67,6 +68,23 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cannot be written"):
         parts = cached("t", content_key([], {}), lambda: {"train": made()}, tmp_path / "file" / "inside")
     assert len(parts["train"]) == 4
+
+
+def test_without_a_home_or_with_a_name_too_long_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/" + "a" * 300)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert len(cached("t", content_key([], {}), lambda: {"train": made()})["train"]) == 4
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.warns(UserWarning, match="a cache needs a home folder, or the variable XDG_CACHE_HOME"):
+        assert len(cached("t", content_key([], {}), lambda: {"train": made()})["train"]) == 4
+    digits = SpokenDigits("train", 20)
+    assert digits.generate(0)[0].size
+    with pytest.warns(UserWarning, match="cache_dir cannot be written"):
+        assert len(digits.recordings()) == 20
 
 
 @pytest.mark.parametrize("num_tokens", [7, 300])

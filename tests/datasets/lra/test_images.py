@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from elm_neuro.datasets.lra import (
@@ -290,6 +291,36 @@ def test_made_images_have_the_layout_of_the_release_and_go_on_where_they_stopped
     (tmp_path / "generated.json").unlink()
     with pytest.raises(ValueError, match="must be empty or hold images that were generated"):
         make_pathfinder(tmp_path, 10)
+
+
+def test_whole_images_survive_growth_that_is_stopped_and_those_that_are_gone_are_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pathfinder(tmp_path, 3)
+    images = tmp_path / "curv_contour_length_14" / "imgs" / "0"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.iterdir()}
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("elm_neuro.datasets.lra._pathfinder_blocks.draw_pathfinder", stop)
+        with pytest.raises(Stopped):
+            make_pathfinder(tmp_path, 5)
+    assert len(read_pathfinder(tmp_path, 32)) == 3
+    make_pathfinder(tmp_path, 5)
+    grown = read_pathfinder(tmp_path, 32, num_levels=256)
+    assert {name: ((images / name).read_bytes(), (images / name).stat().st_mtime_ns) for name in before} == before
+    make_pathfinder(tmp_path / "at once", 5)
+    assert grown.fingerprint == read_pathfinder(tmp_path / "at once", 32, num_levels=256).fingerprint
+    (images / "sample_1.png").unlink()
+    make_pathfinder(tmp_path, 5)
+    assert read_pathfinder(tmp_path, 32, num_levels=256).fingerprint == grown.fingerprint
+    with FileLock(tmp_path / ".lock"), pytest.raises(BlockingIOError, match="another process is writing into"):
+        make_pathfinder(tmp_path, 7)
 
 
 def test_digits_are_scikit_learns(tmp_path: Path) -> None:

@@ -156,3 +156,18 @@ def test_settings_out_of_range_are_refused() -> None:
         make_listops(0)
     with pytest.raises(ValueError, match=r"must give 50 different sequences, got 10"):  # single digits only
         make_listops(50, ListOpsSettings(max_depth=1, min_length=0, max_length=3))
+
+
+def test_trees_that_were_never_accepted_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    """A stranger's file may name any tree, and a depth without end."""
+    made = MadeListOps(
+        ListOpsSettings(max_depth=10**6), np.array([2, 4, 43], dtype=np.int64), np.array([1, 7, 4], dtype=np.uint8)
+    )
+    made.save(tmp_path / "deep.safetensors")
+    with pytest.raises(ValueError, match="must have fewer than 2000 tokens, got more"):
+        MadeListOps.load(tmp_path / "deep.safetensors").sequences()
+    wide = MadeListOps(ListOpsSettings(max_args=1000), np.arange(40, dtype=np.int64), np.zeros(40, dtype=np.uint8))
+    with pytest.raises(ValueError, match="must have fewer than 2000 tokens, got more"):
+        wide.sequences()
+    with pytest.raises(TypeError, match=r"max_depth must be an integer, got 10\.5"):
+        ListOpsSettings(max_depth=10.5)  # type: ignore[arg-type]

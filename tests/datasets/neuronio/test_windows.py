@@ -221,3 +221,15 @@ def test_bad_indices_and_epochs_are_refused(folder: Path) -> None:
         NeuronIODataset([], num_windows=1)
     with pytest.raises(ValueError, match="at least one item"):
         NeuronIODataset.collate([])
+
+
+def test_relative_paths_lead_to_the_files_from_other_folders_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    relative = [path.relative_to(folder) for path in files(folder)]
+    dataset = NeuronIODataset(relative, num_windows=3, window_ms=60, skip_ms=20)
+    expected = dataset[1]
+    monkeypatch.chdir(tmp_path)
+    found = pickle.loads(pickle.dumps(dataset))[1]  # as a worker that is spawned gets it
+    np.testing.assert_array_equal(dense(found[0]), dense(expected[0]))

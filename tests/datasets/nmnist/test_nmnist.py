@@ -147,3 +147,18 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     with pytest.raises(ValueError, match="num_test must be at least 10, one a digit, got 9"):
         make_nmnist(tmp_path, 10, 9)
+
+
+def test_a_stand_in_of_another_seed_or_fewer_recordings_needs_another_folder(tmp_path: Path) -> None:
+    make_nmnist(tmp_path, 12, 10, seed=3)
+    whole = read_nmnist(tmp_path, "train").fingerprint()
+    with pytest.raises(ValueError, match=r"must hold recordings of .*'seed': 4.*, got .*'seed': 3.*: another folder"):
+        make_nmnist(tmp_path, 12, 10, seed=4)
+    with pytest.raises(ValueError, match="no more than num_train = 10 recordings, got 12"):
+        make_nmnist(tmp_path, 10, 10, seed=3)
+    next(iter(tmp_path.rglob("00003.bin"))).write_bytes(b"")  # cut off by somebody
+    make_nmnist(tmp_path, 12, 10, seed=3)
+    assert read_nmnist(tmp_path, "train").fingerprint() == whole
+    (tmp_path / "generated.json").unlink()
+    with pytest.raises(ValueError, match="must be empty or hold recordings that were made here"):
+        make_nmnist(tmp_path, 12, 10, seed=3)

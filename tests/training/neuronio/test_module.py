@@ -97,6 +97,27 @@ def test_pickles_are_converted_once_into_the_cache_and_split_by_kaggles_folders(
     assert len(list(pickles.rglob("*.h5"))) == 0  # nothing is written beside the sources
 
 
+def test_conversions_of_pickles_that_are_gone_are_not_trained_on_and_other_folders_lead_to_the_same(
+    pickles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kaggle"
+    shutil.copytree(pickles, folder)
+    monkeypatch.chdir(tmp_path)
+    module = data(Path("kaggle"), Path("cache"))
+    module.prepare_data()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [path.stem for path in module.files("train")] == ["sim__0", "sim__1"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+    monkeypatch.chdir(tmp_path)
+    (folder / "full_ergodic_train_batch_3" / "sim__1.p").rename(folder / "full_ergodic_train_batch_3" / "sim__9.p")
+    again = data(Path("kaggle"), Path("cache"))
+    again.prepare_data()
+    assert [path.stem for path in again.files("train")] == ["sim__0", "sim__9"]
+    chosen = data(Path("kaggle"), Path("cache"), train=["full_ergodic_train_batch_?"], valid=[])
+    assert sorted(path.stem for path in chosen.files("train")) == ["sim__0", "sim__2", "sim__9"]
+
+
 def test_converted_folders_and_chosen_files_are_taken_as_they_are(pickles: Path, tmp_path: Path) -> None:
     first = data(pickles, tmp_path)
     first.prepare_data()
