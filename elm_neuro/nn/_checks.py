@@ -14,6 +14,7 @@ from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState
+from elm_neuro.nn._lengths import given_lengths
 from elm_neuro.nn._narrow import state_dtype
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
@@ -154,7 +155,7 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
     Raises:
         ValueError: they are not (batch,) integers from 0 to `num_steps`.
     """
-    lengths = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    lengths = given_lengths(lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
         raise ValueError(
             f"lengths must be integers of shape ({batch},), got {lengths.dtype} of shape {tuple(lengths.shape)}"
@@ -187,7 +188,9 @@ def name_culprit(
         if bool(torch.isnan(part).any()):
             raise ValueError(f"state.{name} must not hold NaN, got {int(torch.isnan(part).sum())} of {part.numel()}")
         if bool(torch.isinf(part).any()):
-            raise ValueError(f"state.{name} must be finite, got {int(torch.isinf(part).sum())} of {part.numel()} not")
+            raise ValueError(
+                f"state.{name} must be finite, got {int(torch.isinf(part).sum())} of {part.numel()} that are not"
+            )
     values = x.value if isinstance(x, SpikeEvents) else x
     if lengths is not None and isinstance(x, Tensor):
         padding = torch.arange(x.shape[1], device=lengths.device) >= lengths[:, None]

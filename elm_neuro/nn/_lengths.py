@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,12 +24,17 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     """
     if lengths is None:
         return y[:, -1]
-    lengths = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    lengths = given_lengths(lengths)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != y.shape[:1] or bool((lengths < 1).any()) or bool((lengths > y.shape[1]).any()):
         raise ValueError(f"lengths must be ({y.shape[0]},) numbers from 1 to {y.shape[1]}, got {lengths.tolist()}")
     return y[torch.arange(y.shape[0], device=y.device), lengths.to(y.device, torch.int64) - 1]
+
+
+def given_lengths(lengths: Any) -> Tensor:
+    """Lengths that may come as a list or an array, as a tensor."""
+    return lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
 
 
 def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor | None) -> Tensor:

@@ -30,6 +30,7 @@ from elm_neuro.nn._counts import as_binary, warn_of_counts
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._lengths import given_lengths
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._network_config import ELMNetworkConfig, ELMNetworkOptions
 from elm_neuro.nn._network_neurons import NetworkNeurons
@@ -227,7 +228,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             record, after = self._by_calls(x, before, lengths, masks, reason)
         # a memory never forgets a NaN
         if may_look(after.m) and bool(torch.isnan(after.m.detach().sum())):
-            name_culprit(self, x, state, lengths)
+            name_culprit(self, x, before, lengths)
             raise ValueError(OVERFLOW.format("a memory that is NaN", after.m.dtype))
         y = as_stored(record.a, like)
         return (y, after, record.change) if with_change else (y, after)
@@ -270,7 +271,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
         """
         if self._config.output == "identity":
             raise ValueError('activity_penalty needs neurons with output "relu" or "spike", got "identity"')
-        mean: Tensor = (torch.relu(y).mean(-1).sum(1) / _steps(lengths, y.shape[1])).mean()
+        mean: Tensor = (torch.relu(y).mean(-1).sum(1) / _steps(lengths, y.shape[1], y)).mean()
         return mean
 
     def mlp_penalty(self, change: Tensor, num_steps: int, lengths: Tensor | None = None) -> Tensor:
@@ -282,7 +283,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             num_steps: steps of the sequences.
             lengths: number of valid steps.
         """
-        steps = _steps(lengths, num_steps)
+        steps = _steps(lengths, num_steps, change)
         mean: Tensor = (change / (steps if lengths is None else steps.unsqueeze(-1))).square().mean()
         return mean
 
@@ -305,6 +306,6 @@ def _called(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: wide(layer(as_stored(x, like)))
 
 
-def _steps(lengths: Tensor | None, num_steps: int) -> Any:
+def _steps(lengths: Tensor | None, num_steps: int, like: Tensor) -> Any:
     """Valid steps of each sample, at least 1: a number, or (batch,)."""
-    return max(num_steps, 1) if lengths is None else torch.as_tensor(lengths).clamp(min=1)
+    return max(num_steps, 1) if lengths is None else given_lengths(lengths).to(like.device).clamp(min=1)

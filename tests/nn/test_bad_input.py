@@ -255,6 +255,16 @@ def test_a_binarized_network_takes_no_nan_for_a_spike(backend: str) -> None:
         ELMNetwork(6, 4, num_memory=2, binarize=False, backend=backend)(torch.full((2, 5, 6), 1e30))
 
 
+@pytest.mark.parametrize("make", [lambda: ELM(6, 2, 3), lambda: LIF(6, 2), lambda: ELMNetwork(6, 4, binarize=False)])
+def test_a_part_of_a_plain_tuple_of_a_state_is_named_too(make: Any) -> None:
+    layer = make()
+    state = layer.initial_state(2)
+    part = "v" if hasattr(state, "v") else "m"
+    getattr(state, part)[0] = NAN
+    with pytest.raises(ValueError, match=rf"state\.{part} must not hold NaN"):
+        layer(torch.zeros(2, 3, 6), tuple(state))
+
+
 @pytest.mark.parametrize("lengths", [[5, 3], (5, 0), np.array([2, 3])])
 def test_lengths_may_come_as_a_list(lengths: Any) -> None:
     torch.manual_seed(0)

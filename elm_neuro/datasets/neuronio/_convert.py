@@ -132,14 +132,14 @@ def convert_neuronio(
         ) from error
 
 
-def converted_names(sources: Sequence[str | os.PathLike[str]], *, format: Format = "hdf5") -> list[str]:
-    """Where :func:`convert_neuronio` puts what it makes of these sources, as paths in its destination.
+def converted_names(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Where :func:`convert_neuronio` puts the HDF5 files that it makes of these sources, as paths in its destination.
 
     Raises:
         FileNotFoundError: a source does not exist or holds no simulation file.
         ValueError: two sources have one name.
     """
-    return list(_tasks(sources, SUFFIXES[format]))
+    return list(_tasks(sources, SUFFIXES["hdf5"]))
 
 
 def _tasks(sources: Sequence[str | os.PathLike[str]], suffix: str) -> dict[str, Path]:

@@ -71,7 +71,7 @@ def make_nmnist(
             place = Path(folder, PARTS[part], str(digit))
             place.mkdir(parents=True, exist_ok=True)
             path = place / f"{number:05d}.bin"
-            if not path.exists() or not path.stat().st_size:  # nothing was ever seen without an event
+            if not path.exists() or not path.stat().st_size:  # none has no events: it was cut off
                 random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
                 chosen = of_digit[digit][random.integers(of_digit[digit].size)]
                 write_nmnist_file(path, *seen(images[chosen], random))
