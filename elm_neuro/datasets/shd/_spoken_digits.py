@@ -13,6 +13,7 @@ Longer than most modules: half of it is tables of phonemes and words.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import warnings
@@ -170,7 +171,10 @@ class SpokenDigits:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.split, self.num_samples, self.seed = split, int(num_samples), int(seed)
         # a relative one leads there from other folders too
-        self.cache_dir = _home() if cache_dir is None else Path(os.path.abspath(cache_dir))
+        self.cache_dir: Path | None = None if cache_dir is None else Path(os.path.abspath(cache_dir))
+        if cache_dir is None:
+            with contextlib.suppress(RuntimeError):  # no home
+                self.cache_dir = cache_folder("spoken_digits")
         block, self.labels = np.divmod(np.arange(self.num_samples), NUM_CLASSES)
         if split == "train":
             self.speakers = np.array(SEEN)[(block + 3 * self.labels) % len(SEEN)]
@@ -181,9 +185,9 @@ class SpokenDigits:
             )
 
     @property
-    def path(self) -> Path:
-        """The file of these samples, whether it exists or not."""
-        return self.cache_dir / f"{self.split}-{self.num_samples}-seed{self.seed}-v{VERSION}.h5"
+    def path(self) -> Path | None:
+        """The file of these samples, whether it exists or not; None where there is no home to keep it in."""
+        return self.cache_dir and self.cache_dir / f"{self.split}-{self.num_samples}-seed{self.seed}-v{VERSION}.h5"
 
     def generate(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
         """Times in microseconds, ascending, and channels of sample `i`, computed anew.
@@ -206,23 +210,24 @@ class SpokenDigits:
         Args:
             progress: called as ``progress(done, num_samples)`` after each sample that is made.
         """
-        if is_there(self.path):
+        if (path := self.path) is None:
+            warnings.warn("there is no home folder nor cache_dir: the samples are made again next time", stacklevel=2)
+            return self._make(progress)
+        if is_there(path):
             try:
-                return self._read()
+                return self._read(path)
             except (OSError, ValueError) as error:
-                warnings.warn(
-                    f"{self.path} is not a whole cache of these samples and is made again: {error}", stacklevel=2
-                )
+                warnings.warn(f"{path} is not a whole cache of these samples and is made again: {error}", stacklevel=2)
         recordings = self._make(progress)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             attributes: dict[str, str | int] = {
                 "generator": "elm_neuro spoken digits",
                 "version": VERSION,
                 "seed": self.seed,
             }
             attributes["checksum"] = _checksum(recordings)
-            write_shd(self.path, recordings, attributes=attributes)
+            write_shd(path, recordings, attributes=attributes)
         except OSError as error:
             warnings.warn(
                 f"cache_dir cannot be written, so the samples are made again next time: {error}", stacklevel=2
@@ -239,9 +244,9 @@ class SpokenDigits:
         times, units = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
         return SpikeRecordings(times, units, indptr, self.labels, self.speakers)
 
-    def _read(self) -> SpikeRecordings:
-        recordings = read_shd(self.path)
-        with open_regular(self.path) as file:
+    def _read(self, path: Path) -> SpikeRecordings:
+        recordings = read_shd(path)
+        with open_regular(path) as file:
             expected = File(file).attribute("checksum")
         if len(recordings) != self.num_samples or expected != _checksum(recordings):
             raise ValueError(
@@ -257,14 +262,6 @@ class SpokenDigits:
             f"SpokenDigits({self.split!r}, num_samples={self.num_samples}, seed={self.seed}, "
             f"cache_dir={str(self.cache_dir)!r})"
         )
-
-
-def _home() -> Path:
-    """Where samples are kept by default; where there is no home, nowhere."""
-    try:
-        return cache_folder("spoken_digits")
-    except RuntimeError:
-        return Path(os.devnull, "no home")
 
 
 def _checksum(recordings: SpikeRecordings) -> int:

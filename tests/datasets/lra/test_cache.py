@@ -83,7 +83,7 @@ def test_without_a_home_or_with_a_name_too_long_nothing_is_kept(monkeypatch: pyt
         assert len(cached("t", content_key([], {}), lambda: {"train": made()})["train"]) == 4
     digits = SpokenDigits("train", 20)
     assert digits.generate(0)[0].size
-    with pytest.warns(UserWarning, match="cache_dir cannot be written"):
+    with pytest.warns(UserWarning, match="no home folder nor cache_dir"):
         assert len(digits.recordings()) == 20
 
 
