@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,13 @@ def test_help_and_version_do_not_wait_for_lightning() -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "elm_neuro", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["elm-neuro", __version__]
+
+
+def test_what_an_old_locale_cannot_write_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert main(["demo", "--smoke", "--train-file", "späße.h5", "--held-out-speakers", "2"]) == 1
+    streams["stderr"].flush()
+    written = streams["stderr"].buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"sp??e.h5 must be an SHD-format HDF5 file, but there is no such file" in written
