@@ -12,7 +12,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +75,15 @@ def _name(content: File, number: int) -> str:
         found = content.get(f"{group}/Sweep_{number}/aibs_stimulus_name")
         if found is None:
             continue
-        text: Any = found.rows()[0].tobytes() if isinstance(found.dtype, VariableLength) else found.values().tobytes()
-        return bytes(text).rstrip(b"\0").decode("utf-8", "replace")
+        if isinstance(found.dtype, VariableLength):
+            text, lengths = found.rows()
+            num, is_text = lengths.size, found.dtype.is_text
+        else:
+            text = found.values()
+            num, is_text = text.size, text.dtype.kind == "S"
+        if num != 1 or not is_text:
+            raise ValueError(f"/{found.key} must be one text, got {num} {'texts' if is_text else 'of another type'}")
+        return text.tobytes().rstrip(b"\0").decode("utf-8", "replace")
     return ""
 
 
@@ -90,6 +97,8 @@ def _sweep(content: File, number: int, stimulus: str) -> Sweep:
         raise ValueError(
             f"{place} must have as many samples of stimulus and response, got {current.size} and {voltage.size}"
         )
+    if not current.size:
+        raise ValueError(f"{place} must have samples, got none")
     return Sweep(number, stimulus, current, voltage, rate)
 
 

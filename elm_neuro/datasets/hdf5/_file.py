@@ -174,6 +174,8 @@ class Dataset:
         """
         if isinstance(self.dtype, VariableLength):
             raise ValueError(f"/{self.key} must hold plain numbers, got rows of variable length")
+        if not self.dtype.itemsize:
+            raise ValueError(f"/{self.key} must hold plain numbers or text, got another type, as of truths or records")
         return np.frombuffer(self._content(), self.dtype).reshape(self.shape)
 
     def rows(self) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -99,6 +99,12 @@ def link_elsewhere(file: Any) -> None:
     file["epochs/Sweep_4/stimulus/timeseries"] = h5py.ExternalLink("other.nwb", "/stimulus")
 
 
+def without_samples(file: Any) -> None:
+    for part in ("stimulus", "response"):
+        replaced(f"epochs/Sweep_4/{part}/timeseries/data", np.zeros(0))(file)
+
+
+NAME = "acquisition/timeseries/Sweep_4/aibs_stimulus_name"
 DATA = "epochs/Sweep_4/stimulus/timeseries/data"
 TIME = "epochs/Sweep_4/response/timeseries/starting_time"
 
@@ -122,6 +128,17 @@ TIME = "epochs/Sweep_4/response/timeseries/starting_time"
         (replaced(DATA, np.zeros(7)), "as many samples of stimulus and response, got 7 and 500"),
         (replaced(DATA, np.zeros((5, 100))), r"must be a row of numbers, got float64 of shape \(5, 100\)"),
         (replaced(DATA, np.full(500, np.inf)), "must be finite, got inf"),
+        (replaced(DATA, np.zeros(500, bool)), f"/{DATA} must hold plain numbers or text, got another type"),
+        (replaced(DATA, np.zeros(500, complex)), f"/{DATA} must hold plain numbers or text, got another type"),
+        (
+            replaced(DATA, np.zeros(500, [("a", "f4"), ("b", "f4")])),
+            "must hold plain numbers or text, got another type",
+        ),
+        (without_samples, "epochs/Sweep_4 must have samples, got none"),
+        (replaced(NAME, np.array([b"ab", b"cd"])), f"/{NAME} must be one text, got 2 texts"),
+        (replaced(NAME, np.array(["ab", "cd"], h5py.string_dtype())), f"/{NAME} must be one text, got 2 texts"),
+        (replaced(NAME, np.zeros(0, h5py.string_dtype())), f"/{NAME} must be one text, got 0 texts"),
+        (replaced(NAME, 5), f"/{NAME} must be one text, got 1 of another type"),
         (link_to_itself, "must be reached by at most 8 soft links"),
         (link_elsewhere, "must be stored in the file itself, got a ExternalLink"),
     ],
