@@ -59,6 +59,7 @@ class Graph(Filters):
         self.extras: dict[str, Value] = {}  # further outputs
         self.shapes: dict[str, list[int | str]] = {}  # of values whose shape a runtime cannot infer
         self.halves: set[str] = set()  # constants that are stored in the lower precision
+        self.means: set[str] = set()  # values that are means over the steps of a sequence
         self._rounded: dict[str, str] = {}  # matrices by the name of what they are stored as
 
     def state(self, name: str, *shape: int, spikes: bool = False) -> str:
@@ -283,10 +284,12 @@ class Graph(Filters):
             mask = self.add("Cast", self.permuted(self.valid, 1, 0), to=self.kind)
             weights = self.add("Mul", mask, self.add("Unsqueeze", share, self.integers(1)))
             summed = self.add("MatMul", self._lines(value), self.add("Unsqueeze", weights, self.integers(2)))
-            return replace(value, name=self.add("Squeeze", summed, self.integers(2)), time=None)
-        axis = 0 if value.time == "first" else 1
-        name = self.add("ReduceMean", value.name, keepdims=0, axes=[axis]) if self.opset < 18 else (
-            self.add("ReduceMean", value.name, self.integers(axis), keepdims=0))  # fmt: skip
+            name = self.add("Squeeze", summed, self.integers(2))
+        else:
+            axis = 0 if value.time == "first" else 1
+            name = self.add("ReduceMean", value.name, keepdims=0, axes=[axis]) if self.opset < 18 else (
+                self.add("ReduceMean", value.name, self.integers(axis), keepdims=0))  # fmt: skip
+        self.means.add(name)
         return replace(value, name=name, time=None)
 
     def _lines(self, value: Value) -> str:

@@ -207,6 +207,14 @@ def lowering_of(module: nn.Module, name: str = "") -> Lowering:
     )
 
 
+def num_neuron(module: Any) -> int | None:
+    """Neurons of a population, inside of a face or behind a threshold too; None for a single one."""
+    while hasattr(module, "core"):
+        module = module.core
+    found: int | None = getattr(getattr(module, "config", None), "num_neuron", None)
+    return found
+
+
 def check_plain(module: nn.Module, kind: type, where: str) -> None:
     """Refuse a module that does more than its class: nothing of that would be in the model.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from elm_neuro import __version__
 from elm_neuro.checkpoints import neuronio_head
 from elm_neuro.export._graph import HALF_TYPES, Graph, State
-from elm_neuro.export._lowering import Lowering, Trace, lowering_of, nearest
+from elm_neuro.export._lowering import Lowering, Trace, lowering_of, nearest, num_neuron
 from elm_neuro.export._nodes import BYTE_TYPES, ELEMENT_TYPES, ExportError, Value
+from elm_neuro.export._options import Options
 from elm_neuro.functional import SOMA_BIAS_MV, SOMA_SCALE_MV
 
 UNITS = {
@@ -33,25 +33,6 @@ UNITS = {
     "b": "1",
     "m": "1",
 }
-HEADS = {None: ("y",), "neuronio": ("spike_probability", "soma_mv")}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a module is exported; a model keeps them in its metadata."""
-
-    form: str = "step"
-    num_steps: int | None = None
-    precision: str = "float32"
-    batch_first: bool = True
-    batch_size: int | None = None
-    shared_input: bool = True
-    head: str | None = None
-    lengths: bool = False
-    input_dtype: str | None = None  # one of BYTE_TYPES; None for the module's
-
-    def to_json(self) -> str:
-        return json.dumps(vars(self))
 
 
 @dataclass
@@ -81,6 +62,26 @@ class Built:
     def results(self) -> list[str]:
         """Names of all outputs."""
         return [*self.outputs, *(f"{name}_next" for name in self.states)]
+
+    @property
+    def readouts(self) -> dict[str, str]:
+        """Outputs without a value for each step, and what they are of a sequence that comes in several calls: "last",
+        that of the last call; "mean", that of all calls by their steps; "whole", not to be had from them.
+        """
+        means = self.graph.means
+        return {
+            name: "mean" if value.name in means else "whole" if means else "last"
+            for name, value in self.outputs.items()
+            if not self.timed(name)
+        }
+
+    @property
+    def lowered(self) -> list[tuple[int, ...]]:
+        """Shapes of the constants that are stored in the lower precision."""
+        constants = self.graph.constants.items()
+        return sorted(
+            tuple(value.shape) for name, value in constants if value.dtype == torch.int8 or name in self.graph.halves
+        )
 
     def timed(self, name: str) -> bool:
         """An output has a value for each step."""
@@ -125,7 +126,7 @@ def build(module: nn.Module, options: Options, opset: int) -> Built:
     if shape is None:
         raise ExportError(f"module must have a layer that says how many inputs it reads, got {type(module).__name__}")
     if not options.shared_input:
-        neurons = getattr(getattr(module, "config", None), "num_neuron", None)
+        neurons = num_neuron(module)
         if neurons is None:
             raise ValueError("shared_input must be True for a single neuron, got False")
         shape = (neurons, *shape)
@@ -182,7 +183,7 @@ def model_of(built: Built, *, source: str | None = None) -> onnx.ModelProto:
         "onnx": onnx.__version__,
         "form": options.form,
         "options": options.to_json(),
-        "readouts": json.dumps([name for name in built.outputs if not built.timed(name)]),
+        "readouts": json.dumps(built.readouts),
     }
     words |= _description(built.module) | ({} if source is None else {"source": source})
     helper.set_model_props(model, {f"elm_neuro.{key}": value for key, value in words.items()})
@@ -204,23 +205,6 @@ def declared(built: Built) -> dict[str, tuple[int, tuple[int | str, ...]]]:
     return values | {f"output {name}_next": (kind, (batch, *state.shape)) for name, state in built.states.items()}
 
 
-def options_of(model: onnx.ModelProto, path: Path) -> tuple[Options, int]:
-    """What a model was exported with, and its opset.
-
-    Raises:
-        ValueError: the metadata are not those of :func:`elm_neuro.export.to_onnx`.
-    """
-    words = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        options = Options(**json.loads(words["elm_neuro.options"]))
-        opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
-        raise ValueError(
-            f"path must be an ONNX model of elm_neuro.export, got {path} without its metadata ({error!r})"
-        ) from error
-    return options, opset
-
-
 _WORDS = {"step": "One time step", "sequence": "A sequence of any length", "unrolled": "A sequence of fixed length"}
 
 
@@ -235,6 +219,8 @@ def _dtype(module: nn.Module) -> torch.dtype:
     dtype = found.pop()
     if dtype not in ELEMENT_TYPES:
         raise TypeError(f"module must hold float32 or float64 parameters to be exported, got {dtype}")
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise TypeError(f"module must hold numbers to be exported, got {type(module).__name__} on the device meta")
     return dtype
 
 
@@ -252,8 +238,8 @@ def _neuronio(graph: Graph, y: Value) -> dict[str, Value]:
     if y.shape != (2,):
         raise ExportError(f'module must have two outputs, spike logit and soma, for head="neuronio", got {y.shape}')
     logit, soma = (graph.add("Gather", y.name, graph.number(i), axis=y.lead) for i in range(2))
-    scaled = graph.add("Mul", soma, graph.constant("soma_scale", torch.tensor(SOMA_SCALE_MV)))
-    voltage = graph.add("Add", scaled, graph.constant("soma_bias", torch.tensor(SOMA_BIAS_MV)))
+    scaled = graph.add("Mul", soma, graph.constant("soma_scale", torch.tensor(SOMA_SCALE_MV, dtype=graph.dtype)))
+    voltage = graph.add("Add", scaled, graph.constant("soma_bias", torch.tensor(SOMA_BIAS_MV, dtype=graph.dtype)))
     return {"spike_probability": Value(graph.add("Sigmoid", logit), (), y.time), "soma_mv": Value(voltage, (), y.time)}
 
 

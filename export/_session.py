@@ -36,7 +36,7 @@ class Session:
         self.built = built
         try:
             self.opset, found = _checked(model)
-            self._run, self.runtime = _runner(model, built, provider)
+            self._runs, self.runtime = _runner(model, built, provider)
         except ExportError:
             raise
         except Exception as error:  # onnx and onnxruntime have a dozen kinds
@@ -60,6 +60,16 @@ class Session:
                 records.append(torch.from_numpy(after[name]))
         outputs = {name: torch.stack(records, dim=1) for name, records in steps.items()}
         return outputs | {f"{name}_next": torch.from_numpy(value) for name, value in fed.items()}
+
+    def _run(self, fed: Feed) -> Feed:
+        """One call of the model."""
+        try:
+            return self._runs(fed)
+        except Exception as error:
+            raise ExportError(
+                f"the model must run in {self.runtime}, got {type(error).__name__} for inputs of the shapes "
+                f"{ {name: value.shape for name, value in fed.items()} }: {error}"
+            ) from error
 
     def _sequence(self, x: Tensor, fed: Feed) -> dict[str, Tensor]:
         batch_first = self.built.options.batch_first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from elm_neuro.export._measure import FIRST_STEPS, Exact, Measure, Rounded
 from elm_neuro.export._model import Built, Found
 from elm_neuro.export._nodes import ExportError
 from elm_neuro.export._session import Session
+from elm_neuro.nn._copies import copied
 
 NUM_STEPS = 32
 CHUNK = 16  # steps after which the states of torch are taken up, so that chaos does not look like a fault
@@ -92,7 +92,7 @@ class _Check:
         self.session, self.built = session, built
         self.num_steps = num_steps if built.options.num_steps is None else built.options.num_steps
         self.generator = torch.Generator().manual_seed(seed)
-        self.module, self.twin = copy.deepcopy(built.module), copy.deepcopy(built.module)
+        self.module, self.twin = copied(built.module), copied(built.module)
         other = torch.float64 if built.dtype == torch.float32 else torch.float32
         write_weights(self.twin.to(other))
         for part in self.twin.modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import warnings
 from pathlib import Path
@@ -12,21 +13,21 @@ import onnx
 import torch
 from torch import nn
 
-from elm_neuro.export._graph import FORMS, PRECISIONS
+from elm_neuro.export._graph import HALF_TYPES
 from elm_neuro.export._lowering import written_weights
-from elm_neuro.export._model import HEADS, Built, Options, build, model_of, options_of, size_of
-from elm_neuro.export._nodes import BYTE_TYPES, ExportError
+from elm_neuro.export._model import Built, build, model_of, size_of
+from elm_neuro.export._nodes import ExportError
+from elm_neuro.export._options import Options, integer, options_of
 from elm_neuro.export._session import REFERENCE
 from elm_neuro.export._verify import NUM_STEPS, VerifyReport, compare
 from elm_neuro.files import read_file, whole_files, write_whole
 
 # newer versions of Scan, Identity and Pad have no kernel in onnxruntime's CUDA provider; tests/export/test_operators.py
 OPSET = 18
-MIN_OPSET = 17  # older ones are not tested
 MAX_BYTES = 2**31 - 2**24  # of constants in the file itself: protobuf ends at 2 GiB
-MAX_UNROLLED = 10_000  # steps; runtimes take minutes to load more
 LEAST_APART = 1024  # bytes of a constant that goes into the second file
 RUNTIME = "onnx_neuron.py"
+STORED = {**HALF_TYPES, "int8": onnx.TensorProto.INT8}  # kinds of the matrices' constants in lower precision
 
 
 def to_onnx(
@@ -54,17 +55,17 @@ def to_onnx(
       streaming.
     - "sequence" takes sequences of any length; only the memory's loop is a Scan, all else is done for all steps at
       once.
-    - "unrolled" takes sequences of `num_steps` steps and has no control flow, for runtimes that dislike it; ten
-      operators or fewer a step.
+    - "unrolled" takes sequences of `num_steps` steps and has no control flow, for runtimes that dislike it; six
+      operators a step of an ELM.
 
     Start with zeros for the states, and feed ``b_next`` back as ``b`` to go on. Spiking layers give 0 or 1; a single
     spiking ELM has its readout as a second output, ``v``. Configuration, time constants, units and versions are in the
     model's metadata.
 
     Args:
-        module: an ELM, BranchELM, population, SpikingELM, ALIF or LIF, a face of `elm_neuro.adapters`, a classifier of
-            `elm_neuro.training`, or an `nn.Sequential` of these and of linear and pointwise layers, in float32 or
-            float64.
+        module: an ELM, BranchELM, population, SpikingELM, ALIF, LIF or ELMNetwork, a face of snnTorch or norse, a
+            classifier of theirs (docs/how-to/onnx.md names them), or an `nn.Sequential` of these and of linear and
+            pointwise layers, in float32 or float64.
         path: file to write; it is replaced only by a whole and, with `verify`, a verified one. Constants of 2 GB and
             more go into a second file beside it, `path` + ".data".
         form: "step", "sequence" or "unrolled".
@@ -73,7 +74,7 @@ def to_onnx(
             on GPUs only), or "int8", which stores the matrices in a quarter of the space, with one scale an output;
             states, traces, inputs and outputs keep the module's. In "int8" so does all that flows, so that a sample
             never depends on its batch, on the chunks it comes in or on its future.
-        opset: version of the standard operators, from 17.
+        opset: version of the standard operators, from 17 to 26.
         batch_first: sequences are (batch, time, ...), or with False (time, batch, ...).
         batch_size: fixed size of the batch; any by default.
         shared_input: for a population, the neurons read one input, or with False each its own, (batch, [time,]
@@ -109,7 +110,7 @@ def to_onnx(
     ['b_next', 'm_next', 'y']
     """
     options = Options(form, num_steps, precision, batch_first, batch_size, shared_input, head, lengths, input_dtype)
-    _check_options(options, opset)
+    options, opset = options.checked(opset)
     path = Path(path)
     with torch.device("cpu"), written_weights(module):
         built = build(module, options, opset)
@@ -184,6 +185,7 @@ def verify(
             compared; the message says which and by how much. Or the module does more than its class: it has hooks or a
             forward of its own.
     """
+    num_steps = integer("num_steps", num_steps)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     path = Path(path)
@@ -195,39 +197,29 @@ def verify(
         raise ValueError(f"path must be an ONNX model, got {path}: {error}") from error
     options, opset = options_of(model, path)
     with torch.device("cpu"), written_weights(module):
-        return compare(path, build(module, options, opset), num_steps=num_steps, seed=seed, provider=provider)
+        built = build(module, options, opset)
+        _check_made(model, built)
+        return compare(path, built, num_steps=num_steps, seed=seed, provider=provider)
 
 
-def _check_options(options: Options, opset: int) -> None:
-    for name, number in (("opset", opset), ("num_steps", options.num_steps), ("batch_size", options.batch_size)):
-        if number is not None and (isinstance(number, bool) or not hasattr(number, "__index__")):
-            raise TypeError(f"{name} must be an integer, got {number!r}")
-    if options.form not in FORMS:
-        raise ValueError(f"form must be one of {list(FORMS)}, got {options.form!r}")
-    if options.precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {options.precision!r}")
-    if options.head not in HEADS:
-        raise ValueError(f"head must be None or one of {[name for name in HEADS if name]}, got {options.head!r}")
-    if options.input_dtype not in (None, *BYTE_TYPES):
-        raise ValueError(f"input_dtype must be None or one of {[*BYTE_TYPES]}, got {options.input_dtype!r}")
-    newest = onnx.defs.onnx_opset_version()
-    if not MIN_OPSET <= opset <= newest:
-        raise ValueError(
-            f"opset must be from {MIN_OPSET} to {newest} (the newest of onnx {onnx.__version__}), got {opset}"
+def _check_made(model: onnx.ModelProto, built: Built) -> None:
+    """Refuse a model whose metadata say of its readouts, or of the precision of its matrices, what is not so: the
+    comparison would go by them.
+    """
+    words = {entry.key: entry.value for entry in model.metadata_props}
+    said = words.get("elm_neuro.readouts")
+    # of earlier files a list of names
+    if said not in (json.dumps(built.readouts), json.dumps([*built.readouts])):
+        raise ExportError(f"the model must say of its readouts {json.dumps(built.readouts)}, got {said}")
+    kind = STORED.get(built.options.precision)
+    if kind is None:
+        return
+    found = sorted(tuple(constant.dims) for constant in model.graph.initializer if constant.data_type == kind)
+    if found != built.lowered:
+        raise ExportError(
+            f"the model must store {len(built.lowered)} matrices in {built.options.precision}, of the shapes of the "
+            f"module's, got {len(found)} of the shapes {found}"
         )
-    if (options.form == "unrolled") != (options.num_steps is not None):
-        raise ValueError(
-            'num_steps must be given for the form "unrolled", and for no other, '
-            f"got {options.num_steps} for {options.form!r}"
-        )
-    if options.num_steps is not None and not 1 <= options.num_steps <= MAX_UNROLLED:
-        raise ValueError(
-            f'num_steps must be from 1 to {MAX_UNROLLED}, got {options.num_steps}: the form "sequence" takes any length'
-        )
-    if options.lengths and options.form == "step":
-        raise ValueError('lengths must be False for the form "step", whose calls are one step each, got True')
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {options.batch_size}")
 
 
 def _sha256(source: Path) -> str:

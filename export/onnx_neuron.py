@@ -29,6 +29,8 @@ FORMS = ("step", "sequence", "unrolled")
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 BYTES = (np.uint8, np.int8)
 FRAMES: dict[str, Any] = {**DTYPES, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+LARGEST_STATE = 2**31 - 1  # entries along an axis
+READOUTS = ("last", "mean", "whole")
 CUDA = "CUDAExecutionProvider"
 SHORT = {"cpu": "CPUExecutionProvider", "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
 PACKAGES = {
@@ -46,7 +48,7 @@ class OnnxNeuron:
         providers: onnxruntime's execution providers in order of preference, for example ``["CUDAExecutionProvider"]``
             or "cuda"; the CPU by default. One that is named has to be there.
         num_threads: threads of one call; onnxruntime's choice by default.
-        check: refuse inputs and states that are not finite.
+        check: refuse inputs and states that are not finite; of :meth:`bound`, arrays that are copied into its buffers.
         device: number of the GPU, for the CUDA provider.
         tf32: let the CUDA provider round products to TF32, its own default: faster, and off by 1e-3.
         cuda_graph: let the CUDA provider record a call of :meth:`bound` once and replay it; not for "sequence".
@@ -72,6 +74,8 @@ class OnnxNeuron:
             raise FileNotFoundError(f"path must be an ONNX model, but there is no {self.path}")
         named = ["cpu"] if providers is None else [providers] if isinstance(providers, str) else list(providers)
         wanted = [SHORT.get(name, name) for name in named]
+        if not wanted:
+            raise ValueError("providers must name one at least, got none")
         if CUDA not in wanted and (tf32 or cuda_graph or device):
             raise ValueError(f"device, tf32 and cuda_graph are options of {CUDA}, got providers {wanted}")
         there = onnxruntime.get_available_providers()
@@ -103,35 +107,54 @@ class OnnxNeuron:
         try:
             self.options: dict[str, Any] = json.loads(self.metadata["elm_neuro.options"])
             self.form: str = self.options["form"]
-            self.readouts: list[str] = json.loads(self.metadata["elm_neuro.readouts"])  # outputs without a time axis
+            # outputs without a time axis, and what they are of a sequence that takes several calls
+            self.readouts: dict[str, str] = _readouts(json.loads(self.metadata["elm_neuro.readouts"]))
             if self.form not in FORMS:
                 raise ValueError(f"form {self.form!r}")
-        except (KeyError, TypeError, ValueError) as error:
+            self.num_steps: int | None = self.options.get("num_steps")
+            if (self.form == "unrolled") != (isinstance(self.num_steps, int) and self.num_steps > 0):
+                raise ValueError(f"num_steps {self.num_steps!r} of the form {self.form!r}")
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"path must be a model of elm_neuro.export, got {self.path} without its metadata"
+                f"path must be a model of elm_neuro.export, got {self.path} without its metadata ({error!r})"
             ) from error
         if cuda_graph and self.form == "sequence":
             raise ValueError('cuda_graph needs a model of the form "step" or "unrolled", which have no loop inside')
         inputs = {value.name: value for value in self.session.get_inputs()}
-        names = [value.name for value in self.session.get_outputs()]
-        after = {f"{name}_next" for name in inputs}
+        outputs = {value.name: value for value in self.session.get_outputs()}
+        names, after = [*outputs], {f"{name}_next" for name in inputs}
         self.takes_lengths = "lengths" in inputs
         states = [name for name in inputs if name not in ("x", "lengths")]
-        if "x" not in inputs or any(f"{name}_next" not in names for name in states) or inputs["x"].type not in FRAMES:
+        self.output_names = [name for name in names if name not in after]
+        kinds = {outputs[name].type for name in names} | {inputs[name].type for name in states}
+        sizes = [size for name in states for size in inputs[name].shape[1:]]
+        if (
+            "x" not in inputs
+            or inputs["x"].type not in FRAMES
+            or not set(self.readouts) <= set(self.output_names)
+            or any(f"{name}_next" not in names for name in states)
+            or len(kinds) != 1
+            or not kinds <= set(DTYPES)
+            or not all(isinstance(size, int) and 0 < size <= LARGEST_STATE for size in sizes)
+        ):
+            taken, given = (
+                ", ".join(f"{name} {value.type} {value.shape}" for name, value in side.items())
+                for side in (inputs, outputs)
+            )
             raise ValueError(
-                f"path must be a model of elm_neuro.export, got inputs {[*inputs]} and outputs {names} in {self.path}"
+                f"path must be a model of elm_neuro.export, got {self.path} with the inputs {taken} and the outputs "
+                f"{given}"
             )
         self.x_dtype = FRAMES[inputs["x"].type]
-        self.dtype = DTYPES[self.session.get_outputs()[0].type]  # of outputs and states
+        self.dtype = DTYPES[kinds.pop()]  # of outputs and states
         self.state_shapes = {name: tuple(inputs[name].shape[1:]) for name in states}
-        self.output_names = [name for name in names if name not in after]
         self._names, self._x = names, tuple(inputs["x"].shape)
-        self._shapes = {value.name: tuple(value.shape) for value in self.session.get_outputs()}
-        self.num_steps: int | None = self.options.get("num_steps")
+        self._shapes = {name: tuple(value.shape) for name, value in outputs.items()}
         self.batch_first: bool = self.options.get("batch_first", True)
 
-    def initial_state(self, batch: int = 1) -> State:
-        """Zeros, one array (batch, ...) a state."""
+    def initial_state(self, batch: int | None = None) -> State:
+        """Zeros, one array (batch, ...) a state; by default of the batch that the model was exported for, or else 1."""
+        batch = (self.options.get("batch_size") or 1) if batch is None else batch
         return {name: np.zeros((batch, *shape), self.dtype) for name, shape in self.state_shapes.items()}
 
     def step(self, x: Any, state: State | None = None) -> tuple[State, State]:
@@ -166,7 +189,8 @@ class OnnxNeuron:
                 outputs are zero past them, and states stop there. None for all.
 
         Returns:
-            Outputs by name, each with the axes of `x`, and the state after the last step.
+            Outputs by name, each with the axes of `x`, and the state after the last step. A readout of the last step or
+            of the mean has no time axis, and is that of all steps of this call.
         """
         time = 1 if self.batch_first else 0
         frames = self._array("x", x, self._whole(time), self.x_dtype)
@@ -174,6 +198,8 @@ class OnnxNeuron:
         width = {"step": 1, "sequence": max(num_steps, 1), "unrolled": self.num_steps or 1}[self.form]
         if num_steps % width:
             raise ValueError(f"x must have a multiple of the model's {width} steps, got {num_steps}")
+        if num_steps > width and (whole := [name for name, kind in self.readouts.items() if kind == "whole"]):
+            raise ValueError(f"x must have the model's {width} steps for {whole[0]}, a whole sequence, got {num_steps}")
         ends = self._lengths(lengths, batch, num_steps)
         if num_steps == 0 or batch == 0:
             return self._nothing(time, batch, num_steps), self._checked(state, batch)
@@ -187,12 +213,12 @@ class OnnxNeuron:
                 np.ascontiguousarray(piece), state, batch_axis=0 if self.form == "step" else 1 - time, lengths=here
             )
             pieces.append(found)
-        last = np.full(batch, len(pieces) - 1) if ends is None else np.maximum(ends - 1, 0) // width
+        ends = np.full(batch, num_steps) if ends is None else ends
         outputs = {}
         for name in self.output_names:
             values = [found[name] for found in pieces]
             if name in self.readouts:
-                outputs[name] = np.stack(values)[last, np.arange(batch)]
+                outputs[name] = _of_all(values, ends, width, mean=self.readouts[name] == "mean")
             else:
                 outputs[name] = (np.stack if self.form == "step" else np.concatenate)(values, axis=time)
         return outputs, state or {}
@@ -227,7 +253,7 @@ class OnnxNeuron:
     def _nothing(self, time: int, batch: int, num_steps: int) -> State:
         """Outputs where there are no steps or no samples, of which onnxruntime's operators make errors and worse."""
         if self.readouts and num_steps == 0:
-            raise ValueError(f"x must have at least one step for {self.readouts[0]}, got 0")
+            raise ValueError(f"x must have at least one step for {next(iter(self.readouts))}, got 0")
         lead = (batch, num_steps) if time else (num_steps, batch)
         shapes = {name: self._shapes[name][1 if self.form == "step" else 2 :] for name in self.output_names}
         shapes |= {name: self._shapes[name][1:] for name in self.readouts}
@@ -245,8 +271,9 @@ class OnnxNeuron:
         array = np.asarray(lengths)
         if array.dtype.kind not in "iu" or array.shape != (batch,):
             raise ValueError(f"lengths must be {batch} whole numbers, got {array.dtype} of shape {array.shape}")
-        if array.size and not 0 <= array.min() <= array.max() <= num_steps:
-            raise ValueError(f"lengths must be from 0 to {num_steps}, got {array.min()} to {array.max()}")
+        least = 1 if self.readouts else 0  # of no steps there is no last one and no mean
+        if array.size and not least <= array.min() <= array.max() <= num_steps:
+            raise ValueError(f"lengths must be from {least} to {num_steps}, got {array.min()} to {array.max()}")
         return array.astype(np.int64)
 
     def _checked(self, state: State | None, batch: int) -> State:
@@ -303,6 +330,27 @@ class OnnxNeuron:
 def cuda_settings(*, device: int, tf32: bool, cuda_graph: bool) -> dict[str, str]:
     """Options of the CUDA provider, whose own default is TF32."""
     return {"device_id": str(device), "use_tf32": str(int(tf32)), "enable_cuda_graph": str(int(cuda_graph))}
+
+
+def _readouts(said: Any) -> dict[str, str]:
+    """What the metadata say of readouts; earlier files have a list of names and do not say of what kind they are."""
+    found = dict.fromkeys(said, "whole") if isinstance(said, list) else said
+    if not isinstance(found, dict) or not all(kind in READOUTS for kind in found.values()):
+        raise ValueError(f"readouts {said!r}")
+    return found
+
+
+def _of_all(
+    values: list[np.ndarray[Any, Any]], ends: np.ndarray[Any, Any], width: int, *, mean: bool
+) -> np.ndarray[Any, Any]:
+    """A readout of all steps of each sample, from those of every `width` steps: the mean, or that of the last step."""
+    records, begins = np.stack(values), width * np.arange(len(values))[:, None]  # (call, batch, ...)
+    steps = np.clip(ends - begins, 0, width)  # of each sample in each call
+    found: np.ndarray[Any, Any] = records[(steps > 0).sum(0) - 1, np.arange(records.shape[1])]
+    if mean:
+        share = (steps / ends).astype(records.dtype).reshape(*steps.shape, *[1] * (records.ndim - 2))
+        found = np.where(share > 0, records * share, 0.0).sum(0, dtype=records.dtype)  # a call without steps gives NaN
+    return found
 
 
 def _whole_bytes(name: str, array: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
@@ -367,7 +415,8 @@ class BoundNeuron:
             raise ValueError(f"state must hold {sorted(own)}, got {sorted(state)}")
         for name, buffer in own.items():
             zeros = np.zeros(_shape(buffer), self.neuron.dtype)
-            _fill(f"state {name}", buffer, zeros if state is None else state[name], self.neuron.dtype)
+            given = zeros if state is None else state[name]
+            _fill(f"state {name}", buffer, given, self.neuron.dtype, check=self.neuron.check)
 
     def run(self, x: Any = None) -> dict[str, Any]:
         """Outputs by name, of the kind of `x`, each in the same place in every call: what the next call overwrites.
@@ -376,7 +425,7 @@ class BoundNeuron:
             x: copied into the buffer first; None for what it holds now.
         """
         if x is not None:
-            _fill("x", self.x, x, self.neuron.x_dtype)
+            _fill("x", self.x, x, self.neuron.x_dtype, check=self.neuron.check)
         if (torch := sys.modules.get("torch")) is not None and getattr(self.x, "is_cuda", False):
             torch.cuda.current_stream(self.x.device).synchronize()  # onnxruntime has a stream of its own
         self.neuron.session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
@@ -433,10 +482,16 @@ def _place(buffer: Any, number: int) -> tuple[str, int, int]:
     return buffer.device.type, buffer.device.index or 0, buffer.data_ptr()
 
 
-def _fill(name: str, buffer: Any, value: Any, dtype: Any) -> None:
+def _fill(name: str, buffer: Any, value: Any, dtype: Any, *, check: bool) -> None:
     shape = np.shape(value)
     if shape != _shape(buffer):
         raise ValueError(f"{name} must have shape {_shape(buffer)}, got {shape}")
+    if not hasattr(value, "device") or isinstance(value, np.ndarray):  # to look at a tensor would wait for its device
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
+        if check and not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} values that are not")
     if dtype in BYTES:  # numbers of other kinds may not fit, and looking would wait for the device
         got = str(getattr(value, "dtype", "other numbers")).removeprefix("torch.")
         if got not in (np.dtype(dtype).name, "bool"):

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import time
+import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,9 @@ def add_parsers(commands: Any) -> None:
     run = kinds.add_parser("run", help="run a model over a sequence in a .npy or .npz file")
     run.add_argument("model", metavar="MODEL")
     run.add_argument(
-        "input", metavar="INPUT", help=".npy of x, or .npz with x and, to go on, the states by their names"
+        "input",
+        metavar="INPUT",
+        help=".npy of x, or .npz with x and, to go on, the states by their names, or lengths for a model of --lengths",
     )
     run.add_argument(
         "--out",
@@ -182,14 +186,16 @@ def onnx_command(options: argparse.Namespace) -> int:
     loading = time.perf_counter() - start
     if options.kind == "run":
         try:
-            loaded = np.load(options.input, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            with open(options.input, "rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"INPUT must be a .npy or .npz file of numbers, got {options.input}: {error}") from error
-        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         if "x" not in arrays:
             raise ValueError(f"INPUT must hold x, got {sorted(arrays)} in {options.input}")
         x = arrays.pop("x")
-        outputs, state = model.run(x, arrays or None)
+        lengths = arrays.pop("lengths", None)
+        outputs, state = model.run(x, arrays or None, lengths)
         content = io.BytesIO()
         arrays = {**outputs, **state}
         np.savez(content, **arrays)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from elm_neuro.look._numbers import branch_fields, spike_responses, time_constan
 from elm_neuro.look._page import Figured, Section, page
 from elm_neuro.look._parts import Input, Part, parts_of
 from elm_neuro.look._reaching import Asked, Reaching
+from elm_neuro.nn._copies import copied
 
 Progress = Callable[[str, int, int], None]  # what is done now, how much is done, how much there is
 PAGE, NUMBERS = "index.html", "numbers.npz"
@@ -48,8 +49,9 @@ def look(
     """Write figures (PNG and PDF), their numbers and a page about a layer or a network of layers.
 
     Of each layer: time constants, what its branches or neurons read, the response to one spike, and how it works on one
-    sequence; of the module: its parameters. ``numbers.npz`` holds the numbers behind the figures, by the layer's place
-    and their names.
+    sequence; of the module: its parameters. Files of a layer inside of a module begin with its place, ``_`` for what is
+    no letter or digit, and a number where two places would read alike. ``numbers.npz`` holds the numbers behind the
+    figures, by the layer's place and their names.
 
     Args:
         module: a layer, whoever wrote it, an ``nn.Sequential`` of layers, or a network that holds some.
@@ -85,13 +87,12 @@ def look(
     total = 4 * len(parts) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of layers that spike by chance
-        for place, part in enumerate(parts):
+        for place, (part, prefix) in enumerate(zip(parts, _prefixes(parts), strict=True)):
             figures = []
             for at, (what, make) in enumerate(_steps(part, *reaching.of(part), numbers)):
                 if progress is not None:
                     progress(f"{part.name or type(part.layer).__name__}: {what}", 4 * place + at, total)
                 if (shown := make()) is not None:
-                    prefix = f"{part.name.replace('.', '_')}_" if part.name else ""
                     png, _ = plotting.save(shown.figure, folder / f"{prefix}{shown.name}")
                     figures.append(Figured(shown.title, shown.caption, png.read_bytes()))
             sections.append(Section(part, figures))
@@ -106,6 +107,24 @@ def look(
     if progress is not None:
         progress("done", total, total)
     return folder / PAGE
+
+
+def _prefixes(parts: list[Part]) -> list[str]:
+    """How the files of each layer begin, also where capitals are no other letters than small ones.
+
+    >>> from elm_neuro import LIF
+    >>> _prefixes([Part(name, LIF(2, 1)) for name in ("a.b", "a_b", "A_b", "c/d")])
+    ['a_b_', 'a_b_2_', 'A_b_3_', 'c_d_']
+    """
+    stems: dict[str, str] = {}  # as they are, by how they read
+    for part in parts:
+        plain = stem = re.sub(r"[^\w-]", "_", part.name)
+        number = 1
+        while stem.casefold() in stems:
+            number += 1
+            stem = f"{plain}_{number}"
+        stems[stem.casefold()] = stem
+    return [f"{stem}_" if stem else "" for stem in stems.values()]
 
 
 def _steps(part: Part, x: Input, drive: Drive, numbers: dict[str, Any]) -> list[tuple[str, Callable[[], Shown | None]]]:
@@ -145,6 +164,6 @@ def _steps(part: Part, x: Input, drive: Drive, numbers: dict[str, Any]) -> list[
 
 def _copy(module: nn.Module) -> nn.Module:
     """A copy that is evaluated, on the CPU, of numbers that are at least float32, which figures are drawn of."""
-    module = copy.deepcopy(module).cpu().eval()
+    module = copied(module).cpu().eval()
     narrow = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
     return module.float() if narrow & {torch.float16, torch.bfloat16} else module

@@ -254,6 +254,14 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         return None
 
     @property
+    def like(self) -> Tensor:
+        """A parameter, of the dtype and on the device that all of them have; buffers may differ: FSDP lowers the
+        precision of parameters alone.
+        """
+        found: Tensor = tensor_of(self, "_proto_tau_m")
+        return found
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one sample's output in one step."""
         return self.config.output_shape
@@ -284,7 +292,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     def forward(
         self, x: Tensor, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        config, like = self.config, self._proto_tau_m
+        config, like = self.config, self.like
         check_step(x, config.input_size, like, num_neuron=config.num_neuron)
         batch = x.shape[0]
         before = self.initial_state(batch) if state is None else self.check_state(state, batch)

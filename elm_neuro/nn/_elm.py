@@ -205,7 +205,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         config = cell.config
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
-        y = as_stored(y, cell.tau_s)
+        y = as_stored(y, _like(cell))
         return (y if config.batch_first else y.transpose(0, 1)), after
 
     def forward_spiking(
@@ -225,9 +225,9 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if (reason := _reason_to_call(cell)) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             y = y.to(after.m.dtype)
-            spikes = as_stored(cut_at(lengths, rule.fire(y)), cell.tau_s)
+            spikes = as_stored(cut_at(lengths, rule.fire(y)), _like(cell))
             return spikes, last_or_zeros(y, lengths) if last_readout else y, after
-        threshold, config, tau_s = wide(rule.threshold), cell.config, cell.tau_s
+        threshold, config, like = wide(rule.threshold), cell.config, _like(cell)
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
@@ -246,7 +246,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         self._check_result(x, learned, state, lengths, y, after, last_only=last_readout)
         if num_flattened is not None:
             spikes, y = spikes.flatten(-2), y.flatten(-2)
-        return as_stored(spikes, tau_s), y, after
+        return as_stored(spikes, like), y, after
 
     @backends.untraced
     def _by_calls(
@@ -257,7 +257,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         cell, (x, before) = self.cell, _checked(self.cell, x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
-        frames, outputs = as_frames(x, cell.tau_s), []
+        frames, outputs = as_frames(x, _like(cell)), []
         after = before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
             y_t, after = cell(x_t, after, None if lengths is None else (step < lengths).long())
@@ -377,12 +377,17 @@ def _reason_to_call(cell: nn.Module) -> str | None:
     return cell.reason_to_call() if isinstance(cell, ELMCell) else f"cell: {type(cell).__name__} is another's"
 
 
+def _like(cell: ELMCell) -> Tensor:
+    """What the dtype of a cell's parameters is read from."""
+    return cell.like if isinstance(cell, ELMCell) else cell.tau_s
+
+
 def _checked(
     cell: ELMCell, x: Tensor | SpikeEvents, state: ELMState | None
 ) -> tuple[Tensor | SpikeEvents, ELMState | None]:
     """Sequence, batch first, and state that fit the parameters."""
     config = cell.config
-    check_sequence(x, config.input_size, cell.tau_s, num_neuron=config.num_neuron, batch_first=config.batch_first)
+    check_sequence(x, config.input_size, _like(cell), num_neuron=config.num_neuron, batch_first=config.batch_first)
     if not config.batch_first and isinstance(x, Tensor):
         x = x.transpose(0, 1)
     return x, (None if state is None else cell.check_state(state, x.shape[0]))

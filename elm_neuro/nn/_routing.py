@@ -20,6 +20,9 @@ class Routed(nn.Module):
     ``WeightAveraging``) averages integers in floating point and cuts off the rest, which moves indices. It takes its
     average of the floating twin beside the index as well, and that stays: where both were written since the last look,
     the twin is right. Who writes the index alone, as ``load_state_dict`` does, means it.
+
+    Not every write is seen: ``.data.copy_``, with which Lightning puts averages in their place, leaves no trace, and
+    compiled code looks for none. There, an index that is the twin cut off is taken for what it looks like.
     """
 
     input_to_synapse_indices: Tensor | None
@@ -33,24 +36,48 @@ class Routed(nn.Module):
 
     def settled_routing(self) -> Any:  # Tensor or None
         """The index, after an average of buffers as before it."""
+        # averages are there to be evaluated: training need not look twice
+        return self._settled(thorough=not (self.training and torch.is_grad_enabled()))
+
+    def _settled(self, *, thorough: bool) -> Any:
         index: Any = self._buffers[NAME]
         twin: Any = self._buffers[TWIN]
         if index is None or torch.compiler.is_compiling():
-            return index
+            return index if index is None else _uncut(index, twin)
         seen_index, seen_twin, index_version, twin_version = self.__dict__["_routing_seen"]
-        if index is seen_index and twin is seen_twin:
-            if index.is_inference() or twin.is_inference() or index._version == index_version:
+        reason = only_operators((index,))
+        if index is seen_index and twin is seen_twin and twin.dtype == torch.float32:
+            unwritten = index.is_inference() or twin.is_inference() or index._version == index_version
+            if torch._C._get_tracing_state() is not None:
+                return _uncut(index, twin)
+            if unwritten and not thorough:
                 return index
+            if unwritten:
+                alike = reason is None and index.device.type == "cpu" and bool((twin == index).all())
+                return index if alike else _uncut(index, twin)
             if twin._version != twin_version:
-                with torch.no_grad():
-                    index.copy_(twin.round())
-                    twin.copy_(index)
-                self._look()
+                self._write(twin.round())
                 return index
-        if only_operators((index,)) is None:
+        if reason is None:
             self._buffers[TWIN] = index.float()
             self._look()
         return index
+
+    def _settle(self) -> None:
+        """Write what :meth:`settled_routing` gives to the buffer, for who reads that."""
+        index, settled = self._buffers[NAME], self._settled(thorough=True)
+        if index is None or settled is index or index.is_meta or index.is_inference():
+            return
+        if only_operators((index,)) is None and not torch.equal(settled, index):
+            self._write(settled)
+
+    def _write(self, right: Tensor) -> None:
+        index: Any = self._buffers[NAME]
+        twin: Any = self._buffers[TWIN]
+        with torch.no_grad():
+            index.copy_(right)
+            twin.copy_(index)
+        self._look()
 
     def _look(self) -> None:
         index, twin = self._buffers[NAME], self._buffers[TWIN]
@@ -58,10 +85,13 @@ class Routed(nn.Module):
         self.__dict__["_routing_seen"] = (index, twin, *versions)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        before = self.settled_routing()
+        self._settle()
+        before = self._buffers[NAME]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         index, twin = self._buffers[NAME], self._buffers[TWIN]
         if before is not None and index is not None:
+            if index.dtype != before.dtype:  # of Module.type, which takes whole numbers too
+                index = self._buffers[NAME] = before.to(index.device)
             if before.is_meta and not index.is_meta:  # nobody has said yet what is in it
                 index.fill_(-1)
             if before.is_meta or twin is None or twin.dtype != torch.float32:
@@ -69,12 +99,19 @@ class Routed(nn.Module):
         self._look()
         return self
 
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        index, twin = self._buffers[NAME], self._buffers[TWIN]
+        if index is not None and twin is not None and index.device == twin.device:
+            self._buffers[TWIN] = index.float()
+            self._look()
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        self.settled_routing()
+        self._settle()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def __getstate__(self) -> dict[str, Any]:
-        self.settled_routing()
+        self._settle()
         return {name: value for name, value in self.__dict__.items() if name != "_routing_seen"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,3 +119,13 @@ class Routed(nn.Module):
         if TWIN not in self._buffers:  # pickled before 0.2
             self.hold_routing(self._buffers.pop(NAME))
         self._look()
+
+
+def _uncut(index: Tensor, twin: Tensor) -> Tensor:
+    """The rounded twin where `index` is that, here and there cut off towards 0; else `index`."""
+    if twin.dtype != torch.float32:
+        return index
+    right = twin.round()
+    missing = right - index
+    cut = ((missing == 0) | (missing == right.sign())).all()
+    return torch.where(cut, right.to(index.dtype), index)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro.export._graph import Graph
-from elm_neuro.export._lowering import Lowering, Shape, Trace, lowering_of, register
+from elm_neuro.export._lowering import Lowering, Shape, Trace, lowering_of, num_neuron, register
 from elm_neuro.export._nodes import ExportError, Value
 
 
@@ -38,7 +38,7 @@ class Chain(Lowering):
                 place = graph.scoped("").rstrip(".")
                 lowering = lowering_of(part, place)
                 expected = lowering.input_shape(part)
-                if expected is not None and x.shape[-1:] != expected[-1:]:
+                if expected is not None and not _fits(part, expected, x.shape):
                     raise ExportError(
                         f"{place} must read what the layer before it gives, {x.shape}, got a layer for {expected}"
                     )
@@ -54,6 +54,15 @@ class Chain(Lowering):
             return y
         whole: Tensor = module(x)
         return torch.cat([y[:, :-1], whole[:, None]], dim=1) if trace.stepwise else whole
+
+
+def _fits(layer: Any, expected: Shape, shape: Shape) -> bool:
+    """Whether a layer reads input of this shape: one with states what it expects, or that for each of its neurons; one
+    without may have any axes before the last.
+    """
+    if not hasattr(layer, "initial_state"):
+        return shape[-1:] == expected[-1:]
+    return shape in (expected, (num_neuron(layer), *expected))
 
 
 class Readout(nn.Module):

@@ -185,6 +185,7 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
         (["onnx", "run", "MODEL", "FOLDER/none.npy"], "No such file"),
         (["onnx", "run", "MODEL", "MODEL"], "INPUT must be a .npy or .npz file of numbers"),
         (["onnx", "run", "MODEL", "EMPTY"], r"INPUT must hold x, got ['z']"),
+        (["onnx", "run", "MODEL", "DAMAGED"], "damaged.npz: "),
         (
             ["onnx", "bench", "MODEL", "--repeats", "0"],
             "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0",
@@ -205,7 +206,9 @@ def test_what_does_not_fit_ends_in_one_line(
 ) -> None:
     assert main(["export", str(saved), "--no-verify"]) == 0
     np.savez(saved / "empty.npz", z=np.zeros(1))
+    (saved / "damaged.npz").write_bytes((saved / "empty.npz").read_bytes()[:-10])
     places = {"SAVED": saved, "FOLDER": saved, "MODEL": saved / "step.onnx", "EMPTY": saved / "empty.npz"}
+    places["DAMAGED"] = saved / "damaged.npz"
     for word, place in places.items():
         arguments = [argument.replace(word, str(place)) for argument in arguments]
     capsys.readouterr()
@@ -221,6 +224,10 @@ def test_lengths_are_a_further_input(saved: Path, capsys: pytest.CaptureFixture[
 
     model = OnnxNeuron(saved / "sequence.onnx")
     assert "lengths" in {one.name for one in model.session.get_inputs()}
+    x, lengths = np.random.default_rng(0).random((2, 5, model.session.get_inputs()[0].shape[2])), np.array([5, 2])
+    np.savez(saved / "x.npz", x=x, lengths=lengths)
+    assert main(["onnx", "run", str(saved / "sequence.onnx"), str(saved / "x.npz"), "--out", str(saved / "y.npz")]) == 0
+    np.testing.assert_array_equal(np.load(saved / "y.npz")["y"], model.run(x, lengths=lengths)[0]["y"])
     assert main(["onnx", "bench", str(saved / "sequence.onnx"), "--repeats", "2", "--num-steps", "5"]) == 0
     capsys.readouterr()
     assert main(["export", str(saved), "--lengths"]) == 1

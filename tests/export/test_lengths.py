@@ -166,6 +166,22 @@ def test_a_classifier_in_pieces_gives_the_answer_of_each_samples_end(tmp_path: P
     torch.testing.assert_close(torch.from_numpy(outputs["y"]), expected, **TOLERANCE)
 
 
+@pytest.mark.parametrize("given", [None, [30, 11, 10, 3]])
+def test_a_mean_in_pieces_is_that_of_all_of_each_samples_steps(tmp_path: Path, given: list[int] | None) -> None:
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
+    torch.manual_seed(0)
+    classifier = training.SequenceClassifier(ELM(6, 3, num_memory=4), readout="mean")
+    control = training.LIFNetwork(LIF(6, 5), LIF(5, 4, recurrent=True), output_size=3)  # the mean of its integrators
+    x = (torch.rand(4, 30, 6) < 0.5).float()
+    for index, net in enumerate((classifier, control)):
+        path = tmp_path / f"{index}.onnx"
+        export.to_onnx(net, path, form="unrolled", num_steps=10, lengths=given is not None)
+        outputs, _ = onnx_neuron.OnnxNeuron(path).run(x.numpy(), lengths=given)
+        with torch.no_grad():
+            expected = torch.cat([net(x[i : i + 1, :end]) for i, end in enumerate(given or [30] * 4)])
+        torch.testing.assert_close(torch.from_numpy(outputs["y"]), expected, **TOLERANCE)
+
+
 @pytest.mark.grid(every=2)
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(0, 0), (0, NUM_STEPS), (3, 0)])
 @pytest.mark.parametrize(
@@ -198,6 +214,8 @@ def test_a_readout_of_no_steps_is_refused(tmp_path: Path) -> None:
     for form in ("sequence", "unrolled"):
         with pytest.raises(ValueError, match="x must have at least one step for y, got 0"):
             runtime(tmp_path, net, form).run(np.zeros((2, 0, 6)))
+        with pytest.raises(ValueError, match="lengths must be from 1 to 37, got 0 to 10"):
+            runtime(tmp_path, net, form, lengths=True).run(np.zeros((2, 37, 6)), lengths=[0, 10])
 
 
 @pytest.mark.parametrize("name", ["snnTorch", "norse"])

@@ -139,8 +139,73 @@ def test_models_of_others_are_refused(tmp_path: Path, runtime: Any) -> None:
     model = onnx.load(str(tmp_path / "neuron.onnx"))
     del model.graph.output[2]  # m_next
     onnx.save(model, str(tmp_path / "less.onnx"))
-    with pytest.raises(ValueError, match=r"got inputs \['x', 'b', 'm'\] and outputs \['y', 'b_next'\]"):
+    with pytest.raises(
+        ValueError, match=r"inputs x tensor\(float\) \['batch', 6\], b .* and the outputs y .*, b_next "
+    ):
         runtime(tmp_path / "less.onnx")
+    with pytest.raises(ValueError, match="providers must name one at least, got none"):
+        runtime(tmp_path / "neuron.onnx", providers=[])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("readouts", "null"),
+        ("readouts", "3"),
+        ("readouts", '["z"]'),
+        ("readouts", '{"y": "sum"}'),
+        ("readouts", "[" * 100_000),
+        ("options", "[]"),
+        ("options", '{"form": "unrolled"}'),
+        ("options", '{"form": "unrolled", "num_steps": 0}'),
+        ("options", '{"form": "unrolled", "num_steps": "3"}'),
+        ("options", '{"form": "step", "num_steps": 3}'),
+    ],
+)
+def test_metadata_of_others_are_refused(tmp_path: Path, runtime: Any, key: str, value: str) -> None:
+    import onnx
+
+    model = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
+    next(entry for entry in model.metadata_props if entry.key == f"elm_neuro.{key}").value = value
+    onnx.save(model, str(tmp_path / "neuron.onnx"))
+    with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*neuron\.onnx"):
+        runtime(tmp_path / "neuron.onnx")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("INT64", 3), ("FLOAT", "any"), ("FLOAT", 2**40), ("DOUBLE", 3)])
+def test_states_of_others_are_refused(tmp_path: Path, runtime: Any, kind: str, size: int | str) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    whole = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
+    element = getattr(TensorProto, kind)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 6])
+    states = [helper.make_tensor_value_info(name, element, ["batch", size]) for name in ("m", "m_next")]
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["m"], ["m_next"])]
+    graph = helper.make_graph(nodes, "other", [x, states[0]], [y, states[1]])
+    model = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    model.metadata_props.extend(whole.metadata_props)
+    onnx.save(model, str(tmp_path / "other.onnx"))
+    with pytest.raises(
+        ValueError, match=r"path must be a model of elm_neuro\.export, got .*other\.onnx with the inputs"
+    ):
+        runtime(tmp_path / "other.onnx")
+
+
+def test_a_readout_of_a_whole_sequence_is_not_had_in_pieces(tmp_path: Path, runtime: Any) -> None:
+    import onnx
+
+    training = pytest.importorskip("elm_neuro.training", exc_type=ImportError)
+    path, x = tmp_path / "net.onnx", np.zeros((2, 10, 6), np.float32)
+    export.to_onnx(training.SequenceClassifier(ELM(6, 3, num_memory=3)), path, form="unrolled", num_steps=5)
+    model = onnx.load(str(path))
+    for value in ('{"y": "whole"}', '["y"]'):  # as files have it that do not say of what kind it is
+        next(entry for entry in model.metadata_props if entry.key == "elm_neuro.readouts").value = value
+        onnx.save(model, str(path))
+        assert runtime(path).run(x[:, :5])[0]["y"].shape == (2, 3)
+        with pytest.raises(ValueError, match="x must have the model's 5 steps for y, a whole sequence, got 10"):
+            runtime(path).run(x)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +327,36 @@ def test_what_is_copied_into_a_buffer_must_fit_it(tmp_path: Path, runtime: Any) 
     for x in (torch.zeros(6), torch.zeros(1, 6), np.zeros((2, 1))):  # none is spread over the buffer
         with pytest.raises(ValueError, match=r"x must have shape \(2, 6\), got"):
             bound.run(x)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.full((2, 6), np.nan), "x must be finite, got 12 values that are not"),
+        (np.zeros((2, 6), complex), "x must hold numbers, got complex128"),
+        (np.full((2, 6), None), "x must hold numbers, got object"),
+    ],
+)
+def test_arrays_that_are_copied_into_a_buffer_are_looked_at(
+    tmp_path: Path, runtime: Any, value: Any, message: str
+) -> None:
+    path = written(tmp_path / "neuron.onnx", "step")
+    bound = runtime(path).bound(np.zeros((2, 6), np.float32))
+    y = bound.run()["y"].copy()
+    bound.reset()
+    with pytest.raises(ValueError, match=message):
+        bound.run(value)
+    with pytest.raises(ValueError, match="state b must be finite, got 6"):
+        bound.reset({"b": np.full((2, 3), np.inf), "m": np.zeros((2, 3))})
+    np.testing.assert_array_equal(bound.run()["y"], y)  # nothing of it has come in
+    unchecked = runtime(path, check=False).bound(np.zeros((2, 6), np.float32))
+    assert np.isnan(unchecked.run(np.full((2, 6), np.nan))["y"]).all()
+
+
+def test_zeros_are_of_the_batch_that_the_model_takes(tmp_path: Path, runtime: Any) -> None:
+    model = runtime(written(tmp_path / "neuron.onnx", "step", batch_size=3))
+    assert model.step(np.zeros((3, 6)), model.initial_state())[0]["y"].shape == (3, 2)
+    assert model.initial_state(2)["m"].shape == (2, 3)
 
 
 class Recorded:

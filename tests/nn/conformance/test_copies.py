@@ -91,6 +91,117 @@ def test_averages_leave_every_synapse_at_its_input(decay: float) -> None:
     assert_close(copy.deepcopy(averaged).double()(x.double())[0].float(), neuron(x)[0])
 
 
+def averaged(module: Any) -> Any:
+    """An average of equal modules, of which nobody has looked at the routing yet."""
+    average = AveragedModel(module, use_buffers=True, avg_fn=get_ema_avg_fn(0.9))
+    for _ in range(5):
+        average.update_parameters(module)
+    moved = average.module.cell.input_to_synapse_indices != module.cell.input_to_synapse_indices
+    assert moved.any()
+    return average
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["compiled", "traced", "exported", "vmap", "functional"])
+def test_averages_are_the_same_where_torch_traces_them(how: str) -> None:
+    neuron, x = wide_routing(), torch.rand(2, 3, WIDE)
+    average, wanted = averaged(neuron), neuron(x)[0]
+    if how == "compiled":
+        torch._dynamo.reset()
+        found = torch.compile(average, backend="eager", fullgraph=True)(x)[0]
+    elif how == "traced":
+        average.requires_grad_(False)
+        found = torch.jit.trace(lambda x: average(x)[0], (x,), check_trace=False)(x)
+    elif how == "exported":
+        found = torch.export.export(average.module, (x,)).module()(x)[0]
+    elif how == "vmap":
+        found = torch.vmap(lambda one: average(one[None])[0][0])(x)
+    else:
+        found = torch.func.functional_call(average.module, dict(average.module.named_buffers()), (x,))[0]
+    assert_close(found, wanted)
+
+
+def test_averages_that_are_copied_without_a_trace_leave_the_routing() -> None:
+    neuron, x = wide_routing(), torch.rand(2, 3, WIDE)
+    average, wanted = averaged(neuron), neuron(x)[0]
+    index: Any = neuron.cell.input_to_synapse_indices.clone()
+    neuron.eval()
+    for own, other in zip(neuron.buffers(), average.module.buffers(), strict=True):
+        own.data.copy_(other.data)
+    assert not torch.equal(neuron.cell.input_to_synapse_indices, index)
+    assert_close(neuron(x)[0], wanted)
+    assert torch.equal(neuron.state_dict()["cell.input_to_synapse_indices"], index)
+    another = wide_routing(2)
+    for own, other in zip(neuron.buffers(), another.buffers(), strict=True):
+        own.data.copy_(other.data)
+    for own, other in zip(neuron.parameters(), another.parameters(), strict=True):
+        own.data.copy_(other.data)
+    assert torch.equal(neuron(x)[0], another(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about itself
+def test_lightnings_average_leaves_the_routing() -> None:
+    lightning = pytest.importorskip("lightning")
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        pytest.skip("this Lightning has no EMAWeightAveraging")
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.neuron, self.seen = wide_routing(), torch.zeros(0)
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            loss: torch.Tensor = self.neuron(batch[0])[0].square().mean()
+            return loss
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            self.neuron(batch[0])
+            self.seen = self.neuron.cell.settled_routing().clone()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 1e-3)
+
+    module = Module()
+    index: Any = module.neuron.cell.input_to_synapse_indices.clone()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(8, 3, WIDE)), batch_size=2)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=2, callbacks=[callbacks.EMAWeightAveraging(decay=0.9)], **quiet
+    )
+    trainer.fit(module, loader, loader)
+    assert torch.equal(module.seen, index)
+    assert torch.equal(module.state_dict()["neuron.cell.input_to_synapse_indices"], index)
+    module.eval()
+    assert torch.equal(module.neuron.cell.settled_routing(), index)
+
+
+def test_a_twin_of_few_digits_is_not_followed() -> None:
+    neuron = wide_routing()
+    index: Any = neuron.cell.input_to_synapse_indices.clone()
+    for tensor in (*neuron.parameters(), *neuron.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.bfloat16()
+    for tensor in neuron.buffers():  # as a broadcast between processes
+        tensor.copy_(tensor.clone())
+    assert torch.equal(neuron.cell.settled_routing(), index)
+    average = AveragedModel(neuron, use_buffers=True, avg_fn=get_ema_avg_fn(0.9))
+    average.update_parameters(neuron)
+    assert torch.equal(average.module.cell.settled_routing(), index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_routing_stays_whole_numbers_where_all_buffers_are_cast(dtype: torch.dtype) -> None:
+    neuron = wide_routing()
+    index: Any = neuron.cell.input_to_synapse_indices.clone()
+    neuron.type(dtype)
+    found: Any = neuron.cell.input_to_synapse_indices
+    assert found.dtype == torch.int64 and torch.equal(found, index)
+    neuron(torch.rand(2, 3, WIDE, dtype=dtype))
+
+
 def test_who_writes_the_index_means_it() -> None:
     one, two, x = wide_routing(1), wide_routing(2), torch.rand(2, 3, WIDE)
     one(x)

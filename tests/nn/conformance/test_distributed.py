@@ -82,3 +82,19 @@ def test_sharded_modules_inside_are_gathered_by_their_calls(name: str, alone: No
             y.square().sum().backward()
     module = fully_shard(made(name), mesh=mesh)
     assert_close(run(name, module), wanted)
+
+
+@of_kinds(
+    {name: LAYERS[name] for name in ("ELM", "BranchELM", "population", "LIF", "ALIF", "SpikingELM") if name in LAYERS}
+)
+def test_sharded_parameters_of_lower_precision_are_those_of_such_a_module(name: str, alone: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    module = fully_shard(made(name), mesh=init_device_mesh("cpu", (1,)), mp_policy=policy)
+    y, wanted = run(name, module), run(name, made(name).bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert_close(y.float(), wanted.float())
+    y.float().square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
