@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from elm_neuro import __version__
@@ -26,6 +25,7 @@ from elm_neuro.datasets import (
     ToRaster,
     sample_key,
 )
+from elm_neuro.datasets._processes import SharedNumber
 from elm_neuro.datasets.shd._recordings import NUM_CHANNELS
 
 OURS = (
@@ -62,14 +62,13 @@ class Face:
         if num_channels != NUM_CHANNELS:
             self.sensor_size = (num_channels, 1, 1)
         self._on_disk = False  # whether a folder of this epoch has been handed out
-        # whether a cache keeps items of this epoch in memory; shared, so that those of workers are known, too
-        self._in_memory = torch.zeros(1, dtype=torch.bool, device="cpu").share_memory_()
+        self._in_memory = SharedNumber()  # 1 where a cache keeps items of this epoch in memory, of a worker, too
 
     def item(
         self, times: NDArray[Any], units: NDArray[Any], target: np.int64, epoch: int, index: int, training: bool
     ) -> tuple[Any, Any]:
-        if not self._in_memory and _asked_by_a_cache():
-            self._in_memory.fill_(True)
+        if not int(self._in_memory) and _asked_by_a_cache():
+            self._in_memory.set(1)
         data: Any = np.empty(times.size, dtype=self.dtype)
         data["t"], data["x"], data["p"] = times, units, 1
         label: Any = target
@@ -98,12 +97,12 @@ class Face:
             raise ValueError(
                 f"epoch must stay {now}, of which cache_path made a cache, got {epoch}; cache a new data set"
             )
-        if self._in_memory:
+        if int(self._in_memory):
             warnings.warn(
                 f"a MemoryCachedDataset keeps items of epoch {now} and serves them in epoch {epoch}: make it anew",
                 stacklevel=3,
             )
-            self._in_memory.fill_(False)
+            self._in_memory.set(0)
 
 
 def _apply(transform: Callable[[Any], Any], data: Any) -> Any:

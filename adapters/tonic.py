@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from elm_neuro import datasets
@@ -46,6 +45,7 @@ from elm_neuro.datasets import (
     fingerprint,
     read_shd,
 )
+from elm_neuro.datasets._processes import SharedNumber
 from elm_neuro.datasets.shd._files import KEYS
 
 try:
@@ -271,8 +271,7 @@ class SHD(Face):
             source = read_shd(_file_of_tonic(source, train=train, needed=True) if inside else source)
         self.recordings = source.recordings() if isinstance(source, SpokenDigits) else source
         self.train = train
-        # shared, so that workers that live on see it move
-        self._epoch = torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedNumber()
         num_channels = self.recordings.num_channels
         super().__init__(
             num_channels,
@@ -307,7 +306,7 @@ class SHD(Face):
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self.leave_epoch(int(self._epoch), epoch)
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def cache_path(self, folder: str | os.PathLike[str], name: str = "") -> str:
         """A folder in `folder` that is these recordings', this epoch's and these transforms' alone; as

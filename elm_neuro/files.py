@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_CONFIG_BYTES = 1 << 24
+LEFT_S = 3600.0  # seconds after which nobody writes on
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that nothing but writing has
 
 
 def cache_folder(name: str) -> Path:
@@ -59,7 +64,7 @@ def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> I
         FileNotFoundError: a folder does not exist, or the block did not write a file.
         IsADirectoryError: a path is a folder.
         FileExistsError: a path is, or leads to, a pipe, a device or a socket, in whose place no file is put.
-        OSError: a file cannot be written.
+        OSError: a file cannot be written; where the disk is full, in the block too, the message names it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -81,9 +86,10 @@ def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> I
     token = _token()
     temporary = [_temporary(path, token) for path in targets]
     try:
-        yield tuple(temporary)
+        with _naming_where_full(targets):
+            yield tuple(temporary)
         for written, target in zip(temporary, targets, strict=True):
-            with _naming(target):
+            with naming(target):
                 _synchronise(written)
         try:
             _rename(temporary, targets)
@@ -91,7 +97,7 @@ def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> I
             _rename(temporary, targets)
             raise
         for folder in {path.parent for path in targets}:
-            _synchronise(folder)
+            _synchronise_names(folder)
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
@@ -109,7 +115,7 @@ def write_whole(files: Mapping[Path, bytes], *, through_links: bool = True) -> N
     """
     with whole_files(*files, through_links=through_links) as temporary:
         for path, (target, content) in zip(temporary, files.items(), strict=True):
-            with _naming(target), path.open("xb") as file:
+            with naming(target), path.open("xb") as file:
                 file.write(content)
 
 
@@ -131,16 +137,16 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
     _refuse_special(path)
     temporary, old = (_temporary(path, _token()) for _ in range(2))
     try:
-        with _naming(path):
+        with naming(path):
             temporary.mkdir()
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
                 _synchronise(temporary / name)
-            _synchronise(temporary)
+            _synchronise_names(temporary)
             if path.exists() or path.is_symlink():
                 os.rename(path, old)
             os.rename(temporary, path)
-            _synchronise(path.parent)
+            _synchronise_names(path.parent)
     finally:
         if (old.exists() or old.is_symlink()) and not path.exists():
             os.rename(old, path)
@@ -150,7 +156,36 @@ def write_whole_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files and folders of writers that were killed, and of those that are at work this moment."""
-    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if is_temporary(path)]
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is one that this module gives to what is not whole yet."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_old_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder into which others may be writing: what nobody touched for an hour,
+    and whose process does not run. The number of a process says nothing of one on another machine, so the hour counts.
+    """
+    with contextlib.suppress(OSError):  # a folder that cannot be read, or somebody else was faster: another time
+        for path in leftovers(folder):
+            touched = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+            if time.time() - touched > LEFT_S and not _runs(int(_TEMPORARY.sub(r"\1", path.name))):
+                remove(path)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine; True where it cannot be known."""
+    if os.name == "nt":
+        return True  # there the signal 0 is no question, but Ctrl-C
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is somebody else's, or the number none of a process
+        return True
+    return True
 
 
 def remove(path: Path) -> None:
@@ -171,7 +206,7 @@ def _refuse_special(path: Path) -> None:
         raise FileExistsError(f"a file is to be written, but a pipe, a device or a socket has its name: {path}")
 
 
-_TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\.[^.]*)?")
+_TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp(\.[^.]*)?")
 
 
 def _token() -> str:
@@ -184,7 +219,7 @@ def _temporary(path: Path, token: str) -> Path:
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
+def naming(target: Path) -> Iterator[None]:
     """Have the system's errors name the file that was asked for, not a temporary one."""
     try:
         yield
@@ -192,22 +227,44 @@ def _naming(target: Path) -> Iterator[None]:
         raise OSError(error.errno, f"{target} cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def _naming_where_full(targets: list[Path]) -> Iterator[None]:
+    """The same for a full disk alone: other errors of a block may be of something that it reads."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.strerror != os.strerror(error.errno):  # or it is named already
+            raise
+        names = ", ".join(map(str, targets))
+        raise OSError(error.errno, f"{names} cannot be written: {error.strerror}") from error
+
+
 def _rename(temporary: list[Path], targets: list[Path]) -> None:
     for written, target in zip(temporary, targets, strict=True):
         if written.exists():
-            with _naming(target):
+            with naming(target):
                 os.replace(written, target)
 
 
 def _synchronise(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    """Have a file written to the disk."""
+    handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _synchronise_names(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where it can be opened: not on Windows, nor without leave to
+    read it, nor on every file system.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:

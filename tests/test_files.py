@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from elm_neuro.files import (
     leftovers,
     open_regular,
     read_file,
+    remove_old_leftovers,
     whole_files,
     write_whole,
     write_whole_folder,
 )
+from tests.full_disk import full_disk
 
 OLD, NEW = {"one.txt": b"old 1", "two.txt": b"old 2"}, {"one.txt": b"new 1", "two.txt": b"new 2"}
 
@@ -106,6 +110,57 @@ def test_a_full_disk_is_named_with_the_file_that_was_asked_for(
     with pytest.raises(OSError, match=r"folder\S* cannot be written: No space left on device") as raised:
         WRITERS[writer](tmp_path / "folder", NEW)
     assert raised.value.errno == 28 and ".tmp" not in str(raised.value)
+
+
+def test_a_disk_that_is_full_while_a_block_writes_is_named_with_its_files(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with (
+        full_disk(),
+        pytest.raises(OSError, match=r"one, \S*two cannot be written: File too large") as raised,
+        whole_files(one, two) as (temporary, _),
+        temporary.open("wb") as file,
+    ):
+        file.write(bytes(100_000))
+    assert raised.value.errno == errno.EFBIG and names(tmp_path) == []
+    with pytest.raises(ConnectionResetError, match=r"^\[Errno 104\] reset$"), whole_files(one):
+        raise ConnectionResetError(104, "reset")  # of what the block reads: no word of the file
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_folders_that_cannot_be_opened_or_synchronised_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, call: str
+) -> None:
+    real = {"open": os.open, "fsync": os.fsync}[call]
+
+    def refused(place: Any, *arguments: Any, **options: Any) -> Any:
+        if os.path.isdir(place if call == "open" else f"/proc/self/fd/{place}") and not options:  # rmtree has some
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(place, *arguments, **options)
+
+    write_files(tmp_path / "folder", OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refused)
+        WRITERS[writer](tmp_path / "folder", NEW)
+    assert content(tmp_path / "folder") == NEW and names(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there nobody knows whether a process runs")
+def test_leftovers_are_removed_when_they_are_old_and_their_process_is_gone(tmp_path: Path) -> None:
+    nobody = 99_999_999  # more than any system counts
+    kept = [f".young.{nobody}-0123abcd.tmp", f".old.{os.getpid()}-0123abcd.tmp.h5", ".old.tmp", "old"]
+    for name in [*kept, f".old.{nobody}-0123abcd.tmp.ckpt"]:
+        (tmp_path / name).touch()
+    for name in (f".old.{nobody}-0123abcd.tmp", f".filled.{nobody}-0123abcd.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inside").touch()
+    long_ago = time.time() - 2 * 3600
+    for path in (*tmp_path.rglob("*"), *tmp_path.iterdir()):
+        if "young" not in path.name and path.parent.name != f".filled.{nobody}-0123abcd.tmp":
+            os.utime(path, (long_ago, long_ago))
+    remove_old_leftovers(tmp_path)
+    assert names(tmp_path) == sorted([*kept, f".filled.{nobody}-0123abcd.tmp"])
+    remove_old_leftovers(tmp_path / "nothing")
 
 
 KILLED = """

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ import torch
 pytest.importorskip("matplotlib")
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from elm_neuro import ELM, BranchELM, ELMNetwork, plotting
+from tests.full_disk import full_disk
 
 TAUS = torch.logspace(0.5, 3, 12)
 
@@ -65,6 +67,18 @@ def learning_curves() -> Figure:
     return plotting.learning_curves({"LIF + ELM": runs, "LIF only": runs[:1]}, majority=0.05)
 
 
+@functools.cache
+def learning_curves_of_many() -> Figure:
+    epoch = np.arange(1, 9)
+    histories = {
+        f"network {number}": [
+            {f"{part}/accuracy": epoch * share, f"{part}/loss": 30 * share / epoch} for part in ("train", "valid")
+        ]
+        for number, share in enumerate(np.linspace(0.04, 0.12, 7))
+    }
+    return plotting.learning_curves(histories, majority=0.05)
+
+
 def points(level: float) -> list[tuple[float, float, float]]:
     return [(bin_ms, level - 0.002 * bin_ms, 0.03) for bin_ms in (1, 2, 4, 6, 8, 10, 20, 50, 100)]
 
@@ -96,12 +110,27 @@ def one_panel() -> Figure:
 
 
 @functools.cache
+def many_accuracies() -> Figure:
+    lines = {f"network {number}": points(0.9 - number / 12) for number in range(8)}
+    return plotting.accuracies({f"part {number}": lines for number in range(9)}, xlabel="bin (ms)", majority=0.1)
+
+
+@functools.cache
 def network_workings() -> Figure:
     outputs, epoch = torch.linspace(0, 1, 40)[:, None] * torch.arange(5), [0.1, 0.4, 0.6]
     layers = {"input spikes: a test sample": spikes(), "spikes of the 9 ELM neurons": spikes(channels=9) > 0}
     accuracy, memory = {"training": epoch, "test": epoch}, (outputs, TAUS[:5])
     return plotting.network_workings(
         layers, outputs, answer=3, name="three", delta_t=10.0, accuracy=accuracy, majority=0.2, memory=memory
+    )
+
+
+@functools.cache
+def workings_of_many_layers() -> Figure:
+    accuracy = {f"part {number}": [0.1 * number, 0.1 * number + 0.2] for number in range(7)}
+    layers = {f"spikes of layer {number}": spikes(channels=9) for number in range(8)}
+    return plotting.network_workings(
+        layers, torch.eye(40), answer=3, name="three", delta_t=10.0, accuracy=accuracy, majority=0.2
     )
 
 
@@ -114,6 +143,17 @@ def time_constants() -> Figure:
 @functools.cache
 def time_constants_of_decays() -> Figure:
     return plotting.time_constants({"tau_v": [10.0] * 8, "tau_a": [100.0] * 8})
+
+
+@functools.cache
+def time_constants_of_many_kinds() -> Figure:
+    kinds = ("tau_m", "tau_s", "tau_b", "tau_v", "tau_a", "tau_high_pass", "tau_n", "leak of the cell ($)")
+    return plotting.time_constants({kind: TAUS / (number + 1) for number, kind in enumerate(kinds)})
+
+
+@functools.cache
+def many_weight_fields() -> Figure:
+    return plotting.weight_fields({f"layer {number}": torch.eye(5) + number for number in range(5)})
 
 
 @functools.cache
@@ -142,6 +182,12 @@ def spike_responses() -> Figure:
 
 
 @functools.cache
+def many_responses() -> Figure:
+    panels = {f"output {number}|change": response() / (number + 1) for number in range(9)}
+    return plotting.spike_responses(panels, delta_t=1.0, rows=range(9))
+
+
+@functools.cache
 def one_response() -> Figure:
     panels = {"20 outputs|root mean square change": response().abs()}
     return plotting.spike_responses(panels, delta_t=10.0, rows=range(9), kind="input", signed=False)
@@ -160,6 +206,12 @@ def recordings() -> Figure:
         Record("output spikes: 9", "neuron", spikes(channels=9), "raster"),
     ]
     return plotting.recordings(spikes(), records, delta_t=10.0, num_excitatory=8)
+
+
+@functools.cache
+def many_recordings() -> Figure:
+    records = [plotting.Record(f"part {number} of the state", "state", torch.rand(40, 3)) for number in range(10)]
+    return plotting.recordings(spikes(), records, delta_t=10.0)
 
 
 @functools.cache
@@ -197,6 +249,16 @@ FIGURES = [
     accuracies,
     one_panel,
 ]
+CROWDED = [
+    time_constants_of_many_kinds,
+    many_weight_fields,
+    learning_curves_of_many,
+    many_accuracies,
+    *(
+        pytest.param(draw, marks=pytest.mark.slow)
+        for draw in (many_responses, many_recordings, workings_of_many_layers)
+    ),
+]
 
 
 @pytest.mark.parametrize("draw", [*FIGURES[:3], *(pytest.param(draw, marks=pytest.mark.slow) for draw in FIGURES[3:])])
@@ -207,7 +269,7 @@ def test_figures_are_written_as_png_and_pdf(draw: Callable[[], Figure], tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png"]
 
 
-@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize("draw", [*FIGURES, *CROWDED])
 def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) -> None:
     figure = draw()
     canvas = FigureCanvasAgg(figure)
@@ -234,10 +296,139 @@ def test_no_text_lies_on_another_or_leaves_the_page(draw: Callable[[], Figure]) 
     assert not [(a, b) for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.9).overlaps(b.shrunk(0.9, 0.9))]
 
 
-@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize("draw", [*FIGURES, *CROWDED])
 def test_axes_name_what_they_show(draw: Callable[[], Figure]) -> None:
     labels = [label for axis in draw().axes for label in (axis.get_xlabel(), axis.get_ylabel()) if label]
     assert any(unit in " ".join(labels) for unit in ("(ms)", "epoch", "answer", "units", "weight"))
+
+
+def panels_of(figure: Figure) -> list[str]:
+    """Letters of the panels that show something."""
+    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.has_data()]
+    return [title.split("}$")[0].removeprefix(r"$\mathbf{") for title in titles if title]
+
+
+@pytest.mark.parametrize(
+    ("draw", "letters"),
+    [
+        (many_weight_fields, "abcde"),
+        (many_responses, "abcdefghi"),
+        (many_recordings, "abcdefghijk"),
+        (workings_of_many_layers, "abcdefghij"),
+        (many_accuracies, "abcdefghi"),
+    ],
+)
+def test_all_panels_are_drawn_and_have_a_letter_of_their_own(draw: Callable[[], Figure], letters: str) -> None:
+    assert panels_of(draw()) == [*letters]
+
+
+def test_the_panels_after_z_have_two_letters() -> None:
+    records = [plotting.Record("state", "state", np.zeros((2, 1)))] * 27
+    assert panels_of(plotting.recordings(np.zeros((2, 1)), records, delta_t=1.0))[24:] == ["y", "z", "aa", "ab"]
+
+
+def looks_of(lines: Any) -> list[tuple[str, str]]:
+    return [(to_hex(line.get_color()), line.get_marker()) for line in lines]
+
+
+def test_each_of_many_networks_has_its_own_line_and_its_own_entry_in_the_legend() -> None:
+    (legend,) = learning_curves_of_many().legends
+    entries = dict(zip([text.get_text() for text in legend.get_texts()], looks_of(legend.get_lines()), strict=True))
+    assert [*entries] == [*(f"network {number}" for number in range(7)), "validation", "training", "majority class"]
+    for axis in learning_curves_of_many().axes:
+        solid = [line for line in axis.lines if line.get_linestyle() == "-"]
+        assert looks_of(solid) == [*entries.values()][:7]
+        assert len({*looks_of(solid)}) == len(solid)
+    first, seventh = (line.get_ydata() for line in learning_curves_of_many().axes[0].lines[1:14:12])
+    np.testing.assert_allclose(seventh, 3 * np.asarray(first))
+    lines = [line for line in many_accuracies().axes[0].lines if len(np.atleast_1d(line.get_xdata())) == 9]
+    lines = [line for line in lines if line.get_linestyle() == "-"]
+    (legend,) = many_accuracies().legends
+    assert looks_of(lines) == looks_of(legend.get_lines())[:8]
+    assert len({*looks_of(lines)}) == 8
+
+
+@pytest.mark.parametrize(("settings", "log"), [((1.0, 100.0), True), ((1.0, 1e6), True), ((0.0, 50.0), False)])
+def test_points_beside_each_other_stay_on_the_panel(settings: tuple[float, float], log: bool) -> None:
+    lines = {f"network {number}": [(setting, 0.5, 0.1) for setting in settings] for number in range(20)}
+    figure = plotting.accuracies(dict.fromkeys("abc", lines), xlabel="bin (ms)", log=log)
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        ends = [line.get_transform().transform(line.get_xydata())[:, 0] for line in axis.lines]
+        assert len({round(end[0], 3) for end in ends}) >= 20
+        assert axis.bbox.x0 < np.min([end.min() for end in ends])
+        assert np.max([end.max() for end in ends]) < axis.bbox.x1
+
+
+def test_each_of_many_kinds_of_time_constants_and_of_many_curves_is_drawn() -> None:
+    ranked, counted = time_constants_of_many_kinds().axes
+    np.testing.assert_allclose([line.get_ydata() for line in ranked.lines], [TAUS / (at + 1) for at in range(8)])
+    assert len(counted.containers) == 8
+    assert len({*looks_of(ranked.lines)}) == 8
+    curves = workings_of_many_layers().axes[-1].lines[:7]
+    assert [line.get_label() for line in curves] == [f"part {number}" for number in range(7)]
+    assert len({*looks_of(curves)}) == 7
+
+
+def test_the_mean_over_runs_goes_as_far_as_all_of_them_and_those_that_go_on_are_drawn_alone() -> None:
+    histories = {
+        "ELM": [
+            {"valid/accuracy": [0.1, 0.5, 0.6, 0.7], "valid/loss": [3.0]},
+            {"valid/accuracy": [0.3, 0.4], "valid/loss": [1.0]},
+        ]
+    }
+    accuracy, loss = plotting.learning_curves(histories, majority=0.1).axes
+    mean, alone = accuracy.lines[:2]
+    np.testing.assert_allclose(mean.get_xydata(), [[1, 0.2], [2, 0.45]])
+    np.testing.assert_allclose(alone.get_xydata(), [[2, 0.5], [3, 0.6], [4, 0.7]])
+    assert alone.get_linewidth() < mean.get_linewidth() and to_hex(alone.get_color()) == to_hex(mean.get_color())
+    (band,) = accuracy.collections
+    assert {*map(tuple, band.get_paths()[0].vertices.tolist())} == {(1.0, 0.1), (1.0, 0.3), (2.0, 0.4), (2.0, 0.5)}
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[1, 2.0]])
+    assert loss.lines[0].get_marker() == "o"  # a line of one epoch would not be seen
+
+
+def test_a_run_that_diverged_leaves_no_mean_over_the_others() -> None:
+    histories = {"ELM": [{"valid/loss": [1.0, float("nan")]}, {"valid/loss": [3.0, 2.0]}]}
+    np.testing.assert_array_equal(
+        plotting.learning_curves(histories, majority=0.1).axes[1].lines[0].get_ydata(), [2.0, np.nan]
+    )
+
+
+def test_the_legend_says_how_many_time_constants_a_log_axis_has_no_place_for() -> None:
+    figure = plotting.time_constants({"tau_v": [0.0], "tau_a": [20.0, 30.0, np.inf], "tau_s": [5.0]})
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == [r"$\tau_{v}$, 0 of 1", r"$\tau_{a}$, 2 of 3", r"$\tau_{s}$ = 5 ms"]
+    weights = plotting.time_constants({"tau_m": [10.0, np.inf, 30.0]}, readout={"y": [1.0, 2.0, 3.0]}).axes[1]
+    np.testing.assert_allclose(weights.lines[0].get_xydata(), [[10.0, 1.0], [30.0, 3.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("tau_high_pass", r"$\tau_{high\ pass}$"),
+        ("lambda_", r"$\lambda$"),
+        ("membrane", "membrane"),
+        ("frac", "frac"),
+        ("tau_{", "tau_{"),
+        ("decay_$x$", r"decay_\$x\$"),
+    ],
+)
+def test_greek_letters_are_symbols_and_other_names_stay_as_they_are(name: str, shown: str) -> None:
+    figure = plotting.time_constants({name: [5.0, 6.0]})
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    (text,) = legend.get_texts()
+    assert text.get_text() == f"{shown}, 2"
+    text.get_window_extent(FigureCanvasAgg(figure).get_renderer())  # it is set without an error
+
+
+def test_a_change_that_is_nan_is_grey_and_leaves_the_scale_to_the_others() -> None:
+    change = np.array([[1.0, np.nan], [-2.0, 0.5]])
+    (image,) = plotting.spike_responses({"y|change": change}, delta_t=1.0, rows=range(2)).axes[0].images
+    assert image.get_clim() == (-2.0, 2.0)
+    assert to_hex(image.to_rgba(change)[0, 1]) == plotting.PALE.lower()
 
 
 def test_a_raster_shows_each_step_with_a_spike_once_at_its_middle() -> None:
@@ -314,8 +505,62 @@ def test_what_does_not_fit_is_refused() -> None:
         plotting.weight_fields({})
     with pytest.raises(ValueError, match="panels must hold at least one picture, got none"):
         plotting.spike_responses({}, delta_t=1.0, rows=[])
+    with pytest.raises(ValueError, match=r"panels must have shape \(2, time\), got \(9, 30\) of output"):
+        plotting.spike_responses({"output|change": response()}, delta_t=1.0, rows=range(2))
+    with pytest.raises(ValueError, match=r"fields of weights must have shape \(row, input\), got \(3,\)"):
+        plotting.weight_fields({"weights": torch.ones(3)})
+    with pytest.raises(ValueError, match="records must have at most 6 names, got 7 of readout"):
+        plotting.recordings(spikes(), [plotting.Record("readout", "output", spikes(), names=[*"abcdefg"])], delta_t=1.0)
     with pytest.raises(OSError, match="there is no folder /nonexistent"):
         plotting.save(timescales(), "/nonexistent/figure")
+
+
+def test_what_is_nan_or_negative_is_refused_by_name() -> None:
+    broken = spikes().clone()
+    broken[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="inputs must be finite, got nan"):
+        plotting.rasters([spikes(), broken], [spikes()] * 2, delta_t=1.0, titles=["one", "two"])
+    with pytest.raises(ValueError, match="hidden must be finite, got nan"):
+        plotting.rasters([spikes()], [broken], delta_t=1.0, titles=["one"])
+    with pytest.raises(ValueError, match="counts must be finite, got inf"):
+        plotting.draw_raster(Figure().subplots(), torch.full((2, 2), torch.inf), delta_t=1.0)
+    with pytest.raises(ValueError, match="counts must be finite, got nan"):
+        plotting.confusion_matrix([[1.0, np.nan], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="counts must be at least 0, got -3"):
+        plotting.confusion_matrix([[1, -3], [0, 1]])
+    with pytest.raises(ValueError, match="fields of weights must be finite, got nan"):
+        plotting.weight_fields({"weights": broken})
+    with pytest.raises(ValueError, match="before must hold time constants above 0 ms, got nan"):
+        plotting.timescales([1.0, np.nan], [1.0, 2.0])
+    with pytest.raises(ValueError, match="after must hold time constants above 0 ms, got 0"):
+        plotting.timescales([1.0, 2.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="tau_m must hold time constants above 0 ms, got inf"):
+        plotting.draw_memory(Figure().subplots(), range(40), spikes()[:, :2], [1.0, np.inf])
+    wiring, tau_m = np.zeros((16, 1, 1)), np.ones((16, 2))
+    for x, activity, name in ((broken, spikes(), "x"), (spikes(), broken, "activity")):
+        with pytest.raises(ValueError, match=f"{name} must be finite, got nan"):
+            plotting.elm_network(x, activity, wiring=wiring, tau_m=tau_m, delta_t=1.0)
+    with pytest.raises(ValueError, match="tau_m must hold time constants above 0 ms, got 0"):
+        plotting.elm_network(spikes(), spikes(), wiring=wiring, tau_m=0 * tau_m, delta_t=1.0)
+    with pytest.raises(ValueError, match="panels must hold settings above 0 on a log axis, got 0 of ELM in test"):
+        plotting.accuracies({"test": {"ELM": [(0.0, 0.5, 0.1)]}}, xlabel="latency (ms)")
+
+
+def test_what_is_empty_or_of_another_length_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"counts must have shape \(num_classes, num_classes\), got \(0, 0\)"):
+        plotting.confusion_matrix(np.zeros((0, 0)))
+    with pytest.raises(
+        ValueError, match="panels must hold at least one point of each network, got none of LIF in test"
+    ):
+        plotting.accuracies({"test": {"ELM": points(0.5), "LIF": []}}, xlabel="bin (ms)")
+    with pytest.raises(ValueError, match="before must hold at least one time constant, got none"):
+        plotting.timescales([], [])
+    with pytest.raises(ValueError, match="times must hold tau_m above 0 ms, which readout weighs, got none"):
+        plotting.time_constants({"tau_m": [0.0], "tau_s": [5.0]}, readout={"y": [1.0]})
+    with pytest.raises(ValueError, match="readout must have one weight for each tau_m, 12, got 3 of y"):
+        plotting.time_constants({"tau_m": TAUS}, readout={"y": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="tau_m must have one time constant per memory unit, 2, got 12"):
+        plotting.draw_memory(Figure().subplots(), range(40), spikes()[:, :2], TAUS)
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_files_of_the_one_before(
@@ -325,15 +570,25 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_files_of_the_one_before(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     draw = Figure.savefig
 
-    def no_room_for_the_pdf(self: Figure, path: Path, **options: Any) -> None:
+    def not_as_pdf(self: Figure, file: BinaryIO, **options: Any) -> None:
         if options["format"] == "pdf":
-            raise OSError("no space left on device")
-        draw(self, path, **options)
+            raise ValueError("no PDF of this")
+        draw(self, file, **options)
 
-    monkeypatch.setattr(Figure, "savefig", no_room_for_the_pdf)
-    with pytest.raises(OSError, match="no space left on device"):
+    monkeypatch.setattr(Figure, "savefig", not_as_pdf)
+    with pytest.raises(ValueError, match="no PDF of this"):
         plotting.save(confusion_matrix(), tmp_path / "figure")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("num_bytes", "kind"), [(200, "png"), (700, "pdf")])
+def test_a_disk_that_is_full_is_named_with_the_figure(tmp_path: Path, num_bytes: int, kind: str) -> None:
+    with (
+        full_disk(num_bytes),
+        pytest.raises(OSError, match=rf"figure\.{kind} cannot be written: File too large"),
+    ):
+        plotting.save(Figure(figsize=(0.5, 0.5)), tmp_path / "figure")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_layers_neurons_are_drawn_in_the_order_of_their_activity_and_the_input_as_it_is() -> None:

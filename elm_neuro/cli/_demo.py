@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elm_neuro.files import remove_old_leftovers
+
 if TYPE_CHECKING:
     from elm_neuro.demo import DemoSettings
 
@@ -83,6 +85,7 @@ def demo_command(options: argparse.Namespace) -> int:
     if not options.resume:
         options.report = _free(options.report)
     _writable(options.report)
+    remove_old_leftovers(options.report / "checkpoints")
 
     from rich.console import Console
 
@@ -106,7 +109,7 @@ def demo_command(options: argparse.Namespace) -> int:
         kept = f"the last whole epochs are in {folder}: run {again} to go on from there"
         print(
             "\nelm-neuro: interrupted; "
-            + (kept if any(folder.glob("*.ckpt")) else "no epoch was whole, nothing is kept"),
+            + (kept if any(folder.glob("[!.]*.ckpt")) else "no epoch was whole, nothing is kept"),
             file=sys.stderr,
         )
         raise

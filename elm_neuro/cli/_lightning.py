@@ -34,7 +34,7 @@ from elm_neuro.cli._settings import (
     settings_of,
 )
 from elm_neuro.cli._stored import check_sizes
-from elm_neuro.files import write_whole
+from elm_neuro.files import remove_old_leftovers, write_whole
 from elm_neuro.training.loop._checkpoints import TERMINATED, KeepOnTermination, WholeCheckpoints
 from elm_neuro.training.loop._progress import Size
 
@@ -238,6 +238,7 @@ class Command(LightningCLI):
                 f"{self.folder} must have one run at a time: another elm-neuro fit is at work there; "
                 "--name gives this one a folder of its own"
             ) from None
+        remove_old_leftovers(self.folder)
         start = self.config.fit.ckpt_path
         if latest(self.folder) is not None and (start is None or Path(start).parent.resolve() != self.folder.resolve()):
             raise ValueError(
@@ -290,7 +291,7 @@ def say(message: str) -> None:
 
 def latest(folder: Path | None) -> Path | None:
     """The checkpoint that a run goes on from: last.ckpt, or the one that was written last; None where there is none."""
-    checkpoints = [] if folder is None else sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    checkpoints = [] if folder is None else sorted(folder.glob("[!.]*.ckpt"), key=lambda path: path.stat().st_mtime)
     named = [path for path in checkpoints if path.name == "last.ckpt"]
     return next(reversed(named or checkpoints), None)
 

@@ -79,7 +79,7 @@ def look_command(options: argparse.Namespace) -> int:
             neuron=options.neuron,
             progress=lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
         )
-    figures = sorted(path.stem for path in page.parent.glob("*.png"))
+    figures = sorted(path.stem for path in page.parent.glob("[!.]*.png"))  # none that was left half written
     print(f"{page}: {', '.join(figures)} (.png, .pdf), their numbers in numbers.npz")
     return 0
 

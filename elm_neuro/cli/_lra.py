@@ -65,6 +65,18 @@ def lra_command(options: argparse.Namespace) -> int:
 
 
 def _listops(options: argparse.Namespace) -> int:
+    from filelock import FileLock, Timeout
+
+    out: Path = options.out
+    (out if options.format == "tsv" else out.parent).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            return _make_listops(options)
+    except Timeout as error:
+        raise BlockingIOError(f"--out must be free, but another process is writing {out}") from error
+
+
+def _make_listops(options: argparse.Namespace) -> int:
     from elm_neuro.datasets.lra import ListOpsSettings, make_listops, write_listops
     from elm_neuro.datasets.lra._listops_file import FILES
     from elm_neuro.files import remove
@@ -77,13 +89,14 @@ def _listops(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     out: Path = options.out
-    (out if options.format == "tsv" else out.parent).mkdir(parents=True, exist_ok=True)
     parts = out.with_name(f".{out.name}.parts")
     with _progress("sequences") as report:
         made = make_listops(options.num, settings, num_workers=options.workers, parts=parts, progress=report)
     if options.format == "tsv":
         held_back = min(2000, len(made) // 10)
         bounds = (0, len(made) - 2 * held_back, len(made) - held_back, len(made))
+        for name in FILES.values():
+            (out / name).unlink(missing_ok=True)  # or, stopped in between, there would be files of two data sets
         for name, first, last in zip(FILES.values(), bounds[:-1], bounds[1:], strict=True):
             write_listops(out / name, made.sequences(first, last))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -64,10 +65,15 @@ def index_of(index: int, size: int) -> int:
 
     Raises:
         IndexError: there is no such item.
+        TypeError: `index` is no integer.
     """
-    if not -size <= index < size:
-        raise IndexError(f"index must be in [{-size}, {size}), got {index}")
-    return int(index) % size
+    try:
+        place = operator.index(index)
+    except TypeError as error:
+        raise TypeError(f"index must be an integer, got {index!r}") from error
+    if not -size <= place < size:
+        raise IndexError(f"index must be in [{-size}, {size}), got {place}")
+    return place % size
 
 
 def indices_of(indices: ArrayLike, size: int) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ def _decays(part: Part) -> Iterator[tuple[str, Tensor]]:
                 yield name, decay
 
 
+@torch.no_grad()
 def branch_fields(part: Part) -> Array | None:
     """What is read: of an ELM neuron the summed weights of each branch's synapses on each input, (num_branch,
     input_size), where it has branches; (1, input_size) where every input is its own. Of an ELM Network those of each
@@ -87,6 +88,8 @@ def _synapses(part: Part) -> tuple[Tensor, Tensor]:
     """Weights of the synapses and the inputs that they read, -1 for an empty slot, (num_branch, synapses)."""
     weights = part.core.w_s.detach().double().cpu()
     index = getattr(part.cell, "input_to_synapse_indices", None)
+    if hasattr(part.cell, "settled_routing"):  # an average of buffers may have moved what the buffer holds
+        index = part.cell.settled_routing()
     if part.num_neuron is not None:
         weights = weights[part.neuron]
         index = index[part.neuron] if index is not None and index.ndim == 3 else index

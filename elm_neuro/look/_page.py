@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
+from urllib.parse import quote
 
 import torch
 from torch import nn
@@ -90,7 +91,7 @@ def _heading(part: Part) -> str:
 
 
 def _anchor(part: Part) -> str:
-    return "layer-" + (part.name.replace(".", "-") or "itself")
+    return "layer-" + (quote(part.name, safe="") or "itself")
 
 
 def _section(section: Section, several: bool) -> str:

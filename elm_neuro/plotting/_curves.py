@@ -12,9 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from elm_neuro.plotting._style import INK, PALETTE, Values, as_array, label_panel, styled
+from elm_neuro.plotting._checks import finite
+from elm_neuro.plotting._panels import MOST_COLUMNS, letters, line_looks
+from elm_neuro.plotting._style import INK, Values, label_panel, styled
 
-DODGE = 0.06  # inches between networks measured at the same setting
+DODGE, MOST_DODGE = 0.06, 0.24  # inches between networks measured at the same setting, and between all of them
 
 
 @styled
@@ -24,7 +26,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
     Args:
         histories: for each network the records of its runs (one a seed), each with "train/accuracy", "valid/accuracy",
             "train/loss" and "valid/loss", one value an epoch. Lines are means over the runs, bands go from the lowest
-            to the highest.
+            to the highest, as far as all runs go; one that goes on is drawn alone then, thin.
         majority: accuracy of the best constant answer.
 
     Raises:
@@ -35,22 +37,33 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
             f"histories must hold at least one run of each network, got {[len(runs) for runs in histories.values()]} "
             f"of {[*histories]}"
         )
-    figure = Figure(figsize=(6.8, 3.3))
+    labels = [*histories, "validation", "training", "majority class"]
+    figure = Figure(figsize=(6.8, 3.1 + 0.2 * math.ceil(len(labels) / MOST_COLUMNS)))
     axes = figure.subplots(1, 2)
-    for runs, colour in zip(histories.values(), PALETTE, strict=False):
+    for runs, (colour, marker) in zip(histories.values(), line_looks(), strict=False):
         for axis, what in zip(axes, ("accuracy", "loss"), strict=True):
             for part, line in (("train", (0, (3, 1.5))), ("valid", "-")):
-                values = np.array(
-                    [run[f"{part}/{what}"] for run in runs if len(run.get(f"{part}/{what}", ()))], dtype=float
-                )  # (run, epoch)
-                if not values.size:
+                curves = [run[f"{part}/{what}"] for run in runs if len(run.get(f"{part}/{what}", ()))]
+                if not curves:
                     continue
-                epoch = np.arange(1, values.shape[1] + 1)
+                common = min(map(len, curves))
+                values = np.array([curve[:common] for curve in curves], dtype=float)  # (run, epoch)
+                epoch = np.arange(1, common + 1)
                 axis.plot(
-                    epoch, values.mean(0), color=colour, linestyle=line, linewidth=1.6 if part == "valid" else 1.1
+                    epoch,
+                    values.mean(0),
+                    color=colour,
+                    linestyle=line,
+                    linewidth=1.6 if part == "valid" else 1.1,
+                    marker=marker or ("o" if common == 1 else ""),  # a line of one point is none
+                    markersize=3.2,
                 )
-                if len(values) > 1 and part == "valid":
+                if len(curves) > 1 and part == "valid":
                     axis.fill_between(epoch, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
+                for curve in curves:
+                    if len(curve) > common:
+                        on = np.arange(common, len(curve) + 1)
+                        axis.plot(on, curve[common - 1 :], color=colour, linestyle=line, linewidth=0.6)
     axes[0].axhline(majority, color=INK, linewidth=0.9, linestyle=":")
     axes[0].set_ylim(0, 1)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -61,11 +74,13 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Sequence[float
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     label_panel(axes[0], "a", "accuracy")
     label_panel(axes[1], "b", "cross entropy", "nats")
-    handles = [Line2D([], [], color=colour) for colour, _ in zip(PALETTE, histories, strict=False)]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markersize=3.2)
+        for _, (colour, marker) in zip(histories, line_looks(), strict=False)
+    ]
     handles += [Line2D([], [], color=INK), Line2D([], [], color=INK, linestyle=(0, (3, 1.5)), linewidth=1.1)]
     handles += [Line2D([], [], color=INK, linestyle=":", linewidth=0.9)]
-    labels = [*histories, "validation", "training", "majority class"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(MOST_COLUMNS, len(handles)), columnspacing=1.4)
     return figure
 
 
@@ -79,11 +94,13 @@ def confusion_matrix(counts: Values, *, names: Sequence[str] | None = None, titl
         title: whose answers they are.
 
     Raises:
-        ValueError: `counts` is not square, or there are not as many names.
+        ValueError: `counts` is not square, without a class or no counts, or there are not as many names.
     """
-    matrix = as_array(counts)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+    matrix = finite(counts, "counts")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise ValueError(f"counts must have shape (num_classes, num_classes), got {matrix.shape}")
+    if matrix.min() < 0:
+        raise ValueError(f"counts must be at least 0, got {matrix.min():g}")
     num = len(matrix)
     labels = [str(i) for i in range(num)] if names is None else list(names)
     if len(labels) != num:
@@ -132,22 +149,33 @@ def accuracies(
         log: whether the setting is drawn on a log axis.
 
     Raises:
-        ValueError: there is no panel, or a panel without a network.
+        ValueError: there is no panel, a panel without a network, a network without a point, or a setting that is not
+            above 0 on a log axis.
     """
     if not panels or not all(panels.values()):
         raise ValueError(
             f"panels must hold at least one network each, got {[len(lines) for lines in panels.values()]} in "
             f"{[*panels]}"
         )
+    for title, lines in panels.items():
+        for name, points in lines.items():
+            if not len(points):
+                raise ValueError(f"panels must hold at least one point of each network, got none of {name} in {title}")
+            if log and (lowest := min(setting for setting, _, _ in points)) <= 0:
+                raise ValueError(
+                    f"panels must hold settings above 0 on a log axis, got {lowest:g} of {name} in {title}"
+                )
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    looks = dict(zip(names, line_looks(), strict=False))
+    dodge = min(DODGE, MOST_DODGE / len(names))
     figure = Figure(figsize=(max(3.6, 2.3 * len(panels)), 3.1))
     for axis, letter, (title, lines) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], "abcdefgh", panels.items(), strict=False
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], letters(), panels.items(), strict=False
     ):
         for name, points in lines.items():
             x, mean, half = np.array(sorted(points), dtype=float).T
-            colour = PALETTE[names.index(name) % len(PALETTE)]
-            aside = ScaledTranslation((names.index(name) - (len(names) - 1) / 2) * DODGE, 0, figure.dpi_scale_trans)
+            colour, marker = looks[name]
+            aside = ScaledTranslation((names.index(name) - (len(names) - 1) / 2) * dodge, 0, figure.dpi_scale_trans)
             place, error = axis.transData + aside, np.nan_to_num(half)
             axis.errorbar(
                 x,
@@ -155,7 +183,7 @@ def accuracies(
                 yerr=error,
                 transform=place,
                 color=colour,
-                marker="o",
+                marker=marker or "o",
                 markersize=3.2,
                 linewidth=1.3,
                 elinewidth=0.8,
@@ -165,7 +193,8 @@ def accuracies(
         lowest, highest = settings[0], settings[-1]
         if log:
             axis.set_xscale("log")
-            axis.set_xlim(lowest / 1.5, highest * 1.5)
+            margin = max(1.5, (highest / lowest) ** 0.1)
+            axis.set_xlim(lowest / margin, highest * margin)
         else:
             margin = 0.1 * (highest - lowest) or 0.5
             axis.set_xlim(lowest - margin, highest + margin)
@@ -181,11 +210,11 @@ def accuracies(
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         label_panel(axis, letter, title)
     figure.axes[0].set_ylabel("accuracy")
-    handles = [Line2D([], [], color=PALETTE[i % len(PALETTE)], marker="o", markersize=3.2) for i in range(len(names))]
+    handles = [Line2D([], [], color=colour, marker=marker or "o", markersize=3.2) for colour, marker in looks.values()]
     if majority is not None:
         handles.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=":"))
     labels = names if majority is None else [*names, "majority class"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)), columnspacing=1.2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(MOST_COLUMNS, len(handles)), columnspacing=1.2)
     return figure
 
 
@@ -200,8 +229,8 @@ def draw_accuracy(
         chance: accuracy of an answer that needs no network, drawn dotted.
         guess: what this answer is.
     """
-    for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        axis.plot(range(1, len(values) + 1), values, color=colour, label=name, marker="o", markersize=2.5)
+    for (name, values), (colour, marker) in zip(curves.items(), line_looks(), strict=False):
+        axis.plot(range(1, len(values) + 1), values, color=colour, label=name, marker=marker or "o", markersize=2.5)
     if chance is not None:
         axis.axhline(chance, color=INK, linewidth=0.9, linestyle=":", label=guess)
     axis.set(xlabel="epoch", ylim=(0, 1))

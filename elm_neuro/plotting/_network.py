@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from elm_neuro.plotting._checks import finite, positive_times
 from elm_neuro.plotting._rasters import draw_raster
 from elm_neuro.plotting._style import (
     BLUE,
@@ -40,9 +41,10 @@ def elm_network(
         title: what the sample is.
 
     Raises:
-        ValueError: the wiring does not fit the input and the activity.
+        ValueError: the wiring does not fit the input and the activity, these are not finite, or time constants are not
+            above 0.
     """
-    inputs, active, sources = as_array(x), as_array(activity), as_array(wiring).astype(np.int64)
+    inputs, active, sources = finite(x, "x"), finite(activity, "activity"), as_array(wiring).astype(np.int64)
     input_size, num_neuron = inputs.shape[1], active.shape[1]
     if sources.ndim != 3 or sources.shape[0] != num_neuron or int(sources.max()) >= input_size + num_neuron:
         raise ValueError(
@@ -72,7 +74,7 @@ def elm_network(
     share = from_neurons.sum() / count.sum()
     label_panel(outside, "a", "synapses from inputs", "neuron")
     label_panel(inside, "b", f"from neurons ({share:.0%})")
-    taus = np.sort(as_array(tau_m).reshape(num_neuron, -1), axis=1)
+    taus = np.sort(positive_times(tau_m, "tau_m").reshape(num_neuron, -1), axis=1)
     times = figure.add_subplot(grid[1, 0])
     rank = np.arange(1, taus.shape[1] + 1)
     times.plot(rank, taus.T, color=PALE, linewidth=0.6, alpha=0.5)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from elm_neuro.plotting._checks import finite
 from elm_neuro.plotting._style import BLUE, INK, Values, as_array, styled
 
 
@@ -32,13 +33,14 @@ def rasters(
         layer: whose spikes those below are.
 
     Raises:
-        ValueError: not one hidden raster and one title per input.
+        ValueError: not one hidden raster and one title per input, or a count that is not finite.
     """
     if not len(inputs) == len(hidden) == len(titles) or not inputs:
         raise ValueError(
             f"inputs, hidden and titles must be as many, at least one, got {len(inputs)}, {len(hidden)} and "
             f"{len(titles)}"
         )
+    inputs, hidden = ([finite(x, "inputs") for x in inputs], [finite(x, "hidden") for x in hidden])
     figure = Figure(figsize=(1.65 * len(inputs) + 0.6, 4.0))
     axes = figure.subplots(2, len(inputs), sharex=True, sharey="row", squeeze=False)
     for column, (above, below, title) in enumerate(zip(inputs, hidden, titles, strict=True)):
@@ -62,8 +64,11 @@ def draw_raster(axis: Axes, counts: Values, *, delta_t: float, colour: str = INK
         delta_t: time step in ms.
         colour: of the marks.
         shaded: whether a mark is the paler, the fewer spikes it stands for.
+
+    Raises:
+        ValueError: a count is not finite.
     """
-    spikes = as_array(counts)
+    spikes = finite(counts, "counts")
     step, channel = np.nonzero(spikes)
     counted = np.abs(spikes[step, channel])
     shade = counted / counted.max() if shaded and counted.size else None

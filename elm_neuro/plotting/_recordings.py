@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from elm_neuro.plotting._panels import letters
 from elm_neuro.plotting._rasters import draw_raster
 from elm_neuro.plotting._style import (
     ABOVE,
@@ -38,7 +39,7 @@ class Record(NamedTuple):
     colour: str = INK
     tau: Values | None = None  # ms, (unit,)
     truth: Values | None = None  # (time,), drawn beside the values
-    names: Sequence[str] = ()
+    names: Sequence[str] = ()  # of the units, at most six; without, those that change most are drawn
 
 
 @styled
@@ -50,7 +51,15 @@ def recordings(x: Values, records: Sequence[Record], *, delta_t: float, num_exci
         records: the panels below it.
         delta_t: time step in ms.
         num_excitatory: the first channels, drawn in red, the others in blue; None draws all alike.
+
+    Raises:
+        ValueError: a record has more names than there are colours.
     """
+    for record in records:
+        if len(record.names) > len(PALETTE):
+            raise ValueError(
+                f"records must have at most {len(PALETTE)} names, got {len(record.names)} of {record.title}"
+            )
     spikes = as_array(x)
     time = np.asarray(delta_t * (np.arange(len(spikes)) + 0.5), dtype=np.float64)
     heights = [
@@ -59,11 +68,11 @@ def recordings(x: Values, records: Sequence[Record], *, delta_t: float, num_exci
     ]
     figure = Figure(figsize=(7.2, 0.7 + 1.35 * sum(heights)))
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    letters = iter("abcdefghij")
-    _draw_input(axes[0], time, spikes, delta_t, num_excitatory, next(letters))
+    letter = letters()
+    _draw_input(axes[0], time, spikes, delta_t, num_excitatory, next(letter))
     for axis, record in zip(axes[1:], records, strict=True):
         _draw_record(axis, time, record, delta_t)
-        label_panel(axis, next(letters), record.title, record.unit)
+        label_panel(axis, next(letter), record.title, record.unit)
     axes[-1].set(xlabel="time (ms)", xlim=(0, delta_t * len(spikes)))
     for axis in axes[:-1]:
         axis.set_xlabel("")

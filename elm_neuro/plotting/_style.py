@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from elm_neuro.files import whole_files
+from elm_neuro.files import write_whole
 
 # Okabe & Ito's palette, minus its yellow, which is too pale in print
 BLUE = "#0072B2"
@@ -89,9 +90,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         OSError: they cannot be written.
     """
     png, pdf = (Path(path).with_suffix(f".{kind}") for kind in ("png", "pdf"))
-    with matplotlib.rc_context(STYLE), whole_files(png, pdf) as (png_to_be, pdf_to_be):
-        figure.savefig(png_to_be, format="png", metadata={"Software": None})
-        figure.savefig(pdf_to_be, format="pdf", metadata={"CreationDate": None})
+    drawn = {png: io.BytesIO(), pdf: io.BytesIO()}  # drawn into a full disk, a PDF is an error of another kind
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(drawn[png], format="png", metadata={"Software": None})
+        figure.savefig(drawn[pdf], format="pdf", metadata={"CreationDate": None})
+    write_whole({path: content.getvalue() for path, content in drawn.items()})
     return png, pdf
 
 

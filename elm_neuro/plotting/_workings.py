@@ -15,7 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from elm_neuro.nn import ELMTraces
+from elm_neuro.plotting._checks import positive_times
 from elm_neuro.plotting._curves import draw_accuracy
+from elm_neuro.plotting._panels import letters
 from elm_neuro.plotting._rasters import by_latency, draw_raster
 from elm_neuro.plotting._style import (
     BLUE,
@@ -76,17 +78,17 @@ def workings(
         records = [(branch, GREEN, "synapses, each its own branch")]
     figure = Figure(figsize=(6.8, 5.2 + 1.5 * len(records)))
     axes = figure.subplots(3 + len(records), 1, sharex=True, height_ratios=[1.3, *[1.0] * len(records), 1.5, 1.2])
-    letters = iter("abcde")
+    letter = letters()
     draw_raster(axes[0], x, delta_t=delta_t, colour=INK)
-    label_panel(axes[0], next(letters), f"spikes of {source}", "neuron" if source != "the input" else "channel")
+    label_panel(axes[0], next(letter), f"spikes of {source}", "neuron" if source != "the input" else "channel")
     for axis, (record, colour, what) in zip(axes[1:], records, strict=False):
         shown = busiest(record, BUSIEST)
         axis.plot(time, record[:, shown], color=colour, linewidth=0.9, alpha=0.75)
-        label_panel(axis, next(letters), f"{what}: the {len(shown)} that change most of {record.shape[1]}", "trace")
+        label_panel(axis, next(letter), f"{what}: the {len(shown)} that change most of {record.shape[1]}", "trace")
     draw_memory(axes[-2], time, memory, tau_m)
-    label_panel(axes[-2], next(letters), f"memory: all {memory.shape[1]} units", "memory")
+    label_panel(axes[-2], next(letter), f"memory: all {memory.shape[1]} units", "memory")
     draw_outputs(axes[-1], time, output, answer=answer, name=str(answer) if names is None else names[answer])
-    label_panel(axes[-1], next(letters), "outputs", "logit")
+    label_panel(axes[-1], next(letter), "outputs", "logit")
     axes[-1].set_xlabel("time (ms)")
     figure.align_ylabels(axes)
     return figure
@@ -127,24 +129,24 @@ def network_workings(
     grid = figure.add_gridspec(num_rows, 2, width_ratios=[1.5, 1.0])
     first = figure.add_subplot(grid[0, 0])
     axes = [first, *(figure.add_subplot(grid[row, 0], sharex=first) for row in range(1, num_rows))]
-    letters = iter("abcdefgh")
+    letter = letters()
     for axis, (title, counts) in zip(axes, layers.items(), strict=False):
         hidden = axis is not first
         draw_raster(axis, by_latency(counts) if hidden else counts, delta_t=delta_t, colour=BLUE if hidden else INK)
-        label_panel(axis, next(letters), title, "neuron" if hidden else "channel")
+        label_panel(axis, next(letter), title, "neuron" if hidden else "channel")
     time = delta_t * (np.arange(len(as_array(outputs))) + 0.5)
     if memory is not None:
         draw_memory(axes[-2], time, *memory)
-        label_panel(axes[-2], next(letters), "memory units of one ELM neuron", "memory")
+        label_panel(axes[-2], next(letter), "memory units of one ELM neuron", "memory")
     draw_outputs(axes[-1], time, outputs, answer=answer, name=name)
-    label_panel(axes[-1], next(letters), "outputs", "output")
+    label_panel(axes[-1], next(letter), "outputs", "output")
     axes[-1].set_xlabel("time (ms)")
     for axis in axes[:-1]:
         axis.tick_params(labelbottom=False)
     figure.align_ylabels(axes)
     curve = figure.add_subplot(grid[:, 1])
     draw_accuracy(curve, accuracy, chance=majority)
-    label_panel(curve, next(letters), "accuracy")
+    label_panel(curve, next(letter), "accuracy")
     return figure
 
 
@@ -158,9 +160,9 @@ def timescales(before: Values, after: Values, *, bounds: tuple[float, float] | N
         bounds: range that training could not leave, in ms.
 
     Raises:
-        ValueError: not as many after as before.
+        ValueError: not as many after as before, none, or some that are not finite or not above 0.
     """
-    first, last = as_array(before).reshape(-1), as_array(after).reshape(-1)
+    first, last = positive_times(before, "before"), positive_times(after, "after")
     if first.shape != last.shape:
         raise ValueError(f"after must have one time constant per unit, {first.size}, got {last.size}")
     order = np.argsort(first, kind="stable")
@@ -203,8 +205,13 @@ def draw_memory(axis: Axes, time: Values, memory: Values, tau_m: Values) -> None
         time: of each step in ms, (time,).
         memory: of one sample, (time, num_memory).
         tau_m: time constants in ms, (num_memory,).
+
+    Raises:
+        ValueError: there is not one time constant above 0 per unit.
     """
-    units, taus = as_array(memory), as_array(tau_m).reshape(-1)
+    units, taus = as_array(memory), positive_times(tau_m, "tau_m")
+    if units.shape[1] != taus.size:
+        raise ValueError(f"tau_m must have one time constant per memory unit, {units.shape[1]}, got {taus.size}")
     norm, colours = LogNorm(*span(taus)), matplotlib.colormaps[TIMESCALE_MAP]
     for unit in np.argsort(taus)[::-1]:
         colour = colours(SHARE_OF_MAP * norm(taus[unit]))

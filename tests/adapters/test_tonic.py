@@ -6,7 +6,9 @@ Long: one file a host, as the source.
 
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
 import runpy
 import shutil
 import socket
@@ -361,6 +363,25 @@ def test_a_memory_cache_in_a_worker_is_told_about() -> None:
         pass
     with pytest.warns(UserWarning, match="keeps items of epoch 0"):
         dataset.set_epoch(1)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("kind", ["SHD", "SHDAdding"])
+def test_a_new_epoch_of_a_copy_reaches_its_workers_and_leaves_the_original(kind: str, way: str) -> None:
+    options = {"num_samples": 8} if kind == "SHDAdding" else {}
+    original = getattr(face, kind)(digits(), transform=face.EventDrop(0.5), **options)
+    dataset = copy.deepcopy(original) if way == "deepcopy" else pickle.loads(pickle.dumps(original))
+    loader = DataLoader(dataset, batch_size=40, num_workers=1, persistent_workers=True, collate_fn=list)
+    drawn = []
+    for epoch in (0, 1, 5):
+        dataset.set_epoch(epoch)
+        (items,) = loader
+        expected = [dataset[i] for i in range(len(dataset))]
+        for (events, target), (its_events, its_target) in zip(items, expected, strict=True):
+            assert np.array_equal(events, its_events) and target == its_target
+        drawn.append(b"".join(events.tobytes() for events, _ in items))
+    assert len(set(drawn)) == 3
+    assert b"".join(original[i][0].tobytes() for i in range(len(original))) == drawn[0]
 
 
 def test_single_digits_that_are_cached_on_disk_refuse_another_epoch(tmp_path: Path) -> None:

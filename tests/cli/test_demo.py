@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_an_interrupted_demo_says_so_and_resumes_to_the_same_result(
         assert whole[name] == cut[name]
     assert main([*arguments("cut"), "--resume", "--seeds", "5"]) == 1
     assert "settings must be those of the run that is resumed" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_not_whole_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = tmp_path / "report" / "checkpoints" / ".lif.99999999-0123abcd.tmp.ckpt"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elm_neuro.demo.run_demo", press)
+    command = ["demo", "--smoke", "--resume", "--report", str(tmp_path / "report")]
+    assert main(command) == 130
+    assert "no epoch was whole, nothing is kept" in capsys.readouterr().err and left.exists()
+    os.utime(left, (0, 0))
+    assert main(command) == 130
+    assert not left.exists()
 
 
 @pytest.mark.slow

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("rich")
 pytest.importorskip("PIL")
 
 from elm_neuro.cli import main
-from elm_neuro.datasets.lra import MadeListOps, draw_pathfinder, read_listops, read_pathfinder
+from elm_neuro.datasets.lra import MadeListOps, draw_pathfinder, read_listops, read_pathfinder, write_listops
 
 LISTOPS = ["lra", "generate", "listops", "--workers", "1", "--max-depth", "5", "--max-args", "5"]
 SHORT = ["--min-length", "10", "--max-length", "60"]
@@ -24,7 +26,8 @@ def test_listops_is_one_small_file_or_the_three_published_ones(
     path = tmp_path / "new" / "listops.safetensors"
     assert main([*LISTOPS, *SHORT, "--num", "60", "--out", str(path)]) == 0
     made = MadeListOps.load(path)
-    assert len(made) == 60 and [entry.name for entry in path.parent.iterdir()] == [path.name]  # no parts are left
+    left = {entry.name for entry in path.parent.iterdir()}
+    assert len(made) == 60 and left == {path.name, f".{path.name}.lock"}  # no parts
     printed = capsys.readouterr().out
     assert "60 sequences of 11 to" in printed and made.sequences().fingerprint in printed
     folder = tmp_path / "tsv"
@@ -33,6 +36,28 @@ def test_listops_is_one_small_file_or_the_three_published_ones(
     assert {name: len(part) for name, part in parts.items()} == {"train": 48, "valid": 6, "test": 6}
     np.testing.assert_array_equal(parts["test"].labels, made.answers[54:])
     np.testing.assert_array_equal(parts["train"].tokens, made.sequences(0, 48).tokens + 1)
+
+
+def test_two_generators_of_one_file_do_not_meet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*LISTOPS, *SHORT, "--num", "60", "--out", str(tmp_path / "f")]
+    with FileLock(tmp_path / ".f.lock"):
+        assert main(arguments) == 1
+    assert f"--out must be free, but another process is writing {tmp_path / 'f'}" in capsys.readouterr().err
+    assert main(arguments) == 0
+
+
+def test_text_files_of_two_data_sets_are_never_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*LISTOPS, *SHORT, "--num", "60", "--format", "tsv", "--out", str(tmp_path / "f")]
+    assert main(arguments) == 0
+
+    def stop(path: Path, sequences: Any) -> None:
+        if path.name != "basic_train.tsv":
+            raise KeyboardInterrupt
+        write_listops(path, sequences)
+
+    monkeypatch.setattr("elm_neuro.datasets.lra.write_listops", stop)
+    assert main([*arguments, "--seed", "1"]) == 130
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["basic_train.tsv"]
 
 
 def test_pathfinder_is_written_as_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

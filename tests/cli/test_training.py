@@ -22,7 +22,9 @@ import yaml
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
+from elm_neuro import files
 from elm_neuro.cli import main, recipes
+from elm_neuro.cli._lightning import latest
 from elm_neuro.cli._settings import KEY
 
 
@@ -283,6 +285,23 @@ def test_a_folder_has_one_run_at_a_time(run: Callable[..., int], capsys: pytest.
     assert "runs/shd_elm must have one run at a time" in capsys.readouterr().err
 
 
+def test_a_checkpoint_that_a_killed_run_left_is_not_gone_on_with(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "shd_elm"
+    folder.mkdir(parents=True)
+    left = folder / ".best.99999999-0123abcd.tmp.ckpt"
+    left.write_bytes(b"half of")
+    assert latest(folder) is None
+    assert run("fit", *SMALL, "--resume") == 1
+    assert "--resume needs a run in" in capsys.readouterr().err
+    (folder / "best.ckpt").touch()
+    assert latest(folder) == folder / "best.ckpt"
+    os.utime(left, (0, 0))
+    assert run("fit", *SMALL) == 1  # the folder has a run; what a killed one left long ago goes
+    assert "must hold no other run" in capsys.readouterr().err and not left.exists()
+
+
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_a_checkpoint_is_no_address(run: Callable[..., int], capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run(command, "--ckpt_path", "http://127.0.0.1:9/best.ckpt") == 1
@@ -379,16 +398,23 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
 
-    def half(checkpoint: Any, path: Any) -> None:
-        save(checkpoint, path)
-        assert Path(path).parent == Path("runs/shd_elm").resolve()
-        if checkpoint["global_step"] > STEPS:
+    synchronise, full = files._synchronise, False
+
+    def half(path: Path) -> None:
+        if full:
             os.truncate(path, 100)
             raise OSError(28, "No space left on device")
+        synchronise(path)
 
-    monkeypatch.setattr(torch, "save", half)
+    def fill(checkpoint: Any, content: Any) -> None:
+        nonlocal full
+        full = checkpoint["global_step"] > STEPS
+        save(checkpoint, content)
+
+    monkeypatch.setattr(files, "_synchronise", half)
+    monkeypatch.setattr(torch, "save", fill)
     assert run("fit", *SMALL, *COARSE, "--trainer.max_epochs=2") == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert re.search(r"runs/shd_elm/\w+\.ckpt cannot be written: No space left on device", capsys.readouterr().err)
     assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == STEPS
     assert {path.name for path in Path("runs/shd_elm").glob("*ckpt*")} == {"best.ckpt", "last.ckpt"}
     assert not list(elsewhere.iterdir())

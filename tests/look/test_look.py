@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ pytest.importorskip("h5py")
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
 from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMNetwork, ELMNetworkClassifier, SpikeEvents, SpikingELM
 from elm_neuro.datasets import SHDDataset, SpikeRecordings, read_simulation_file, write_shd
@@ -29,9 +32,9 @@ from tests.toy_layer import ToyLayer
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of figures in no time: that they are drawn, and how they look, is tested with the others of plotting."""
 
-    def write(figure: Figure, path: Path, **options: Any) -> None:
+    def write(figure: Figure, file: BinaryIO, **options: Any) -> None:
         titles = [axis.get_title(loc="left") for axis in figure.axes]
-        path.write_bytes(repr((options["format"], titles)).encode())
+        file.write(repr((options["format"], titles)).encode())
 
     monkeypatch.setattr(Figure, "savefig", write)
 
@@ -126,6 +129,22 @@ def test_layers_of_a_chain_are_looked_at_one_by_one(tmp_path: Path) -> None:
         assert numbers["0/weights"].shape == (5, 6) and numbers["2/tau_m"].shape == (2,)
 
 
+def test_layers_whose_places_read_alike_have_files_and_anchors_of_their_own(tmp_path: Path) -> None:
+    network = nn.ModuleDict(
+        {"a": nn.ModuleDict({"b": LIF(6, 2)}), "a_b": LIF(6, 3), "A_b": LIF(6, 4), "/c d": LIF(6, 5)}
+    )
+    page = Page(look(network, tmp_path / "page", duration_ms=20.0))
+    prefixes = ("a_b", "a_b_2", "A_b_3", "_c_d")
+    names = ("time_constants", "weights", "spike_responses", "recordings")
+    assert {one.stem for one in (tmp_path / "page").glob("*.png")} == {f"{a}_{b}" for a in prefixes for b in names}
+    assert [one.name for one in tmp_path.iterdir()] == ["page"]
+    anchors = [str(one["href"]) for one in page.all("a")]
+    assert len({*anchors}) == 4 and not any(" " in anchor for anchor in anchors)
+    assert anchors == [f"#{one['id']}" for one in page.all("h2") if "id" in one]
+    with np.load(tmp_path / "page/numbers.npz") as numbers:
+        assert [numbers[f"{name}/weights"].shape[0] for name in ("a.b", "a_b", "A_b", "/c d")] == [2, 3, 4, 5]
+
+
 def dead() -> BranchELM:
     """No synapse has a weight, no memory is read."""
     neuron = BranchELM(6, 2, 3, num_branch=3, num_synapse_per_branch=4)
@@ -154,6 +173,79 @@ def dead() -> BranchELM:
 def test_every_kind_of_layer_gets_its_page(tmp_path: Path, make: Any) -> None:
     page = Page(look(make(), tmp_path, **SHORT))
     assert len(page.all("img")) == len(list(tmp_path.glob("*.png"))) >= 2
+
+
+def pruned() -> ELM:
+    neuron = ELM(5, 2, 3)
+    prune.l1_unstructured(neuron.cell, "_proto_w_s", amount=0.5)  # type: ignore[no-untyped-call]
+    return neuron
+
+
+def pruned_readout() -> ELM:
+    neuron = ELM(5, 2, 3)
+    prune.l1_unstructured(neuron.cell.w_y, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    return neuron
+
+
+def normed() -> ELM:
+    neuron = ELM(5, 2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the old weight_norm, which leaves a plain tensor
+        weight_norm(neuron.cell.w_y)
+    return neuron
+
+
+class WithLeaky(nn.Module):
+    """An ELM neuron into a neuron of snnTorch that keeps its membrane to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        snntorch = pytest.importorskip("snntorch")
+        self.elm, self.leaky = ELM(5, 4, 3), snntorch.Leaky(0.9, init_hidden=True)
+
+    def forward(self, x: SpikeEvents | torch.Tensor) -> torch.Tensor:
+        y, _ = self.elm(x)
+        return torch.stack([self.leaky(y_t) for y_t in y.unbind(1)], 1)
+
+
+def snntorch_face() -> nn.Sequential:
+    pytest.importorskip("snntorch")
+    from elm_neuro.adapters import snntorch as faces
+
+    return nn.Sequential(faces.ELM(5, 2, num_memory=3, threshold=0.1, init_hidden=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (pruned, (1, 4, 5)),
+        (pruned_readout, (1, 4, 5)),
+        (normed, (1, 4, 5)),
+        (WithLeaky, (1, 4, 5)),
+        (snntorch_face, (1, 5)),
+    ],
+)
+def test_a_module_whose_last_call_left_a_graph_in_it_is_looked_at(
+    tmp_path: Path, make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    module = make()
+    module(torch.ones(shape))
+    attributes = [value for part in module.modules() for value in (*vars(part).values(), *part.buffers(recurse=False))]
+    held = [value for value in attributes if torch.is_tensor(value) and not value.is_leaf]
+    assert held
+    values = [value.detach().clone() for value in held]
+    page = Page(look(module, tmp_path, **SHORT))
+    assert len(page.all("img")) == len(list(tmp_path.glob("*.png"))) >= 3
+    assert all(torch.equal(one, before) for one, before in zip(held, values, strict=True))
+    assert all(value.grad_fn is not None for value in held)
+
+
+def test_what_is_pruned_is_not_read(tmp_path: Path) -> None:
+    neuron = pruned()
+    look(neuron, tmp_path, **SHORT)
+    with np.load(tmp_path / "numbers.npz") as numbers:
+        np.testing.assert_allclose(numbers["receptive_fields"][0], neuron.w_s.detach().flatten(), rtol=1e-6)
+        assert (numbers["receptive_fields"] == 0).sum() == 2
 
 
 def test_a_network_that_reads_no_spikes_has_its_layers_driven_by_themselves(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMCell, ELMNetwork, SpikeEvents, SpikingELM
 from elm_neuro.look import Part, branch_fields, parts_of, poisson_drive, spike_responses, time_constants
@@ -199,6 +200,23 @@ def test_receptive_fields_are_the_sum_of_each_branchs_weights(routing: str | Non
     np.testing.assert_allclose(fields, expected, rtol=1e-6)  # type: ignore[arg-type]
     lif = LIF(6, 4)
     np.testing.assert_array_equal(branch_fields(part_of(lif)), lif.cell.weight.detach())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_receptive_fields_of_an_average_of_buffers_are_those_of_the_neurons(copied: bool) -> None:
+    torch.manual_seed(7)
+    neuron = BranchELM(900, 2, 3, num_branch=9, num_synapse_per_branch=100, routing="window")
+    expected = branch_fields(part_of(neuron))
+    average = AveragedModel(neuron, use_buffers=True, avg_fn=get_ema_avg_fn(0.9))  # type: ignore[no-untyped-call]
+    for _ in range(5):
+        average.update_parameters(neuron)
+    looked_at: Any = average.module
+    if copied:  # as Lightning does it, which no counter of writes sees
+        looked_at = neuron
+        for own, other in zip(neuron.buffers(), average.module.buffers(), strict=True):
+            own.data.copy_(other.data)
+    assert (looked_at.cell.input_to_synapse_indices != torch.arange(900).view(9, 100)).any()  # moved by the average
+    np.testing.assert_allclose(branch_fields(part_of(looked_at)), expected, rtol=1e-5)  # type: ignore[arg-type]
 
 
 def test_made_input_is_poisson_and_the_same_for_a_seed() -> None:

@@ -14,7 +14,7 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from elm_neuro.files import open_regular, whole_files
+from elm_neuro.files import open_regular, remove_old_leftovers, whole_files
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -64,7 +64,9 @@ def read_enwik8(path: str | os.PathLike[str], *, num_bytes: int | None = ENWIK8_
         if size < 1 or (num_bytes is not None and size != num_bytes):
             rule = "at least one byte" if num_bytes is None else f"{num_bytes} bytes"
             raise ValueError(f"{path} must have {rule}, got {size}")
-        return np.memmap(file, dtype=np.uint8, mode="r", shape=(size,))  # it keeps the file open
+        text = np.memmap(file, dtype=np.uint8, mode="r", shape=(size,))  # it keeps the file open
+    text.filename = os.path.abspath(path)  # a file that was opened by its number has no name: workers map it by this
+    return text
 
 
 def _unpacked(path: Path, num_bytes: int | None) -> Path:
@@ -80,6 +82,7 @@ def _unpacked(path: Path, num_bytes: int | None) -> Path:
             raise ValueError(f"{path} must hold {limit} bytes{' at most' * (num_bytes is None)}, got {size}")
     if target.is_file() and target.stat().st_size == size:
         return target
+    remove_old_leftovers(target.parent)
     with open_regular(path) as file, whole_files(target) as (temporary,), temporary.open("wb") as out:
         with _refusing(path):
             archive = zipfile.ZipFile(file)

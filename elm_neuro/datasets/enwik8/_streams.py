@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from elm_neuro.datasets._processes import with_maps, without_maps
 from elm_neuro.datasets.enwik8._file import Bytes
 
 
@@ -60,6 +61,12 @@ class TextStreams(Dataset[TextStretch]):
         self.num_stretches = (length - 1) // num_steps
         self.place = np.full(256, -1, dtype=np.int64)
         self.place[letters] = np.arange(len(letters))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_maps(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(with_maps(state))
 
     def __len__(self) -> int:
         """Number of stretches."""

@@ -64,9 +64,19 @@ def read_sweeps(path: str | os.PathLike[str], stimulus: str | None = None) -> li
             if not chosen:
                 known = ", ".join(sorted({repr(name) for name in names.values() if name})) or "none that has a name"
                 raise ValueError(f"stimulus must be one of the file's, {known}, got {stimulus!r}")
+            _check_responses(content, chosen)
             return [_sweep(content, number, names[number]) for number in chosen]
         except (ValueError, EOFError) as error:
             raise ValueError(f"{file} must hold sweeps in the layout of NWB 1: {error}") from error
+
+
+def _check_responses(content: File, numbers: list[int]) -> None:
+    """Refuse one response under two numbers; sweeps may share a stimulus."""
+    numbers_of: dict[int, int] = {}
+    for number in numbers:
+        address = _needed(content, f"epochs/Sweep_{number}/response/timeseries/data").address
+        if (other := numbers_of.setdefault(address, number)) != number:
+            raise ValueError(f"epochs/Sweep_{number} must have a response of its own, got that of Sweep_{other}")
 
 
 def _name(content: File, number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ from elm_neuro.datasets.hdf5._objects import (
     DATASPACE,
     DATATYPE,
     EXTERNAL_FILES,
+    FILL,
     FILTERS,
     LAYOUT,
     NOWHERE,
+    OLD_FILL,
     REPACK,
+    SMALL,
     Fields,
     Link,
     SoftLink,
@@ -27,10 +30,11 @@ from elm_neuro.datasets.hdf5._objects import (
     messages,
     root_address,
 )
-from elm_neuro.datasets.hdf5._types import REFERENCE, SMALL, VariableLength, filters_of, shape_of, type_of
+from elm_neuro.datasets.hdf5._types import REFERENCE, VariableLength, fill_of, filters_of, shape_of, type_of
 
-MAX_HOPS = 8  # soft links on the way to one object
+MAX_HOPS, MAX_STEPS = 8, 100  # soft links on the way to one object, and names in a path
 DEFLATE, SHUFFLE = 1, 2
+Header: TypeAlias = dict[int, list[bytes]]
 
 
 class File:
@@ -43,8 +47,12 @@ class File:
     """
 
     def __init__(self, stream: BinaryIO, *, follow: bool = False, small: int = SMALL) -> None:
-        self.source, self._follow, self._small = Source(stream), follow, small
-        self._root = messages(self.source, root_address(self.source))
+        self.source, self._follow = Source(stream, small), follow
+        self._heap = Heap(self.source)
+        self._headers: dict[int, Header] = {}  # by their addresses, and links of groups
+        self._links: dict[int, dict[str, Link] | None] = {}
+        self._root = root_address(self.source)
+        self._header(self._root)
 
     @property
     def size(self) -> int:
@@ -53,17 +61,17 @@ class File:
 
     def keys(self, path: str = "") -> list[str]:
         """Names in a group, by default the root group; none where there is no such group."""
-        header = self._find(path)
-        return sorted((links(self.source, header) or {}) if header is not None else {})
+        address = self._find(path)
+        return sorted((self._linked(address) or {}) if address is not None else {})
 
     def is_group(self, path: str) -> bool:
         """Whether there is a group of that path."""
-        header = self._find(path)
-        return header is not None and links(self.source, header) is not None
+        address = self._find(path)
+        return address is not None and self._linked(address) is not None
 
     def attribute(self, name: str) -> int | str | None:
         """The attribute of the root group of that name, if it is a whole number or a text."""
-        value = attribute_of(self.source, self._root, name)
+        value = attribute_of(self._heap, self._header(self._root), name)
         return None if isinstance(value, float) else value
 
     def get(self, key: str) -> Dataset | None:
@@ -72,55 +80,74 @@ class File:
         Raises:
             ValueError: it is stored elsewhere, or is a group.
         """
-        header = self._find(key)
-        if header is None:
+        address = self._find(key)
+        if address is None:
             return None
-        if LAYOUT not in header:
+        if LAYOUT not in self._header(address):
             raise ValueError(f"/{key} must be a data set, got a Group")
-        return Dataset(self.source, key, header, self._small)
+        return Dataset(self._heap, key, address, self._header(address))
 
-    def _find(self, path: str) -> dict[int, list[bytes]] | None:
-        """Header of the object of that path, None where there is none."""
-        header, here = self._root, ""
+    def _header(self, address: int) -> Header:
+        if address not in self._headers:
+            self._headers[address] = messages(self.source, address)
+        return self._headers[address]
+
+    def _linked(self, address: int) -> dict[str, Link] | None:
+        """Links of the group there, None for what is no group."""
+        if address not in self._links:
+            self._links[address] = links(self.source, self._header(address))
+        return self._links[address]
+
+    def _find(self, path: str) -> int | None:
+        """Where the header of the object of that path stands, None where there is none."""
+        address, here = self._root, ""
         parts, hops = [part for part in path.split("/") if part], 0
         while parts:
             part = parts.pop(0)
-            link: Link | None = (links(self.source, header) or {}).get(part)
+            link: Link | None = (self._linked(address) or {}).get(part)
             if link is None:
                 return None
             if isinstance(link, str) or (isinstance(link, SoftLink) and not self._follow):
                 kind = link if isinstance(link, str) else "SoftLink"
                 raise ValueError(f"/{path} must be stored in the file itself, got a {kind}")
             if isinstance(link, int):
-                header, here = messages(self.source, link), f"{here}/{part}"
+                address, here = link, f"{here}/{part}"
                 continue
             if (hops := hops + 1) > MAX_HOPS:
                 raise ValueError(f"/{path} must be reached by at most {MAX_HOPS} soft links")
             target = link.path if link.path.startswith("/") else f"{here}/{link.path}"
             parts = [step for step in target.split("/") if step] + parts
-            header, here = self._root, ""
-        return header
+            if len(parts) > MAX_STEPS:
+                raise ValueError(f"/{path} must be reached by at most {MAX_STEPS} names, got {len(parts)}")
+            address, here = self._root, ""
+        return address
 
 
 class Dataset:
     """Shape, type and storage of a data set; its content is read by :meth:`values` and :meth:`rows`.
 
+    Args:
+        heap: of the file.
+        key: the path that led here.
+        address: where the header stands: the same for all paths to one data set.
+        header: its messages.
+
     Raises:
         ValueError: it is stored in another file, is virtual, or its header is damaged.
     """
 
-    def __init__(self, source: Source, key: str, header: dict[int, list[bytes]], small: int = SMALL) -> None:
+    def __init__(self, heap: Heap, key: str, address: int, header: Header) -> None:
         if header[EXTERNAL_FILES]:
             raise ValueError(f"/{key} must be stored in the file itself, got external storage")
         if not header[DATASPACE] or not header[DATATYPE]:
             raise ValueError(f"/{key} must have a shape and a type, got none")
-        self._source, self._header, self.key = source, header, key
-        self._most = max(source.size, small)
+        self._heap, self._source, self._header, self.key, self.address = heap, heap.source, header, key, address
         shape = shape_of(Fields(header[DATASPACE][0], "a shape"))
         if shape is None:
             raise ValueError(f"/{key} must have a shape, got nothing")
         self.shape = shape
         self.dtype = type_of(Fields(header[DATATYPE][0], "a type"))
+        self._fill = self._fill_value()
         self._filters = filters_of(Fields(header[FILTERS][0], "filters")) if header[FILTERS] else []
         layout = Fields(header[LAYOUT][0], f"the storage of /{key}")
         self.chunk: int | None = None  # rows of a chunk
@@ -157,7 +184,7 @@ class Dataset:
 
     def attribute(self, name: str) -> float | int | str | None:
         """The attribute of that name, if it is one number or a text."""
-        return attribute_of(self._source, self._header, name)
+        return attribute_of(self._heap, self._header, name)
 
     @property
     def offset(self) -> int | None:
@@ -195,10 +222,10 @@ class Dataset:
                 f"/{self.key} must hold no more than the file's {self._source.size} bytes, got rows that claim "
                 f"{claimed}"
             )
-        flat = bytearray(claimed)
-        heap, end = Heap(self._source), 0
+        self._source.count(claimed)
+        flat, end = bytearray(claimed), 0
         for length, address, index in references[lengths > 0].tolist():
-            raw = heap.read(address, index)
+            raw = self._heap.read(address, index)
             if len(raw) != length * itemsize:
                 raise ValueError(f"/{self.key} must have rows of {length * itemsize} bytes, got {len(raw)}")
             flat[end : end + len(raw)] = raw
@@ -211,10 +238,11 @@ class Dataset:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def _content(self) -> bytes | bytearray | NDArray[np.uint8]:
-        """All elements as they lie in memory; what was never written is zero."""
+        """All elements as they lie in memory; what was never written has the fill value."""
         size = self.num_bytes
-        if size > self._most:
+        if size > self._source.most:
             raise ValueError(f"/{self.key} must have no more bytes than the file, {self._source.size}, got {size}")
+        self._source.count(size)
         if self._compact is not None:
             if len(self._compact) < size:
                 raise ValueError(f"/{self.key} must have {size} bytes, got {len(self._compact)}")
@@ -222,17 +250,29 @@ class Dataset:
         if self.chunk is not None:
             return self._chunks()
         if self._address == NOWHERE or size == 0:
-            return bytes(size)
+            return self._fill * math.prod(self.shape)
         if self._filters or self._stored < size:
             raise ValueError(f"/{self.key} must have {size} bytes in one piece, got {self._stored}")
         return self._source.read(self._address, size, f"/{self.key}")
 
+    def _fill_value(self) -> bytes:
+        """One element of what was never written."""
+        itemsize, fill = self.dtype.itemsize, b""
+        for kind in (OLD_FILL, FILL):  # the new one counts where there are both
+            for raw in self._header[kind][:1]:
+                fill = fill_of(Fields(raw, "a fill value"), old=kind == OLD_FILL)
+        if fill and itemsize and len(fill) != itemsize:
+            raise ValueError(f"/{self.key} must have a fill value of {itemsize} bytes, got {len(fill)}")
+        return fill or bytes(itemsize)
+
     def _chunks(self) -> NDArray[np.uint8]:
         """The elements of all chunks, each as bytes in a last dimension."""
         chunk, itemsize = self._chunk_shape, self.dtype.itemsize
-        content, length = np.zeros((*self.shape, itemsize), np.uint8), math.prod(chunk) * itemsize
-        if length > self._most:
+        length = math.prod(chunk) * itemsize
+        if length > self._source.most:
             raise ValueError(f"/{self.key} must have chunks smaller than the file, got {length} bytes")
+        content = np.empty((*self.shape, itemsize), np.uint8)
+        content[...] = np.frombuffer(self._fill, np.uint8)
         seen = set()
         for key, address in leaves(self._source, self._address, kind=1, key_size=8 * (2 + len(chunk))):
             fields = Fields(key, "a chunk")
@@ -243,8 +283,9 @@ class Dataset:
             if any(at >= size for at, size in zip(first, self.shape, strict=True)):
                 continue
             seen.add(first)
-            raw = self._plain(self._source.read(address, stored, f"a chunk of /{self.key}"), mask, length)
             place = content[tuple(slice(at, at + size) for at, size in zip(first, chunk, strict=True))]
+            self._source.count(length - place.size)  # what lies beyond the shape is unpacked, too
+            raw = self._plain(self._source.read(address, stored, f"a chunk of /{self.key}"), mask, length)
             block = np.frombuffer(raw, np.uint8).reshape(*chunk, itemsize)
             place[...] = block[tuple(slice(size) for size in place.shape)]
         return content

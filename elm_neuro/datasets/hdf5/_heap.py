@@ -11,10 +11,10 @@ from elm_neuro.datasets.hdf5._types import REFERENCE, VariableLength, shape_of, 
 
 
 class Heap:
-    """Rows of variable length, in collections that are looked through once each."""
+    """Rows of variable length of a file, in collections that are looked through once each."""
 
     def __init__(self, source: Source) -> None:
-        self._source, self._walked = source, 0
+        self.source, self._walked = source, 0
         self._places: dict[int, dict[int, tuple[int, int]]] = {}
 
     def read(self, address: int, index: int) -> bytes:
@@ -24,17 +24,17 @@ class Heap:
         if index not in self._places[address]:
             raise ValueError(f"a heap must hold the row {index}, got none at {address}")
         place, size = self._places[address][index]
-        return self._source.read(place, size, "a row")
+        return self.source.read(place, size, "a row")
 
     def _walk(self, address: int) -> dict[int, tuple[int, int]]:
-        size = int.from_bytes(self._source.read(address, 16, "a heap", b"GCOL\1")[8:], "little")
+        size = int.from_bytes(self.source.read(address, 16, "a heap", b"GCOL\1")[8:], "little")
         self._walked += size
-        if self._walked > self._source.size:  # they do not overlap
-            raise ValueError(f"heaps must have no more bytes than the file, {self._source.size}, got more")
+        if self._walked > self.source.size:  # they do not overlap
+            raise ValueError(f"heaps must have no more bytes than the file, {self.source.size}, got more")
         places: dict[int, tuple[int, int]] = {}
         at, end = address + 16, address + size
         while at + 16 <= end:
-            head = self._source.read(at, 16, "a row")
+            head = self.source.read(at, 16, "a row")
             index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
             if index == 0:  # what is free: the rest, this head included
                 if at + length != end:
@@ -47,14 +47,15 @@ class Heap:
         return places
 
 
-def attribute_of(source: Source, header: dict[int, list[bytes]], name: str) -> float | int | str | None:
+def attribute_of(heap: Heap, header: dict[int, list[bytes]], name: str) -> float | int | str | None:
     """The attribute of an object of that name; None where there is none.
 
     Raises:
         ValueError: it is neither one number nor a text.
     """
     for raw in header[ATTRIBUTE]:
-        own, value = _attribute(source, Fields(raw, "an attribute"), name)
+        heap.source.count(len(raw))
+        own, value = _attribute(heap, Fields(raw, "an attribute"), name)
         if own == name:
             if value is None:
                 raise ValueError(f"the attribute {name} must be one number or a text, got another type or shape")
@@ -62,7 +63,7 @@ def attribute_of(source: Source, header: dict[int, list[bytes]], name: str) -> f
     return None
 
 
-def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, float | int | str | None]:
+def _attribute(heap: Heap, fields: Fields, wanted: str) -> tuple[str, float | int | str | None]:
     """Name of an attribute, and its value where it is the one that is wanted and one number or a text."""
     version = fields.version(1, 2, 3)
     fields.take(1)
@@ -80,7 +81,7 @@ def _attribute(source: Source, fields: Fields, wanted: str) -> tuple[str, float 
         return name, None
     if isinstance(dtype, VariableLength):
         (length, address, index) = np.frombuffer(fields.take(dtype.itemsize), REFERENCE)[0].tolist()
-        text = Heap(source).read(address, index)[:length] if length else b""
+        text = heap.read(address, index)[:length] if length else b""
         return name, text.decode("utf-8", "replace") if dtype.is_text else None
     raw = fields.take(dtype.itemsize)
     if dtype.kind == "S":

@@ -1,5 +1,5 @@
 """What an HDF5 file is made of: superblock, object headers, groups, links. Every place and size is checked before it is
-read, and nothing is read twice, so that no file can lead outside of itself or in a circle.
+read, and what is read and unpacked is counted, so that no file can lead outside of itself, in a circle or without end.
 
 Source: "HDF5 File Format Specification Version 3.0", The HDF Group. Read is what the library writes unless it is asked
 for its newest format, and of that format what files as small as ours have.
@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 NOWHERE = 2**64 - 1  # the address of what is not stored
+SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
+MOST_TIMES = 64  # bytes that are read and unpacked for each of the file, or of what is small
 REPACK = "; h5repack writes it anew in the older format that is read here"
 
 # kinds of messages in an object's header
-DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL_FILES = 0x01, 0x02, 0x03, 0x06, 0x07
+DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL_FILES = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
 LAYOUT, GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x08, 0x0A, 0x0B, 0x0C, 0x10, 0x11
 SHARED = 2  # flag of a message that stands elsewhere
 
@@ -57,16 +59,33 @@ class Fields:
 
 
 class Source:
-    """A file as bytes at places that are checked to lie within it."""
+    """A file as bytes at places that are checked to lie within it.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Args:
+        stream: the file.
+        small: bytes that a data set or chunk may have, however small the file is; others have no more than the file.
+    """
+
+    def __init__(self, stream: BinaryIO, small: int = SMALL) -> None:
         self._stream = stream
         self.size = stream.seek(0, 2)
+        self.most = max(self.size, small)  # bytes of a data set or chunk
+        self._left = MOST_TIMES * self.most
+
+    def count(self, num: int) -> None:
+        """Count bytes that are read or unpacked: pieces that many places share would make a small file endless."""
+        self._left -= num
+        if self._left < 0:
+            raise ValueError(
+                f"a file of {self.size} bytes must be read within {MOST_TIMES * self.most} bytes, got more: its parts "
+                "are read many times, or unpack to too much"
+            )
 
     def read(self, address: int, size: int, what: str, signature: bytes = b"") -> bytes:
         """`size` bytes at `address`, which begin with `signature`."""
         if size < 0 or address + size > self.size:
             raise ValueError(f"{what} must lie within the file's {self.size} bytes, got {size} at {address}")
+        self.count(size)
         self._stream.seek(address)
         raw = self._stream.read(size)
         if len(raw) != size or not raw.startswith(signature):
@@ -134,7 +153,7 @@ def _messages_of(raw: bytes, new: bool, header_flags: int) -> Iterator[tuple[int
         kind, size, flags = fields.number(1 if new else 2), fields.number(2), fields.number(1)
         fields.take(head - (4 if new else 5))
         content = fields.take(size)
-        if flags & SHARED and kind in (DATASPACE, DATATYPE, FILTERS, LAYOUT, ATTRIBUTE):
+        if flags & SHARED and kind in (DATASPACE, DATATYPE, OLD_FILL, FILL, FILTERS, LAYOUT, ATTRIBUTE):
             raise ValueError(f"a message must stand in its own header, got one of kind {kind} that is shared{REPACK}")
         yield kind, content
 

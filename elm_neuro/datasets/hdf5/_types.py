@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from elm_neuro.datasets.hdf5._objects import Fields
+from elm_neuro.datasets.hdf5._objects import SMALL, Fields
 
-SMALL = 1 << 20  # bytes that a data set or chunk may have, however small the file is
 # of IEEE floats, by size: the sign's bit; then precision, place and size of exponent and mantissa, exponent's bias
 FLOATS = {
     2: (15, (0, 16, 10, 5, 0, 10, 15)),
@@ -69,6 +68,17 @@ def type_of(fields: Fields) -> Type:
         if isinstance(base, np.dtype):
             return VariableLength(base, is_text)
     return np.dtype("V")
+
+
+def fill_of(fields: Fields, *, old: bool) -> bytes:
+    """One element of what was never written, from the old or the new kind of message; empty for zero."""
+    has_value = True
+    if not old:
+        version = fields.version(1, 2, 3)
+        fields.take(2 if version < 3 else 0)
+        state = fields.number(1)
+        has_value = version == 1 or (state & 0x20 if version == 3 else state) > 0
+    return fields.take(fields.number(4)) if has_value else b""
 
 
 def filters_of(fields: Fields) -> list[int]:

@@ -15,10 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_neuro.datasets.lra._sequences import TokenSequences
-from elm_neuro.files import cache_folder, is_there, json_object, open_regular, write_whole_folder
+from elm_neuro.files import (
+    cache_folder,
+    is_temporary,
+    is_there,
+    json_object,
+    open_regular,
+    remove_old_leftovers,
+    write_whole_folder,
+)
 
 VERSION = 1  # raise it when the same files and settings give other sequences
 MANIFEST = "manifest.json"
+DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError)
 Parts = dict[str, TokenSequences]
 
 
@@ -26,7 +35,7 @@ def content_key(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """SHA-256, in hex, of the names and contents of files and of what is done with them.
 
     Args:
-        files: in any order; folders stand for all files in them.
+        files: in any order; folders stand for all files in them, less those that are being written.
         settings: plain values.
 
     Raises:
@@ -35,9 +44,11 @@ def content_key(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, dict(settings)], sort_keys=True).encode())
     for top in sorted(files):
         for path in sorted(path for path in top.rglob("*") if path.is_file()) if top.is_dir() else [top]:
+            if is_temporary(path):
+                continue
             with open_regular(path) as file:
                 content = hashlib.file_digest(file, "sha256").digest()
-            digest.update(str(path.relative_to(top.parent)).encode() + b"\0" + content)
+            digest.update(os.fsencode(path.relative_to(top.parent)) + b"\0" + content)
     return digest.hexdigest()
 
 
@@ -61,16 +72,27 @@ def cached(task: str, key: str, make: Callable[[], Parts], folder: str | os.Path
     if is_there(place):
         try:
             return _read(place, key)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except DAMAGES as error:
             warnings.warn(f"{place} is no whole cache of these sequences and is made again: {error}", stacklevel=2)
     parts = make()
+    if (made_meanwhile := _whole(place, key)) is not None:
+        return made_meanwhile
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        remove_old_leftovers(place.parent)
         write_whole_folder(place, _files(parts, key))
     except OSError as error:
         warnings.warn(f"{place} cannot be written, so the sequences are read again next time: {error}", stacklevel=2)
         return parts
-    return _read(place, key)
+    return _whole(place, key) or parts  # another process may be putting its own there this moment
+
+
+def _whole(place: Path, key: str) -> Parts | None:
+    """What is in the cache; None where it is not there, or not whole."""
+    try:
+        return _read(place, key)
+    except DAMAGES:
+        return None
 
 
 def _arrays(sequences: TokenSequences) -> dict[str, NDArray[Any]]:

@@ -112,7 +112,7 @@ def _tabled(place: Path, part: str) -> Pictures:
         if images is None or "label" not in table:
             raise ValueError(f"{path} must have the columns img or image, and label, got {sorted(table)}")
         colours += [decoded_png(one["bytes"], f"{path}, image {row}", SIZE, "RGB") for row, one in enumerate(images)]
-        labels += [int(label) for label in table["label"]]
+        labels += table["label"]
     if not labels:
         raise FileNotFoundError(f"{place} must hold {part}*.parquet, got {listing(place)}")
     return Pictures(np.stack(colours), _checked_labels(place, labels))
@@ -125,8 +125,14 @@ _ALLOWED = frozenset(
     "BINBYTES "
     "SHORT_BINBYTES BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD".split()
 )
+# What these give may be taken from the memo, if it is short: containers that share no other do not outgrow their file.
+_SHARED = frozenset(
+    "SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES GLOBAL STACK_GLOBAL REDUCE".split()
+)
+_MAX_SHARED = 1000  # characters
 _MAX_INSTRUCTIONS = 200_000
-_MAX_DEPTH = 20  # marks that are open at once, and tuples that follow each other
+_MAX_DEPTH = 20  # marks that are open at once
+_MAX_TUPLES = 20  # that are not at once used up by a call: Python's hash of one has no limit of its own in depth
 
 
 class _Type:
@@ -134,7 +140,8 @@ class _Type:
 
     def __init__(self, code: Any = None, align: Any = False, copy: Any = False) -> None:
         if code not in ("u1", b"u1"):
-            raise pickle.UnpicklingError(f"arrays must be of u1, got {str(code)[:20]}")
+            got = repr(code[:20]) if isinstance(code, str | bytes) else type(code).__name__
+            raise pickle.UnpicklingError(f"arrays must be of u1, got {got}")
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -151,7 +158,7 @@ class _Array:
         _, shape, _, _, raw = state
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, bytes) or shape != (len(raw) // (3 * SIZE * SIZE), 3 * SIZE * SIZE):
-            raise pickle.UnpicklingError(f"arrays must have the shape (num_images, 3072), got {str(shape)[:40]}")
+            raise pickle.UnpicklingError("arrays must have the shape (num_images, 3072) and its bytes, got another")
         if len(raw) != shape[0] * shape[1]:
             raise pickle.UnpicklingError(f"arrays must have {shape[0] * shape[1]} bytes, got {len(raw)}")
         self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape)
@@ -199,7 +206,8 @@ def read_batch(path: Path) -> Pictures:
         found = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in loaded.items()}
         data, labels = found.get("data"), found.get("labels")
         if not isinstance(data, _Array) or data.values is None or not isinstance(labels, list):
-            raise ValueError(f"it must hold data and labels, got {', '.join(map(str, found))[:80]}")
+            keys = ", ".join(key for key in found if isinstance(key, str))
+            raise ValueError(f"it must hold data and labels, got {keys[:80]}")
         if len(labels) != len(data.values):
             raise ValueError(f"it must have a label for each image, got {len(labels)} for {len(data.values)}")
         colours = data.values.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
@@ -211,20 +219,30 @@ def read_batch(path: Path) -> Pictures:
 def _look_through(raw: bytes) -> None:
     """Refuse a pickle before any of it is run, where it does more than build plain data."""
     depth = tuples = 0
+    shared: dict[int, bool] = {}  # whether what stands at a place of the memo may be taken from there
+    before, short = "", False  # the instruction that gave what the memo takes next
     for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
         name = opcode.name
         if name not in _ALLOWED or number > _MAX_INSTRUCTIONS:
             raise pickle.UnpicklingError(f"a batch must not hold the instruction {name}, or so many")
         depth += (name == "MARK") - (pickletools.markobject in opcode.stack_before)
-        tuples = tuples + 1 if name.startswith("TUPLE") else tuples if "PUT" in name or name == "MEMOIZE" else 0
-        if depth > _MAX_DEPTH or tuples > _MAX_DEPTH:
-            raise pickle.UnpicklingError(f"containers must be nested at most {_MAX_DEPTH} deep")
-        if name.endswith("BINPUT") and isinstance(argument, int) and argument > _MAX_INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"places in the memo must be below {_MAX_INSTRUCTIONS}, got {argument}")
+        tuples += name.startswith("TUPLE") - (name == "REDUCE" and before.startswith("TUPLE"))
+        if depth > _MAX_DEPTH or tuples > _MAX_TUPLES:
+            raise pickle.UnpicklingError(f"containers must be nested at most {_MAX_DEPTH} deep, {_MAX_TUPLES} tuples")
+        if name == "MEMOIZE" or name.endswith("BINPUT"):
+            place = len(shared) if argument is None else int(argument)
+            if place > _MAX_INSTRUCTIONS:
+                raise pickle.UnpicklingError(f"places in the memo must be below {_MAX_INSTRUCTIONS}, got {place}")
+            shared[place] = before in _SHARED and short
+            continue
+        if name.endswith("BINGET") and not shared.get(int(argument or 0), False):
+            raise pickle.UnpicklingError(f"only names and short texts may be used twice, got place {argument}")
+        before, short = name, not isinstance(argument, str | bytes) or len(argument) <= _MAX_SHARED
 
 
 def _checked_labels(place: Path, labels: list[Any]) -> NDArray[np.int64]:
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(CLASSES):
-            raise ValueError(f"{place}, image {row} must have a label from 0 to 9, got {str(label)[:20]}")
+            got = str(label)[:20] if type(label) is int else type(label).__name__
+            raise ValueError(f"{place}, image {row} must have a label from 0 to 9, got {got}")
     return np.array(labels, dtype=np.int64)

@@ -5,13 +5,14 @@ small file.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from elm_neuro.datasets._processes import worker_pool
 from elm_neuro.datasets.lra._listops_trees import (
     FIRST_OPERATOR,
     OPERATORS,
@@ -36,6 +38,7 @@ BLOCK = 1 << 13  # trees that are grown or refused together
 CHUNK = 256  # trees whose nodes fit into a processor's cache
 MAX_EMPTY = 64  # blocks one after the other that give nothing new, after which it is given up
 MAX_BYTES = 1 << 28
+CHECKED = 1 << 19  # tokens
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]  # sequences that are there, of how many
 
@@ -78,7 +81,8 @@ class MadeListOps:
             "trees": self.trees.astype(np.int64),
             "answers": self.answers.astype(np.uint8),
         }
-        metadata = {"format": FORMAT, "settings": json.dumps(asdict(self.settings), sort_keys=True)}
+        settings = json.dumps(asdict(self.settings), sort_keys=True)
+        metadata = {"format": FORMAT, "settings": settings, "sha256": _checksum(settings, self.trees, self.answers)}
         write_whole({Path(path): safetensors.numpy.save(tensors, metadata)})
 
     @classmethod
@@ -91,17 +95,21 @@ class MadeListOps:
         """
         content = read_file(Path(path), MAX_BYTES)
         try:
+            tensors = safetensors.numpy.load(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
             metadata = header.get("__metadata__") or {}
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"format must be {FORMAT!r}, got {metadata.get('format')!r}")
             settings = ListOpsSettings(**json.loads(metadata["settings"]))
-            tensors = safetensors.numpy.load(content)
             trees, made = tensors["trees"], tensors["answers"]
             if trees.dtype != np.int64 or made.dtype != np.uint8 or trees.ndim != 1 or trees.shape != made.shape:
                 raise ValueError(f"trees and answers must be as many int64 and uint8, got {trees.shape}, {made.shape}")
             if (np.diff(trees, prepend=-1) <= 0).any() or (made > 9).any() or (trees >= 2**43).any():
                 raise ValueError("trees must rise from 0 below 2**43, and answers be digits")
+            if "sha256" not in metadata:
+                _check_first(settings, trees, made)
+            elif (checksum := _checksum(metadata["settings"], trees, made)) != metadata["sha256"]:
+                raise ValueError(f"content must have the SHA-256 {metadata['sha256'][:12]}..., got {checksum[:12]}...")
         except (ValueError, TypeError, KeyError, RecursionError, safetensors.SafetensorError) as error:
             raise ValueError(f"{path} must be a whole file of elm-neuro lra generate listops: {error}") from error
         return cls(settings, trees, made)
@@ -150,46 +158,54 @@ def make_listops(
     trees: list[int] = []
     made: list[int] = []
     empty = 0
-    for block in _blocks(settings, folder, num_workers):
-        before = len(trees)
-        for tree, answer, digest in zip(*block, strict=True):
-            if digest not in seen and len(trees) < num_samples:
-                seen.add(digest)
-                trees.append(int(tree))
-                made.append(int(answer))
-        empty = 0 if len(trees) > before else empty + 1
-        if progress is not None:
-            progress(len(trees), num_samples)
-        if len(trees) == num_samples:
-            break
-        if empty == MAX_EMPTY:
-            raise ValueError(
-                f"settings must give {num_samples} different sequences, got {len(trees)} and none in the last "
-                f"{MAX_EMPTY * BLOCK} trees of {settings}"
-            )
+    with nullcontext() if num_workers == 1 else worker_pool(num_workers) as pool:
+        for block in _blocks(settings, folder, pool, 2 * num_workers):
+            before = len(trees)
+            for tree, answer, digest in zip(*block, strict=True):
+                if digest not in seen and len(trees) < num_samples:
+                    seen.add(digest)
+                    trees.append(int(tree))
+                    made.append(int(answer))
+            empty = 0 if len(trees) > before else empty + 1
+            if progress is not None:
+                progress(len(trees), num_samples)
+            if len(trees) == num_samples:
+                break
+            if empty == MAX_EMPTY:
+                raise ValueError(
+                    f"settings must give {num_samples} different sequences, got {len(trees)} and none in the last "
+                    f"{MAX_EMPTY * BLOCK} trees of {settings}"
+                )
     return MadeListOps(settings, np.array(trees, dtype=np.int64), np.array(made, dtype=np.uint8))
+
+
+def _checksum(settings: str, trees: Ints, made: NDArray[np.uint8]) -> str:
+    """SHA-256, in hex, of settings as they stand in the file, a zero byte, trees as int64, and answers."""
+    return sha256(settings.encode() + b"\0" + trees.astype("<i8").tobytes() + made.astype("u1").tobytes()).hexdigest()
+
+
+def _check_first(settings: ListOpsSettings, trees: Ints, made: NDArray[np.uint8]) -> None:
+    """Grow the first trees of a file without a checksum, as of earlier versions: 262 with the usual settings."""
+    first = trees[: CHECKED // settings.max_length]
+    if (np.diff(grown(settings, first)[1]) <= settings.min_length).any():
+        raise ValueError(f"sequences must have more than {settings.min_length} tokens, got one that has not")
+    if (answers(settings, first) != made[: first.size]).any():
+        raise ValueError("answers must be those of the trees, got others")
 
 
 Block = tuple[Ints, NDArray[np.uint8], list[bytes]]
 
 
-def _blocks(settings: ListOpsSettings, folder: Path | None, num_workers: int) -> Iterator[Block]:
+def _blocks(settings: ListOpsSettings, folder: Path | None, pool: Executor | None, num_ahead: int) -> Iterator[Block]:
     """What the trees of block 0, 1, 2, ... give, some of them made ahead by other processes."""
-    if num_workers == 1:
-        number = 0
-        while True:
+    if pool is None:
+        for number in count():
             yield _block(settings, folder, number)
-            number += 1
-    with ExitStack() as after:
-        pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
-        after.callback(pool.shutdown, wait=True, cancel_futures=True)
-        pending: list[Future[Block]] = []
-        number = 0
-        while True:
-            while len(pending) < 2 * num_workers:
-                pending.append(pool.submit(_block, settings, folder, number))
-                number += 1
-            yield pending.pop(0).result()
+    else:
+        pending = deque(pool.submit(_block, settings, folder, number) for number in range(num_ahead))
+        for number in count(num_ahead):
+            yield pending.popleft().result()
+            pending.append(pool.submit(_block, settings, folder, number))
 
 
 def _block(settings: ListOpsSettings, folder: Path | None, number: int) -> Block:

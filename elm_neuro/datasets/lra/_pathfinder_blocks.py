@@ -5,20 +5,20 @@ again where it was stopped.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from elm_neuro.datasets._counter import checked_seed
+from elm_neuro.datasets._processes import worker_pool
 from elm_neuro.datasets.lra._pathfinder_files import SUBSET, write_pathfinder
 from elm_neuro.datasets.lra._pathfinder_made import draw_pathfinder, pathfinder_settings
-from elm_neuro.files import json_object, write_whole
+from elm_neuro.files import json_object, leftovers, remove, write_whole
 
 BLOCK = 1000  # images of a folder
 ABOUT = "generated.json"
@@ -54,7 +54,7 @@ def make_pathfinder(
         progress: called as ``progress(done, num_images)``.
 
     Raises:
-        ValueError: an argument is out of range, or the folder holds images of another size or seed.
+        ValueError: an argument is out of range, or the folder holds images of another size or seed, or more of them.
         BlockingIOError: another process is writing into the folder.
         OSError: the folder cannot be written.
     """
@@ -72,7 +72,10 @@ def make_pathfinder(
 
 
 def _make(place: Path, num_images: int, kind: Kind, num_workers: int, report: Progress) -> None:
-    _claim(place, dict(zip(("size", "seed", "contour_length", "num_distractors"), kind, strict=True)))
+    _claim(place, dict(zip(("size", "seed", "contour_length", "num_distractors"), kind, strict=True)), num_images)
+    for part in (place, place / SUBSET / "metadata"):
+        for leftover in leftovers(part) if part.is_dir() else ():  # of a generator that was killed: the lock is ours
+            remove(leftover)
     blocks = [(number, min(BLOCK, num_images - number * BLOCK)) for number in range(-(-num_images // BLOCK))]
     missing = [(number, count) for number, count in blocks if len(_images_in(place, number)) < count]
     done = sum(count for _, count in blocks) - sum(count for _, count in missing)
@@ -82,17 +85,14 @@ def _make(place: Path, num_images: int, kind: Kind, num_workers: int, report: Pr
             _write_block(place, number, count, kind)
             report(done := done + count, num_images)
         return
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
-    try:
+    with worker_pool(num_workers) as pool:
         futures = {pool.submit(_write_block, place, number, count, kind): count for number, count in missing}
         for future in as_completed(futures):
             future.result()
             report(done := done + futures[future], num_images)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _claim(place: Path, about: dict[str, int]) -> None:
+def _claim(place: Path, about: dict[str, int], num_images: int) -> None:
     """Note what the folder is to hold; refuse it where it holds something else."""
     path = place / ABOUT
     if path.exists():
@@ -102,15 +102,25 @@ def _claim(place: Path, about: dict[str, int]) -> None:
         raise ValueError(f"{place} must be empty or hold images that were generated, got others")
     else:
         write_whole({path: json.dumps(about).encode()})
+    named = [file for file in (place / SUBSET / "metadata").glob("*.npy") if file.stem.isdigit()]
+    if (num := sum(len(_lines(file)) for file in named)) > num_images:
+        raise ValueError(
+            f"{place} must hold no more than num_images = {num_images} images, got {num}: another folder is needed"
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="ascii").splitlines() if path.is_file() else []
 
 
 def _images_in(place: Path, number: int) -> list[str]:
     """Lines of the metadata of a block: none where it was stopped before they were written, or an image that they name
-    is gone.
+    is gone or was cut off: it has no bytes.
     """
     path, images = place / SUBSET / "metadata" / f"{number}.npy", place / SUBSET / "imgs" / str(number)
-    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
-    there = {entry.name for entry in os.scandir(images)} if lines and images.is_dir() else set()
+    lines = _lines(path)
+    entries = os.scandir(images) if lines and images.is_dir() else ()
+    there = {entry.name for entry in entries if entry.stat().st_size}
     return lines if all(f"sample_{index}.png" in there for index in range(len(lines))) else []
 
 

@@ -17,7 +17,7 @@ from elm_neuro.datasets.lra._grey import to_levels
 from elm_neuro.datasets.lra._png import read_png
 from elm_neuro.datasets.lra._release import check_folder
 from elm_neuro.datasets.lra._sequences import TokenSequences
-from elm_neuro.files import listing, read_file, write_whole
+from elm_neuro.files import listing, naming, read_file, write_whole
 
 SUBSET = "curv_contour_length_14"  # the hardest one, which all loaders take
 FIELDS = (
@@ -172,6 +172,8 @@ def write_pathfinder(
     for index, (image, label, rest) in enumerate(zip(images, labels, fields, strict=True), start=len(before)):
         name, content = f"sample_{index}.png", io.BytesIO()
         Image.fromarray(image).save(content, format="PNG")
-        (place / directory / name).write_bytes(content.getvalue())
+        path = place / directory / name
+        with naming(path):
+            path.write_bytes(content.getvalue())
         lines.append(" ".join(map(str, (directory, name, index, label, *rest))))
     write_whole({place / "metadata" / f"{number}.npy": ("\n".join(lines) + "\n").encode()})

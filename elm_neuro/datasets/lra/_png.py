@@ -15,6 +15,10 @@ from PIL import Image
 from elm_neuro.files import open_regular
 
 MAX_BYTES = 1 << 22
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # what becomes grey or colours of 8 bits; 16 bits of grey would be cut off
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colours in the header
+# of each pass of Adam7, an image that is interlaced: first row and column, steps between rows and columns
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -47,6 +51,29 @@ def decoded_png(raw: bytes, name: object, size: int, mode: Literal["L", "RGB"]) 
         with Image.open(io.BytesIO(raw), formats=("PNG",)) as image:
             if image.size != (size, size):
                 raise ValueError(f"it must have {size} x {size} pixels, got {image.size[0]} x {image.size[1]}")
+            if image.mode not in MODES:
+                raise ValueError(f"it must be of a mode of {', '.join(MODES)}, got {image.mode}")
+            _check_rows(raw, size)
             return np.asarray(image.convert(mode))
     except DAMAGED as error:
         raise ValueError(f"{name} must be a whole PNG file, got {len(raw)} bytes: {error}") from error
+
+
+def _check_rows(raw: bytes, size: int) -> None:
+    """Refuse pixels that end early, in place of which Pillow gives zeros."""
+    kind, depth, colours, interlaced = struct.unpack_from(">4s8xBB2xB", raw, 12)
+    if kind != b"IHDR" or colours not in CHANNELS:
+        raise ValueError(f"it must begin with its header, IHDR, got {kind!r} and colours of type {colours}")
+    expected = 0
+    for row, column, down, right in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        rows, columns = len(range(row, size, down)), len(range(column, size, right))
+        expected += rows * (1 + -(-columns * depth * CHANNELS[colours] // 8)) if columns else 0
+    packed, at = [], 8
+    while at + 8 <= len(raw):
+        length = int.from_bytes(raw[at : at + 4], "big")
+        if raw[at + 4 : at + 8] == b"IDAT":
+            packed.append(raw[at + 8 : at + 8 + length])
+        at += length + 12
+    num = len(zlib.decompressobj().decompress(b"".join(packed), expected))
+    if num < expected:
+        raise ValueError(f"it is damaged: its pixels must have {expected} bytes, got {num}")

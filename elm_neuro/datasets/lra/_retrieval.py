@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from elm_neuro.datasets.lra._release import check_file, check_folder
 from elm_neuro.datasets.lra._sequences import TokenSequences
 from elm_neuro.datasets.lra._text import Undecodable, codes_of, text_vocabulary
-from elm_neuro.datasets.lra._vocabulary import Convention, check_convention
+from elm_neuro.datasets.lra._vocabulary import Codes, Convention, check_convention
 from elm_neuro.files import open_regular
 
 FILES = {
@@ -38,10 +40,13 @@ def read_pairs(path: str | os.PathLike[str], *, quoting: bool = False) -> list[P
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has another number of columns, or a label that is not 0 or 1.
+        ValueError: a line has another number of columns, or a label that is not 0 or 1, or is too long.
     """
+    return list(_pairs(path, quoting))
+
+
+def _pairs(path: str | os.PathLike[str], quoting: bool) -> Iterator[Pair]:
     check_file(path, "Retrieval")
-    pairs: list[Pair] = []
     for number, columns in enumerate(_quoted(path) if quoting else _lines(path), start=1):
         if quoting:
             columns += [b""] * (len(COLUMNS) - len(columns))
@@ -51,8 +56,7 @@ def read_pairs(path: str | os.PathLike[str], *, quoting: bool = False) -> list[P
             )
         if not re.fullmatch(rb"[01](\.0*)?", columns[0]):
             raise ValueError(f"{path}, row {number} must have a label of 0 or 1, got {columns[0][:20]!r}")
-        pairs.append((int(columns[0][:1]), columns[3], columns[4]))
-    return pairs
+        yield int(columns[0][:1]), columns[3], columns[4]
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[list[bytes]]:
@@ -66,13 +70,25 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[list[bytes]]:
 
 
 def _quoted(path: str | os.PathLike[str]) -> Iterator[list[bytes]]:
-    limit = csv.field_size_limit(MAX_LINE)
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.reader(file, delimiter="\t"):
+    with io.TextIOWrapper(open_regular(path), "utf-8", "surrogateescape", newline="") as file:
+        rows = csv.reader(_text_lines(path, file), delimiter="\t")
+        limit = csv.field_size_limit(MAX_LINE)
+        try:
+            for row in rows:
                 yield [field.encode("utf-8", errors="surrogateescape") for field in row]
-    finally:
-        csv.field_size_limit(limit)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {rows.line_num} must end a text of at most {MAX_LINE} bytes: {error}"
+            ) from error
+        finally:
+            csv.field_size_limit(limit)
+
+
+def _text_lines(path: str | os.PathLike[str], file: TextIO) -> Iterator[str]:
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise ValueError(f"{path} must have lines of fewer than {MAX_LINE} bytes")
+        yield line
 
 
 def read_retrieval(
@@ -101,19 +117,14 @@ def read_retrieval(
     check_convention(convention)
     check_folder(folder, "Retrieval")
     longest = MAX_LENGTH[convention] if max_length is None else max_length
-    read = {part: read_pairs(Path(folder) / name, quoting=quoting) for part, name in FILES.items()}
-    codes = {
-        part: [
-            codes_of(
-                f"{name}, row {row}", text[:FIRST_BYTES] if convention == "google" else text, convention, undecodable
-            )
-            for row, (_, *texts) in enumerate(read[part], start=1)
-            for text in texts
-        ]
-        for part, name in FILES.items()
-    }
+    for name in FILES.values():
+        check_file(Path(folder) / name, "Retrieval")
+    cut = min(longest, FIRST_BYTES) if convention == "google" else longest
+    codes: dict[str, list[Codes]] = {part: [] for part in FILES}
+    labels: dict[str, list[int]] = {part: [] for part in FILES}
+    for part, name in FILES.items():
+        for row, (label, *texts) in enumerate(_pairs(Path(folder) / name, quoting), start=1):
+            codes[part] += [codes_of(f"{name}, row {row}", text, convention, cut, undecodable) for text in texts]
+            labels[part].append(label)
     vocabulary = text_vocabulary(codes["train"], convention, longest, min_count=1, mega_size=MEGA_SIZE)
-    return {
-        part: vocabulary.encode(codes[part], [label for label, *_ in read[part]], num_classes=2, per_item=2)
-        for part in FILES
-    }
+    return {part: vocabulary.encode(codes[part], labels[part], num_classes=2, per_item=2) for part in FILES}

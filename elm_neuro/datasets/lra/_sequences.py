@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from elm_neuro.datasets._items import indices_of, integers
+from elm_neuro.datasets._processes import with_maps, without_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,12 @@ class TokenSequences:
             if groups.size != len(self.labels):
                 raise ValueError(f"groups must be one per item, {len(self.labels)}, got {groups.size}")
             object.__setattr__(self, "groups", groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_maps(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(with_maps(state))
 
     @classmethod
     def of(

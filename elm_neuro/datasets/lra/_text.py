@@ -56,14 +56,14 @@ def read_text(
 
     Raises:
         FileNotFoundError: a folder is not there, or holds no reviews; the message says where they come from.
-        ValueError: a file cannot be read as text.
+        ValueError: a file cannot be read as text, or is a link that leads out of the folder.
     """
     check_convention(convention)
     check_folder(folder, "Text")
     longest = MAX_LENGTH[convention] if max_length is None else max_length
     read = {part: _reviews(Path(folder), part) for part in ("train", "test")}
     codes = {
-        part: [codes_of(path, read_file(path, MAX_BYTES), convention, undecodable) for path, _ in reviews]
+        part: [codes_of(path, read_file(path, MAX_BYTES), convention, longest, undecodable) for path, _ in reviews]
         for part, reviews in read.items()
     }
     vocabulary = text_vocabulary(codes["train"], convention, longest, min_count=MIN_COUNT, mega_size=MEGA_SIZE)
@@ -84,26 +84,32 @@ def _reviews(folder: Path, part: str) -> list[tuple[Path, int]]:
         place = folder / part / name
         check_folder(place, "Text")
         numbered = [(match, path) for path in place.iterdir() if (match := _NAME.fullmatch(path.name))]
+        for _, path in numbered:
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+                raise ValueError(f"{path} must lie in {folder}, got a link that leads out of it")
         if not numbered:
             raise FileNotFoundError(f"{place} must hold reviews named NUMBER_RATING.txt, got {listing(place)}")
         reviews += [(path, label) for _, path in sorted(numbered, key=lambda one: (int(one[0][1]), int(one[0][2])))]
     return reviews
 
 
-def codes_of(place: object, raw: bytes, convention: Convention, undecodable: Undecodable = "refuse") -> Codes:
-    """A text as bytes, or as code points.
+def codes_of(
+    place: object, raw: bytes, convention: Convention, max_length: int, undecodable: Undecodable = "refuse"
+) -> Codes:
+    """The beginning of a text as bytes, or as code points.
 
     Args:
         place: of the text, for the message.
         raw: its bytes.
         convention: "google" takes bytes.
+        max_length: of the beginning; all of the text is looked at.
         undecodable: as in :func:`read_text`.
 
     Raises:
         ValueError: it is no UTF-8.
     """
     if convention == "google":
-        return np.frombuffer(raw, dtype=np.uint8)
+        return np.frombuffer(raw[:max_length], dtype=np.uint8)
     try:
         text = raw.decode("utf-8", errors="replace" if undecodable == "replace" else "strict")
     except UnicodeDecodeError as error:
@@ -111,7 +117,8 @@ def codes_of(place: object, raw: bytes, convention: Convention, undecodable: Und
             f"{place} must be UTF-8 for convention {convention!r}, got byte {raw[error.start]:#04x} at {error.start}; "
             'undecodable="replace" puts U+FFFD in its place'
         ) from error
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    text = text[:max_length]
+    return np.frombuffer(text.encode(), np.uint8) if text.isascii() else np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
 def text_vocabulary(

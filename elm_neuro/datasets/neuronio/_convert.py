@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from elm_neuro.datasets._processes import end_with_parent
 from elm_neuro.datasets.neuronio._simulations import read_simulation_file
 from elm_neuro.datasets.neuronio._store import (
     SUFFIXES,
@@ -208,7 +207,7 @@ def _run(
             yield name, lambda name=name: convert_file(str(tasks[name]), str(folder / name))  # type: ignore[misc]
         return
     own = (
-        ProcessPoolExecutor(min(num_workers, len(todo)), multiprocessing.get_context("spawn"), _end_with_parent)
+        ProcessPoolExecutor(min(num_workers, len(todo)), multiprocessing.get_context("spawn"), end_with_parent)
         if executor is None
         else None
     )
@@ -223,19 +222,6 @@ def _run(
                 running[(own or executor).submit(convert_file, str(tasks[name]), str(folder / name))] = name  # type: ignore[union-attr]
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), done.result
-
-
-def _end_with_parent() -> None:
-    """Have a worker end when the process that started it does, even by kill -9."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-
-        def watch() -> None:
-            multiprocessing.connection.wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
 
 
 def convert_file(source: str, target: str) -> dict[str, Any]:

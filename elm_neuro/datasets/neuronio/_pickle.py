@@ -47,6 +47,7 @@ CLOSING = frozenset("TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS 
 STRINGS = frozenset("SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE".split())
 PAYLOADS = frozenset("BINSTRING BINBYTES".split())
 TUPLES = frozenset("TUPLE TUPLE1 TUPLE2 TUPLE3".split())
+CHANGES = frozenset("APPEND APPENDS SETITEM SETITEMS BUILD".split())  # of an object that stays where it is
 PUTS = frozenset("BINPUT LONG_BINPUT MEMOIZE".split())
 GETS = frozenset("BINGET LONG_BINGET".split())
 
@@ -319,8 +320,11 @@ def _checked(source: _Joined, runs: _Runs, wanted: frozenset[str]) -> Iterator[b
                 parts += stack[-len(before) :]
                 del stack[-len(before) :]
             if opcode.stack_after:
-                stack.append(1 + sum(parts) if name in TUPLES else tuples.get(int(argument), 0) if name in GETS else 0)
-                if stack[-1] > MAX_TUPLES:
+                made_of = 1 + sum(parts) if name in TUPLES else tuples.get(int(argument), 0) if name in GETS else 0
+                if name in CHANGES and len(parts) >= len(before):
+                    made_of = parts[-len(before)]
+                stack.append(made_of)
+                if made_of > MAX_TUPLES:
                     raise pickle.UnpicklingError(f"tuples must be made of at most {MAX_TUPLES} tuples, got more")
         closed = closed + (name in CLOSING) if name in CLOSING or name in PUTS else 0
         if closed > MAX_DEPTH or len(stacks) > MAX_DEPTH or len(stacks[-1]) > MAX_STACK:

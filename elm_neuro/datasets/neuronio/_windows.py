@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from elm_neuro.datasets._counter import checked_seed, splitmix64
 from elm_neuro.datasets._items import Items, collate, index_of, indices_of
+from elm_neuro.datasets._processes import SharedNumber
 from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS, NUM_SEGMENTS, Simulations, soma_target
 from elm_neuro.datasets.neuronio._store import converted_files, open_simulations
 from elm_neuro.events import SpikeEvents
@@ -100,8 +101,7 @@ class NeuronIODataset(Dataset[Window]):
                 )
         self._first = np.concatenate(([0], np.cumsum([num for num, _ in sizes])))
         self._num_starts = np.array([num_steps - skip_ms - window_ms + 1 for _, num_steps in sizes])
-        # shared, so that workers that live on see it move
-        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedNumber()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": {}}  # a map of a file would be pickled with its content
@@ -130,7 +130,7 @@ class NeuronIODataset(Dataset[Window]):
         """
         if not 0 <= epoch < 2**30:
             raise ValueError(f"epoch must be in [0, 2**30), got {epoch}")
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
 
     def places(self, indices: ArrayLike) -> NDArray[np.int64]:
         """File, simulation in it, and first step of the windows `indices` of this epoch, (num_indices, 3).

@@ -113,7 +113,7 @@ def read_nmnist(
     place = nmnist_folder(folder, part)
     times, channels, sizes, labels = [], [], [0], []
     for digit in range(NUM_DIGITS):
-        files = sorted(file for file in (place / str(digit)).iterdir() if file.suffix == ".bin")
+        files = recordings_in(place / str(digit))
         if not files:
             raise FileNotFoundError(f"{place / str(digit)} must have recordings, *.bin, got none: {_where(folder)}")
         for file in files:
@@ -127,6 +127,11 @@ def read_nmnist(
     return SpikeRecordings(
         np.concatenate(times), np.concatenate(channels), indptr, np.array(labels), None, num_channels
     )
+
+
+def recordings_in(folder: Path) -> list[Path]:
+    """Files of a folder in the order of their names, less those that are not whole: their names begin with a dot."""
+    return sorted(file for file in folder.iterdir() if file.suffix == ".bin" and not file.name.startswith("."))
 
 
 def nmnist_folder(folder: str | os.PathLike[str], part: Part) -> Path:

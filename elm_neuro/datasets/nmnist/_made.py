@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from elm_neuro.datasets.nmnist._files import PARTS, SIDE, PixelEvents, write_nmnist_file
-from elm_neuro.files import json_object, write_whole
+from elm_neuro.datasets.nmnist._files import PARTS, SIDE, PixelEvents, recordings_in, write_nmnist_file
+from elm_neuro.files import json_object, leftovers, remove, write_whole
 
 ABOUT = "generated.json"
 NUM_STEPS = 300  # ms: three saccades of 100 each
@@ -54,35 +55,44 @@ def make_nmnist(
         ImportError: scikit-learn is not installed.
         ValueError: a number is below 10, or the folder holds recordings of another seed, more than are asked for, or
             others than are made here.
+        BlockingIOError: another process is writing into the folder.
         OSError: a file cannot be written.
     """
     for name, num in (("num_train", num_train), ("num_test", num_test)):
         if num < 10:
             raise ValueError(f"{name} must be at least 10, one a digit, got {num}")
-    _claim(Path(folder), seed, {"train": num_train, "test": num_test})
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(Path(folder, ".lock"), timeout=0):
+            _make(Path(folder), {"train": num_train, "test": num_test}, seed, progress or (lambda *_: None))
+    except Timeout as error:
+        raise BlockingIOError(f"folder must be free, but another process is writing into {folder}") from error
+
+
+def _make(folder: Path, numbers: dict[str, int], seed: int, report: Callable[[int, int], None]) -> None:
+    _claim(folder, seed, numbers)
     images, labels = _digits()
     first_of_test = round(TRAIN_SHARE * len(labels))
     done = 0
-    for stream, (part, num) in enumerate({"train": num_train, "test": num_test}.items()):
+    for stream, (part, num) in enumerate(numbers.items()):
         usable = np.arange(first_of_test) if part == "train" else np.arange(first_of_test, len(labels))
         of_digit = [usable[labels[usable] == digit] for digit in range(10)]
         for number in range(num):
             digit = number % 10
-            place = Path(folder, PARTS[part], str(digit))
+            place = folder / PARTS[part] / str(digit)
             place.mkdir(parents=True, exist_ok=True)
             path = place / f"{number:05d}.bin"
             if not path.exists() or not path.stat().st_size:  # none has no events: it was cut off
                 random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
                 chosen = of_digit[digit][random.integers(of_digit[digit].size)]
                 write_nmnist_file(path, *seen(images[chosen], random))
-            done += 1
-            if progress is not None:
-                progress(done, num_train + num_test)
+            report(done := done + 1, sum(numbers.values()))
 
 
 def _claim(folder: Path, seed: int, numbers: dict[str, int]) -> None:
-    """Note what the folder is to hold; refuse it where it holds something else."""
-    there = {part: [*Path(folder, PARTS[part]).glob("*/*.bin")] for part in numbers}
+    """Note what the folder is to hold, without what killed writers left; refuse it where it holds something else."""
+    digits = {part: [place for place in (folder / PARTS[part]).glob("*") if place.is_dir()] for part in numbers}
+    there = {part: [file for place in places for file in recordings_in(place)] for part, places in digits.items()}
     path, about = folder / ABOUT, {"generator": "elm_neuro N-MNIST stand-in", "seed": seed}
     if path.exists():
         if (before := json_object(path)) != about:
@@ -90,7 +100,6 @@ def _claim(folder: Path, seed: int, numbers: dict[str, int]) -> None:
     elif any(there.values()):
         raise ValueError(f"{folder} must be empty or hold recordings that were made here, got others")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole({path: json.dumps(about).encode()})
     for part, files in there.items():
         if len(files) > numbers[part]:
@@ -98,6 +107,9 @@ def _claim(folder: Path, seed: int, numbers: dict[str, int]) -> None:
                 f"{folder} must hold no more than num_{part} = {numbers[part]} recordings, got {len(files)}: another "
                 "folder is needed"
             )
+    for place in (folder, *digits["train"], *digits["test"]):
+        for leftover in leftovers(place):  # the lock is ours
+            remove(leftover)
 
 
 def seen(image: NDArray[np.float64], random: np.random.Generator) -> PixelEvents:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from elm_neuro.datasets._counter import checked_seed
 from elm_neuro.datasets._items import Items, collate, index_of, indices_of
+from elm_neuro.datasets._processes import SharedNumber
 from elm_neuro.datasets.shd._frames import FrameTable, Steps, whole_microseconds
 from elm_neuro.datasets.shd._pairs import (
     SPLITS,
@@ -160,8 +161,7 @@ class SHDAdding(Dataset[PairItem]):
         self.num_channels = -(-self.recordings.num_channels // pool)
         self._steps, whole = Steps(self._bin_us, self.digit_us, pool, binary, scale), self.digit_us % self._bin_us == 0
         self._table = FrameTable(self.recordings, self._steps) if output == "frames" and whole else None
-        # shared, so that workers that live on see it move
-        self._epoch = torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()
+        self._epoch = SharedNumber()
         self._drawn = (0, self._draw(0))
         self.fingerprint = fingerprint(self.recordings, self._drawn[1], self.digit_us)
         logger.info("%s: fingerprint of the list %s", self, self.fingerprint)
@@ -204,7 +204,7 @@ class SHDAdding(Dataset[PairItem]):
         if not 0 <= epoch < 2**30:
             raise ValueError(f"epoch must be in [0, 2**30), got {epoch}")
         if self.split == "train":
-            self._epoch.fill_(epoch)
+            self._epoch.set(epoch)
 
     @property
     def digits(self) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from elm_neuro.checkpoints._load import load_weights
-from elm_neuro.files import whole_files
+from elm_neuro.files import write_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -31,8 +32,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_files(target) as (temporary,):
-            torch.save(checkpoint, temporary)
+        content = io.BytesIO()  # written by torch into a full disk, it would be an error without file or reason
+        torch.save(checkpoint, content)
+        write_whole({target: content.getvalue()})
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True

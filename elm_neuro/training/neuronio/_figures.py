@@ -277,7 +277,7 @@ def receptive_fields(neuron: ELM) -> Figure:
 def branch_weights(neuron: ELM) -> NDArray[np.float64]:
     """Summed weights of the synapses of each branch on each input, (num_branch, input_size)."""
     weights: Tensor = neuron.w_s.detach().double().cpu()
-    index: Any = neuron.cell.input_to_synapse_indices
+    index: Any = neuron.cell.settled_routing()
     index = torch.arange(weights.numel()).view(weights.shape) if index is None else index.cpu().view(weights.shape)
     fields = torch.zeros(weights.shape[0], neuron.config.input_size, dtype=torch.float64)
     valid = index >= 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elm_neuro.datasets import TextStreams, alphabet, read_enwik8, split_text
+from tests.full_disk import full_disk
 
 TEXT = b"In the beginning the Universe was created. " * 50
 
@@ -33,6 +34,16 @@ def test_a_file_and_its_archive_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "enwik8").stat().st_mtime_ns == before  # taken as it is
     (tmp_path / "enwik8").write_bytes(TEXT[:7])  # of an unpacking that was cut off by another program
     assert read_enwik8(archive, num_bytes=len(TEXT)).tobytes() == TEXT
+
+
+def test_a_disk_that_is_full_is_named_with_the_text_and_what_was_killed_before_is_removed(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "enwik8.zip", ("enwik8", TEXT * 10))
+    left = tmp_path / ".enwik8.99999999-0123abcd.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    with full_disk(), pytest.raises(OSError, match="enwik8 cannot be written: File too large"):
+        read_enwik8(archive, num_bytes=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["enwik8.zip"]
 
 
 def test_texts_of_another_size_are_refused(tmp_path: Path) -> None:

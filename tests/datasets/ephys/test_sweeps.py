@@ -71,6 +71,26 @@ def test_relative_links_lead_from_where_they_stand(tmp_path: Path) -> None:
     assert read_sweeps(written(tmp_path / "cell.nwb", move))[0].current.size == 500
 
 
+def test_one_group_under_many_numbers_is_refused(tmp_path: Path) -> None:
+    """A file of 100 kB that would fill the memory."""
+
+    def more(file: Any) -> None:
+        for number in range(100, 1100):
+            file[f"epochs/Sweep_{number}"] = file["epochs/Sweep_4"]
+
+    with pytest.raises(ValueError, match="epochs/Sweep_100 must have a response of its own, got that of Sweep_4"):
+        read_sweeps(written(tmp_path / "cell.nwb", more))
+
+
+def test_sweeps_may_share_a_stimulus(tmp_path: Path) -> None:
+    def shared(file: Any) -> None:
+        del file["epochs/Sweep_12/stimulus"]
+        file["epochs/Sweep_12/stimulus"] = file["epochs/Sweep_4/stimulus"]
+
+    one, other = read_sweeps(written(tmp_path / "cell.nwb", shared))
+    np.testing.assert_array_equal(one.current, other.current)
+
+
 def removed(key: str) -> Change:
     return lambda file: file.__delitem__(key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,47 @@ def test_what_was_never_written_is_zero() -> None:
     assert dataset(file, "e").values().size == 0
 
 
+FILLS = {"i1": -3, ">u2": 7, "<i4": -70000, "<f4": np.nan, ">f8": -0.5, "S3": b"ab"}
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("dtype", FILLS)
+def test_what_was_never_written_has_the_fill_value_that_h5py_gives(dtype: str, libver: str) -> None:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=libver) as file:
+        options = {"dtype": dtype, "fillvalue": FILLS[dtype]}
+        file.create_dataset("nothing", shape=(2, 3), **options)
+        if libver == "earliest":
+            file.create_dataset("no chunk", shape=(5,), chunks=(2,), **options)
+            for name, chunks in (("some chunks", (1,)), ("packed", (4,))):
+                more = {"compression": "gzip"} if name == "packed" else {}
+                data = file.create_dataset(name, shape=(11,), chunks=chunks, **options, **more)
+                data[1] = data[9] = np.ones(1).astype(dtype)[0]
+    with h5py.File(image) as theirs:
+        for key in theirs:
+            ours = dataset(File(image), key).values()
+            assert ours.tobytes() == theirs[key][()].tobytes() and ours.shape == theirs[key].shape
+
+
+def test_rows_that_were_never_written_have_the_fill_value_that_h5py_gives() -> None:
+    options = {"shape": (3,), "dtype": h5py.string_dtype(), "fillvalue": "none"}
+    flat, lengths = dataset(opened(lambda file: file.create_dataset("a", **options)), "a").rows()
+    assert (flat.tobytes(), lengths.tolist()) == (b"none" * 3, [4, 4, 4])
+
+
+def test_the_fill_value_of_the_oldest_format_is_read_and_one_of_another_size_refused() -> None:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.create_dataset("a", shape=(2,), dtype="<u2", fillvalue=0x1234)
+    raw, new = image.getvalue(), b"\x02\x02\x02\x01\x02\0\0\0\x34\x12"  # the content of message 5
+    place = raw.index(new)
+    assert raw[place - 8] == 5 and raw.count(new[4:]) == 2  # the other one is of message 4
+    assert dataset(changed(raw, place - 8, b"\0"), "a").values().tolist() == [0x1234] * 2
+    assert dataset(changed(raw, place + 8, b"\x35"), "a").values().tolist() == [0x1235] * 2
+    with pytest.raises(ValueError, match="/a must have a fill value of 2 bytes, got 1"):
+        changed(raw, place + 4, b"\1").get("a")
+
+
 def test_groups_of_any_size_are_searched(tmp_path: Path) -> None:
     """Hundreds of links make an index of several levels."""
     file = opened(lambda file: [file.create_dataset(f"group/number {i}", data=[i]) for i in range(700)])
@@ -162,6 +204,75 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
         dataset(file, "a").values()
     with pytest.raises(ValueError, match=r"/b must have chunks smaller than the file, got 67108864 bytes"):
         dataset(file, "b").values()
+
+
+def zeros(file: h5py.File, count: int) -> None:
+    """Data sets of 1 MiB that pack into 1 kB."""
+    packed = zlib.compress(bytes(1 << 20))
+    for i in range(count):
+        data = file.create_dataset(f"{i}", (1 << 20,), "u1", chunks=(1 << 20,), compression="gzip")
+        data.id.write_direct_chunk((0,), packed)
+
+
+def test_many_data_sets_that_pack_well_are_read_until_they_are_too_much_for_their_file() -> None:
+    file = opened(lambda file: zeros(file, 70))
+    assert file.size < 1 << 20
+    assert not any(dataset(file, f"{i}").values().any() for i in range(40))
+    with pytest.raises(ValueError, match=f"a file of {file.size} bytes must be read within {64 << 20} bytes"):
+        [dataset(file, f"{i}").values() for i in range(40, 70)]
+
+
+def test_one_data_set_that_is_read_again_and_again_is_refused() -> None:
+    """As by many links to it."""
+    file = opened(lambda file: file.create_dataset("a", data=np.ones(1 << 20, np.uint8)))
+    with pytest.raises(ValueError, match="its parts are read many times"):
+        [dataset(file, "a").values() for _ in range(65)]
+
+
+def test_chunks_that_lie_beyond_their_shape_are_refused_before_gigabytes_are_unpacked() -> None:
+    options = {"chunks": (1, 1 << 20), "maxshape": (None, None), "compression": "gzip", "compression_opts": 1}
+    file = opened(lambda file: file.create_dataset("a", data=np.ones((100, 1), np.uint8), **options))
+    with pytest.raises(ValueError, match=f"must be read within {64 << 20} bytes, got more"):
+        dataset(file, "a").values()
+
+
+def test_attributes_that_are_searched_again_and_again_are_refused() -> None:
+    file = opened(lambda file: file.attrs.update(long=np.zeros(60_000, np.uint8), number=5))
+    assert all(file.attribute("number") == 5 for _ in range(1000))
+    with pytest.raises(ValueError, match="its parts are read many times"):
+        [file.attribute("number") for _ in range(200)]
+
+
+def test_a_soft_link_that_goes_round_and_round_is_refused() -> None:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file["a/number"] = 1
+        file["a/a"] = file["a"]
+        file["short"], file["long"] = h5py.SoftLink("/a" * 99 + "/number"), h5py.SoftLink("/a" * 100 + "/number")
+    assert dataset(File(image, follow=True), "short").values() == 1
+    with pytest.raises(ValueError, match="/long must be reached by at most 100 names, got 101"):
+        File(image, follow=True).get("long")
+
+
+class Counted(io.BytesIO):
+    """Remembers how much was read."""
+
+    num_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raw = super().read(size)
+        self.num_bytes += len(raw)
+        return raw
+
+
+def test_links_of_a_group_are_read_once_however_many_are_followed() -> None:
+    image = Counted()
+    with h5py.File(image, "w") as writer:
+        for i in range(400):
+            writer[f"group/{i}/a"] = i
+    file, image.num_bytes = File(image), 0
+    assert all(dataset(file, f"group/{i}/a").values() == i for i in range(400))
+    assert image.num_bytes < file.size
 
 
 def changed(image: bytes, place: int, new: bytes) -> File:

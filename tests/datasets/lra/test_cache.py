@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from elm_neuro.datasets import SpokenDigits
-from elm_neuro.datasets.lra import TokenDataset, TokenSequences, cached, content_key, token_events
+from elm_neuro.datasets.lra import TokenDataset, TokenSequences, _cache, cached, content_key, token_events
 
 
 def made(num_tokens: int = 7) -> TokenSequences:
@@ -52,6 +55,51 @@ def test_an_old_or_damaged_cache_is_made_again_with_a_warning(tmp_path: Path) ->
             again = cached("t", key, lambda: {"train": made()}, tmp_path)
         assert again["train"].fingerprint == made().fingerprint
         assert (manifest.read_bytes(), tokens.read_bytes()) == whole
+
+
+def test_two_that_make_a_cache_at_once_both_have_their_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, write, written = content_key([], {}), _cache.write_whole_folder, []
+
+    def count(path: Path, files: Any) -> None:
+        written.append(1)
+        write(path, files)
+
+    monkeypatch.setattr(_cache, "write_whole_folder", count)
+
+    def make_slowly() -> dict[str, TokenSequences]:
+        cached("t", key, lambda: {"train": made()}, tmp_path)  # another process is faster
+        return {"train": made()}
+
+    assert isinstance(cached("t", key, make_slowly, tmp_path)["train"].tokens, np.memmap)
+    assert written == [1]  # what is whole is not replaced
+
+    def write_and_lose(path: Path, files: Any) -> None:
+        write(path, files)
+        path.rename(tmp_path / ".away")  # another process is between its two renames
+
+    monkeypatch.setattr(_cache, "write_whole_folder", write_and_lose)
+    parts = cached("t", content_key([], {"a": 1}), lambda: {"train": made()}, tmp_path)
+    assert parts["train"].fingerprint == made().fingerprint
+
+
+def test_a_cache_that_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".t-0123.99999999-0123abcd.tmp"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    cached("t", content_key([], {}), lambda: {"train": made()}, tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_a_key_knows_files_of_any_name_and_none_that_are_being_written(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"one")
+    key = content_key([tmp_path], {})
+    (tmp_path / ".f.77-0123abcd.tmp").write_bytes(b"half of")
+    assert content_key([tmp_path], {}) == key
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff")).write_bytes(b"stray")
+    assert content_key([tmp_path], {}) != key
 
 
 def test_keys_tell_contents_and_settings_apart(tmp_path: Path) -> None:

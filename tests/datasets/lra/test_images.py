@@ -9,6 +9,7 @@ import pickle
 import shutil
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from elm_neuro.datasets.lra import (
     to_grey,
     to_levels,
 )
-from elm_neuro.datasets.lra._images import CLASSES
-from elm_neuro.datasets.lra._pathfinder_files import pathfinder_images
+from elm_neuro.datasets.lra._images import CLASSES, read_batch
+from elm_neuro.datasets.lra._pathfinder_files import SUBSET, pathfinder_images, write_pathfinder
+from tests.full_disk import full_disk
 
 RANDOM = np.random.default_rng(0)
 
@@ -130,9 +132,10 @@ def test_parquet_files_are_read_by_pyarrow_or_it_is_named(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "pyarrow", library)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", reader)
     assert len(read_image(tmp_path)["test"]) == 10
-    table["label"] = [11] * 10
-    with pytest.raises(ValueError, match="image 0 must have a label from 0 to 9, got 11"):
-        read_image(tmp_path)
+    for label, got in ((11, "11"), (2.5, "float"), (None, "NoneType")):
+        table["label"] = [label] * 10
+        with pytest.raises(ValueError, match=f"image 0 must have a label from 0 to 9, got {got}"):
+            read_image(tmp_path)
 
 
 class Runs:
@@ -169,6 +172,62 @@ def test_pickles_that_are_no_images_are_refused_and_nothing_in_them_runs(
     with pytest.raises(ValueError, match=message):
         read_image(tmp_path / "c")
     assert not (tmp_path / "PWNED").exists()
+
+
+def doubled(build: Callable[[int, int], bytes], times: int = 50) -> bytes:
+    """Instructions that leave a container of 2**50 numbers on the stack: each one holds the one before twice."""
+    return b"K\x01K\x01\x86q\x00" + b"".join(build(place, place + 1) for place in range(times))
+
+
+def pair(one: int, new: int) -> bytes:
+    return b"h%ch%c\x86q%c" % (one, one, new)
+
+
+def pair_that_is_not_fresh(one: int, new: int) -> bytes:
+    return b"h%ch%c\x86NbK\x05\x86q%c" % (one, one, new)
+
+
+def list_of_two(one: int, new: int) -> bytes:
+    return b"](h%ch%ceq%c" % (one, one, new)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        doubled(pair) + b"}h2K\x01s.",
+        doubled(pair_that_is_not_fresh) + b"}h2K\x01s.",
+        b"](" + doubled(pair) + b"e.",
+        doubled(pair) + b"cnumpy\ndtype\nh2K\x00K\x01\x87R.",
+        doubled(list_of_two) + b"cnumpy\ndtype\nh2K\x00K\x01\x87R.",
+        b"}U\x06labels](" + doubled(list_of_two) + b"es.",
+        b"}" + b"K\x01K\x01\x86" + b"K\x01\x86" * 50_000 + b"K\x01s.",  # deep, not wide
+    ],
+)
+def test_pickles_that_grow_without_end_are_refused_at_once(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data_batch_1").write_bytes(b"\x80\x02" + content)
+    with pytest.raises(ValueError, match=r"must be nested at most 20 deep|only names and short texts"):
+        read_batch(tmp_path / "data_batch_1")
+
+
+def test_messages_of_strange_values_say_what_kind_they_are(tmp_path: Path) -> None:
+    path, lists = tmp_path / "data_batch_1", b"]" * 5000 + b"a" * 4999  # in each other: too deep for a text of them
+    for content, message in (
+        (b"cnumpy\ndtype\n" + lists + b"K\x00K\x01\x87R.", "arrays must be of u1, got list"),
+        (b"}K\x05" + lists + b"s.", "it must hold data and labels, got $"),
+        (python_2_pickle({"data": np.zeros((1, 3072), np.uint8), "labels": [[]]}), "from 0 to 9, got list"),
+    ):
+        path.write_bytes(content if content.startswith(b"\x80") else b"\x80\x02" + content)
+        with pytest.raises(ValueError, match=message):
+            read_batch(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_batches_that_python_3_wrote_are_read(tmp_path: Path, protocol: int) -> None:
+    data = RANDOM.integers(0, 256, (30, 3072), dtype=np.uint8)
+    names = [b"one", b"one"] + [b"%d.png" % k for k in range(28)]
+    content = {b"batch_label": names[0], b"labels": [k % 10 for k in range(30)], b"data": data, b"filenames": names}
+    (tmp_path / "batch").write_bytes(pickle.dumps(content, protocol=protocol))
+    np.testing.assert_array_equal(read_batch(tmp_path / "batch").colours[3, ..., 1].ravel(), data[3, 1024:2048])
 
 
 def test_halves_of_a_pickle_are_refused(tmp_path: Path) -> None:
@@ -319,6 +378,11 @@ def test_whole_images_survive_growth_that_is_stopped_and_those_that_are_gone_are
     (images / "sample_1.png").unlink()
     make_pathfinder(tmp_path, 5)
     assert read_pathfinder(tmp_path, 32, num_levels=256).fingerprint == grown.fingerprint
+    (images / "sample_4.png").write_bytes(b"")  # the power failed
+    make_pathfinder(tmp_path, 5)
+    assert read_pathfinder(tmp_path, 32, num_levels=256).fingerprint == grown.fingerprint
+    with pytest.raises(ValueError, match="must hold no more than num_images = 3 images, got 5: another folder"):
+        make_pathfinder(tmp_path, 3)
     with FileLock(tmp_path / ".lock"), pytest.raises(BlockingIOError, match="another process is writing into"):
         make_pathfinder(tmp_path, 7)
 
@@ -330,3 +394,23 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
     assert sum(len(part) for part in parts.values()) == 1797
     rows = {part.sequence(k).tobytes() for part in parts.values() for k in range(len(part))}
     assert rows == {row.astype(np.uint8).tobytes() for row in loaded.data}
+
+
+def test_fewer_images_than_are_there_in_any_folder_need_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elm_neuro.datasets.lra._pathfinder_blocks.BLOCK", 2)
+    make_pathfinder(tmp_path, 5)
+    with pytest.raises(ValueError, match="must hold no more than num_images = 4 images, got 5: another folder"):
+        make_pathfinder(tmp_path, 4)
+    left = [tmp_path / ".generated.7-0123abcd.tmp.json", tmp_path / SUBSET / "metadata" / ".0.7-0123abcd.tmp.npy"]
+    for path in left:
+        path.touch()
+    make_pathfinder(tmp_path, 5)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_full_disk_is_named_with_the_image(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    with full_disk(), pytest.raises(OSError, match=r"imgs/0/sample_0\.png cannot be written: File too large"):
+        write_pathfinder(tmp_path, noise, [0], [(1.8, 14, 4, 5, 1.5, 2, 1)])

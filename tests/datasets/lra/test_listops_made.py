@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from elm_neuro.datasets.lra import ListOpsSettings, MadeListOps, make_listops, read_listops, write_listops
 from elm_neuro.datasets.lra._listops_file import encode_made, listops_vocabulary
 from elm_neuro.datasets.lra._listops_trees import OPERATORS, TOKENS
 from tests.datasets.lra.listops_oracle import depth, evaluate
+from tests.full_disk import full_disk
 
 SMALL = ListOpsSettings(max_depth=5, max_args=5, min_length=10, max_length=60)
 FINGERPRINT = "eb9639f969945e1b31968da75f81c747db6cc0f6d78dcaaf407535c22b1cf455"  # of 300 sequences, as cited
@@ -122,6 +124,12 @@ def test_made_sequences_are_printed_in_the_published_layout(tmp_path: Path) -> N
         np.testing.assert_array_equal(direct.groups, read[name].groups)
 
 
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(OSError, match=r"basic_train\.tsv cannot be written: File too large"):
+        write_listops(tmp_path / "basic_train.tsv", make_listops(60, SMALL).sequences())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,6 +148,54 @@ def test_damaged_files_are_refused(tmp_path: Path, change, message: str) -> None
     path.write_bytes(change(raw))
     with pytest.raises(ValueError, match=message):
         MadeListOps.load(path)
+
+
+def test_a_bit_that_flipped_is_found_wherever_it_is(tmp_path: Path) -> None:
+    path, made = tmp_path / "f", make_listops(8, SMALL)
+    made.save(path)
+    raw, refused = path.read_bytes(), 0
+    for place in range(0, 8 * len(raw), 13):
+        path.write_bytes(flipped(raw, place))
+        try:
+            loaded = MadeListOps.load(path)
+        except ValueError:
+            refused += 1
+        else:  # in the checksum's name
+            assert loaded.settings == SMALL and loaded.trees.tolist() == made.trees.tolist()
+            assert loaded.answers.tolist() == made.answers.tolist()
+    assert refused > 0.95 * len(raw) * 8 / 13
+
+
+def flipped(raw: bytes, place: int) -> bytes:
+    changed = bytearray(raw)
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
+
+
+def test_files_of_earlier_versions_are_read_and_their_first_trees_grown(tmp_path: Path) -> None:
+    made = make_listops(8, SMALL)
+
+    def saved(settings: ListOpsSettings, trees: np.ndarray, answers: np.ndarray) -> Path:
+        metadata = {"format": "elm_neuro listops 1", "settings": json.dumps(asdict(settings), sort_keys=True)}
+        safetensors.numpy.save_file({"trees": trees, "answers": answers}, tmp_path / "old", metadata)
+        return tmp_path / "old"
+
+    assert MadeListOps.load(saved(SMALL, made.trees, made.answers)).sequences().fingerprint == (
+        made.sequences().fingerprint
+    )
+    with pytest.raises(ValueError, match="answers must be those of the trees, got others"):
+        MadeListOps.load(saved(SMALL, made.trees, np.roll(made.answers, 1)))
+    with pytest.raises(ValueError, match="sequences must have more than 10 tokens, got one that has not"):
+        MadeListOps.load(saved(SMALL, np.arange(8), made.answers))
+    with pytest.raises(ValueError, match=r"answers must be those|sequences must have|must have fewer than 60 tokens"):
+        MadeListOps.load(saved(replace(SMALL, seed=1), made.trees, made.answers))
+
+
+@pytest.mark.parametrize("header", [b"[]", b'{"__metadata__": [1]}', b'{"__metadata__": {"format": 1}}'])
+def test_headers_that_are_no_tables_of_texts_are_refused(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "f").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match="must be a whole file"):
+        MadeListOps.load(tmp_path / "f")
 
 
 def test_settings_out_of_range_are_refused() -> None:

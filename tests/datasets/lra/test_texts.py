@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from elm_neuro.datasets.lra import held_out, read_retrieval, read_text
-from elm_neuro.datasets.lra._retrieval import read_pairs
+from elm_neuro.datasets.lra._retrieval import FILES, read_pairs
 from elm_neuro.datasets.lra._text import review_files
+from elm_neuro.datasets.lra._vocabulary import Convention
 
 
 @pytest.fixture
@@ -97,6 +100,18 @@ def test_folders_without_reviews_say_where_they_come_from(reviews: Path) -> None
         read_text(reviews, "google")
 
 
+def test_reviews_that_are_links_out_of_the_folder_are_refused(reviews: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("password")
+    inside, outside = reviews / "train" / "pos" / "98_9.txt", reviews / "test" / "neg" / "99_1.txt"
+    inside.symlink_to("0_9.txt")
+    train = read_text(reviews, "google")["train"]
+    assert train.sequence(len(train) - 1).tolist() == train.sequence(len(train) - 4).tolist()
+    outside.symlink_to(tmp_path / "secret")
+    for read in (lambda: read_text(reviews, "google"), lambda: review_files(reviews, "test")):
+        with pytest.raises(ValueError, match=r"test/neg/99_1.txt must lie in .*aclImdb, got a link that leads out"):
+            read()
+
+
 def test_a_part_of_the_training_set_can_validate(lra: Path) -> None:
     train = read_text(lra / "aclImdb", "google")["train"]
     parts = held_out(train, 0.34)
@@ -129,6 +144,40 @@ def test_an_open_quote_swallows_a_row_only_where_that_is_asked_for(lra: Path) ->
     rows = read_pairs(lra / "tsv_data" / "new_aan_pairs.train.tsv", quoting=True)
     assert rows[1][2] == b""  # of four columns
     assert b"Third pair" in rows[1][1]
+
+
+@pytest.mark.parametrize("quoting", [False, True])
+@pytest.mark.parametrize(
+    "raw",
+    [b"1\ta\tb\ttext\t" + b"x" * 300 + b"\n", b'1\ta\tb\ttext\t"' + b"x\n" * 150 + b'"\n', b"1\t" * 200],
+    ids=["line", "lines in quotes", "columns"],
+)
+def test_texts_and_lines_without_end_are_refused_by_the_files_name(
+    papers: Path, monkeypatch: pytest.MonkeyPatch, raw: bytes, quoting: bool
+) -> None:
+    monkeypatch.setattr("elm_neuro.datasets.lra._retrieval.MAX_LINE", 200)
+    limit = csv.field_size_limit()
+    path = papers / "new_aan_pairs.eval.tsv"
+    path.write_bytes(b"1\ta\tb\tone\ttwo\n" + raw)
+    with pytest.raises(ValueError, match=rf"^{path}.* must "):
+        read_pairs(path, quoting=quoting)
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("convention", ["google", "s4", "mega"])
+def test_papers_are_cut_as_they_are_read(papers: Path, convention: Convention) -> None:
+    """Long texts, one after the other, take no more memory than their beginnings."""
+    text = "a é".encode() * 10_000
+    for name in FILES.values():
+        (papers / name).write_bytes(b"".join(b"1\ta\tb\t%s\t%s\n" % (text, text) for _ in range(20)))
+    tracemalloc.start()
+    try:
+        parts = read_retrieval(papers, convention, max_length=101)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20 < (papers / FILES["train"]).stat().st_size
+    assert set(parts["train"].lengths.tolist()) == {101}
 
 
 @pytest.mark.parametrize(

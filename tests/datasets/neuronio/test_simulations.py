@@ -338,14 +338,16 @@ def test_steps_outside_of_a_simulation_are_refused(tmp_path: Path) -> None:
     assert repr(simulations).startswith("Simulations(num_simulations=1, num_steps=400")
 
 
-def nested_tuples(num: int, *, doubled: bool) -> bytes:
-    """A list of tuples, each holding the one before, taken from the memo; the last is the key of a dict."""
+def nested_tuples(num: int, *, doubled: bool, between: bytes = b"") -> bytes:
+    """A list of tuples, each holding the one before, taken from the memo; the last is the key of a dict. Between a
+    tuple and its place in the memo stands what leaves it as it is.
+    """
 
     def get(i: int) -> bytes:
         return b"j" + struct.pack("<I", i)
 
     made_of = b"".join(
-        get(i - 1) + (get(i - 1) + b"\x86" if doubled else b"\x85") + b"r" + struct.pack("<I", i) + b"a"
+        get(i - 1) + (get(i - 1) + b"\x86" if doubled else b"\x85") + between + b"r" + struct.pack("<I", i) + b"a"
         for i in range(1, num)
     )
     return b"\x80\x02]N\x85r\0\0\0\0a" + made_of + b"}" + get(num - 1) + b"K\x01s."
@@ -358,6 +360,9 @@ def nested_tuples(num: int, *, doubled: bool) -> bytes:
             nested_tuples(200_000, doubled=False), id="deep"
         ),  # the hash of it is no exception but the end of the process
         pytest.param(nested_tuples(100, doubled=True), id="wide"),  # 2**100 parts to hash
+        pytest.param(nested_tuples(100, doubled=True, between=b"Nb"), id="with a state of nothing"),
+        pytest.param(nested_tuples(100, doubled=True, between=b"(e"), id="with nothing appended"),
+        pytest.param(nested_tuples(100, doubled=True, between=b"(u"), id="with no items"),
     ],
 )
 def test_tuples_that_cannot_be_hashed_are_refused_before_they_are_made(tmp_path: Path, raw: bytes) -> None:

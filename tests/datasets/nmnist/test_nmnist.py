@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +83,24 @@ def test_the_stand_in_depends_on_its_seed_alone_and_goes_on_where_it_was_stopped
     for part in ("train", "test"):
         one, again, other = (read_nmnist(folder, part) for folder in (stand_in, tmp_path / "again", tmp_path / "other"))
         assert one.fingerprint() == again.fingerprint() != other.fingerprint()
+
+
+def test_what_a_killed_writer_left_is_no_recording(tmp_path: Path) -> None:
+    make_nmnist(tmp_path, 12, 10)
+    whole = read_nmnist(tmp_path, "train").fingerprint()
+    left = [
+        tmp_path / "Train" / "1" / ".00001.77-0123abcd.tmp.bin",
+        tmp_path / "Test" / "0" / ".00010.77-0123abcd.tmp.bin",
+        tmp_path / ".generated.77-0123abcd.tmp.json",
+    ]
+    for path in left:
+        path.write_bytes(bytes(5))
+    assert read_nmnist(tmp_path, "train").fingerprint() == whole
+    make_nmnist(tmp_path, 12, 10)
+    assert not any(path.exists() for path in left)
+    assert read_nmnist(tmp_path, "train").fingerprint() == whole
+    with FileLock(tmp_path / ".lock"), pytest.raises(BlockingIOError, match="another process is writing into"):
+        make_nmnist(tmp_path, 12, 10)
 
 
 def test_brightness_rises_and_falls_equally_often_along_a_closed_path() -> None:
