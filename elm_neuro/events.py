@@ -126,7 +126,12 @@ class SpikeEvents:
         """Events of dense frames; `value` is None where every entry is 0 or 1.
 
         Args:
-            frames: (batch, num_steps, num_channels), counts, signs or weights, any real dtype.
+            frames: (batch, num_steps, num_channels), counts, signs or weights, any real dtype. They are taken as data:
+                a gradient ends here. Where one is meant to go on, a layer takes the frames themselves.
+
+        Raises:
+            ValueError: `frames` have another shape.
+            TypeError: they are complex.
 
         >>> SpikeEvents.from_frames(torch.ones(1, 2, 3))
         SpikeEvents(batch=1, num_steps=2, num_channels=3, num_events=6)
@@ -354,7 +359,8 @@ def _nonzero(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Rising positions and values of the entries that are not zero; on the CPU two float32 entries are looked at as
     one word.
     """
-    if flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
+    wrapped = torch._C._are_functorch_transforms_active()  # around the memory
+    if wrapped or flat.device.type != "cpu" or flat.dtype != torch.float32 or flat.shape[0] % 2:
         position = flat.nonzero().squeeze(-1)
         return position, flat[position]
     words = flat.resolve_neg().numpy().view(np.int64)

@@ -48,9 +48,12 @@ class Options:
         switches = {name: _switch(name, getattr(self, name)) for name in ("batch_first", "shared_input", "lengths")}
         options: Options = replace(self, **numbers, **switches)  # type: ignore[arg-type]  # each has its own type
         options._check()
-        newest = min(MAX_OPSET, onnx.defs.onnx_opset_version())
-        if not MIN_OPSET <= opset <= newest:
-            raise ValueError(f"opset must be from {MIN_OPSET} to {newest} (with onnx {onnx.__version__}), got {opset}")
+        known = onnx.defs.onnx_opset_version()
+        if not MIN_OPSET <= opset <= min(MAX_OPSET, known):
+            raise ValueError(
+                f"opset must be from {MIN_OPSET} to {min(MAX_OPSET, known)} (the newest of onnx {onnx.__version__} is "
+                f"{known}), got {opset}"
+            )
         return options, opset
 
     def _check(self) -> None:

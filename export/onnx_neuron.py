@@ -137,13 +137,10 @@ class OnnxNeuron:
             or not kinds <= set(DTYPES)
             or not all(isinstance(size, int) and 0 < size <= LARGEST_STATE for size in sizes)
         ):
-            taken, given = (
-                ", ".join(f"{name} {value.type} {value.shape}" for name, value in side.items())
-                for side in (inputs, outputs)
-            )
+            described = ", ".join(f"{name} {value.type} {value.shape}" for name, value in (inputs | outputs).items())
             raise ValueError(
-                f"path must be a model of elm_neuro.export, got {self.path} with the inputs {taken} and the outputs "
-                f"{given}"
+                f"path must be a model of elm_neuro.export, got inputs {[*inputs]} and outputs {names} in {self.path}: "
+                f"{described}"
             )
         self.x_dtype = FRAMES[inputs["x"].type]
         self.dtype = DTYPES[kinds.pop()]  # of outputs and states

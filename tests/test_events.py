@@ -160,6 +160,21 @@ def test_tensors_that_are_no_events_are_refused(changes: dict[str, Any], message
         _make(**changes)
 
 
+def test_frames_are_data_and_a_gradient_ends_there() -> None:
+    frames = torch.tensor([[[0.0, 2.0]]], requires_grad=True)
+    events = SpikeEvents.from_frames(frames)
+    assert torch.equal(events.to_dense(), frames.detach()) and not events.to_dense().requires_grad
+
+
+def test_detached_frames_are_data_to_every_transform() -> None:
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return (SpikeEvents.from_frames(x.detach()).to_dense() * x).sum()
+
+    frames = torch.tensor([[[0.0, 2.0], [1.0, 0.0]]])
+    assert torch.equal(torch.func.grad(product)(frames), frames)
+    assert torch.func.jvp(product, (frames,), (frames,))[1] == 5.0
+
+
 def test_other_bad_input_is_named() -> None:
     one = torch.ones(1, dtype=torch.int64)
     with pytest.raises(ValueError, match="frames must have shape"):
