@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elm_neuro.datasets.lra import ListOpsSettings
 
 
 def add_parsers(commands: Any) -> None:
@@ -67,18 +70,7 @@ def lra_command(options: argparse.Namespace) -> int:
 def _listops(options: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
 
-    out: Path = options.out
-    (out if options.format == "tsv" else out.parent).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            return _make_listops(options)
-    except Timeout as error:
-        raise BlockingIOError(f"--out must be free, but another process is writing {out}") from error
-
-
-def _make_listops(options: argparse.Namespace) -> int:
-    from elm_neuro.datasets.lra import ListOpsSettings, make_listops, write_listops
-    from elm_neuro.datasets.lra._listops_file import FILES
+    from elm_neuro.datasets.lra import ListOpsSettings
     from elm_neuro.files import remove
 
     settings = ListOpsSettings(
@@ -88,8 +80,25 @@ def _make_listops(options: argparse.Namespace) -> int:
         max_length=options.max_length,
         seed=options.seed,
     )
+    place = options.out.resolve()  # which has a name, unlike "."
+    parts = place.with_name(f".{place.name}.parts")
+    (place if options.format == "tsv" else place.parent).mkdir(parents=True, exist_ok=True)
+    parts.mkdir(exist_ok=True)
+    try:
+        with FileLock(parts / ".lock", timeout=0):
+            _make_listops(options, settings, parts)
+    except Timeout as error:
+        raise BlockingIOError(f"--out must be free, but another process is writing {options.out}") from error
+    remove(parts)
+    return 0
+
+
+def _make_listops(options: argparse.Namespace, settings: ListOpsSettings, parts: Path) -> None:
+    """Make the sequences, block by block in `parts`, and write them."""
+    from elm_neuro.datasets.lra import make_listops, write_listops
+    from elm_neuro.datasets.lra._listops_file import FILES
+
     out: Path = options.out
-    parts = out.with_name(f".{out.name}.parts")
     with _progress("sequences") as report:
         made = make_listops(options.num, settings, num_workers=options.workers, parts=parts, progress=report)
     if options.format == "tsv":
@@ -101,13 +110,11 @@ def _make_listops(options: argparse.Namespace) -> int:
             write_listops(out / name, made.sequences(first, last))
     else:
         made.save(out)
-    remove(parts)
     sequences = made.sequences()
     print(
         f"{len(made)} sequences of {sequences.lengths.min()} to {sequences.lengths.max()} tokens in {out}; fingerprint "
         f"{sequences.fingerprint}"
     )
-    return 0
 
 
 def _pathfinder(options: argparse.Namespace) -> int:

@@ -21,17 +21,18 @@ SHORT = ["--min-length", "10", "--max-length", "60"]
 
 
 def test_listops_is_one_small_file_or_the_three_published_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "new" / "listops.safetensors"
     assert main([*LISTOPS, *SHORT, "--num", "60", "--out", str(path)]) == 0
     made = MadeListOps.load(path)
-    left = {entry.name for entry in path.parent.iterdir()}
-    assert len(made) == 60 and left == {path.name, f".{path.name}.lock"}  # no parts
+    assert len(made) == 60 and [entry.name for entry in path.parent.iterdir()] == [path.name]  # no parts are left
     printed = capsys.readouterr().out
     assert "60 sequences of 11 to" in printed and made.sequences().fingerprint in printed
     folder = tmp_path / "tsv"
-    assert main([*LISTOPS, *SHORT, "--num", "60", "--format", "tsv", "--out", str(folder)]) == 0
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert main([*LISTOPS, *SHORT, "--num", "60", "--format", "tsv", "--out", "."]) == 0
     parts = read_listops(folder, "google")
     assert {name: len(part) for name, part in parts.items()} == {"train": 48, "valid": 6, "test": 6}
     np.testing.assert_array_equal(parts["test"].labels, made.answers[54:])
@@ -40,7 +41,8 @@ def test_listops_is_one_small_file_or_the_three_published_ones(
 
 def test_two_generators_of_one_file_do_not_meet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*LISTOPS, *SHORT, "--num", "60", "--out", str(tmp_path / "f")]
-    with FileLock(tmp_path / ".f.lock"):
+    (tmp_path / ".f.parts").mkdir()
+    with FileLock(tmp_path / ".f.parts" / ".lock"):
         assert main(arguments) == 1
     assert f"--out must be free, but another process is writing {tmp_path / 'f'}" in capsys.readouterr().err
     assert main(arguments) == 0
