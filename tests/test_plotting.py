@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -570,13 +570,13 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_files_of_the_one_before(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     draw = Figure.savefig
 
-    def not_as_pdf(self: Figure, file: BinaryIO, **options: Any) -> None:
+    def no_room_for_the_pdf(self: Figure, path: Path, **options: Any) -> None:
         if options["format"] == "pdf":
-            raise ValueError("no PDF of this")
-        draw(self, file, **options)
+            raise OSError("no space left on device")
+        draw(self, path, **options)
 
-    monkeypatch.setattr(Figure, "savefig", not_as_pdf)
-    with pytest.raises(ValueError, match="no PDF of this"):
+    monkeypatch.setattr(Figure, "savefig", no_room_for_the_pdf)
+    with pytest.raises(OSError, match="no space left on device"):
         plotting.save(confusion_matrix(), tmp_path / "figure")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

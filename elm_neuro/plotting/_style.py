@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from functools import wraps
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from elm_neuro.files import write_whole
+from elm_neuro.files import naming, whole_files
 
 # Okabe & Ito's palette, minus its yellow, which is too pale in print
 BLUE = "#0072B2"
@@ -90,11 +89,14 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         OSError: they cannot be written.
     """
     png, pdf = (Path(path).with_suffix(f".{kind}") for kind in ("png", "pdf"))
-    drawn = {png: io.BytesIO(), pdf: io.BytesIO()}  # drawn into a full disk, a PDF is an error of another kind
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(drawn[png], format="png", metadata={"Software": None})
-        figure.savefig(drawn[pdf], format="pdf", metadata={"CreationDate": None})
-    write_whole({path: content.getvalue() for path, content in drawn.items()})
+    with matplotlib.rc_context(STYLE), whole_files(png, pdf) as (png_to_be, pdf_to_be):
+        with naming(png):
+            figure.savefig(png_to_be, format="png", metadata={"Software": None})
+        with naming(pdf):
+            try:
+                figure.savefig(pdf_to_be, format="pdf", metadata={"CreationDate": None})
+            except AttributeError as error:  # of a full disk: matplotlib trips over what the system had said
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     return png, pdf
 
 

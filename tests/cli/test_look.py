@@ -26,7 +26,7 @@ from tests.saved_neurons import small
 @pytest.fixture(autouse=True)
 def _undrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures in no time, in a folder of our own."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"drawn"))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(b"drawn"))
     monkeypatch.chdir(tmp_path)
 
 

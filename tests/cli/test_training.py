@@ -22,7 +22,6 @@ import yaml
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
-from elm_neuro import files
 from elm_neuro.cli import main, recipes
 from elm_neuro.cli._lightning import latest
 from elm_neuro.cli._settings import KEY
@@ -398,21 +397,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
 
-    synchronise, full = files._synchronise, False
-
-    def half(path: Path) -> None:
-        if full:
+    def half(checkpoint: Any, path: Any) -> None:
+        save(checkpoint, path)
+        assert Path(path).parent == Path("runs/shd_elm").resolve()
+        if checkpoint["global_step"] > STEPS:
             os.truncate(path, 100)
             raise OSError(28, "No space left on device")
-        synchronise(path)
 
-    def fill(checkpoint: Any, content: Any) -> None:
-        nonlocal full
-        full = checkpoint["global_step"] > STEPS
-        save(checkpoint, content)
-
-    monkeypatch.setattr(files, "_synchronise", half)
-    monkeypatch.setattr(torch, "save", fill)
+    monkeypatch.setattr(torch, "save", half)
     assert run("fit", *SMALL, *COARSE, "--trainer.max_epochs=2") == 1
     assert re.search(r"runs/shd_elm/\w+\.ckpt cannot be written: No space left on device", capsys.readouterr().err)
     assert torch.load("runs/shd_elm/last.ckpt", weights_only=True)["global_step"] == STEPS

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +32,9 @@ from tests.toy_layer import ToyLayer
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of figures in no time: that they are drawn, and how they look, is tested with the others of plotting."""
 
-    def write(figure: Figure, file: BinaryIO, **options: Any) -> None:
+    def write(figure: Figure, path: Path, **options: Any) -> None:
         titles = [axis.get_title(loc="left") for axis in figure.axes]
-        file.write(repr((options["format"], titles)).encode())
+        path.write_bytes(repr((options["format"], titles)).encode())
 
     monkeypatch.setattr(Figure, "savefig", write)
 

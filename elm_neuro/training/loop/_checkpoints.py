@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import threading
@@ -14,7 +13,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from elm_neuro.checkpoints._load import load_weights
-from elm_neuro.files import write_whole
+from elm_neuro.files import naming, whole_files
+
+PROBE = 1 << 16  # bytes for which there is no room on a full disk
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -32,9 +33,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()  # written by torch into a full disk, it would be an error without file or reason
-        torch.save(checkpoint, content)
-        write_whole({target: content.getvalue()})
+        with whole_files(target) as (temporary,):
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError:  # of a full disk, in which torch names neither file nor reason: the system does
+                with naming(target), temporary.open("ab") as file:
+                    file.write(bytes(PROBE))
+                raise
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
