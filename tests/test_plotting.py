@@ -1,3 +1,8 @@
+"""Figures: what they hold, what they refuse, and that no text lies on another.
+
+Longer than most: every figure of the package is drawn here, and all go through the same checks.
+"""
+
 from __future__ import annotations
 
 import functools

@@ -89,6 +89,10 @@ def _listops(options: argparse.Namespace) -> int:
             _make_listops(options, settings, parts)
     except Timeout as error:
         raise BlockingIOError(f"--out must be free, but another process is writing {options.out}") from error
+    except ValueError:
+        if not any(parts.glob("[!.]*")):  # there is nothing to go on from
+            remove(parts)
+        raise
     remove(parts)
     return 0
 

@@ -313,6 +313,11 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         return describe(self.config)
 
 
+def like_of(cell: ELMCell) -> Tensor:
+    """What the dtype of a cell's parameters is read from; somebody else's cell need not have :attr:`ELMCell.like`."""
+    return cell.like if isinstance(cell, ELMCell) else cell.tau_s
+
+
 def _called(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     """A linear layer by its call, in the dtype of the parameter `like`."""
     return lambda x: wide(layer(as_stored(x, like)))

@@ -15,7 +15,7 @@ from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
-from elm_neuro.nn._cell import ELMCell
+from elm_neuro.nn._cell import ELMCell, like_of
 from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -205,7 +205,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         config = cell.config
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
-        y = as_stored(y, _like(cell))
+        y = as_stored(y, like_of(cell))
         return (y if config.batch_first else y.transpose(0, 1)), after
 
     def forward_spiking(
@@ -225,9 +225,9 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         if (reason := _reason_to_call(cell)) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             y = y.to(after.m.dtype)
-            spikes = as_stored(cut_at(lengths, rule.fire(y)), _like(cell))
+            spikes = as_stored(cut_at(lengths, rule.fire(y)), like_of(cell))
             return spikes, last_or_zeros(y, lengths) if last_readout else y, after
-        threshold, config, like = wide(rule.threshold), cell.config, _like(cell)
+        threshold, config, like = wide(rule.threshold), cell.config, like_of(cell)
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
             threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
@@ -257,7 +257,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         cell, (x, before) = self.cell, _checked(self.cell, x, state)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[0], x.shape[1], cell.tau_s.device)
-        frames, outputs = as_frames(x, _like(cell)), []
+        frames, outputs = as_frames(x, like_of(cell)), []
         after = before  # None: the cell makes its own, once its hooks have gathered what may be in shards
         for step, x_t in enumerate(frames.unbind(1)):
             y_t, after = cell(x_t, after, None if lengths is None else (step < lengths).long())
@@ -377,17 +377,12 @@ def _reason_to_call(cell: nn.Module) -> str | None:
     return cell.reason_to_call() if isinstance(cell, ELMCell) else f"cell: {type(cell).__name__} is another's"
 
 
-def _like(cell: ELMCell) -> Tensor:
-    """What the dtype of a cell's parameters is read from."""
-    return cell.like if isinstance(cell, ELMCell) else cell.tau_s
-
-
 def _checked(
     cell: ELMCell, x: Tensor | SpikeEvents, state: ELMState | None
 ) -> tuple[Tensor | SpikeEvents, ELMState | None]:
     """Sequence, batch first, and state that fit the parameters."""
     config = cell.config
-    check_sequence(x, config.input_size, _like(cell), num_neuron=config.num_neuron, batch_first=config.batch_first)
+    check_sequence(x, config.input_size, like_of(cell), num_neuron=config.num_neuron, batch_first=config.batch_first)
     if not config.batch_first and isinstance(x, Tensor):
         x = x.transpose(0, 1)
     return x, (None if state is None else cell.check_state(state, x.shape[0]))

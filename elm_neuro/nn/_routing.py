@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from elm_neuro.backends.parts._plain import only_operators
 
 NAME, TWIN = "input_to_synapse_indices", "_routing_twin"
+OF_NOW = ("_routing_seen", "_routing_compared")  # of this object, and none of its copies
+QUICK = ("cpu",)  # devices on which to look costs next to nothing
 
 
 class Routed(nn.Module):
@@ -22,7 +24,9 @@ class Routed(nn.Module):
     the twin is right. Who writes the index alone, as ``load_state_dict`` does, means it.
 
     Not every write is seen: ``.data.copy_``, with which Lightning puts averages in their place, leaves no trace, and
-    compiled code looks for none. There, an index that is the twin cut off is taken for what it looks like.
+    compiled code looks for none. There, an index that is the twin cut off is taken for what it looks like. The buffer
+    stays the tensor that it is, by which backends know what they made of it: compiled code for a GPU, which would get
+    another one in each call, reads an average as it is; call it once, or save it, before it is compiled.
     """
 
     input_to_synapse_indices: Tensor | None
@@ -39,22 +43,25 @@ class Routed(nn.Module):
         # averages are there to be evaluated: training need not look twice
         return self._settled(thorough=not (self.training and torch.is_grad_enabled()))
 
-    def _settled(self, *, thorough: bool) -> Any:
+    def _settled(self, *, thorough: bool, wait: bool = False) -> Any:
+        """The index; `thorough` compares it with its twin where no write was seen.
+
+        That waits for a GPU, hence there once for each :meth:`train` or ``eval``, or with `wait`.
+        """
         index: Any = self._buffers[NAME]
         twin: Any = self._buffers[TWIN]
-        if index is None or torch.compiler.is_compiling():
-            return index if index is None else _uncut(index, twin)
+        if index is None:
+            return None
+        if torch.compiler.is_compiling():
+            return _uncut(index, twin) if index.device.type in QUICK else index
         seen_index, seen_twin, index_version, twin_version = self.__dict__["_routing_seen"]
         reason = only_operators((index,))
         if index is seen_index and twin is seen_twin and twin.dtype == torch.float32:
             unwritten = index.is_inference() or twin.is_inference() or index._version == index_version
-            if torch._C._get_tracing_state() is not None:
+            if torch._C._get_tracing_state() is not None or (unwritten and thorough and reason is not None):
                 return _uncut(index, twin)
-            if unwritten and not thorough:
-                return index
             if unwritten:
-                alike = reason is None and index.device.type == "cpu" and bool((twin == index).all())
-                return index if alike else _uncut(index, twin)
+                return self._compared(index, twin) if thorough and (wait or self._may_wait(index)) else index
             if twin._version != twin_version:
                 self._write(twin.round())
                 return index
@@ -63,13 +70,30 @@ class Routed(nn.Module):
             self._look()
         return index
 
+    def _may_wait(self, index: Tensor) -> bool:
+        """Whether to look at what is in the index now."""
+        if index.device.type in QUICK:
+            return True
+        capturing = index.is_cuda and torch.cuda.is_current_stream_capturing()
+        if index.is_meta or self.__dict__.get("_routing_compared") or capturing:
+            return False
+        self.__dict__["_routing_compared"] = True
+        return True
+
+    def _compared(self, index: Tensor, twin: Tensor) -> Tensor:
+        """The index, right where it was cut off."""
+        if index.is_meta or bool((twin == index).all()):
+            return index
+        right = _uncut(index, twin)
+        if index.is_inference() and not torch.is_inference_mode_enabled():  # nobody may write to it
+            return right
+        if not torch.equal(right, index):
+            self._write(right)
+        return index
+
     def _settle(self) -> None:
-        """Write what :meth:`settled_routing` gives to the buffer, for who reads that."""
-        index, settled = self._buffers[NAME], self._settled(thorough=True)
-        if index is None or settled is index or index.is_meta or index.is_inference():
-            return
-        if only_operators((index,)) is None and not torch.equal(settled, index):
-            self._write(settled)
+        """Have the buffer hold what :meth:`settled_routing` gives, for who reads that."""
+        self._settled(thorough=True, wait=True)
 
     def _write(self, right: Tensor) -> None:
         index: Any = self._buffers[NAME]
@@ -78,6 +102,11 @@ class Routed(nn.Module):
             index.copy_(right)
             twin.copy_(index)
         self._look()
+
+    def train(self, mode: bool = True) -> Any:
+        """As torch's own."""
+        self.__dict__["_routing_compared"] = False
+        return super().train(mode)
 
     def _look(self) -> None:
         index, twin = self._buffers[NAME], self._buffers[TWIN]
@@ -112,7 +141,7 @@ class Routed(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle()
-        return {name: value for name, value in self.__dict__.items() if name != "_routing_seen"}
+        return {name: value for name, value in self.__dict__.items() if name not in OF_NOW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

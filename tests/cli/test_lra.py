@@ -48,6 +48,11 @@ def test_two_generators_of_one_file_do_not_meet(tmp_path: Path, capsys: pytest.C
     assert main(arguments) == 0
 
 
+def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    assert main([*LISTOPS, *SHORT, "--num", "0", "--out", str(tmp_path / "f")]) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_text_files_of_two_data_sets_are_never_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*LISTOPS, *SHORT, "--num", "60", "--format", "tsv", "--out", str(tmp_path / "f")]
     assert main(arguments) == 0

@@ -1,4 +1,7 @@
-"""The commands fit, test, predict and recipes, in this process, because importing Lightning takes seconds."""
+"""The commands fit, test, predict and recipes, in this process, because importing Lightning takes seconds.
+
+Longer than most for the same reason: a second file would import it in another process.
+"""
 
 from __future__ import annotations
 

@@ -332,3 +332,34 @@ def test_layers_with_states_stand_before_a_readout(tmp_path: Path) -> None:
     net = nn.Sequential(training.SequenceClassifier(ELM(3, 2, num_memory=2)), LIF(2, 2))
     with pytest.raises(export.ExportError, match="a layer with states must not stand behind a readout"):
         export.to_onnx(net, tmp_path / "net.onnx", form="sequence")
+
+
+@pytest.mark.parametrize("form", ["sequence", "unrolled"])
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (lambda: (ELM(4, 2, num_memory=2, num_neuron=3), ELM(2, 2, num_memory=2)), r"\(3, 2\), got a layer for \(2,\)"),
+        (lambda: (ELM(4, 2, num_memory=2, num_neuron=3), ALIF(2, 2)), r"\(3, 2\), got a layer for \(2,\)"),
+        (
+            lambda: (ELM(4, 2, num_memory=2, num_neuron=3), ELM(2, 2, num_memory=2, num_neuron=4)),
+            r"\(3, 2\), got a layer for \(2,\)",
+        ),
+        (lambda: (ELM(4, 2, num_memory=2), ELM(3, 2, num_memory=2)), r"\(2,\), got a layer for \(3,\)"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(tmp_path: Path, form: str, layers: Any, message: str) -> None:
+    net = nn.Sequential(*layers())
+    with pytest.raises(export.ExportError, match=f"1 must read what the layer before it gives, {message}"):
+        export.to_onnx(net, tmp_path / "net.onnx", form=form, num_steps=5 if form == "unrolled" else None, verify=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["step", "sequence"])
+def test_populations_read_what_populations_give(tmp_path: Path, form: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(ELM(4, 2, num_memory=2, num_neuron=3), nn.Linear(2, 5), ELM(5, 2, num_memory=2, num_neuron=3))
+    export.to_onnx(net, tmp_path / "net.onnx", form=form)
+    spiking = SpikingELM(ELM(5, 2, num_memory=3, num_neuron=3), threshold=0.05)
+    export.to_onnx(spiking, tmp_path / "own.onnx", form=form, shared_input=False)
+    x = onnx.load(str(tmp_path / "own.onnx")).graph.input[0].type.tensor_type.shape.dim
+    assert [axis.dim_value for axis in x][-2:] == [3, 5]

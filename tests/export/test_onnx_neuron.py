@@ -145,52 +145,6 @@ def test_models_of_others_are_refused(tmp_path: Path, runtime: Any) -> None:
         runtime(tmp_path / "neuron.onnx", providers=[])
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("readouts", "null"),
-        ("readouts", "3"),
-        ("readouts", '["z"]'),
-        ("readouts", '{"y": "sum"}'),
-        ("readouts", "[" * 100_000),
-        ("options", "[]"),
-        ("options", '{"form": "unrolled"}'),
-        ("options", '{"form": "unrolled", "num_steps": 0}'),
-        ("options", '{"form": "unrolled", "num_steps": "3"}'),
-        ("options", '{"form": "step", "num_steps": 3}'),
-    ],
-)
-def test_metadata_of_others_are_refused(tmp_path: Path, runtime: Any, key: str, value: str) -> None:
-    import onnx
-
-    model = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
-    next(entry for entry in model.metadata_props if entry.key == f"elm_neuro.{key}").value = value
-    onnx.save(model, str(tmp_path / "neuron.onnx"))
-    with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*neuron\.onnx"):
-        runtime(tmp_path / "neuron.onnx")
-
-
-@pytest.mark.parametrize(("kind", "size"), [("INT64", 3), ("FLOAT", "any"), ("FLOAT", 2**40), ("DOUBLE", 3)])
-def test_states_of_others_are_refused(tmp_path: Path, runtime: Any, kind: str, size: int | str) -> None:
-    import onnx
-    from onnx import TensorProto, helper
-
-    whole = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
-    element = getattr(TensorProto, kind)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 6])
-    states = [helper.make_tensor_value_info(name, element, ["batch", size]) for name in ("m", "m_next")]
-    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["m"], ["m_next"])]
-    graph = helper.make_graph(nodes, "other", [x, states[0]], [y, states[1]])
-    model = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
-    model.metadata_props.extend(whole.metadata_props)
-    onnx.save(model, str(tmp_path / "other.onnx"))
-    with pytest.raises(
-        ValueError, match=r"got inputs \['x', 'm'\] and outputs \['y', 'm_next'\] in .*: x tensor\(float"
-    ):
-        runtime(tmp_path / "other.onnx")
-
-
 def test_a_readout_of_a_whole_sequence_is_not_had_in_pieces(tmp_path: Path, runtime: Any) -> None:
     import onnx
 

@@ -88,6 +88,14 @@ def test_nothing_waits_for_the_device(events: bool) -> None:
     assert_waits_for_nothing(neuron, given)
 
 
+def test_an_evaluated_routing_is_looked_at_once() -> None:
+    branches: Any = {"num_branch": 3, "num_synapse_per_branch": 4, "routing": "random"}
+    neuron = BranchELM(NUM_INPUT, 2, num_memory=5, backend="cuda", **branches).cuda().eval()
+    x = spikes()
+    neuron(x)[0].sum().backward()
+    assert_waits_for_nothing(neuron, x)
+
+
 @pytest.mark.parametrize("events", [False, True])
 def test_lengths_are_looked_at_once(events: bool) -> None:
     neuron, x, lengths = small(), spikes(), torch.tensor([40, 0, 17], device="cuda")

@@ -1,4 +1,7 @@
-"""Image and Pathfinder files: grey values of both loaders, splits, pickles read safely, damaged files named."""
+"""Image and Pathfinder files: grey values of both loaders, splits, pickles read safely, damaged files named.
+
+Longer than most: a hostile pickle a test, each written out.
+"""
 
 from __future__ import annotations
 

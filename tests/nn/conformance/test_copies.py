@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from elm_neuro import BranchELM
+from elm_neuro.nn import _routing
 from tests.nn.conformance.kinds import EVERY, LAYERS, OURS, Called, frames, made, of_kinds, run
 from tests.tolerances import assert_close
 
@@ -137,6 +138,46 @@ def test_averages_that_are_copied_without_a_trace_leave_the_routing() -> None:
     for own, other in zip(neuron.parameters(), another.parameters(), strict=True):
         own.data.copy_(other.data)
     assert torch.equal(neuron(x)[0], another(x)[0])
+
+
+@pytest.mark.parametrize("quick", [("cpu",), ()], ids=["where looking is quick", "where it waits for the device"])
+def test_a_routing_stays_the_tensor_by_which_backends_know_it(
+    quick: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_routing, "QUICK", quick)
+    neuron, x = wide_routing(), torch.rand(2, 3, WIDE)
+    cell, wanted = neuron.cell, neuron(x)[0]
+    index: Any = cell.input_to_synapse_indices
+    version = index._version
+    for mode in (True, False):
+        neuron.train(mode)
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                for _ in range(2):
+                    assert_close(neuron(x)[0], wanted)
+                assert cell.settled_routing() is index and index._version == version
+    for own, other in zip(neuron.buffers(), averaged(wide_routing()).module.buffers(), strict=True):
+        own.data.copy_(other.data)
+    neuron.train()
+    neuron.eval()  # as validation begins
+    assert_close(neuron(x)[0], wanted)
+    assert cell.settled_routing() is index and index._version > version  # what was made of it is made anew
+    neuron.train()
+    assert_close(neuron(x)[0], wanted)
+
+
+def test_looking_waits_for_a_device_once_for_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_routing, "QUICK", ())
+    neuron, looked = wide_routing(), []
+    compared = type(neuron.cell)._compared
+    monkeypatch.setattr(type(neuron.cell), "_compared", lambda *args: looked.append(1) or compared(*args))
+    for count in (1, 2):
+        neuron.train()
+        neuron.cell.settled_routing()
+        neuron.eval()
+        for _ in range(3):
+            neuron.cell.settled_routing()
+        assert len(looked) == count
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about itself
