@@ -69,10 +69,16 @@ class Trace(Scoped):
             self.extras[name], self.margins[name] = value, margin
 
     def fired(self, distance: Tensor) -> None:
-        """Note how far above its threshold each readout is, (batch, time, ...)."""
+        """Note how far above its threshold each readout is, (batch, time, ...).
+
+        One that meets it exactly in float64, as a sum of spikes does, meets it in float32 as well: rounding decides
+        nothing there.
+        """
         if distance.numel():
-            nearest = distance.detach().abs().flatten(2).amin(-1).double().cpu()
-            self.margin = torch.minimum(self.margin, nearest)
+            away = distance.detach().abs()
+            if away.dtype == torch.float64:
+                away = away.masked_fill(away == 0.0, torch.inf)
+            self.margin = torch.minimum(self.margin, away.flatten(2).amin(-1).double().cpu())
         name = self.scoped("").rstrip(".")
         self.num_spikes[name] = self.num_spikes.get(name, 0) + int((distance > 0).sum())
 

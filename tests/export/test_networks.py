@@ -225,6 +225,27 @@ def test_snntorchs_own_leaky_neurons_stand_beside_them(tmp_path: Path, form: str
     torch.testing.assert_close(found["1.mem_next"], hidden, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("form", FORMS)
+def test_spikes_that_meet_a_threshold_exactly_are_compared(tmp_path: Path, form: str, reset: str) -> None:
+    snntorch = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    leaky = snntorch.Leaky(0.5, threshold=1.0, reset_mechanism=reset, init_hidden=True)  # the first spike is a tie
+    net = nn.Sequential(SpikingELM(ELM(60, 100, num_memory=8), threshold=0.1), leaky)
+    x = (torch.rand(2, 25, 60) < 0.3).float()
+    report = export.to_onnx(net, tmp_path / "net.onnx", form=form, num_steps=25 if form == "unrolled" else None)
+    assert report.num_undecided < report.num_steps / 2  # all but a few of them where a tie is taken for undecided
+    with torch.no_grad():
+        inner = net[0](x)[0]
+        leaky.mem = torch.zeros(())
+        expected = torch.stack([leaky(spikes_t) for spikes_t in inner.unbind(1)], 1)
+    first = inner.cumsum(1) == 1.0
+    assert bool((first & (inner > 0)).any())
+    assert not expected[first & (inner > 0)].any()
+    assert bool(expected.any())
+    torch.testing.assert_close(spikes_of(tmp_path / "net.onnx", x)["y"], expected)
+
+
 def test_a_leaky_neuron_that_resets_at_once_is_refused(tmp_path: Path) -> None:
     snntorch = pytest.importorskip("snntorch")
     net = nn.Sequential(nn.Linear(6, 5), snntorch.Leaky(0.9, reset_delay=False))
