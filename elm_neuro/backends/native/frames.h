@@ -4,6 +4,8 @@
 
 namespace ELM_ISA {
 
+constexpr i64 AHEAD = 8192;  // bytes of frames; half and twice as many are as fast
+
 // Part `index` of the samples to part `index` of the events; status 1 where they do not fit, else 2 where one of them
 // does not count 1.
 template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
@@ -28,8 +30,11 @@ template <class R> static void compact(const ElmFrames *a, ElmShare *share) {
                 for (i64 c = 0; c < a->num_input; c++)
                     if (x[c] != R(0)) a->channel[at++] = (int32_t)c;
             } else {
-                for (i64 c = 0; c < a->num_input; c += 64)
+                for (i64 c = 0; c < a->num_input; c += 64) {
+                    // about a fifth less time at 1 to 5 % of events: the loop waits for memory
+                    prefetch((const char *)(x + c) + AHEAD, 64 * sizeof(R));
                     at += list_bits(occupied_word(x + c, a->num_input - c), (int32_t)c, a->channel + at);
+                }
             }
             a->end[b * a->num_steps + t] = at;
             // of the few entries that are events: a second look at the whole row took as long as the first

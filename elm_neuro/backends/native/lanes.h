@@ -181,9 +181,11 @@ template <class R> ELM_INLINE uint64_t occupied_word(const R *p, i64 left) {
 #pragma GCC unroll 64
         for (int k = 0; k < GROUP; k++) bits |= (uint64_t)occupied(p + k * W) << (k * W);
     } else {
-        for (i64 k = 0; k < left; k += W) {
+        i64 k = 0;
+        for (; k + W <= left; k += W) bits |= (uint64_t)occupied(p + k) << k;
+        if (k < left) {
             R lanes[W];
-            store(lanes, load_upto(p + k, left - k));
+            store(lanes, load_part(p + k, int(left - k)));
             bits |= (uint64_t)occupied(lanes) << k;
         }
     }
