@@ -39,6 +39,7 @@ from elm_neuro.backends.cuda import (
     _readout,
     _weights,
 )
+from elm_neuro.backends.cuda._launch import address
 from elm_neuro.backends.parts._surrogates import KERNEL_SURROGATES
 from elm_neuro.functional import MultiGaussian
 
@@ -423,8 +424,12 @@ class Steps:
         if plan.backward:
             flows = (self.dq, self.dz, None, self.dv, None, None, None, self.sums)
             tensors = (*matrices, None, *records, self.grad_memory, None, *flows)
-        fields = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        return lambda: recurrence(self.v.device, *fields)
+        queue, fields = _driver.launcher().queue(self.v.device), [address(tensor) for tensor in tensors]
+
+        def launch(_alive: object = packed) -> None:
+            recurrence(queue, *fields)
+
+        return launch
 
 
 def time_of(plan: _plans.Plan, plans: list[_plans.Plan], steps: Steps) -> float:

@@ -97,7 +97,7 @@ class SpikeEvents:
         devices = {tensor.device for tensor in (self.indptr, self.channel, self.value) if tensor is not None}
         if len(devices) > 1:
             raise ValueError(f"indptr, channel and value must be on one device, got {sorted(map(str, devices))}")
-        # elsewhere these reads would wait for the device; compiled code cannot look, the kernels do
+        # elsewhere these reads would wait for the device; compiled code cannot look, the kernels of the CPU do
         if self.indptr.device.type == "cpu" and not torch.compiler.is_compiling():
             self.validate()
 

@@ -32,7 +32,8 @@ FRAMES: dict[str, Any] = {**DTYPES, "tensor(uint8)": np.uint8, "tensor(int8)": n
 LARGEST_STATE = 2**31 - 1  # entries along an axis
 READOUTS = ("last", "mean", "whole")
 CUDA = "CUDAExecutionProvider"
-SHORT = {"cpu": "CPUExecutionProvider", "cuda": CUDA, "tensorrt": "TensorrtExecutionProvider"}
+TENSORRT = "TensorrtExecutionProvider"
+SHORT = {"cpu": "CPUExecutionProvider", "cuda": CUDA, "tensorrt": TENSORRT}
 PACKAGES = {
     "CUDAExecutionProvider": "onnxruntime-gpu",
     "TensorrtExecutionProvider": "onnxruntime-gpu",
@@ -232,8 +233,9 @@ class OnnxNeuron:
         Args:
             x: the buffer of the frames, of the model's `x_dtype` and contiguous: a tensor of torch on the device of the
                 provider or on the CPU, or an array. Its shape is that of every call: (batch, input_size) for the form
-                "step", else as for :meth:`run`; an unrolled model takes its own number of steps. An array for the CUDA
-                provider is copied to the device.
+                "step", else as for :meth:`run`; an unrolled model takes its own number of steps. An array for CUDA or
+                TensorRT is copied to the device; of a tensor that lies elsewhere than the provider computes, each call
+                copies frames and states, and `cuda_graph` takes none.
             lengths: as for :meth:`run`; the same in every call.
 
         Raises:
@@ -385,8 +387,13 @@ class BoundNeuron:
         if 0 in got or steps != (neuron.num_steps or steps):
             raise ValueError(f"x must have samples and {neuron.num_steps or 'at least 1'} steps, got shape {got}")
         ends = neuron._lengths(lengths, batch, steps)
-        on_device = isinstance(x, np.ndarray) and neuron.providers[0] == CUDA
+        on_device = isinstance(x, np.ndarray) and neuron.providers[0] in (CUDA, TENSORRT)
         self.x = onnxruntime.OrtValue.ortvalue_from_numpy(x, "cuda", neuron.device) if on_device else x
+        # onnxruntime copies inputs that lie elsewhere than it computes when they are bound, not when it runs
+        there = ("cuda", neuron.device) if neuron.providers[0] in (CUDA, TENSORRT) else ("cpu", 0)
+        self._elsewhere = neuron.providers[0] != SHORT["cpu"] and _place(self.x, neuron.device)[:2] != there
+        if neuron.cuda_graph and self._elsewhere:
+            raise ValueError(f"x must be on cuda:{neuron.device} for cuda_graph, got a tensor on {x.device}")
         lead = (batch,) if step else (batch, steps) if time else (steps, batch)
         shapes = {name: (*lead, *neuron._shapes[name][len(lead) :]) for name in neuron.output_names}
         shapes |= {name: (batch, *neuron._shapes[name][1:]) for name in neuron.readouts}
@@ -425,6 +432,8 @@ class BoundNeuron:
             _fill("x", self.x, x, self.neuron.x_dtype, check=self.neuron.check)
         if (torch := sys.modules.get("torch")) is not None and getattr(self.x, "is_cuda", False):
             torch.cuda.current_stream(self.x.device).synchronize()  # onnxruntime has a stream of its own
+        if self._elsewhere:
+            self._bindings[self._turn] = self._binding(self.state, self._states[1 - self._turn])
         self.neuron.session.run_with_iobinding(self._bindings[self._turn], self._options[self._turn])
         self._turn = 1 - self._turn
         return self.outputs

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,6 +229,45 @@ def test_bound_buffers_give_the_numbers_of_the_module_call_after_call(
         for name, value in after._asdict().items():
             np.testing.assert_allclose(np.asarray(bound.state[name]), value, atol=1e-5)
         bound.reset()
+
+
+class CopiesWhenBound:
+    """A session as on a GPU for buffers on the CPU: they are copied when they are bound, and not when it runs."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def io_binding(self) -> Any:
+        binding, kept = self.session.io_binding(), []
+
+        def bind_input(name: str, device: str, index: int, kind: Any, shape: Any, address: int) -> None:
+            kept.append(
+                ctypes.create_string_buffer(ctypes.string_at(address, math.prod(shape) * np.dtype(kind).itemsize))
+            )
+            binding.bind_input(name, device, index, kind, shape, ctypes.addressof(kept[-1]))
+
+        return SimpleNamespace(bind_input=bind_input, bind_output=binding.bind_output, real=binding, kept=kept)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.session.run_with_iobinding(binding.real, options)
+
+
+def test_bound_tensors_that_lie_elsewhere_than_the_provider_computes_are_read_in_every_call(
+    tmp_path: Path, runtime: Any
+) -> None:
+    model = runtime(written(tmp_path / "neuron.onnx", "step"), providers="cpu")
+    frames = torch.randn(2, 8, 6)
+    with torch.no_grad():
+        expected, _ = neuron()(frames)
+    model.session, model.providers = CopiesWhenBound(model.session), ["CUDAExecutionProvider"]
+    bound = model.bound(torch.zeros(2, 6))
+    for _ in range(2):
+        for frame, y in zip(frames.unbind(1), expected.unbind(1), strict=True):
+            np.testing.assert_allclose(bound.run(frame)["y"], y, atol=1e-5)
+        bound.reset()
+    model.cuda_graph = True
+    with pytest.raises(ValueError, match="x must be on cuda:0 for cuda_graph, got a tensor on cpu"):
+        model.bound(torch.zeros(2, 6))
 
 
 def test_bound_states_are_never_moved_and_may_be_given(tmp_path: Path, runtime: Any) -> None:

@@ -165,6 +165,38 @@ def test_autocast_lowers_products_alone() -> None:
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in neuron.parameters())
 
 
+@pytest.mark.parametrize("output_size", [3, 12])  # whose gradients are kernels' and torch's products
+def test_a_backward_pass_inside_autocast_is_exact(output_size: int) -> None:
+    torch.manual_seed(0)
+    neuron, x = ELM(NUM_INPUT, output_size, num_memory=20, backend="cuda").cuda(), spikes()
+    gradients = []
+    for inside in (False, True):
+        neuron.zero_grad()
+        loss = neuron(x)[0].square().sum()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=inside):
+            loss.backward()
+        gradients.append([p.grad.clone() for p in neuron.parameters() if p.grad is not None])
+    for outside, inside_ in zip(*gradients, strict=True):
+        assert torch.equal(outside, inside_)
+
+
+def test_pinned_lengths_may_be_changed_while_the_device_is_busy() -> None:
+    neuron, x = small(), spikes()
+    expected, lengths = neuron(x, lengths=torch.tensor([40, 3, 17]))[0], torch.tensor([40, 3, 17]).pin_memory()
+    torch.cuda._sleep(200_000_000)
+    y = neuron(x, lengths=lengths)[0]
+    lengths.zero_()
+    assert torch.equal(y, expected)
+
+
+def test_a_routing_of_inference_runs() -> None:
+    with torch.inference_mode():
+        neuron = BranchELM(NUM_INPUT, 2, 5, num_branch=9, num_synapse_per_branch=10, routing="random").cuda()
+        found = neuron(spikes())[0]
+        neuron.backend = "reference"
+        assert_close(found, neuron(spikes())[0])
+
+
 def test_compiled_code_has_no_graph_break() -> None:
     neuron, x = small(), spikes()
     expected = everything_on(neuron, "cuda", x, None, None)

@@ -94,6 +94,8 @@ class Driver:
         self._devices: dict[int, Device] = {}
         self._queues: dict[tuple[int, int, bool], Stream] = {}
         self._entered = threading.local()  # whether a thread has a context
+        # of two threads that load one kernel, each would have a module, and only one's be let have its shared memory
+        self._loading = threading.RLock()
 
     def device(self, index: int) -> Device:
         """Properties of the device of this number, as torch counts them."""
@@ -110,7 +112,7 @@ class Driver:
         """As in :class:`Launcher`."""
         current = _current_device()
         index = current if device.index is None else device.index
-        if not getattr(self._entered, "done", False):
+        if index == current and not getattr(self._entered, "done", False):
             self._enter_context(current)
         key = index, _current_stream(index), index == current
         found = self._queues.get(key)
@@ -124,11 +126,10 @@ class Driver:
         """As in :class:`Queue`, of a stream of the current device."""
         if grid[1] > MAX_GRID_Y:
             raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
-        function = self._functions.get((index, program, kernel))
-        if function is None:
+        with self._loading:
             function = self._function(index, program, kernel)
-        if shared > DEFAULT_SHARED:
-            self._allow(index, program, kernel, shared)
+            if shared > DEFAULT_SHARED:
+                self._allow(index, program, kernel, shared)
         config = ctypes.byref(LaunchConfig(*grid, 1, threads, 1, 1, shared, stream, None, 0))
         launch, pointers = self._launch_kernel, _Pointers
 
@@ -153,9 +154,19 @@ class Driver:
             self._allowed[key] = shared_bytes
 
     def _function(self, index: int, program: Program, kernel: str) -> ctypes.c_void_p:
+        """Loaded once; by who holds the lock."""
+        known = self._functions.get((index, program, kernel))
+        if known is not None:
+            return known
         code = _ahead.awaited(program, kernel, self.device(index).architecture)
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuModuleLoadData", ctypes.byref(module), code)
+        try:
+            self._call("cuModuleLoadData", ctypes.byref(module), code)
+        except torch.OutOfMemoryError:
+            if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
+                raise
+            torch.cuda.empty_cache()  # the driver cannot take what torch holds and does not use
+            self._call("cuModuleLoadData", ctypes.byref(module), code)
         self._call("cuModuleGetFunction", ctypes.byref(function), module, kernel.encode())
         self._functions[index, program, kernel] = function
         return function
@@ -171,7 +182,8 @@ class Driver:
         with torch.cuda.device(index):
             if not getattr(self._entered, "done", False):
                 self._enter_context(index)
-            self._function(index, program, kernel)
+            with self._loading:
+                self._function(index, program, kernel)
 
     def _enter_context(self, index: int) -> None:
         """Have torch's context in this thread: one that has done nothing on a device has none, and cuBLAS warns where a
@@ -242,6 +254,12 @@ def _current_stream(index: int) -> int:
     """Address of the stream; torch.cuda.current_stream makes an object of it, which takes longer than a launch."""
     stream: int = torch._C._cuda_getCurrentRawStream(index)
     return stream
+
+
+def written(like: torch.Tensor) -> None:
+    """Wait until the current stream of `like`'s device has written what it was told to: calls on others will read it."""
+    if like.is_cuda:
+        torch.cuda.current_stream(like.device).synchronize()
 
 
 @lru_cache(maxsize=256)  # once for each

@@ -118,6 +118,7 @@ def wiring(index: Tensor, num_input: int, num_branch: int) -> Wiring | None:
     known: tuple[object, Wiring | None] = _known.get(kept, (None, None))
     if known[0] != key:
         known = key, _wiring(index, num_input, num_branch)
+        _driver.written(index)
         _known[kept] = known
     return known[1]
 

@@ -12,6 +12,7 @@ REGISTERS = 65536  # of a multiprocessor, from compute capability 7.5 on
 MAX_REGISTERS = 255  # of a thread
 MAX_MEMORY = 1024
 MAX_NEURONS = 65535  # blocks of a grid in its second direction
+MAX_COLUMNS = 256 * MAX_NEURONS  # of what is filtered or summed over time, by so many threads a block
 SLOTS = 16  # blocks that are counted on side by side
 
 # Cycles of a step, fitted to 110 layouts of num_memory 8 to 256 timed on an H100 (within a tenth for most).

@@ -105,8 +105,9 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a slot is routed to an input that is not there.
     """
+    now = None if routing.is_inference() else routing._version  # what inference writes to, nobody counts
     version, known = _by_input.get(routing, (None, None))
-    found: tuple[Tensor, Tensor] | None = known if version == routing._version else None
+    found: tuple[Tensor, Tensor] | None = known if version == now else None
     if found is None:
         flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
         flat = flat.cpu() if flat.numel() <= MAX_SORTED_HERE else flat
@@ -115,7 +116,8 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
             raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
         bounds = torch.arange(num_input + 1, device=flat.device).expand(flat.shape[0], -1).contiguous()
         found = torch.searchsorted(inputs, bounds).to(routing.device), slot.to(routing.device)
-        _by_input[routing] = (routing._version, found)
+        _driver.written(routing)
+        _by_input[routing] = (now, found)
     return found
 
 

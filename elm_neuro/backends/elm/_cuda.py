@@ -12,7 +12,7 @@ from torch import Tensor
 from elm_neuro.backends.cuda import _bytes
 from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
-from elm_neuro.backends.cuda._plans import MAX_MEMORY, MAX_NEURONS
+from elm_neuro.backends.cuda._plans import MAX_COLUMNS, MAX_MEMORY, MAX_NEURONS
 from elm_neuro.backends.elm import _torch
 from elm_neuro.backends.elm._backend import LearnedBackend
 from elm_neuro.backends.elm._cuda_op import run_as_operator
@@ -47,6 +47,9 @@ class Cuda(CudaBackend, LearnedBackend):
             return f"it runs at most {MAX_MEMORY} memory or hidden units, got {widest}"
         if kappa.ndim == 2 and kappa.shape[0] > MAX_NEURONS:
             return f"it runs populations of at most {MAX_NEURONS} neurons, got {kappa.shape[0]}"
+        columns = max(x.shape[2:].numel() if isinstance(x, Tensor) else x.shape[2], params.w_s.shape[:-1].numel())
+        if columns > MAX_COLUMNS:
+            return f"it runs at most {MAX_COLUMNS} inputs or branches, over all neurons, got {columns}"
         if params.kappa_b.requires_grad and torch.is_grad_enabled():
             return "it has no gradient of the branches' decay, which requires one"
         return self.refusal_of(kappa)

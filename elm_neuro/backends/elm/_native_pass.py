@@ -187,11 +187,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_y, grad_spikes, grad_m, grad_b = grads
     incoming, needs = Incoming(grad_y, grad_spikes, grad_m), ctx.needs_input_grad[3:]
     readout = None if readout is None else rows(readout)
-    arguments = inputs, plan, saved, effective, incoming, grad_b, needs, readout
-    if torch.is_autocast_enabled("cpu"):
-        with torch.autocast("cpu", enabled=False):
-            return None, None, None, *gradients(*arguments)
-    return None, None, None, *gradients(*arguments)
+    return None, None, None, *gradients(inputs, plan, saved, effective, incoming, grad_b, needs, readout)
 
 
 def gradients(

@@ -75,30 +75,23 @@ class _FirstStep(Function):
     def backward(
         ctx: Any, grad_u: Tensor | None, grad_w_m: Tensor | None, grad_b: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        if torch.is_autocast_enabled("cpu"):  # whose products would be narrower than what the kernels read
-            with torch.autocast("cpu", enabled=False):
-                return _gradients(ctx, grad_u, grad_w_m, grad_b)
-        return _gradients(ctx, grad_u, grad_w_m, grad_b)
-
-
-def _gradients(ctx: Any, grad_u: Tensor | None, grad_w_m: Tensor | None, grad_b: Tensor | None) -> tuple[Any, ...]:
-    weight, w_s, routing, kappa_b, frame, b = ctx.saved_tensors
-    num_branch, grad_weight, grad_bias = w_s.shape[-2], None, None
-    if grad_u is not None:
-        grad_weight, grad_bias = torch.zeros_like(weight), grad_u.sum(0)
-        from_branch = weight[..., :num_branch]
-        if weight.ndim == 2:
-            torch.mm(grad_u.t(), b, out=grad_weight[:, :num_branch])
-            through = grad_u @ from_branch
-        else:
-            grad_weight[..., :num_branch] = torch.einsum("bnh,bnj->nhj", grad_u, b)
-            through = torch.einsum("bnh,nhj->bnj", grad_u, from_branch)
-        grad_b = through if grad_b is None else grad_b + through
-    if grad_w_m is not None:
-        grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
-        grad_weight[..., num_branch:] = grad_w_m
-    grad_w_s = grad_frame = grad_b_0 = None
-    if grad_b is not None:
-        grad_w_s, grad_frame = backward_of_sums(w_s, routing, frame, grad_b, wants_total=ctx.needs_input_grad[5])
-        grad_b_0 = kappa_b * grad_b if ctx.needs_input_grad[6] else None
-    return grad_weight, grad_bias, grad_w_s, None, None, grad_frame, grad_b_0
+        weight, w_s, routing, kappa_b, frame, b = ctx.saved_tensors
+        num_branch, grad_weight, grad_bias = w_s.shape[-2], None, None
+        if grad_u is not None:
+            grad_weight, grad_bias = torch.zeros_like(weight), grad_u.sum(0)
+            from_branch = weight[..., :num_branch]
+            if weight.ndim == 2:
+                torch.mm(grad_u.t(), b, out=grad_weight[:, :num_branch])
+                through = grad_u @ from_branch
+            else:
+                grad_weight[..., :num_branch] = torch.einsum("bnh,bnj->nhj", grad_u, b)
+                through = torch.einsum("bnh,nhj->bnj", grad_u, from_branch)
+            grad_b = through if grad_b is None else grad_b + through
+        if grad_w_m is not None:
+            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
+            grad_weight[..., num_branch:] = grad_w_m
+        grad_w_s = grad_frame = grad_b_0 = None
+        if grad_b is not None:
+            grad_w_s, grad_frame = backward_of_sums(w_s, routing, frame, grad_b, wants_total=ctx.needs_input_grad[5])
+            grad_b_0 = kappa_b * grad_b if ctx.needs_input_grad[6] else None
+        return grad_weight, grad_bias, grad_w_s, None, None, grad_frame, grad_b_0

@@ -75,8 +75,7 @@ class _MemoryScan(Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad_memory.device.type, enabled=False):
-            return _gradients(ctx, grad_memory)
+        return _gradients(ctx, grad_memory)
 
 
 def _gradients(ctx: Any, grad_memory: Tensor) -> tuple[Tensor | None, ...]:

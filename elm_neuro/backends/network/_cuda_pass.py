@@ -212,12 +212,11 @@ def backward(
     if plan.rule.output == "spike":
         slope = (KERNEL_SURROGATES[type(surrogate)], *slope_words(surrogate))
     told = a, kept, operands, weights, given, of_starts, slope
-    with torch.autocast(a.device.type, enabled=False):
-        if plan.clusters is None:
-            rows, own, of_layers = _through_blocks(plan, *told)
-        else:
-            rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
-        from_input, of_neurons = _of_sources(plan, operands, a, rows)
+    if plan.clusters is None:
+        rows, own, of_layers = _through_blocks(plan, *told)
+    else:
+        rows, own, of_layers = _through_clusters(plan, plan.clusters[1], *told)
+    from_input, of_neurons = _of_sources(plan, operands, a, rows)
     return from_input, of_neurons, *own, *of_starts, *of_layers
 
 

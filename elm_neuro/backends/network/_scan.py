@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from elm_neuro.backends.network._backend import NetworkBackend, NetworkRecord
 from elm_neuro.backends.network._ordered import ORDERED
 from elm_neuro.backends.parts._plain import PLAIN, not_numbers, resolved
 from elm_neuro.backends.parts._shapes import check_lengths, check_operands
+from elm_neuro.backends.parts._twice import without_autocast
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkParams, NetworkRule, NetworkState, zero_network_state
@@ -83,7 +83,7 @@ def scan(
 
     chosen = choose(OPERATOR, backend, refusal)
     if compiling and chosen.traceable:
-        with _as_wide_as_its_parameters(params.bias.device.type):
+        with without_autocast(params.bias):  # which would narrow the memory
             return chosen.scan(x, params, rule, state, **options)
     return _scan(chosen, x, params, rule, state, options)
 
@@ -100,18 +100,11 @@ def _scan(
     x, state = resolved(x), NetworkState(*map(resolved, state))
     settled: Any = [tuple(map(resolved, one)) if isinstance(one, tuple) else resolved(one) for one in params]
     params = NetworkParams(*settled)
-    with _as_wide_as_its_parameters(params.bias.device.type):
+    with without_autocast(params.bias):  # which would narrow the memory
         record, after = chosen.scan(x, params, rule, state, **options)
         if chosen.differentiates:
             return record, after
         return twice_differentiable(record, after, x, params, rule, state, options)
-
-
-def _as_wide_as_its_parameters(device_type: str) -> AbstractContextManager[object]:
-    """Autocast would narrow the memory."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def _in_dtype_of(params: NetworkParams, x: Tensor | SpikeEvents) -> Tensor | SpikeEvents:

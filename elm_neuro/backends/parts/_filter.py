@@ -43,8 +43,7 @@ class _LeakyFilter(Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         kappa, *kept = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
-            grad_v = _integrate(grad, kappa, None, reverse=True)
+        grad_v = _integrate(grad, kappa, None, reverse=True)
         return grad_v, decay_gradient(grad_v, kappa, *kept) if kept else None, kappa * grad_v[:, 0]
 
 

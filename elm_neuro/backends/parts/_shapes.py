@@ -121,8 +121,10 @@ def within(lengths: Tensor, num_steps: int, device: torch.device | None = None) 
     bounds = bounds_of(lengths)
     if bounds is not None and (bounds[0] < 0 or bounds[1] > num_steps):
         raise ValueError(f"lengths must be between 0 and the {num_steps} steps of x, got {bounds[0]} to {bounds[1]}")
+    if device is not None and device.type != HOST and lengths.device.type == HOST and lengths.is_pinned():
+        lengths = lengths.to(torch.int64, copy=True)  # the device would read it later, when it may hold others
     # from the host nothing waits: the driver has its own copy of so few numbers before it returns
-    there = lengths.to(device=device, dtype=torch.int64, non_blocking=lengths.device.type == "cpu")
+    there = lengths.to(device=device, dtype=torch.int64, non_blocking=lengths.device.type == HOST)
     if there is not lengths:
         remember_bounds(there, bounds)
     return there

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from ast import literal_eval
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from elm_neuro.backends.parts._operators import LIBRARY
+from elm_neuro.backends.parts._twice import without_autocast
 from elm_neuro.backends.parts._untraced import constant
 
 # Of what passes take and give, to be raised with every change: torch keeps compiled code beyond a version of this
@@ -138,7 +138,7 @@ def _call(
 ) -> list[Tensor]:
     name, form, given = _read(how)
     function, options = getattr(_pass(name), of), _together(form, iter(integers), iter(reals))
-    with _as_it_is(tensors[0]):
+    with without_autocast(tensors[0]):  # that was settled when it was traced
         return _whole(tensors[0], function(_placed(tensors, given), sizes, options, save))
 
 
@@ -150,14 +150,6 @@ def _run(tensors: list[Tensor], *how: Any) -> list[Tensor]:
 
 def _empty(tensors: list[Tensor], *how: Any) -> list[Tensor]:
     return _call("empty", tensors, *how)
-
-
-def _as_it_is(like: Tensor) -> AbstractContextManager[object]:
-    """What a pass computes is not narrowed by autocast: that was settled when it was traced."""
-    device = like.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -212,7 +204,7 @@ def _taken_apart(tensors: list[Tensor], how: str) -> tuple[Pass, Any, Operands, 
 def _backward(tensors: list[Tensor], sizes: Sizes, how: str, integers: Any, reals: Any) -> list[Tensor]:
     pass_, form, operands, results, grads, needed = _taken_apart(tensors, how)
     options = _together(form, iter(integers), iter(reals))
-    with _as_it_is(tensors[0]):
+    with without_autocast(tensors[0]):  # that was settled when it was traced
         found = pass_.differentiate(Backward(operands, sizes, options, results, grads, needed))
     return [
         torch.zeros_like(operand, memory_format=torch.contiguous_format) if grad is None else _own(grad)

@@ -5,6 +5,7 @@ taken from a plain run of the equations, which autograd can differentiate as oft
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any
 
@@ -109,6 +110,14 @@ def as_tensor(number: int) -> Tensor:
         return torch.tensor(number, device="cpu")
 
 
+def without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """What is done inside is not narrowed by autocast on the device of `like`."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def saved_of(ctx: Any) -> tuple[Any, ...]:
     """What an autograd function saved, contiguous as the kernels read it: ``torch.autograd.graph.saved_tensors_hooks``
     may have kept it elsewhere in between, and give back what lies otherwise.
@@ -119,15 +128,18 @@ def saved_of(ctx: Any) -> tuple[Any, ...]:
 def differentiable_once(backward: Backward) -> Backward:
     """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
     :func:`with_second_derivative`, and must not get constants from here. What comes as a view that stands for the
-    negative of what lies in memory, as the gradient behind ``torch.complex`` does, it gets as numbers.
+    negative of what lies in memory, as the gradient behind ``torch.complex`` does, it gets as numbers. Autocast, where
+    somebody calls ``backward()`` inside of it, would make products narrower than what the kernels read: it is off.
     """
 
     @wraps(backward)
     def run(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        if all(grad is None for grad in grads):  # for functions that do not have them materialized
+        given = [grad for grad in grads if grad is not None]
+        if not given:  # for functions that do not have them materialized
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             raise RuntimeError("a part of a fast pass has no second derivative by itself: differentiate the whole pass")
-        return backward(ctx, *map(resolved, grads))
+        with without_autocast(given[0]):
+            return backward(ctx, *map(resolved, grads))
 
     return run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +144,60 @@ def test_another_device_is_made_the_current_one(
     run(FILL(1, 2, 3))
     assert len(library.launched) == 1 and current == [0]
     assert list(driver._functions) == [(1, PROGRAM, "elm_table")]
+
+
+def test_a_thread_that_is_on_no_device_is_left_off_the_one_it_does_not_use(
+    driver: _driver.Driver, library: Library
+) -> None:
+    driver.queue(torch.device("cuda", 1))
+    assert not library.calls
+    driver.queue(torch.device("cuda", 0))
+    assert "cuCtxGetCurrent" in library.calls
+
+
+def test_threads_that_load_one_kernel_load_it_once(driver: _driver.Driver, library: Library) -> None:
+    both, plain = threading.Barrier(2), library.__getattr__
+
+    def slow(name: str) -> Any:
+        if name == "cuModuleLoadData":
+            time.sleep(0.05)
+        return plain(name)
+
+    library.__class__ = type("Slow", (Library,), {"__getattr__": lambda _, name: slow(name)})
+
+    def first() -> None:
+        both.wait()
+        launch(driver, shared=64 * 1024)
+
+    threads = [threading.Thread(target=first) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = [library.calls.count(f"cu{name}") for name in ("ModuleLoadData", "FuncSetAttribute", "LaunchKernelEx")]
+    assert counts == [1, 1, 2]
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_a_kernel_that_has_no_room_gets_what_torch_holds_unused(
+    driver: _driver.Driver, library: Library, monkeypatch: pytest.MonkeyPatch, *, capturing: bool
+) -> None:
+    emptied = []
+
+    def empty_cache() -> None:
+        emptied.append(True)
+        library.status.clear()
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    library.status["cuModuleLoadData"] = _driver.OUT_OF_MEMORY
+    if capturing:
+        with pytest.raises(torch.OutOfMemoryError, match="cuModuleLoadData failed"):
+            launch(driver)
+    else:
+        launch(driver)
+    assert len(emptied) == len(library.launched) == (not capturing)
 
 
 @pytest.fixture

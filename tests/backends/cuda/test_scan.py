@@ -373,6 +373,20 @@ def test_operands_that_are_changed_before_the_backward_pass_are_noticed(fake_dri
         y.sum().backward()
 
 
+def test_a_routing_of_inference_runs(fake_driver: FakeDriver) -> None:
+    x = (torch.rand(3, 15, 20) < 0.2).float()
+    with torch.inference_mode():
+        neuron = BranchELM(20, 3, 5, num_branch=30, num_synapse_per_branch=5, routing="random", backend="cuda")
+        for given_ in (x, SpikeEvents.from_frames(x), x.to(torch.uint8)):
+            neuron.backend = "cuda"
+            found = neuron(given_)[0]
+            neuron.backend = "reference"
+            assert_close(found, neuron(given_)[0])
+    neuron.backend = "cuda"
+    with torch.no_grad():  # outside of it too
+        assert_close(neuron(x)[0], found)
+
+
 def test_a_learned_decay_of_the_branches_is_refused(fake_driver: FakeDriver) -> None:
     neuron = ELM(7, 2, num_memory=3, backend="cuda")
     neuron.cell.tau_s.requires_grad_()
@@ -386,6 +400,11 @@ def test_a_learned_decay_of_the_branches_is_refused(fake_driver: FakeDriver) -> 
         (lambda: ELM(3, 1, 4, num_mlp_layers=2), torch.ones(1, 2, 3), "at most 1 hidden layer, got 2"),
         (lambda: ELM(3, 1, 2000), torch.ones(1, 2, 3), "at most 1024 memory or hidden units, got 4000"),
         (lambda: ELM(3, 1, 4, num_neuron=70000), torch.ones(1, 2, 3), "at most 65535 neurons, got 70000"),
+        (
+            lambda: ELM(840, 1, 1, num_neuron=20000, num_mlp_layers=0),
+            torch.zeros(1).expand(1, 2, 20000, 840),
+            "at most 16776960 inputs or branches, over all neurons, got 16800000",
+        ),
         (
             lambda: ELM(3, 1, 4),
             torch.ones(1, 2, 3, device="meta"),
