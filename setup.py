@@ -150,7 +150,10 @@ class PlatformWheel(bdist_wheel):
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        name = super().get_tag()[2]
+        if not self.plat_name_supplied:  # on macOS Python may be of two architectures, the library is of one
+            name = name.replace("universal2", platform.machine().lower())
+        return "py3", "none", name
 
 
 setup(cmdclass={"build": BuildWithNative, "build_native": BuildNative, "bdist_wheel": PlatformWheel})

@@ -50,6 +50,16 @@ def checked_core(core: AnyLayer, *, sequences: bool) -> AnyLayer:
     return core
 
 
+def check_single_steps(core: AnyLayer, reason: str) -> None:
+    """Refuse to take a sequence step by step where `core` learns by blocks of steps.
+
+    Raises:
+        ValueError: it does; the message says the `reason` for the single steps.
+    """
+    if isinstance(core.config, nn.ALIFConfig):
+        core.config.check_single_steps(reason)
+
+
 def spikes_by_itself(core: AnyLayer) -> bool:
     """Whether the layer's output is spikes already, so that a face puts no threshold behind it."""
     return bool(getattr(core, "emits_spikes", False))

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from elm_neuro import pretrained
 from elm_neuro.adapters._face import check_version
-from elm_neuro.nn import LIF, check_layer, is_layer, output_shape
+from elm_neuro.files import with_each_name_once
+from elm_neuro.nn import ALIF, LIF, ALIFCell, ELMConfig, check_layer, is_layer, output_shape
 from elm_neuro.nn._alif_config import BETA_RANGE
+from elm_neuro.nn._hanging import reason_to_call
 from elm_neuro.pretrained._tensors import FLOATS
 
 try:
@@ -107,7 +109,7 @@ class ElmNeuroLayer(nir.NIRNode):  # type: ignore[misc]  # nir has no types
             ValueError: as the class.
         """
         try:
-            config = json.loads(self.config)
+            config = json.loads(self.config, object_pairs_hook=with_each_name_once)
             kind, config = pretrained.described({"class": self.kind, "config": config}, "node")
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"node: {error}") from error
@@ -156,11 +158,20 @@ def portable_node(layer: Any) -> Any:
     with :math:`R = 1 / (1 - \beta)`. Times of NIR are seconds.
 
     Raises:
-        ValueError: NIR has no primitives for it; the message says which are missing.
+        ValueError: NIR has no primitives for it, or it does more than its weights say; the message says what.
     """
-    cell = getattr(layer, "cell", layer)
-    if not hasattr(layer.config, "recurrent"):
+    name, cell = type(layer).__name__, getattr(layer, "cell", layer)
+    if not isinstance(layer, ALIF | ALIFCell):
+        if not isinstance(getattr(layer, "core", layer).config, ELMConfig):
+            raise ValueError(
+                f"{name} cannot be written in NIR's own primitives: of a LIF alone it is known which say the same; "
+                "portable=False writes it as a node of its own, which elm_neuro reads"
+            )
         lacking = "the functions between linear parts, such as the ReLU and the tanh of an ELM"
+    elif (reason := _reason_to_call(layer, cell)) is not None:
+        raise ValueError(
+            f"{name} cannot be written in NIR's own primitives, which would be its weights alone: {reason}"
+        )
     elif layer.config.adaptive:
         lacking = "a threshold that rises with every spike"
     elif layer.config.recurrent:
@@ -174,9 +185,16 @@ def portable_node(layer: Any) -> Any:
         neurons = nir.LIF(tau=tau, r=1.0 / (1.0 - beta), v_leak=0.0 * one, v_threshold=one, v_reset=0.0 * one)
         return nir.NIRGraph.from_list(affine_node(cell), neurons)
     raise ValueError(
-        f"{type(layer).__name__} cannot be written in NIR's own primitives, which have nothing for {lacking}; "
+        f"{name} cannot be written in NIR's own primitives, which have nothing for {lacking}; "
         "portable=False writes it as a node of its own, which elm_neuro reads"
     )
+
+
+def _reason_to_call(layer: ALIF | ALIFCell, cell: Any) -> str | None:
+    """Why the weights of a layer of LIF neurons do not say all that it does."""
+    if (reason := reason_to_call(layer, ALIF.forward, ALIFCell.forward)) is not None:
+        return reason
+    return cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
 
 
 def lif(node: Any, delta_t: float) -> LIF:

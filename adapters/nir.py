@@ -70,7 +70,8 @@ def to_nir(
 
     Raises:
         TypeError: a module is of a class that has no node.
-        ValueError: `portable` and NIR has no primitives for a layer; the message says what is missing.
+        ValueError: `portable` and NIR has no primitives for a layer, or it does more than its weights say; the message
+            says what.
 
     >>> from elm_neuro import ELM
     >>> to_nir(ELM(3, 2), portable=True)

@@ -32,13 +32,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Generic, Unpack
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import nn
 from elm_neuro.adapters._face import (
+    check_single_steps,
     check_version,
     elm_of,
     made_to_spike,
@@ -89,7 +91,7 @@ TIMES = (
 )  # keywords in seconds here, in ms in elm_neuro.nn
 DECIDED = ("delta_t", "batch_first", "flatten_output")  # keywords of elm_neuro.nn that a face does not take
 
-State = TypeVar("State", bound=tuple[Tensor, ...])
+State = TypeVar("State", bound=tuple[Tensor, ...], default=Any)
 
 
 def _scaled(value: Any, factor: float) -> Any:
@@ -290,6 +292,7 @@ class Layer(_Face[State]):
         """Step by step, with the states of all steps, as ``norse.torch.module.snn.SNN`` gives them."""
         if x.shape[1] == 0:
             raise ValueError("x must have at least one step with record_states=True, got 0")
+        check_single_steps(self.core, "record_states=True")
         outs: list[Tensor] = []
         states: list[State] = []
         for x_t in x.unbind(1):
@@ -548,6 +551,8 @@ def _milliseconds(dt: float, options: Any) -> dict[str, Any]:
     times = {name: options[name] for name in TIMES if options.get(name) is not None}
     for name, value in times.items():
         shortest = min(value) if isinstance(value, Iterable) else value
+        if shortest < 0:
+            raise ValueError(f"{name} must be a time in seconds, not negative, got {value!r}")
         if shortest >= 1.0 and dt < 0.1:
             warnings.warn(
                 f"{name}={value} is {shortest / dt:.0f} steps or more: times of a norse face are seconds, not ms",

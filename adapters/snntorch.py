@@ -22,16 +22,17 @@ from elm_neuro.adapters._snntorch import DEFAULTS, HostOptions, Neuron, same_dty
 from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
 from elm_neuro.nn._alif_config import ALIFEquationOptions
-from elm_neuro.nn._checks import may_look
 from elm_neuro.nn._config import BranchOptions, EquationOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, forward_spiking, step_by_call
 from elm_neuro.nn._narrow import as_stored
+from elm_neuro.nn._spiking import free_names
 
 __all__ = ["ALIF", "ELM", "BranchELM", "Cell", "ELMSequence", "Layer", "patch", "reset", "unpatch"]
 
@@ -125,7 +126,7 @@ class Cell(Neuron):
         order = self.core_fields or tuple(ordered)
         self._order = tuple(fields.index(name) for name in order)
         self._places = tuple(order.index(name) for name in fields)
-        names = [f"core_{name}" if name == "mem" or hasattr(self, name) else name for name in order]
+        names = free_names(order, lambda name: name == "mem" or hasattr(self, name))
         self._name_states(self.names or (*names, *(() if emits else ("mem",))))
 
     def forward(self, x: Tensor, *states: Tensor | None) -> Any:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro import nn
-from elm_neuro.adapters._face import check_version, elm_of, made_to_spike, split_keywords
+from elm_neuro.adapters._face import check_single_steps, check_version, elm_of, made_to_spike, split_keywords
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIFConfig, ELMConfig, SpikeOutput, output_shape
@@ -44,6 +44,7 @@ from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, has_hooks, step_by_call
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._narrow import as_stored, wide
+from elm_neuro.nn._spiking import free_names
 
 OLDEST = "2.0"  # the first with functional forwards
 try:
@@ -176,8 +177,8 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
         self.core = made_to_spike(core, sequences=False, spiking=spiking, output=output, renamed=RENAMED)
         self.spiking = spiking
         names = self.core.state_type._fields
-        for name in names:
-            self.register_memory(f"core_{name}" if hasattr(self, name) else name, 0.0)
+        for name in free_names(names, lambda name: hasattr(self, name)):
+            self.register_memory(name, 0.0)
         self._has_v = "v" in names
         size, neuron = self.core.input_size, getattr(core.config, "num_neuron", None)
         self._inputs = ((size,), (neuron, size))  # shapes of one sample in one step
@@ -321,7 +322,10 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
         """Output of all steps, `v` of all steps where it is asked for, and the states after them; None is the start."""
         core = self.core
         hidden = with_v and self.spiking and (not hasattr(core, "forward_with_readout") or has_hooks(core))
-        if hidden or getattr(core, "is_cell", False):
+        is_cell = getattr(core, "is_cell", False)
+        if hidden and not is_cell:
+            check_single_steps(core, "store_v_seq=True")
+        if hidden or is_cell:
             return self._stepped(x, states, lengths)
         x = x.transpose(0, 1) if isinstance(x, Tensor) else x
         before = None if states is None else core.state_type(*states)

@@ -20,10 +20,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arguments import count, writable
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -188,8 +188,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="all", choices=[*HOSTS, "all"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--repeats", type=count, default=15)
+    parser.add_argument("--json", type=writable, help="write all figures to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -15,10 +15,10 @@ import argparse
 import json
 import platform
 import statistics
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arguments import count, writable
 from rich.console import Console
 from torch import Tensor
 
@@ -85,9 +85,9 @@ def middle(runs: list[dict[str, Any]], name: str) -> Pair:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latencies", type=int, nargs="+", default=[0, 1, 2, 4, 10, 20, 50, 100], metavar="STEPS")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--markdown", type=Path, help="write the table here")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--seeds", type=count, default=3, help="how many")
+    parser.add_argument("--markdown", type=writable, help="write the table here")
+    parser.add_argument("--json", type=writable, help="write everything measured here")
     parser.add_argument("--smoke", action="store_true", help="a tiny layer: whether it runs")
     options = parser.parse_args()
     small = ([0, 4], 1, Sizes(16, 40, 2))

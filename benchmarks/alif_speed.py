@@ -10,12 +10,14 @@ multi-Gaussian surrogate, the loss is the sum of the spikes: their gradient cost
 over the equations (backend ``reference``); ``native`` takes frames, ``events`` the same spikes as SpikeEvents,
 ``native blocks`` frames, with the gradient of Blocks. With ``--upstream``, a checkout of the Blocks repository
 (github.com/webstorms/Blocks at abaf846), ``published`` is its loop over the steps and ``blocks`` its method, with the
-same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds norse's
-LSNN and snnTorch's Leaky, step by step: other equations, of which only the speed can be compared. ``--skip`` leaves
-peers out: a pass of ``published`` takes minutes at 1024 steps and a batch of 128. ``--memory`` runs each variant once
-more in a process of its own (Linux) and reports its peak above what it was before. The floor beside ``native`` is the
-time of the row's bytes (frames read and spikes written, for both twice) at this core's bandwidth. ``--device cuda``:
-wall time between synchronisations, backend ``cuda`` in place of ``native``, its bandwidth.
+same weights. Each row is behind a check: spikes equal to the last one in single precision. ``--hosts`` adds, where
+they are installed, norse's LSNN and snnTorch's Leaky, step by step, and spikingjelly's LIF in its multi-step mode,
+written in torch: other equations, the last two without recurrence and adaptation, of which only the speed can be
+compared. ``--skip`` leaves peers out: a pass of ``published`` takes minutes at 1024 steps and a batch of 128.
+``--memory`` runs each variant once more in a process of its own (Linux) and reports its peak above what it was before.
+The floor beside ``native`` is the time of the row's bytes (frames read and spikes written, for both twice) at this
+core's bandwidth. ``--device cuda``: wall time between synchronisations, backend ``cuda`` in place of ``native``, its
+bandwidth.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arguments import check_device, count, writable
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -67,6 +70,9 @@ GRIDS = {"here": grid(128, 0.1), "published": grid(1000, 0.01)}
 SMOKE = {"smoke": Row(23, 4, 3, 20, 0.2, 16)}
 Run = Callable[[], Tensor]  # gives the spikes, (batch, time, neuron)
 DEVICE = "cpu"  # what --device says
+LAYERS = Path("src/snn/snn.py")  # of a checkout of Blocks
+HOSTS = ("norse LSNN", "snnTorch Leaky", "spikingjelly LIF")
+PEERS = ("events", "native blocks", "published", "blocks", *HOSTS)
 
 
 def load_blocks(checkout: Path) -> Any:
@@ -162,6 +168,18 @@ def host_layers(row: Row, x: Tensor) -> dict[str, tuple[Run, nn.Module]]:
             return torch.stack(record, 1)
 
         found["snnTorch Leaky"] = (run, leaky)
+    if importlib.util.find_spec("spikingjelly"):
+        from spikingjelly.activation_based import functional, neuron
+
+        linear, node = nn.Linear(row.num_input, row.num_neuron), neuron.LIFNode(tau=10.0, step_mode="m")
+        lif, frames = nn.Sequential(linear, node).to(DEVICE), x.transpose(0, 1).contiguous()
+
+        def run_lif() -> Tensor:
+            functional.reset_net(lif)
+            spikes: Tensor = lif(frames).transpose(0, 1)
+            return spikes
+
+        found["spikingjelly LIF"] = (run_lif, lif)
     return found
 
 
@@ -202,7 +220,7 @@ def make_input(row: Row) -> Tensor:
 def measure(row: Row, blocks: Any, repeats: int, *, hosts: bool, skip: list[str], console: Console) -> dict[str, Any]:
     x = make_input(row)
     runs = {name: run for name, run in variants(row, x, blocks, hosts=hosts).items() if name not in skip}
-    spikes = {name: run().detach() for name, (run, _) in runs.items() if name not in ("norse LSNN", "snnTorch Leaky")}
+    spikes = {name: run().detach() for name, (run, _) in runs.items() if name not in HOSTS}
     wrong = {name: int((other != spikes["loop"]).sum()) for name, other in spikes.items()}
     if any(wrong.values()):
         raise SystemExit(f"spikes differ from the loop's: {wrong}")
@@ -226,7 +244,10 @@ def peak(name: str, row_name: str, options: argparse.Namespace) -> float:
     """MiB of a forward and backward pass above what was there before, in a process of its own."""
     command = [sys.executable, __file__, "--peak", name, "--rows", row_name, "--grid", options.grid]
     command += ["--upstream", str(options.upstream)] if options.upstream else []
-    done = subprocess.run(command + (["--hosts"] if options.hosts else []), capture_output=True, text=True, check=True)
+    command += [flag for flag in ("--hosts", "--smoke") if getattr(options, flag[2:])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[1:])} failed: {done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
 
 
@@ -243,21 +264,22 @@ def main() -> None:
     parser.add_argument("--upstream", type=Path, help="checkout of github.com/webstorms/Blocks")
     parser.add_argument("--grid", choices=GRIDS, default="here")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(GRIDS['here'])}")
-    parser.add_argument("--hosts", action="store_true", help="norse's and snnTorch's layers too")
+    parser.add_argument("--hosts", action="store_true", help="norse's, snnTorch's and spikingjelly's layers too")
     parser.add_argument(
-        "--skip", nargs="+", default=[], metavar="PEER", help="published, blocks, ...; not ours, nor loop"
+        "--skip", nargs="+", default=[], choices=PEERS, metavar="PEER", help=f"leave out, of {', '.join(PEERS)}"
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--memory", action="store_true", help="peaks of resident memory too")
-    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--json", type=writable, help="write everything measured here")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--smoke", action="store_true", help="one tiny row: whether it runs")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    check_device(parser, options.device)
     if options.memory and options.device != "cpu":
         parser.error("--memory is of the CPU")
-    if {kernels(), "loop"} & set(options.skip):
-        parser.error("--skip must leave the backend that is measured and the loop that it is held to")
+    if options.upstream and not (options.upstream / LAYERS).is_file():
+        parser.error(f"--upstream must be a checkout of webstorms/Blocks, got {options.upstream} without {LAYERS}")
     global DEVICE
     DEVICE = options.device
     rows = SMOKE if options.smoke else GRIDS[options.grid]

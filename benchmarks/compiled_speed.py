@@ -15,10 +15,10 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import count, writable
 
 from elm_neuro import ALIF, ELM, BranchELM, ELMNetwork, SpikeEvents
 
@@ -74,9 +74,9 @@ def measured(name: str, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--repeats", type=count, default=31)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--json", type=Path, help="write everything measured here")
+    parser.add_argument("--json", type=writable, help="write everything measured here")
     parser.add_argument("--smoke", action="store_true", help="one pair of one row")
     arguments = parser.parse_args()
     if arguments.smoke:

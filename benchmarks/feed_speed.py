@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import count, writable
 
 from elm_neuro import ELM, BranchELM, SpikeEvents
 from elm_neuro.datasets import SpokenDigits
@@ -109,8 +110,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--neuronio", type=Path, metavar="FOLDER")
     parser.add_argument("--workers", nargs="*", type=int, default=[0, 2, 4])
-    parser.add_argument("--batches", type=int, default=200)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batches", type=count, default=200)
+    parser.add_argument("--json", type=writable)
     parser.add_argument("--smoke", action="store_true", help="seconds, figures of no use")
     options = parser.parse_args()
     if options.smoke:

@@ -27,6 +27,7 @@ from typing import Any
 
 import lightning
 import torch
+from arguments import count, writable
 from lightning.pytorch.profilers import SimpleProfiler
 from neuron_speed import OUTPUT_TOLERANCE
 from peers import load_upstream, upstream_twin
@@ -124,10 +125,10 @@ def main() -> None:
     parser.add_argument(
         "--backends", nargs="+", default=["auto"], choices=["auto", *backends.available()], help="of our neuron"
     )
-    parser.add_argument("--updates", type=int, default=200, help="of the weights in each run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write all times to this file")
+    parser.add_argument("--updates", type=count, default=200, help="of the weights in each run")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--json", type=writable, help="write all times to this file")
     parser.add_argument("--smoke", action="store_true", help="few updates, in seconds")
     args = parser.parse_args()
     updates, repeats = (3, 1) if args.smoke else (args.updates, args.repeats)

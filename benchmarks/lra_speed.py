@@ -20,11 +20,11 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from arguments import count, writable
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -147,9 +147,9 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*TASKS])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch", type=count, default=16)
+    parser.add_argument("--repeats", type=count, default=3)
+    parser.add_argument("--json", type=writable)
     parser.add_argument("--smoke", action="store_true", help="small networks, short sequences: the times mean nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)

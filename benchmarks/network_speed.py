@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from arguments import count
 from fma import fma_speed
 from neuron_speed import peak_above_start
 from torch import Tensor
@@ -164,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", help="native, or on a GPU cuda, unless another is named")
     parser.add_argument("--density", type=float, default=0.08, help="of ones in the input")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     global DEVICE

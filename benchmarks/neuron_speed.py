@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arguments import check_device, count, writable
 from fma import fma_speed
 from peers import hosts, load_prototype, load_upstream, upstream_twin
 from rich.console import Console
@@ -341,13 +342,6 @@ def columns(results: list[Result], kind: str) -> list[str]:
     return list(dict.fromkeys(key for result in results for key in result[kind]))
 
 
-def writable(path: str) -> Path:
-    """A file to be written at the end of a long measurement: its folder has to be there at the start."""
-    if not Path(path).parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder of a result must exist, got {path}")
-    return Path(path)
-
-
 def markdown(results: list[Result], rows: dict[str, Row]) -> str:
     """The tables for the documentation: milliseconds, ratios and share of the floor, then peaks of memory in MiB where
     they were measured.
@@ -380,8 +374,8 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="each variant with each of these numbers")
+    parser.add_argument("--repeats", type=count, default=7)
+    parser.add_argument("--threads", type=count, nargs="+", default=[1], help="each variant with each of these numbers")
     parser.add_argument("--hosts", action="store_true", help="also recurrent layers of norse and snnTorch")
     parser.add_argument(
         "--memory", action="store_true", help="also peaks of resident memory, each in a process of its own"
@@ -395,8 +389,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=writable, help="write the tables for the documentation to this file")
     parser.add_argument("--smoke", action="store_true", help="one tiny row, in seconds")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda needs a GPU that torch sees; there is none here")
+    check_device(parser, args.device)
     if args.prototype and not args.upstream:
         raise SystemExit("--prototype needs --upstream: it runs on the weights of the authors' neuron")
     if args.backends is None:

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import count, writable
 from peers import load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
@@ -172,10 +173,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, help="a NeuronIO simulation file")
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
-    parser.add_argument("--simulations", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write all measurements to this file")
+    parser.add_argument("--simulations", type=count, default=128)
+    parser.add_argument("--repeats", type=count, default=3)
+    parser.add_argument("--threads", type=count, default=1)
+    parser.add_argument("--json", type=writable, help="write all measurements to this file")
     parser.add_argument("--smoke", action="store_true", help="a made-up file and short runs")
     args = parser.parse_args()
     if args.file is None and not args.smoke:

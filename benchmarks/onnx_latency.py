@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from arguments import check_device, count, writable
 from peers import load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
@@ -90,12 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 100, 500])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write all times to this file")
+    parser.add_argument("--steps", type=count, nargs="+", default=[1, 100, 500])
+    parser.add_argument("--batches", type=count, nargs="+", default=[1, 32])
+    parser.add_argument("--repeats", type=count, default=15)
+    parser.add_argument("--json", type=writable, help="write all times to this file")
     parser.add_argument("--smoke", action="store_true", help="a few steps, in seconds")
     args = parser.parse_args()
+    check_device(parser, args.device)
     if args.smoke:
         args.steps, args.batches, args.repeats = [1, 7], [2], 1
     torch.set_num_threads(1)

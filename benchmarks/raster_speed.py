@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import tonic
 import torch
+from arguments import count, writable
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -113,8 +114,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, help="checkout of the authors' repository")
     parser.add_argument("--file", type=Path, help="an SHD-format file for the loaders")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write all times to this file")
+    parser.add_argument("--repeats", type=count, default=15)
+    parser.add_argument("--json", type=writable, help="write all times to this file")
     parser.add_argument("--smoke", action="store_true", help="few small samples, in seconds; ratios are not judged")
     args = parser.parse_args()
     torch.set_num_threads(1)

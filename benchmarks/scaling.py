@@ -23,10 +23,11 @@ from typing import Any
 
 import matplotlib
 import torch
+from arguments import count, writable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from neuron_speed import Row, check, in_a_process, make_input, make_neuron, measure, peak_above_start, writable
+from neuron_speed import Row, check, in_a_process, make_input, make_neuron, measure, peak_above_start
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -152,7 +153,7 @@ def _titled(axis: Axes, letter: str, title: str, unit: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=writable, help="name of the figure, written with .png and .pdf")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--json", type=writable, help="write all times and peaks to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, in seconds")
     parser.add_argument(

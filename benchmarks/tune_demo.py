@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 
 import torch
+from arguments import count
 from rich.console import Console
 from rich.table import Table
 
@@ -40,8 +41,8 @@ def validate(job: tuple[str, Tuned, list[int], DemoSettings]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--jobs", type=count, default=2, help="processes")
+    parser.add_argument("--epochs", type=count, default=15)
     parser.add_argument("--cache-dir", help="folder of the synthetic samples")
     parser.add_argument(
         "--smoke", action="store_true", help="two settings, one epoch, few samples; the accuracies mean nothing"

@@ -46,6 +46,22 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def make_folder(path: Path, name: str) -> None:
+    """Make a folder where there is none.
+
+    Args:
+        path: of the folder.
+        name: what the message calls it.
+
+    Raises:
+        OSError: it cannot be made, for instance because a file is in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{name} must be a folder that can be written, got {path}: {error.strerror or error}") from error
+
+
 @contextmanager
 def whole_files(*paths: str | os.PathLike[str], through_links: bool = True) -> Iterator[tuple[Path, ...]]:
     """Temporary names in the folders of `paths`, one for each, that take their places when the block ends.
@@ -316,12 +332,31 @@ def json_object(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is too large, not JSON, or not an object.
+        ValueError: it is too large, not JSON, not an object, or has a name twice.
     """
     try:
-        values = json.loads(read_file(path, MAX_CONFIG_BYTES))
+        values = json.loads(read_file(path, MAX_CONFIG_BYTES), object_pairs_hook=with_each_name_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def with_each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values, for ``json.loads(..., object_pairs_hook=...)``, which takes the last of
+    two.
+
+    Raises:
+        ValueError: a name is there twice.
+
+    >>> json.loads('{"a": 1, "a": 2}', object_pairs_hook=with_each_name_once)
+    Traceback (most recent call last):
+    ValueError: an object must have each name once, got 'a' twice
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"an object must have each name once, got {name!r:.100} twice")
+        values[name] = value
     return values

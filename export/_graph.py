@@ -57,6 +57,7 @@ class Graph(Filters):
         self.states: dict[str, State] = {}
         self.finals: dict[str, str] = {}  # value of each state after the last step
         self.extras: dict[str, Value] = {}  # further outputs
+        self.places: dict[int, str] = {}  # where each module stands first, by its id
         self.shapes: dict[str, list[int | str]] = {}  # of values whose shape a runtime cannot infer
         self.halves: set[str] = set()  # constants that are stored in the lower precision
         self.means: set[str] = set()  # values that are means over the steps of a sequence

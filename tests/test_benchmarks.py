@@ -103,3 +103,42 @@ def test_the_floor_is_what_multiply_adds_in_registers_reach(monkeypatch: pytest.
     monkeypatch.delenv("CXX")
     speed = fma_speed("baseline")
     assert speed is not None and 1e8 < speed < 1e13
+
+
+def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / f"{name}.py"), *options]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("alif_speed", ["--upstream", "nowhere"], "must be a checkout of webstorms/Blocks, got nowhere without"),
+        ("alif_speed", ["--skip", "everything"], "argument --skip: invalid choice: 'everything'"),
+        ("alif_speed", ["--skip", "loop"], "argument --skip: invalid choice: 'loop'"),
+        ("alif_speed", ["--json", "nowhere/found.json"], "the folder of a result must exist, got nowhere/found.json"),
+        ("alif_speed", ["--repeats", "0"], "argument --repeats: must be at least 1, got 0"),
+        ("neuron_speed", ["--repeats", "-2"], "argument --repeats: must be at least 1, got -2"),
+        ("alif_gradients", ["--markdown", "nowhere/table.md"], "the folder of a result must exist"),
+    ],
+)
+def test_options_that_would_end_a_measurement_in_vain_are_refused(name: str, options: list[str], message: str) -> None:
+    done = run(name, *options)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["alif_speed", "neuron_speed"])
+def test_a_gpu_that_is_not_there_is_said(name: str) -> None:
+    assert "--device cuda needs a GPU that torch sees" in run(name, "--device", "cuda").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory are read by getrusage")
+def test_peaks_and_other_libraries_stand_in_a_row_of_alif() -> None:
+    for module in ("norse", "snntorch", "spikingjelly"):
+        pytest.importorskip(module)
+    done = run("alif_speed", "--smoke", "--memory", "--hosts", "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    assert all(peer in done.stdout for peer in ("peak MiB", "norse LSNN", "snnTorch Leaky", "spikingjelly LIF"))

@@ -147,11 +147,11 @@ def test_every_figure_of_a_page_comes_from_a_script_that_the_page_names() -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TUTORIALS)
-def test_tutorials_run_as_scripts_too(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tutorials_run_as_scripts_from_any_folder(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("snntorch", "norse", "tonic", "onnx", "lightning"):
         if host in (ROOT / script).read_text(encoding="utf-8"):
             pytest.importorskip(host)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     runpy.run_path(str(ROOT / script))
 

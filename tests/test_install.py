@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import setuptools
 
 import elm_neuro
 
@@ -211,6 +215,18 @@ def test_a_wheel_with_the_library_is_for_its_platform_and_one_without_for_all(co
     assert (tag == "py3-none-any") == (not compiler)
 
 
+@pytest.mark.parametrize(("machine", "tag"), [("arm64", "macosx_14_0_arm64"), ("x86_64", "macosx_14_0_x86_64")])
+def test_a_wheel_of_a_universal_python_is_for_the_architecture_of_the_library(
+    machine: str, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setattr("setuptools.command.bdist_wheel.get_platform", lambda _: "macosx-14.0-universal2")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    wheel = runpy.run_path(str(REPOSITORY / "setup.py"))["PlatformWheel"](setuptools.Distribution())
+    wheel.plat_name, wheel.root_is_pure = "macosx-14.0-universal2", False
+    assert wheel.get_tag() == ("py3", "none", tag)
+
+
 def test_wheel_holds_every_module_once(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")  # the library is another test's
     with zipfile.ZipFile(build(checkout, "wheel")) as wheel:
@@ -224,3 +240,10 @@ def test_wheel_holds_every_module_once(checkout: Path, monkeypatch: pytest.Monke
         }
     assert {name for name in names if name.endswith(".py")} == modules
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_sdist_holds_what_the_readme_names_and_no_test_without_its_helpers(checkout: Path) -> None:
+    with tarfile.open(build(checkout, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt"} <= names
+    assert not {name for name in names if name.startswith("tests")}

@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "elm_neuro"
 
 TOP_LEVEL = {
     "adapters", "benchmarks", "docs", "elm_neuro", "examples", "export", "tests",
-    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md",
     "constraints.txt", "mkdocs.yml", "pyproject.toml", "setup.py",
 }  # fmt: skip
 

@@ -48,6 +48,15 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name: str, workplace: Path) 
             assert cli.main(arguments) == 0, command
 
 
+@pytest.mark.parametrize("name", ["docs/how-to/choose.md", "docs/how-to/troubleshooting.md", "docs/reference/files.md"])
+def test_each_fence_of_a_page_that_is_looked_up_runs_alone(name: str, workplace: Path) -> None:
+    for fence in fences(ROOT / name):
+        if fence.language == "python" and fence.reason is None:
+            for package in needed(fence.code):
+                pytest.importorskip(package)
+            exec(compile(fence.code, name, "exec"), {"__name__": "page"})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fence_says_what_it_is(name: str) -> None:
     for fence in fences(ROOT / name):

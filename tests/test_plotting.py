@@ -621,6 +621,7 @@ def test_pictures_of_responses_and_weights_hold_their_numbers() -> None:
     [
         ("elm_neuro.plotting", "matplotlib", 'elm_neuro.plotting needs matplotlib: pip install "elm-neuro[train]"'),
         ("elm_neuro.training", "lightning", 'elm_neuro.training needs lightning: pip install "elm-neuro[train]"'),
+        ("elm_neuro.demo", "lightning", 'elm_neuro.demo needs lightning: pip install "elm-neuro[train]"'),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(module: str, missing: str, message: str) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-REPOSITORY = Path.cwd()
+here = Path(globals().get("__file__", "notebook")).resolve()  # a notebook looks from where it runs
+REPOSITORY = next(folder for folder in here.parents if (folder / "docs" / "live").is_dir())
 sys.path.insert(0, str(REPOSITORY))
 from elm_neuro import BranchELM, checkpoints
 from elm_neuro.datasets import NeuronIODataset, convert_neuronio, open_simulations

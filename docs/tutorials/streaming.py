@@ -21,7 +21,8 @@ import torch
 from elm_neuro import checkpoints
 from elm_neuro.export import to_onnx
 
-REPOSITORY = Path.cwd()
+here = Path(globals().get("__file__", "notebook")).resolve()  # a notebook looks from where it runs
+REPOSITORY = next(folder for folder in here.parents if (folder / "docs" / "live").is_dir())
 neuron = checkpoints.from_upstream(REPOSITORY / "docs" / "live" / "model" / "num_memory_20")
 folder = Path(tempfile.mkdtemp())
 report = to_onnx(neuron, folder / "neuron.onnx", form="step", head="neuronio", runtime=True)

@@ -161,7 +161,7 @@ def offer(operator: str, backend: Backend) -> Offer:
     """Give an operator a further backend, which "auto" asks first: for the end of the process, or of a ``with`` block.
 
     Args:
-        operator: "elm", "alif".
+        operator: "elm", "alif" or "network".
         backend: an object of a class that derives from the operator's: :class:`elm_neuro.backends.ELMBackend`, ....
 
     Returns:

@@ -19,7 +19,7 @@ from elm_neuro.cli._training import recipes
 __all__ = ["main", "recipes"]
 
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
-FAILURES = (OSError, ValueError, TypeError, ImportError, RuntimeError, UnpicklingError, BadZipFile)
+FAILURES = (OSError, ValueError, TypeError, ImportError, RuntimeError, MemoryError, UnpicklingError, BadZipFile)
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "recipes": lambda _: _training.recipes_command(),
     "demo": _demo.demo_command,
@@ -32,6 +32,22 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "models": _models.models_command,
     "push": _models.push_command,
 }
+EXTRAS = {  # what brings an optional library
+    "filelock": "data",
+    "h5py": "data",
+    "PIL": "data",
+    "sklearn": "data",
+    "jsonargparse": "train",
+    "lightning": "train",
+    "matplotlib": "train",
+    "rich": "train",
+    "torchmetrics": "train",
+    "yaml": "train",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+}
+EXTRAS_WITH_RICH = {"export": "onnx", "lra": "data", "neuronio": "data"}  # of commands that do without "train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[0] not in (*_training.COMMANDS, "demo"):  # which say what they keep
             print("\nelm-neuro: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _fail(_with_extra(error, arguments[0]))
     except FAILURES as error:
         return _fail(error)
     except Exception as error:
@@ -79,6 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_extra(error: ModuleNotFoundError, command: str) -> ImportError:
+    """The error with the extra that brings the library, where one does."""
+    library = (error.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        return error
+    extra = EXTRAS_WITH_RICH.get(command, EXTRAS["rich"]) if library == "rich" else EXTRAS[library]
+    return ImportError(f'elm-neuro {command} needs {library}: pip install "elm-neuro[{extra}]"')
+
+
 def _fail(error: Exception) -> int:
     """Print one line, whatever number of them the error has."""
     message = " ".join(str(error).split()) or type(error).__name__
@@ -86,5 +113,7 @@ def _fail(error: Exception) -> int:
         message += (
             ": torchvision is of another build than torch; install both from the same index, or remove torchvision"
         )
+    if isinstance(error, MemoryError):
+        message = f"there is not enough memory: {message}"
     print(f"elm-neuro: error: {message}", file=sys.stderr)
     return 1

@@ -149,6 +149,8 @@ def _settings(options: argparse.Namespace) -> DemoSettings:
         options.usage_error(f"--epochs must be at least 1, got {options.epochs}")
     if min(options.seeds) < 0:
         options.usage_error(f"--seeds must not be negative, got {min(options.seeds)}")
+    if max(options.seeds) >= 2**32:  # what Lightning takes
+        options.usage_error(f"--seeds must be below 2**32, got {max(options.seeds)}")
     from elm_neuro.datasets.shd._recordings import where_shd_is
 
     for path in (train, test):

@@ -27,7 +27,6 @@ from elm_neuro.cli._settings import (
     check_built_classes,
     check_classes,
     contradictions,
-    did_you_mean,
     named_in,
     read_checkpoint,
     read_settings,
@@ -35,6 +34,7 @@ from elm_neuro.cli._settings import (
 )
 from elm_neuro.cli._stored import check_sizes
 from elm_neuro.files import remove_old_leftovers, write_whole
+from elm_neuro.nn._keywords import meant
 from elm_neuro.training.loop._checkpoints import TERMINATED, KeepOnTermination, WholeCheckpoints
 from elm_neuro.training.loop._progress import Size
 
@@ -62,7 +62,8 @@ def one_line(message: str) -> str:
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         options = list(inspect.signature(_class(kinds[-1])).parameters) if kinds else []  # type: ignore[arg-type]
         line = f"{kinds[-1]}: {unknown[0]}" if kinds else unknown[0]
-        return line + did_you_mean(unknown[1], options)
+        hint = meant(unknown[1], options)
+        return f"{line}; {hint}" if hint else line
     if re.match(r"the following arguments are required: \w+\.(data|model)", message):
         return "--config must name a recipe, or the config.yaml that lies beside a checkpoint"
     lines = [line.strip(" -") for line in message.splitlines()]
@@ -152,7 +153,9 @@ class Command(LightningCLI):
             self._take(stored, list(args), path)
             ours = all(name.startswith("elm_neuro.") for name in named_in(stored["model"]))
             check_sizes(path, checkpoint, path, stored["model"], () if ours else ("the recipe's",))
-        elif path is not None:
+        if path is not None:
+            _check_whole(path, checkpoint, command)
+        if path is not None and stored is None:
             say(
                 f"{path} does not say how it was trained, as those of earlier versions: the settings of --config are "
                 "taken for its own"
@@ -217,6 +220,19 @@ class Command(LightningCLI):
         if differing:
             raise ValueError(f"{path} was trained with other settings: {'; '.join(sorted(differing))}")
 
+    def instantiate_classes(self) -> None:
+        """As Lightning; of what a class refuses, its own words alone.
+
+        Raises:
+            ValueError: a value in the settings is out of range.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not str(error).startswith("Does not validate"):
+                raise
+            raise ValueError(one_line(str(error))) from error
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the hyperparameters in a checkpoint above the options."""
 
@@ -271,6 +287,19 @@ class Command(LightningCLI):
         elif self.folder is not None:
             callbacks = [*callbacks, KeepOnTermination(self.folder / "last.ckpt")]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def _check_whole(path: Path, checkpoint: dict[str, Any], command: str) -> None:
+    """Refuse a checkpoint without what Lightning takes from it for a command.
+
+    Raises:
+        ValueError: a part is missing; the message names it.
+    """
+    needed = {"state_dict": dict, "pytorch-lightning_version": str}
+    if command == "fit":
+        needed |= {"optimizer_states": list, "lr_schedulers": list}
+    if missing := [name for name, kind in needed.items() if not isinstance(checkpoint.get(name), kind)]:
+        raise ValueError(f"--ckpt_path must be a checkpoint of elm-neuro fit, got {path} without {', '.join(missing)}")
 
 
 def ended_by_user(error: BaseException) -> bool:

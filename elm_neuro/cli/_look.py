@@ -44,7 +44,7 @@ def add_parsers(commands: Any) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="whose classes a checkpoint of elm-neuro fit may name, besides elm_neuro: their code is run",
+        help="whose classes the checkpoint may name, besides those of elm_neuro: their code is run",
     )
 
 

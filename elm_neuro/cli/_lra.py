@@ -71,7 +71,7 @@ def _listops(options: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
 
     from elm_neuro.datasets.lra import ListOpsSettings
-    from elm_neuro.files import remove
+    from elm_neuro.files import make_folder, remove
 
     settings = ListOpsSettings(
         max_depth=options.max_depth,
@@ -82,7 +82,8 @@ def _listops(options: argparse.Namespace) -> int:
     )
     place = options.out.resolve()  # which has a name, unlike "."
     parts = place.with_name(f".{place.name}.parts")
-    (place if options.format == "tsv" else place.parent).mkdir(parents=True, exist_ok=True)
+    folder, name = (place, "--out") if options.format == "tsv" else (place.parent, "the folder of --out")
+    make_folder(folder, name)
     parts.mkdir(exist_ok=True)
     try:
         with FileLock(parts / ".lock", timeout=0):

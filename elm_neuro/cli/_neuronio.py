@@ -61,7 +61,8 @@ def add_parsers(commands: Any) -> None:
         "--figures", type=Path, metavar="DIR", help="folder to draw into: ROC, workings of the neuron, its branches"
     )
     info = commands.add_parser(
-        "info", help="parameters and FLOPs of neurons, or of all networks that the paper trains on NeuronIO"
+        "info",
+        help="parameters of saved networks and FLOPs of ELM neurons, or those of the paper's networks for NeuronIO",
     )
     info.add_argument(
         "models", nargs="*", metavar="DIR", help="folder of save_pretrained or of the authors, or a published name"
@@ -137,6 +138,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from elm_neuro.checkpoints import from_pretrained
+    from elm_neuro.files import make_folder, write_whole
     from elm_neuro.training import (
         Windows,
         evaluation_remarks,
@@ -148,6 +150,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     windows = Windows(options.window, options.burn_in)
     network = from_pretrained(options.model).to(options.device)
     files = [file for path in options.data for file in _neuronio_files(Path(path))]
+    if options.figures is not None:
+        make_folder(options.figures, "--figures")
     console = Console()
     with Progress(console=console, transient=True) as progress:
         tasks = {str(file): progress.add_task(file.name[-40:], total=None) for file in files}
@@ -160,8 +164,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     outcome = summarise_protocols(predictions, num_draws=options.draws)
     outcome["model"] = str(options.model)
     if options.json is not None:
-        from elm_neuro.files import write_whole
-
         write_whole({options.json: json.dumps(outcome, indent=2).encode() + b"\n"})
     console.print(evaluation_table(outcome))
     for line in evaluation_remarks(outcome):
@@ -170,7 +172,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         from elm_neuro import plotting
         from elm_neuro.training import evaluation_figures
 
-        options.figures.mkdir(parents=True, exist_ok=True)
         figures = evaluation_figures(network, {Path(options.model).name: predictions}, files[0])
         for name, figure in figures.items():
             plotting.save(figure, options.figures / name)

@@ -70,7 +70,7 @@ def add_parsers(commands: Any) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="whose classes a checkpoint of elm-neuro fit may name, besides elm_neuro: their code is run",
+        help="whose classes the checkpoint may name, besides those of elm_neuro: their code is run",
     )
     onnx = commands.add_parser("onnx", help="run or time an exported model")
     kinds = onnx.add_subparsers(dest="kind", metavar="run|bench", required=True)
@@ -90,7 +90,7 @@ def add_parsers(commands: Any) -> None:
     )
     bench = kinds.add_parser("bench", help="time a model on random spikes")
     bench.add_argument("model", metavar="MODEL")
-    bench.add_argument("--batch", type=int, default=1, metavar="B")
+    bench.add_argument("--batch", type=int, metavar="B", help="(default: the model's own, or else 1)")
     bench.add_argument(
         "--num-steps", type=int, default=100, metavar="T", help="of a sequence; an unrolled model has its own"
     )
@@ -202,13 +202,18 @@ def onnx_command(options: argparse.Namespace) -> int:
         write_whole({options.out: content.getvalue()})
         print(f"{options.out}: " + ", ".join(f"{name} {value.shape}" for name, value in arrays.items()))
         return 0
+    x_shape = model.session.get_inputs()[0].shape
+    size = x_shape[0 if model.form == "step" or model.batch_first else 1]  # a name where it is not fixed
+    batch = options.batch if options.batch is not None else size if isinstance(size, int) else 1
     steps = model.num_steps or (1 if model.form == "step" else options.num_steps)
-    if min(options.batch, steps, options.repeats) < 1:
+    if min(batch, steps, options.repeats) < 1:
         raise ValueError(
-            f"--batch, --num-steps and --repeats must be at least 1, got {options.batch}, {steps} and {options.repeats}"
+            f"--batch, --num-steps and --repeats must be at least 1, got {batch}, {steps} and {options.repeats}"
         )
-    shape = tuple(model.session.get_inputs()[0].shape[1 if model.form == "step" else 2 :])
-    leading = [options.batch] if model.form == "step" else [options.batch, steps]
+    if isinstance(size, int) and batch != size:
+        raise ValueError(f"--batch must be {size}, that of the model, got {batch}")
+    shape = tuple(x_shape[1 if model.form == "step" else 2 :])
+    leading = [batch] if model.form == "step" else [batch, steps]
     leading = leading if model.batch_first else leading[::-1]
     x = (np.random.default_rng(0).random((*leading, *shape)) < 0.05).astype(model.x_dtype)
     bound = options.bound or recorded
@@ -224,13 +229,13 @@ def onnx_command(options: argparse.Namespace) -> int:
         "form": model.form,
         "provider": model.providers[0],
         "bound": bound,
-        "batch": options.batch,
+        "batch": batch,
         "num_steps": steps,
         "load_ms": round(1e3 * loading, 2),
         "median_ms": round(middle, 4),
         "p5_ms": round(low, 4),
         "p95_ms": round(high, 4),
-        "steps_per_s": round(options.batch * steps / middle * 1e3),
+        "steps_per_s": round(batch * steps / middle * 1e3),
     }
     print(json.dumps(measured))
     return 0

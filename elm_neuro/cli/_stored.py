@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,17 @@ def check_sizes(
 
 
 def load(checkpoint: str, trusted: tuple[str, ...] = ()) -> tuple[Any, Path]:
-    """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it."""
+    """The trained module of a checkpoint, in evaluation mode, and the folder to write beside it.
+
+    For a saved folder the packages that the user trusts are imported: they register their classes.
+    """
     path = Path(checkpoint)
     if path.is_file():
         return _trained(path, trusted), path.parent
     from elm_neuro.checkpoints import from_pretrained
 
+    for package in trusted:
+        import_module(package)
     return from_pretrained(checkpoint).eval(), path if path.is_dir() else Path()
 
 

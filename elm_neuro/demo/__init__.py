@@ -2,6 +2,11 @@
 ``train``.
 """
 
+try:
+    import lightning as _lightning  # noqa: F401  # before our own files, so that a missing extra is named
+except ImportError as error:
+    raise ImportError('elm_neuro.demo needs lightning: pip install "elm-neuro[train]"') from error
+
 from elm_neuro.demo._networks import build, data_module
 from elm_neuro.demo._report import metrics_of, table_of, verdict, write_figures, write_neuron, write_report
 from elm_neuro.demo._run import DemoRun, quiet_trainer, run_demo

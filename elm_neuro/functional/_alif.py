@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.functional._spike import FastSigmoid, Surrogate
+from elm_neuro.functional._spike import FastSigmoid, Surrogate, spikes_of
 
 
 class ALIFState(NamedTuple):
@@ -51,7 +51,8 @@ def alif_step(current: Tensor, state: ALIFState, params: ALIFParameters) -> tupl
         Spikes (batch, output_size), 0 or 1 in the dtype of `current`, and the state after the step.
 
     Raises:
-        TypeError: the surrogate does not keep the dtype.
+        TypeError: the surrogate gives no tensor, or another dtype.
+        ValueError: it gives another shape.
     """
     past = state.s
     if params.w_rec is not None:
@@ -73,10 +74,8 @@ def crossing(v: Tensor, a: Tensor, params: ALIFParameters) -> Tensor:
     """1 where the membrane `v` is above the threshold of the adaptation `a` before the step, else 0.
 
     Raises:
-        TypeError: the surrogate does not keep the dtype.
+        TypeError: the surrogate gives no tensor, or another dtype.
+        ValueError: it gives another shape.
     """
     threshold = 1.0 if params.b is None else 1.0 + params.b * a
-    spikes = params.surrogate(v - threshold)
-    if spikes.dtype != v.dtype:
-        raise TypeError(f"surrogate must keep the dtype {v.dtype} of the membrane, got spikes of {spikes.dtype}")
-    return spikes
+    return spikes_of(params.surrogate, v - threshold, "membrane")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elm_neuro.functional._elm import linear, memory_update, scaled_tanh
-from elm_neuro.functional._spike import FastSigmoid, Surrogate
+from elm_neuro.functional._spike import FastSigmoid, Surrogate, spikes_of
 
 NETWORK_OUTPUTS = ("relu", "identity", "spike")
 
@@ -98,16 +98,14 @@ class NetworkRule:
         """Activity of neurons from what their readout, high pass and bias give.
 
         Raises:
-            TypeError: the surrogate does not keep the dtype.
+            TypeError: the surrogate gives no tensor, or another dtype.
+            ValueError: it gives another shape.
         """
         if self.output == "identity":
             return preactivity
         if self.output == "relu":
             return torch.relu(preactivity)
-        spikes = self.surrogate(preactivity)
-        if spikes.dtype != preactivity.dtype:
-            raise TypeError(f"surrogate must keep the dtype {preactivity.dtype}, got spikes of {spikes.dtype}")
-        return spikes
+        return spikes_of(self.surrogate, preactivity, "activity")
 
 
 def zero_network_state(params: NetworkParams, batch: int) -> NetworkState:

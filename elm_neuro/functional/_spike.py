@@ -6,7 +6,8 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -129,17 +130,21 @@ class SurrogateStep:
     :meth:`slope`.
 
     Raises:
-        ValueError: a setting is not a finite number.
+        ValueError: a setting is not a finite number, or one of :attr:`positive` is not above 0.
 
     >>> FastSigmoid(float("inf"))
     Traceback (most recent call last):
     ValueError: scale of FastSigmoid must be a finite number, got inf
     """
 
+    positive: ClassVar[tuple[str, ...]] = ()  # settings with which the slope has a pole, or is nowhere, unless above 0
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} of {type(self).__name__} must be a finite number, got {value}")
+            if name in self.positive and value <= 0:
+                raise ValueError(f"{name} of {type(self).__name__} must be above 0, got {value}")
 
     def __call__(self, distance: Tensor) -> Tensor:
         if _recorded_without_gradient():
@@ -162,6 +167,7 @@ class FastSigmoid(SurrogateStep):
     tensor([0., 0., 1.])
     """
 
+    positive = ("scale",)
     scale: float = 10.0
 
     def slope(self, distance: Tensor) -> Tensor:
@@ -175,6 +181,7 @@ class ATan(SurrogateStep):
     2021, arXiv:2007.05785.
     """
 
+    positive = ("alpha",)
     alpha: float = 2.0
 
     def slope(self, distance: Tensor) -> Tensor:
@@ -188,6 +195,7 @@ class Boxcar(SurrogateStep):
     2023).
     """
 
+    positive = ("width",)
     width: float = 1.0
     height: float = 0.5
 
@@ -204,16 +212,11 @@ class MultiGaussian(SurrogateStep):
     Source: Yin, Corradi, Bohté 2021, arXiv:2103.12593; the defaults are those of Blocks' runs.
     """
 
+    positive = ("sigma", "s")
     sigma: float = 0.5
     h: float = 0.15
     s: float = 6.0
     gamma: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("sigma", "s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} of MultiGaussian must be above 0, got {getattr(self, name)}")
 
     def slope(self, distance: Tensor) -> Tensor:
         wide = self.s * self.sigma
@@ -226,11 +229,39 @@ class MultiGaussian(SurrogateStep):
 class Sigmoid(SurrogateStep):
     r"""Slope :math:`k\,\sigma(k x)\,(1 - \sigma(k x))`, that of a steep sigmoid; `scale` 25 as in snnTorch."""
 
+    positive = ("scale",)
     scale: float = 25.0
 
     def slope(self, distance: Tensor) -> Tensor:
         sigmoid = torch.sigmoid(self.scale * distance)
         return self.scale * (sigmoid * (1.0 - sigmoid))
+
+
+def spikes_of(surrogate: Surrogate, distance: Tensor, name: str) -> Tensor:
+    """What a surrogate gives at a distance to threshold; where rounding has moved a spike by a hair, as it does in
+    ``h + s - s.detach()``, exactly 0 or 1.
+
+    Args:
+        surrogate: any function of the distance.
+        distance: any shape.
+        name: of what has the distance's dtype, for the message.
+
+    Raises:
+        TypeError: it gives no tensor, or another dtype.
+        ValueError: it gives another shape.
+    """
+    spikes = surrogate(distance)
+    if isinstance(surrogate, SurrogateStep):
+        return spikes
+    if not isinstance(spikes, Tensor):
+        raise TypeError(f"surrogate must give a tensor of spikes, got {type(spikes).__name__}")
+    if spikes.dtype != distance.dtype:
+        raise TypeError(f"surrogate must keep the dtype {distance.dtype} of the {name}, got spikes of {spikes.dtype}")
+    if spikes.shape != distance.shape:
+        raise ValueError(f"surrogate must keep the shape {tuple(distance.shape)}, got {tuple(spikes.shape)}")
+    value = spikes.detach()
+    off = value.round() - value
+    return spikes + torch.where(off.abs() < torch.finfo(off.dtype).eps ** 0.5, off, 0.0)
 
 
 SURROGATES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid)}
@@ -248,7 +279,10 @@ def surrogate_to_dict(surrogate: Surrogate) -> dict[str, Any]:
     name = type(surrogate).__name__
     if SURROGATES.get(name) is not type(surrogate):
         raise TypeError(f"surrogate must be one of {', '.join(SURROGATES)} to be saved, got {surrogate!r}")
-    return {"class": name} | vars(surrogate)
+    return {"class": name} | {
+        setting: float(value) if not isinstance(value, int) and isinstance(value, Real) else value
+        for setting, value in vars(surrogate).items()
+    }
 
 
 def surrogate_from_dict(values: object) -> Surrogate:

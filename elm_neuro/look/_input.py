@@ -57,8 +57,10 @@ def poisson_drive(
         seed: of the random numbers.
 
     Raises:
-        ValueError: length or rate are not above 0, or there would be more than one spike a channel and step.
+        ValueError: length or rate are not above 0, there would be more than one spike a channel and step, or `seed` is
+            out of range.
     """
+    check_seed(seed)
     if not 0 < rate_hz * delta_t <= 1000:
         raise ValueError(f"rate must be above 0 and at most a spike a step, {1000 / delta_t:g} Hz, got {rate_hz:g} Hz")
     duration = max(NUM_MADE, FEWEST_STEPS * delta_t) if duration_ms is None else duration_ms
@@ -75,6 +77,16 @@ def poisson_drive(
         events,
         f"made input: Poisson spikes of {rate_hz:g} Hz on each of {num_channels} channels, {length}, seed {seed}",
     )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that torch's generators do not take.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be in [-2**63, 2**64), got {seed}")
 
 
 def read_drive(

@@ -22,7 +22,7 @@ from elm_neuro.look._figures import (
     responses_figure,
     time_constants_figure,
 )
-from elm_neuro.look._input import RATE_HZ, Drive
+from elm_neuro.look._input import RATE_HZ, Drive, check_seed
 from elm_neuro.look._numbers import branch_fields, spike_responses, time_constants
 from elm_neuro.look._page import Figured, Section, page
 from elm_neuro.look._parts import Input, Part, parts_of
@@ -74,6 +74,7 @@ def look(
         ValueError: `data` do not fit the module, or an argument is out of range.
         OSError: `folder` cannot be written.
     """
+    check_seed(seed)
     module = _copy(module)
     parts = parts_of(module, neuron=neuron)
     reaching = Reaching(module, parts, Asked(data, index, duration_ms, rate_hz, seed))

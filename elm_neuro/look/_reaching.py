@@ -135,7 +135,8 @@ def _heard(module: nn.Module, parts: list[Part], events: SpikeEvents) -> dict[st
             x = arguments[0] if arguments else keywords["x"]
             if isinstance(x, Tensor) and x.ndim < 3:  # a step of a cell
                 return
-            heard[name] = x.transpose(0, 1) if isinstance(x, Tensor) and is_time_first(layer) else x
+            # of a layer that stands at several places, what it hears at the first
+            heard.setdefault(name, x.transpose(0, 1) if isinstance(x, Tensor) and is_time_first(layer) else x)
 
         hooks.append(part.layer.register_forward_pre_hook(hear, with_kwargs=True))
     try:
@@ -151,7 +152,7 @@ def _heard(module: nn.Module, parts: list[Part], events: SpikeEvents) -> dict[st
 
 def _through(chain: nn.Sequential, name: str, x: Any, heard: dict[str, Input]) -> Any:
     """Run a chain of layers, which give their state too, and of plain modules."""
-    for child_name, child in chain.named_children():
+    for child_name, child in chain._modules.items():  # one that stands there twice is run twice
         place = f"{name}.{child_name}" if name else child_name
         if is_layer(child):
             heard[place] = x

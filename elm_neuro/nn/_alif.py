@@ -13,6 +13,8 @@ from elm_neuro import pretrained
 from elm_neuro.backends import alif, untraced
 from elm_neuro.backends._select import choose
 from elm_neuro.backends.alif._learned import AtRest, Learned, Ranges
+from elm_neuro.backends.parts._plain import may_look
+from elm_neuro.backends.parts._shapes import check_operands
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._alif_config import (
@@ -25,15 +27,14 @@ from elm_neuro.nn._alif_config import (
     LIFOptions,
 )
 from elm_neuro.nn._checks import (
-    OVERFLOW,
     as_frames,
     check_sequence,
     check_step,
     checked_lengths,
     checked_state,
-    may_look,
-    name_culprit,
+    refuse_infinite,
 )
+from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, Configured
@@ -92,6 +93,10 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
         """A cell of this configuration with new weights."""
         return cls(**vars(config))
 
+    def reset_parameters(self) -> None:
+        """Draw everything anew in place, from torch's global generator, as the constructor does."""
+        draw_anew(self, lambda: ALIFCell.from_config(self.config))
+
     @property
     def config(self) -> ALIFConfig:
         """What was constructed, with the surrogate that is set now."""
@@ -117,6 +122,11 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
     def detach_recurrent(self) -> bool:
         """Whether the fed-back spikes pass no gradient."""
         return self._config.detach_recurrent
+
+    @property
+    def gradient(self) -> str:
+        """Which gradient the spikes have, "loop" or "blocks"."""
+        return self._config.gradient
 
     def meaning(self) -> dict[str, Any]:
         """What the numbers of the state dict are of."""
@@ -191,9 +201,19 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, 1, x.device)
             x = torch.where(lengths.unsqueeze(-1) > 0, x, 0.0)
-        like = self.bias
-        current = nn.functional.linear(wide(x), wide(self.weight), wide(like)).to(state_dtype(like))
-        spikes, after = alif_step(current, before, self.parameters_as_they_are())
+        like, params = self.bias, self.parameters_as_they_are()
+        weight, bias = wide(self.weight), wide(like)
+        num_input, num_neuron = self._config.input_size, self._config.output_size
+        one = (num_neuron,)
+        named = (
+            ("weight", weight, (num_neuron, num_input)), ("bias", bias, one), ("beta", params.beta, one),
+            ("p", params.p, one), ("b", params.b, one), ("w_rec", params.w_rec, (num_neuron, num_neuron)),
+        )  # fmt: skip
+        check_operands(named, bias)
+        current = nn.functional.linear(wide(x), weight, bias).to(state_dtype(like))
+        spikes, after = alif_step(current, before, params)
+        if may_look(after.v):
+            refuse_infinite(self, x, before, None, after, params.b)
         spikes = as_stored(spikes, like)
         return (spikes, after) if lengths is None else step_where_valid(spikes, after, before, lengths)
 
@@ -219,7 +239,8 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         tau_v: initial time constant of the membrane in ms.
         tau_a: initial time constant of the threshold's adaptation in ms.
         b_init: initial strength of the adaptation.
-        latency: refractory period after a spike in ms, cut to whole steps; fed-back spikes arrive one step after it.
+        latency: refractory period after a spike in ms, cut to whole steps, at most a million; fed-back spikes arrive
+            one step after it.
         adaptive: False leaves out the adaptation: :class:`LIF`.
         recurrent: feed the layer's spikes back, by weights that start at the identity.
         surrogate: called on the distance to threshold, gives spikes of the same dtype; :class:`FastSigmoid` by default.
@@ -259,6 +280,10 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         """A layer of this configuration with new weights."""
         return cls(**vars(config), backend=backend)
 
+    def reset_parameters(self) -> None:
+        """Draw everything anew, as :meth:`ALIFCell.reset_parameters`."""
+        self.cell.reset_parameters()
+
     @property
     def config(self) -> ALIFConfig:
         return self.cell.config
@@ -289,20 +314,20 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         reason = cell.reason_to_call() if isinstance(cell, ALIFCell) else f"cell: {type(cell).__name__} is another's"
         if reason is not None:
             return self._by_calls(x, before, lengths, reason)
-        bias = wide(like)
+        bias, learned = wide(like), cell.learned_parameters()
+        if bias.shape != (cell.output_size,):
+            raise ValueError(f"bias must have shape ({cell.output_size},), got {tuple(bias.shape)}")
         spikes, after = alif.scan(
             x if isinstance(x, SpikeEvents) else wide(as_frames(x, like)),
             wide(cell.weight),
             bias,
-            cell.learned_parameters(),
+            learned,
             AtRest.of(bias, batch, cell.latency_steps + 1) if before is None else before,
             lengths=lengths,
             backend=self.backend,
         )
-        # NaN and minus infinity never cross the threshold, but the membrane keeps them
-        if may_look(after.v) and not bool(torch.isfinite(after.v.detach()).all()):
-            name_culprit(cell, x, before, lengths)
-            raise ValueError(OVERFLOW.format("a membrane that is not finite", after.v.dtype))
+        if may_look(after.v):
+            refuse_infinite(cell, x, before, lengths, after, learned.params.b)
         return as_stored(spikes, like), after
 
     @untraced
@@ -314,9 +339,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         Raises:
             ValueError: a backend is named that is no loop, or the gradient is that of blocks of several steps.
         """
-        config = self.cell.config
-        if config.gradient == "blocks" and config.latency_steps and torch.is_grad_enabled():
-            raise ValueError(f'gradient "blocks" needs a block of steps at once, got calls of single steps: {reason}')
+        self.cell.config.check_single_steps(reason)
         choose(alif.OPERATOR, self.backend, lambda candidate: reason if candidate.name != "reference" else None)
         frames = as_frames(x, self.cell.bias)
         outputs, after = [], before  # None: the cell makes its own, once its hooks have gathered what may be in shards

@@ -10,12 +10,13 @@ import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
 from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
-from elm_neuro.nn._config import check_fields, is_number
+from elm_neuro.nn._config import check_fields, check_size, is_number, set_plain_floats
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
 B_RANGE = (0.001, 1.0)
 GRADIENTS = ("loop", "blocks")
+MOST_LATENCY = 1_000_000  # steps: the state remembers the spikes of so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +45,22 @@ class ALIFConfig:
     gradient: str = "loop"
 
     def __post_init__(self) -> None:
+        set_plain_floats(self)
         for name in ("input_size", "output_size"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size!r}")
+            check_size(name, getattr(self, name))
         for name in ("adaptive", "recurrent", "detach_reset", "detach_recurrent"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("delta_t", "tau_v", "tau_a"):
-            time = getattr(self, name)
-            if not (is_number(time) and time > 0):
-                raise ValueError(f"{name} must be a time above 0 ms, got {time!r}")
-        checked = [("tau_v", self.tau_v, BETA_RANGE)] + ([("tau_a", self.tau_a, P_RANGE)] if self.adaptive else [])
-        for name, time, (_, high) in checked:  # a decay below the range forgets within a step either way
-            if math.exp(-self.delta_t / time) > high + 1e-6:
-                rule = f"must give a decay per step of at most {high}"
-                raise ValueError(f"{name} {rule}, got {time} ms with delta_t {self.delta_t} ms")
+            check_time(name, getattr(self, name))
+        check_decay("tau_v", self.tau_v, self.delta_t, BETA_RANGE[1])
+        if self.adaptive:
+            check_decay("tau_a", self.tau_a, self.delta_t, P_RANGE[1])
         if self.adaptive and not (is_number(self.b_init) and B_RANGE[0] <= self.b_init <= B_RANGE[1]):
             raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init}")
-        if not (is_number(self.latency) and self.latency >= 0):
-            raise ValueError(f"latency must be a time in ms, not negative, got {self.latency!r}")
+        if not (is_number(self.latency) and 0 <= self.latency / self.delta_t <= MOST_LATENCY):
+            rule = f"must be a time in ms, not negative and at most {MOST_LATENCY:,} steps"
+            raise ValueError(f"latency {rule}, got {self.latency!r} with delta_t {self.delta_t} ms")
         if not isinstance(self.gradient, str) or self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
         if self.gradient == "blocks" and not (self.detach_reset and self.detach_recurrent):
@@ -76,6 +73,15 @@ class ALIFConfig:
     def latency_steps(self) -> int:
         """Whole steps in which a neuron takes no input after a spike."""
         return math.floor(self.latency / self.delta_t + 1e-9)
+
+    def check_single_steps(self, reason: str) -> None:
+        """Refuse to take a sequence in calls of single steps, where each would be a block of its own.
+
+        Raises:
+            ValueError: the gradient is that of blocks of several steps; the message says the `reason` for the calls.
+        """
+        if self.gradient == "blocks" and self.latency_steps and torch.is_grad_enabled():
+            raise ValueError(f'gradient "blocks" needs a block of steps at once, got calls of single steps: {reason}')
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         """From a pickle, which may be a stranger's: checked as when it is made."""
@@ -102,6 +108,20 @@ class ALIFConfig:
         check_fields(cls, values)
         named = {"surrogate": surrogate_from_dict(values["surrogate"])} if "surrogate" in values else {}
         return cls(**values | named)
+
+
+def check_time(name: str, time: Any) -> None:
+    """Refuse what is no time above 0 ms."""
+    if not (is_number(time) and time > 0):
+        raise ValueError(f"{name} must be a time above 0 ms, got {time!r}")
+
+
+def check_decay(name: str, time: float, delta_t: float, most: float) -> None:
+    """Refuse a time constant whose decay per step is above its range; below it forgets within a step either way."""
+    if math.exp(-delta_t / time) > most + 1e-6:
+        raise ValueError(
+            f"{name} must give a decay per step of at most {most}, got {time} ms with delta_t {delta_t} ms"
+        )
 
 
 class LIFEquationOptions(TypedDict, total=False):

@@ -19,6 +19,7 @@ from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig
+from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import Configured
@@ -87,6 +88,18 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     def from_config(cls, config: ELMConfig, *, routing: Tensor | None = None) -> ELMCell:
         """A cell of this configuration with new weights; `routing` as in :meth:`ELM.from_config`."""
         return cls(**(vars(config) if routing is None else vars(config) | {"routing": routing}))
+
+    def reset_parameters(self) -> None:
+        """Draw everything anew in place, from torch's global generator, as the constructor does: weights, time
+        constants, a routing that is drawn. One that was given as an index stays.
+
+        Raises:
+            ValueError: the routing was given as an index and is not there: nobody has filled it since ``to_empty``.
+        """
+        index: Tensor | None = self.settled_routing() if self.config.routing == "index" else None
+        if index is not None and bool((index < 0).all()):
+            raise ValueError("routing must be loaded before weights are drawn anew, got an index nobody has filled")
+        draw_anew(self, lambda: ELMCell.from_config(self.config, routing=None if index is None else index.cpu()))
 
     def _register_routing(self, routing: str | Tensor | None, generator: torch.Generator | None) -> None:
         config = self.config
@@ -336,6 +349,11 @@ class Affine(nn.Module):
             torch.empty(*neurons, out_size, in_size).uniform_(-bound, bound, generator=generator)
         )
         self.bias = nn.Parameter(torch.empty(*neurons, out_size).uniform_(-bound, bound, generator=generator))
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, from torch's global generator."""
+        *neurons, out_size, in_size = self.weight.shape
+        draw_anew(self, lambda: Affine(in_size, out_size, neurons[0] if neurons else None, None))
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro.backends.parts._bytes import holds_bytes
-from elm_neuro.backends.parts._plain import PLAIN, only_operators
 from elm_neuro.backends.parts._shapes import check_bounds
 from elm_neuro.events import SpikeEvents
-from elm_neuro.functional import ELMState
+from elm_neuro.functional import ALIFState, ELMState
 from elm_neuro.nn._lengths import given_lengths
 from elm_neuro.nn._narrow import state_dtype
 
@@ -31,15 +30,6 @@ def check_tensor(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype | N
     ):
         rule = f"{like.dtype} like the parameters" if dtype in (None, like.dtype) else f"{dtype}"
         raise TypeError(f"{name} must have dtype {rule}, got {tensor.dtype}")
-
-
-def may_look(tensor: Tensor) -> bool:
-    """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
-    compiled code, tracers, the transforms of torch.func and tensors that stand for others.
-    """
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
-        return False
-    return only_operators(()) is None
 
 
 def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | None = None) -> None:
@@ -173,6 +163,32 @@ def refuse_nan(
     """
     if math.isnan(total.item()):
         name_culprit(neuron, x, before, lengths)
+
+
+def refuse_infinite(
+    layer: nn.Module,
+    x: Tensor | SpikeEvents,
+    before: ALIFState | None,
+    lengths: Tensor | None,
+    after: ALIFState,
+    b: Tensor | None,
+) -> None:
+    """Refuse a pass of LIF neurons that did not end in numbers, and name the input, state or parameter to blame.
+
+    NaN and minus infinity never cross the threshold, but membrane and adaptation keep them; b is in neither.
+
+    Raises:
+        ValueError: this is one.
+    """
+    total = after.v.detach().sum().item()
+    if b is not None:
+        total += after.a.detach().sum().item() + b.detach().sum().item()
+    if math.isfinite(total):
+        return
+    name_culprit(layer, x, before, lengths)
+    for name, part in (("a membrane", after.v), ("an adaptation", after.a)):
+        if (part is after.v or b is not None) and not bool(torch.isfinite(part.detach()).all()):
+            raise ValueError(OVERFLOW.format(f"{name} that is not finite", part.dtype))
 
 
 def name_culprit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
+from numbers import Real
 from typing import Any, TypedDict
 
 import torch
@@ -113,11 +114,12 @@ class ELMConfig:
     batch_first: bool = True
 
     def __post_init__(self) -> None:
+        set_plain_floats(self)
         for name in ("input_size", "output_size", "num_memory", "num_synapse_per_branch"):
-            _at_least_one(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         for name in ("num_branch", "mlp_hidden_size", "num_neuron"):
             if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+                check_size(name, getattr(self, name))
         for name in ("shuffle_routing", "learn_tau_m", "learn_w_s", "flatten_output", "batch_first"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -250,7 +252,8 @@ def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
     2000.0), 'lambda_': 5.0}
     """
     _positive("delta_t", delta_t)
-    _at_least_one("num_steps", num_steps)
+    check_size("num_steps", num_steps)
+    delta_t = plain(delta_t)
     duration = delta_t * num_steps
     return {
         "delta_t": float(delta_t),
@@ -263,8 +266,21 @@ def suggest(delta_t: float, num_steps: int) -> dict[str, Any]:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no boolean."""
+    """Whether it is a finite number, of Python or NumPy, and no boolean."""
+    value = plain(value)
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def plain(value: Any) -> Any:
+    """A float of a number that is none of Python's, such as NumPy's float32; anything else as it is."""
+    return float(value) if not isinstance(value, int | float) and isinstance(value, Real) else value
+
+
+def set_plain_floats(config: Any) -> None:
+    """Make floats of the other libraries' numbers where a configuration has floats: JSON holds no others."""
+    for field in fields(config):
+        if "float" in str(field.type):
+            object.__setattr__(config, field.name, plain(getattr(config, field.name)))
 
 
 def _integer(name: str, value: object, *, minimum: int) -> None:
@@ -274,7 +290,8 @@ def _integer(name: str, value: object, *, minimum: int) -> None:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
-def _at_least_one(name: str, value: object) -> None:
+def check_size(name: str, value: object) -> None:
+    """Refuse what is no integer of at least 1."""
     _integer(name, value, minimum=1)
 
 

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
-from elm_neuro.backends.elm import check_sparse_input
+from elm_neuro.backends.elm import check_recompute_every, check_sparse_input
 from elm_neuro.backends.elm._learned import Learned
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell, like_of
-from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, may_look, refuse_nan
+from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, refuse_nan
 from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import BackendName, Configured
+from elm_neuro.nn._layer import BackendName, Configured, backend_shown
 from elm_neuro.nn._narrow import as_stored, wide
 
 
@@ -122,13 +123,13 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         self.recompute_every = recompute_every
         self.sparse_input = sparse_input
         check_sparse_input(sparse_input)
-        if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
-            raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
+        check_recompute_every(recompute_every)
         self.cell = ELMCell(input_size, output_size, num_memory=num_memory, generator=generator, **config)
 
-    @staticmethod
-    def from_config(config: ELMConfig, *, routing: Tensor | None = None, **run_time: Unpack[RunOptions]) -> ELM:
-        """A neuron of this configuration with new weights: a :class:`BranchELM` where the configuration has branches.
+    @classmethod
+    def from_config(cls, config: ELMConfig, *, routing: Tensor | None = None, **run_time: Unpack[RunOptions]) -> ELM:
+        """A neuron of this configuration with new weights: a :class:`BranchELM` where the configuration has branches,
+        of a subclass one of it.
 
         Args:
             config: its configuration.
@@ -148,9 +149,14 @@ class ELM(pretrained.Saved, Configured, nn.Module):
           )
         )
         """
-        kind = ELM if config.num_branch is None else BranchELM
+        own = ELM if config.num_branch is None else BranchELM
+        kind = own if cls in (ELM, BranchELM) else cls
         values = vars(config) if routing is None else vars(config) | {"routing": routing}
         return kind(**values, **run_time)
+
+    def reset_parameters(self) -> None:
+        """Draw everything anew, as :meth:`ELMCell.reset_parameters`."""
+        self.cell.reset_parameters()
 
     @property
     def config(self) -> ELMConfig:
@@ -230,7 +236,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         threshold, config, like = wide(rule.threshold), cell.config, like_of(cell)
         num_flattened = config.num_neuron if config.flatten_output else None
         if num_flattened is not None and threshold.ndim:
-            threshold = threshold.expand(self.output_shape).view(num_flattened, -1)
+            threshold = threshold.expand(1, *self.output_shape).view(num_flattened, -1)
         x, learned, state, lengths = _prepared(cell, x, state, lengths)
         spikes, y, after = backends.elm.spiking_scan(
             x,
@@ -321,7 +327,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         return ELMTraces(*(torch.stack(record, dim=1) for record in zip(*records, strict=True)))
 
     def extra_repr(self) -> str:
-        chosen = backends.resolve(self.backend, wide(self.cell._proto_tau_m), operator="elm")
+        chosen = backend_shown(self, wide(self.cell._proto_tau_m), "elm")
         recompute = f", recompute_every={self.recompute_every}" if self.recompute_every else ""
         return f"backend={chosen!r}{recompute}" + (
             f", sparse_input={self.sparse_input!r}" if self.sparse_input != "auto" else ""

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 Init = TypeVar("Init", bound=Callable[..., None])
+ELSEWHERE = {  # keywords of torch, snntorch, norse and spikingjelly, and what they may be here
+    "hidden_size": ("num_memory", "output_size"),
+    "hidden_dim": ("num_memory", "output_size"),
+    "dt": ("delta_t",),
+    "beta": ("tau_v", "tau_m_init"),
+    "tau": ("tau_v", "tau_m_init"),
+    "tau_mem": ("tau_v", "tau_m_init"),
+    "dropout": ("input_dropout",),
+    "reset_mechanism": ("reset",),
+    "surrogate_function": ("surrogate",),
+    "spike_grad": ("surrogate",),
+}
 
 
 def spelled_out(
@@ -61,6 +73,20 @@ def spelled_out(
     return decorate
 
 
+def meant(name: str, known: Sequence[str]) -> str:
+    """A hint at what an unknown keyword may mean; empty where nothing is near.
+
+    >>> meant("hidden_size", ["input_size", "num_memory", "mlp_hidden_size"])
+    'did you mean num_memory?'
+    >>> meant("num_heads", ["input_size", "num_memory", "num_neuron"])
+    ''
+    """
+    if name == "num_layers":
+        return "layers stand one after the other, as in nn.Sequential or elm_neuro.training.ResidualStack"
+    near = [one for one in ELSEWHERE.get(name, ()) if one in known] or get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near else ""
+
+
 def check_keywords(
     owner: object, options: Mapping[str, object], allowed: type[Any], constructor: Callable[..., Any]
 ) -> None:
@@ -84,6 +110,5 @@ def check_keywords(
         if name in allowed.__annotations__:
             continue
         known = [one for one in inspect.signature(constructor).parameters if one != "self"]
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+        hint = meant(name, known) or f"it takes {', '.join(known)}"
         raise TypeError(f"{type(owner).__name__} has no keyword {name}: {hint}")

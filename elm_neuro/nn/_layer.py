@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ from elm_neuro.events import SpikeEvents
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 PARTS = ("input_size", "output_size", "delta_t", "config", "state_type", "initial_state", "check_state", "step")
-FORWARD = ("state", "lengths")  # keywords of forward
+METHODS = ("initial_state", "check_state", "step")
+FORWARD = ("state", "lengths")  # what forward takes after x
 
 
 class Config(Protocol):
@@ -99,7 +102,7 @@ def check_layer(module: object, name: str = "core") -> None:
         name: of the argument, for the message.
 
     Raises:
-        TypeError: it is no ``nn.Module``, or lacks a part; the message names all that are missing.
+        TypeError: it is no ``nn.Module``, or lacks a part, or one is something else; the message names all that are.
         ValueError: it takes sequences time first.
 
     >>> check_layer(nn.Tanh())
@@ -111,17 +114,19 @@ def check_layer(module: object, name: str = "core") -> None:
         raise TypeError(
             f"{name} must be a layer as elm_neuro.nn.Layer describes it, got {kind} without {', '.join(missing)}"
         )
+    if wrong := _wrong(module):
+        raise TypeError("; ".join(f"{name}.{rule}" for rule in wrong))
     if not getattr(module.config, "batch_first", True):  # type: ignore[attr-defined]  # it has one
         raise ValueError(f"{name} must be batch first, got batch_first=False")
 
 
 def is_layer(module: object) -> TypeGuard[AnyLayer]:
-    """Whether a module has all parts of the protocol :class:`Layer`.
+    """Whether a module has all parts of the protocol :class:`Layer`, as it describes them.
 
     >>> is_layer(nn.LSTM(3, 2))
     False
     """
-    return not _missing(module)
+    return not _missing(module) and not _wrong(module)
 
 
 def output_shape(module: AnyLayer) -> tuple[int, ...]:
@@ -233,6 +238,21 @@ class BackendName:
         layer.__dict__["_backend"] = name  # under "backend" the compiler of torch 2.12 and older would ask for itself
 
 
+def backend_shown(layer: Any, like: Tensor, operator: str) -> str:
+    """What the repr of a layer says of its backend: the one that runs, or its own word where none can.
+
+    Args:
+        layer: it has a `backend`.
+        like: a parameter of it.
+        operator: whose backends the layer runs on.
+    """
+    name: str = layer.backend
+    try:
+        return backends.resolve(name, like, operator=operator)
+    except (ValueError, RuntimeError):  # withdrawn, or missing where this was unpickled: to run it says so
+        return name
+
+
 def _missing(module: object) -> list[str]:
     """Names of the parts of the protocol that are not there."""
     if not isinstance(module, nn.Module):
@@ -241,9 +261,37 @@ def _missing(module: object) -> list[str]:
     for part, inner in (("config", "to_dict"), ("state_type", "_fields")):
         if part not in missing and not hasattr(getattr(module, part), inner):
             missing.append(f"{part}.{inner}")
+    if "forward" in vars(module):  # put there by others, as by torch.compile
+        return missing
     if type(module).forward is nn.Module.forward:
         return [*missing, "forward"]
-    keywords = inspect.signature(type(module).forward).parameters
-    if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in keywords.values()):
-        return missing  # it hands on what it is given
-    return missing + [f"{keyword} in forward" for keyword in FORWARD if keyword not in keywords]
+    known = {one.name for one in _taken(module)}
+    return missing + [f"{keyword} in forward" for keyword in FORWARD if known and keyword not in known]
+
+
+def _wrong(module: Any) -> list[str]:
+    """What the parts of a layer that are there must be and are not."""
+    wrong = [
+        f"{name} must be an integer of at least 1, got {size!r:.60}"
+        for name, size in (("input_size", module.input_size), ("output_size", module.output_size))
+        if not isinstance(size, Tensor) and not (hasattr(size, "__index__") and size >= 1)  # also NumPy's
+    ]
+    delta_t = module.delta_t
+    if not isinstance(delta_t, Tensor) and not (isinstance(delta_t, Real) and 0 < float(delta_t) < math.inf):
+        wrong.append(f"delta_t must be a finite number above 0, got {delta_t!r:.60}")
+    if isinstance(module.state_type, tuple):
+        wrong.append("state_type must be the class of the states, got one of them")
+    methods = {name: getattr(module, name) for name in METHODS}
+    wrong += [f"{name} must be callable, got {one!r:.60}" for name, one in methods.items() if not callable(one)]
+    if "forward" not in vars(module) and inspect.isfunction(type(module).forward):
+        taken = _taken(module)
+        by_place = tuple(one.name for one in taken if one.kind is not one.KEYWORD_ONLY)[1:]
+        if taken and by_place[1:3] != FORWARD:
+            wrong.append(f"forward must take x, state, lengths in this order, got {', '.join(by_place)} by place")
+    return wrong
+
+
+def _taken(module: nn.Module) -> list[inspect.Parameter]:
+    """Parameters of the forward of a layer's class; none where it hands on what it is given."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())
+    return [] if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters) else parameters

@@ -13,6 +13,7 @@ from elm_neuro import backends, pretrained
 from elm_neuro.backends._select import choose
 from elm_neuro.backends.network import NetworkRecord
 from elm_neuro.backends.parts._lengths import without_padding
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate, network_step
 from elm_neuro.functional._spike import SurrogateStep
@@ -23,13 +24,13 @@ from elm_neuro.nn._checks import (
     check_sequence,
     check_step,
     checked_lengths,
-    may_look,
     name_culprit,
 )
 from elm_neuro.nn._counts import as_binary, warn_of_counts
+from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
-from elm_neuro.nn._layer import BackendName
+from elm_neuro.nn._layer import BackendName, backend_shown
 from elm_neuro.nn._lengths import given_lengths
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._network_config import ELMNetworkConfig, ELMNetworkOptions
@@ -135,6 +136,18 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             backend: as in the constructor.
         """
         return cls(**(vars(config) if wiring is None else vars(config) | {"wiring": wiring}), backend=backend)
+
+    def reset_parameters(self) -> None:
+        """Draw everything anew in place, from torch's global generator, as the constructor does: weights, time
+        constants, a wiring that is drawn. One that was given stays.
+
+        Raises:
+            ValueError: the wiring was given and is not there: nobody has filled it since ``to_empty``.
+        """
+        index = self.wiring.cpu() if self._config.wiring == "index" else None
+        if index is not None and bool((index < 0).all()):
+            raise ValueError("wiring must be loaded before weights are drawn anew, got an index nobody has filled")
+        draw_anew(self, lambda: ELMNetwork.from_config(self.config, wiring=index))
 
     def reason_to_call(self) -> str | None:
         """Why only a call of this layer does what it is meant to do; None where its parameters say all."""
@@ -297,7 +310,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             if name not in ("input_size", "output_size", "num_memory", "num_branch", "num_synapse_per_branch")
             and value != getattr(default, name)
         ]
-        chosen = backends.resolve(self.backend, wide(self.bias), operator="network")
+        chosen = backend_shown(self, wide(self.bias), "network")
         return ", ".join([str(config.input_size), str(config.output_size), *sizes, *changed, f"backend={chosen!r}"])
 
 

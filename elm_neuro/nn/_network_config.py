@@ -11,7 +11,7 @@ from elm_neuro.functional import FastSigmoid, NetworkRule, Surrogate
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS, NETWORK_OUTPUTS
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.functional._wiring import WIRINGS
-from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, is_number
+from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, is_number, set_plain_floats
 
 SIZES = ("input_size", "output_size", "num_memory", "num_branch", "num_synapse_per_branch")
 CHOICES: dict[str, Iterable[str]] = {
@@ -64,6 +64,7 @@ class ELMNetworkConfig:
     binarize: bool | None = None
 
     def __post_init__(self) -> None:
+        set_plain_floats(self)
         for name in (*SIZES, "num_mlp_layers", "mlp_hidden_size"):
             size, least = getattr(self, name), 0 if name == "num_mlp_layers" else 1
             if size is None and name == "mlp_hidden_size":

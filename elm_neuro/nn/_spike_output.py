@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypedDict
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.functional import ATan, Surrogate, bernoulli_spike
+from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._meaning import Meaning
 
 RESETS = ("none", "subtract", "zero")
@@ -39,7 +41,7 @@ class SpikeOutput(Meaning, nn.Module):
     The ELM itself has no reset; here it touches the readout of the next step only, and passes no gradient.
 
     Args:
-        threshold: :math:`\theta`, a number or (output_size,).
+        threshold: :math:`\theta`, a number or (output_size,); infinite only where no reset subtracts it.
         learn_threshold: train it.
         surrogate: called on :math:`v - \theta`, gives spikes of the same dtype; :class:`ATan` by default.
         reset: "none", "subtract" or "zero".
@@ -47,6 +49,10 @@ class SpikeOutput(Meaning, nn.Module):
         graded_factor: spikes leave multiplied by this.
         learn_graded_factor: train it.
         generator: source of the random spikes; torch's global one by default.
+
+    Raises:
+        TypeError: a threshold or factor is no number, a flag no boolean, the surrogate not callable.
+        ValueError: a threshold or factor is not finite; `reset` is none of them.
 
     >>> output = SpikeOutput(threshold=1.0, reset="subtract")
     >>> spikes, v, s = output(torch.full((1, 3, 1), 1.5))
@@ -71,9 +77,19 @@ class SpikeOutput(Meaning, nn.Module):
         super().__init__()
         if reset not in RESETS:
             raise ValueError(f"reset must be one of {list(RESETS)}, got {reset!r}")
+        flags = {"learn_threshold": learn_threshold, "stochastic": stochastic}
+        for name, flag in (flags | {"learn_graded_factor": learn_graded_factor}).items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        if surrogate is not None and not callable(surrogate):
+            raise TypeError(f"surrogate must be called on distances to the threshold, got {surrogate!r:.100}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {generator!r:.100}")
         self._initial = {
             name: numbers(name, value) for name, value in (("threshold", threshold), ("graded_factor", graded_factor))
         }
+        _check_finite("threshold", self._initial["threshold"], infinite=reset != "subtract")
+        _check_finite("graded_factor", self._initial["graded_factor"], infinite=False)
         self.surrogate = ATan() if surrogate is None else surrogate
         self.reset, self.stochastic, self.generator = reset, stochastic, generator
         self.threshold: Tensor
@@ -90,6 +106,13 @@ class SpikeOutput(Meaning, nn.Module):
             else:
                 self.register_buffer(name, tensor)
 
+    def reset_parameters(self) -> None:
+        """Threshold and factor as they were at the start of training."""
+        options: dict[str, Any] = {
+            f"learn_{name}": isinstance(self._parameters.get(name), nn.Parameter) for name in self._initial
+        }
+        draw_anew(self, lambda: SpikeOutput(**options | self._initial))
+
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's keywords, threshold and factor as numbers at the start of training; not the generator."""
@@ -101,6 +124,11 @@ class SpikeOutput(Meaning, nn.Module):
             "learn_graded_factor": isinstance(self.graded_factor, nn.Parameter),
         }
 
+    @property
+    def may_be_infinite(self) -> tuple[str, ...]:
+        """Tensors that a file may hold so: the threshold of what never spikes, or always."""
+        return ("threshold",) if any(map(math.isinf, _flat(self._initial["threshold"]))) else ()
+
     def meaning(self) -> dict[str, Any]:
         """What the numbers of the state dict are of."""
         return {"reset": self.reset, "stochastic": self.stochastic}
@@ -109,7 +137,8 @@ class SpikeOutput(Meaning, nn.Module):
         """Spikes, 0 or 1, of readouts `v` of any shape ending in the threshold's.
 
         Raises:
-            TypeError: the surrogate does not keep the dtype.
+            TypeError: the surrogate gives no tensor, or another dtype.
+            ValueError: it gives another shape.
         """
         if self.stochastic:
             return bernoulli_spike(v - self.threshold, self.generator)
@@ -160,8 +189,28 @@ class SpikeOutput(Meaning, nn.Module):
         return f"reset={self.reset!r}, stochastic={self.stochastic}, surrogate={self.surrogate}"
 
 
+def check_fits(output: SpikeOutput, shape: tuple[int, ...]) -> None:
+    """Refuse a threshold or factor that would give the output of a layer another shape.
+
+    Args:
+        output: what fires.
+        shape: of one sample's output in one step.
+
+    Raises:
+        ValueError: it would.
+    """
+    one = (1, *shape)  # a batch of one
+    for name, part in (("threshold", output.threshold), ("graded_factor", output.graded_factor)):
+        sizes = () if part is None else part.shape
+        fits = len(sizes) <= len(one) and all(a in (1, b) for a, b in zip(reversed(sizes), reversed(one), strict=False))
+        if not fits:
+            raise ValueError(f"{name} must be a number or have shape {shape}, got {tuple(sizes)}")
+
+
 def numbers(name: str, value: Any) -> Numbers:
     """A number, or numbers in tuples, of a number or a tensor."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {value}")
     if isinstance(value, int | float):
         return float(value)
     try:
@@ -170,6 +219,12 @@ def numbers(name: str, value: Any) -> Numbers:
         raise TypeError(f"{name} must be a number or a tensor of numbers, got {value!r:.100}") from error
     nested: Numbers = _tuples(listed)
     return nested
+
+
+def _check_finite(name: str, values: Numbers, *, infinite: bool) -> None:
+    for value in _flat(values):
+        if math.isnan(value) or (math.isinf(value) and not infinite):
+            raise ValueError(f"{name} must be {'a number' if math.isnan(value) else 'finite'}, got {value}")
 
 
 def _tuples(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Unpack
 
@@ -22,7 +22,7 @@ from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape, step_by_call
 from elm_neuro.nn._lengths import last_or_before, step_where_valid, where_any
 from elm_neuro.nn._narrow import as_stored
-from elm_neuro.nn._spike_output import Numbers, SpikeOptions, SpikeOutput, numbers
+from elm_neuro.nn._spike_output import Numbers, SpikeOptions, SpikeOutput, check_fits, numbers
 
 Core = TypeVar("Core", bound=AnyLayer, default=Any)
 
@@ -43,8 +43,8 @@ def spiking_state(inner: Any) -> type[Any]:
     """The state of a layer made to spike: the fields of its own state `inner`, then v, the readout after reset, and s,
     the spikes.
 
-    A field of `inner` that has one of these names is called ``core_v`` or ``core_s``. One class for each `inner`; its
-    states pickle.
+    A field of `inner` that has one of these names is called ``core_v`` or ``core_s`` (:func:`free_names`). One class
+    for each `inner`; its states pickle.
 
     >>> spiking_state(ELMState) is SpikingELMState
     True
@@ -52,15 +52,34 @@ def spiking_state(inner: Any) -> type[Any]:
     if inner in _SPIKING_STATES:
         return _SPIKING_STATES[inner]
     make: Any = namedtuple  # type checkers want to know the fields beforehand
-    names = [f"core_{name}" if name in ("v", "s") else name for name in inner._fields]
+    names = free_names(inner._fields, ("v", "s").__contains__)
     kind = make(f"Spiking{inner.__name__}", [*names, "v", "s"], module=inner.__module__)
-    kind.__reduce__ = lambda state: (restored, (inner, tuple(state)))  # its class stands in no module
+    own, times = getattr(inner, "_made_of", (inner, 0))
+    kind._made_of = own, times + 1
+    kind.__reduce__ = lambda state: (restored, (own, tuple(state), times + 1))  # its class stands in no module
     return _SPIKING_STATES.setdefault(inner, kind)
 
 
-def restored(inner: Any, parts: tuple[Tensor, ...]) -> Any:
-    """A state of :func:`spiking_state` from a pickle."""
-    return spiking_state(inner)(*parts)
+def free_names(names: Sequence[str], is_taken: Callable[[str], bool]) -> list[str]:
+    """`names`, with ``core_`` before one that is taken, as often as it takes to have it to itself.
+
+    >>> free_names(("core_v", "v"), ("v", "s").__contains__)
+    ['core_v', 'core_core_v']
+    """
+    free: list[str] = []
+    for name in names:
+        new = name
+        while is_taken(new) or new in free or (new != name and new in names):
+            new = f"core_{new}"
+        free.append(new)
+    return free
+
+
+def restored(inner: Any, parts: tuple[Tensor, ...], times: int = 1) -> Any:
+    """A state of :func:`spiking_state` from a pickle: of a layer that was made to spike so many times."""
+    for _ in range(times):
+        inner = spiking_state(inner)
+    return inner(*parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +152,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
 
     Raises:
         TypeError: `core` lacks a part of the protocol, or a keyword is unknown.
-        ValueError: `core` takes sequences time first.
+        ValueError: `core` takes sequences time first; a threshold or factor does not fit its output.
 
     >>> from elm_neuro import BranchELM
     >>> branches = {"num_branch": 10, "num_synapse_per_branch": 70, "num_neuron": 32, "flatten_output": True}
@@ -153,6 +172,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         check_layer(core)
         self.core: Core = core
         self.output = SpikeOutput(**output)
+        check_fits(self.output, self.output_shape)
         spiking_state(core.state_type)  # made here, not inside compiled code
 
     @classmethod

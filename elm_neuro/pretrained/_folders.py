@@ -184,7 +184,7 @@ def _checked_config(values: dict[str, Any], path: Path) -> tuple[Kind, Any]:
     if values.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT!r}, got {values.get('format')!r}")
     version = values.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version must be at most {FORMAT_VERSION}, got {version!r}; a newer elm_neuro may read it"
         )

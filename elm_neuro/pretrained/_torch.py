@@ -73,7 +73,13 @@ class _Sequence(NamedTuple):
 
 
 def _describe_sequence(network: nn.Sequential) -> dict[str, Any]:
-    return {"modules": [[name, describe(part, f"module {name}")] for name, part in network.named_children()]}
+    modules, first = [], dict[int, str]()
+    for name, part in network._modules.items():  # one without numbers may stand at several places
+        place = first.setdefault(id(part), name)
+        if place != name and part.state_dict():
+            raise ValueError(f"module {name} must be one of its own, got module {place} again, whose numbers it shares")
+        modules.append([name, describe(part, f"module {name}")])
+    return {"modules": modules}
 
 
 for _module_class, _types in _PLAIN.items():

@@ -36,6 +36,11 @@ class Chain(Lowering):
         for name, part in self.parts(module).items():
             with graph.scope(name):
                 place = graph.scoped("").rstrip(".")
+                first = graph.places.setdefault(id(part), place)
+                if getattr(part, "init_hidden", False) and first != place:
+                    raise ExportError(
+                        f"{place} must be a module of its own, got that of {first}: it keeps one state for both"
+                    )
                 lowering = lowering_of(part, place)
                 expected = lowering.input_shape(part)
                 if expected is not None and not _fits(part, expected, x.shape):
@@ -65,6 +70,11 @@ def _fits(layer: Any, expected: Shape, shape: Shape) -> bool:
     return shape in (expected, (num_neuron(layer), *expected))
 
 
+def in_order(module: nn.Module) -> dict[str, nn.Module]:
+    """Its parts by name, one that stands there twice at both places."""
+    return {name: part for name, part in module._modules.items() if part is not None}
+
+
 class Readout(nn.Module):
     """What is left of a sequence: its last step or the mean over its steps."""
 
@@ -87,4 +97,4 @@ class _Readout(Lowering):
 
 
 register(Readout, _Readout())
-register(nn.Sequential, Chain(lambda module: dict(module.named_children()), callable_whole=False))
+register(nn.Sequential, Chain(in_order, callable_whole=False))

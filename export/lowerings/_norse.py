@@ -13,7 +13,7 @@ from elm_neuro import SpikingELM
 from elm_neuro.export._graph import Graph
 from elm_neuro.export._lowering import Lowering, Shape, Trace, check_plain, lowering_of, register
 from elm_neuro.export._nodes import Value
-from elm_neuro.export.lowerings._chain import Chain
+from elm_neuro.export.lowerings._chain import Chain, in_order
 
 
 class _Face(Lowering):
@@ -72,7 +72,4 @@ class _BatchFirst(nn.Module):
 
 register("elm_neuro.adapters.norse.Layer", _Face())
 register("elm_neuro.adapters.norse.Cell", _Face())
-register(
-    "norse.torch.module.sequential.SequentialState",
-    Chain(lambda module: dict(module.named_children()), callable_whole=False),
-)
+register("norse.torch.module.sequential.SequentialState", Chain(in_order, callable_whole=False))

@@ -6,6 +6,7 @@ Long: one file a host, as the source.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 from collections.abc import Callable
@@ -254,6 +255,70 @@ def test_a_lif_of_someone_else_is_solved_too() -> None:
 def test_what_primitives_cannot_say_is_refused_with_the_reason(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ValueError, match=message + ".*portable=False"):
         faces.to_nir(make(), portable=True)
+
+
+def hooked(on_cell: bool) -> LIF:
+    layer = LIF(3, 2)
+    (layer.cell if on_cell else layer).register_forward_hook(lambda module, x, out: (2.0 * out[0], out[1]))
+    return layer
+
+
+class Doubled(LIF):
+    def forward(self, x: Any, state: Any = None, lengths: Any = None) -> Any:
+        y, after = super().forward(x, state, lengths)
+        return 2.0 * y, after
+
+
+class Renamed(LIF):
+    """As a LIF, and no more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentConfig:
+    """Of someone else's layer, with the name of a field of ours."""
+
+    input_size: int = 3
+    output_size: int = 2
+    delta_t: float = 1.0
+    tau: float = 20.0
+    recurrent: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def toy(config: Any = None) -> ToyLayer:
+    layer = ToyLayer(3, 2)
+    layer.config = config or layer.config
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: hooked(False), "^LIF cannot be .*, which would be its weights alone: it has a hook on its call$"),
+        (lambda: hooked(True), "^LIF cannot be .*, which would be its weights alone: cell: it has a hook on its call$"),
+        (lambda: Doubled(3, 2), "^Doubled cannot be .*: Doubled has a call of its own$"),
+        (toy, "^ToyLayer cannot be written in NIR's own primitives: of a LIF alone it is known .*portable=False"),
+        (lambda: toy(RecurrentConfig()), "^ToyLayer cannot be .*: of a LIF alone it is known .*portable=False"),
+    ],
+)
+def test_primitives_are_written_only_of_what_is_its_weights_alone(
+    make: Callable[[], nn.Module], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained._kinds, "_KINDS", dict(pretrained._kinds._KINDS))
+    layer = make()
+    for kind in (Doubled, ToyLayer):
+        pretrained.register(kind)
+    with pytest.raises(ValueError, match=message):
+        faces.to_nir(layer, portable=True)
+
+
+def test_a_lif_by_another_name_is_written_in_primitives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained._kinds, "_KINDS", dict(pretrained._kinds._KINDS))
+    layer = pretrained.register(Renamed)(INPUTS, 4).double()
+    y, _ = faces.from_nir(faces.to_nir(layer, portable=True), dtype=torch.float64)(frames(torch.float64))
+    assert torch.equal(y, layer(frames(torch.float64))[0])
 
 
 # --- bad input

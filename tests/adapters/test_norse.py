@@ -140,6 +140,23 @@ def test_a_layer_is_its_cell_lifted_by_norse(make: Callable[..., Any]) -> None:
         assert_close(ours, theirs)
 
 
+def test_states_of_every_step_are_not_recorded_where_learning_takes_blocks_of_steps() -> None:
+    options: dict[str, Any] = {"gradient": "blocks", "record_states": True}
+    layer = faces.ALIF(INPUTS, 4, latency=0.003, **options)
+    with pytest.raises(ValueError, match=r'"blocks" needs a block of steps at once, .* single steps: record_states=Tr'):
+        layer(torch.rand(9, 2, INPUTS))
+    with torch.no_grad():
+        out, states = layer(torch.rand(9, 2, INPUTS))
+    assert states.v.shape == (9, 2, 4)
+    assert faces.ALIF(INPUTS, 4, **options)(torch.rand(9, 2, INPUTS))[0].shape == out.shape  # blocks of one step
+
+
+@pytest.mark.parametrize("name", ["latency", "tau_v", "tau_a"])
+def test_a_time_that_is_refused_is_said_in_seconds(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a time in seconds, not negative, got -0.001"):
+        faces.ALIF(INPUTS, 4, **{name: -0.001})
+
+
 @LAYERS
 def test_recorded_states_are_those_of_every_step(make: Callable[..., Any]) -> None:
     layer = make().double()

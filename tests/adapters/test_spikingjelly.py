@@ -195,6 +195,18 @@ def test_copies_pickles_and_state_dicts_are_the_neuron_states_and_all(name: str)
     assert not any("v" == key.rpartition(".")[2] for key in face.state_dict())  # states are none of it
 
 
+def test_v_of_all_steps_is_not_kept_where_learning_takes_blocks_of_steps() -> None:
+    options: dict[str, Any] = {"latency": 3.0, "gradient": "blocks", "store_v_seq": True}
+    face = faces.ALIF(INPUTS, 4, step_mode="m", **options)
+    with pytest.raises(ValueError, match=r'"blocks" needs a block of steps at once, .* single steps: store_v_seq=True'):
+        face(frames())
+    with torch.no_grad():
+        y = face(frames())
+    assert face.v_seq.shape == y.shape
+    single = faces.ALIF(INPUTS, 4, **options)
+    assert single(frames()[0]).requires_grad  # a call of one step is a block of one
+
+
 @of_every
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_v_of_all_steps_is_what_v_was_after_each(name: str, mode: str) -> None:

@@ -594,6 +594,7 @@ def test_the_shared_digits_load_through_tonics_folder(shared: Path, tmp_path: Pa
 def test_the_benchmark_runs(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["raster_speed.py", "--smoke"])
     assert runpy.run_path(str(repository / "benchmarks" / "raster_speed.py"))["main"]() == 0
     assert "ToRaster" in capsys.readouterr().out

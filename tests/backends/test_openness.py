@@ -3,6 +3,7 @@ refused in its own words."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elm_neuro import ELM, SpikeEvents, backends
+from elm_neuro import ELM, LIF, ELMNetwork, SpikeEvents, backends
 from elm_neuro.functional import ALIFParameters, ALIFState, ELMParameters, ELMState, alif_step, elm_step, zero_state
 
 
@@ -119,6 +120,24 @@ def test_an_offer_without_a_block_holds_until_it_is_withdrawn() -> None:
     offered.withdraw()  # once more changes nothing
     with pytest.raises(ValueError, match=r"backend must be .auto. or one of .*, got 'toy'"):
         backends.resolve("toy")
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [(ELM, (3, 2)), (LIF, (3, 2)), (ELMNetwork, (3, 4))])
+def test_a_layer_whose_backend_is_gone_is_shown_and_unpickled_but_does_not_run(
+    kind: Any, sizes: tuple[int, int]
+) -> None:
+    operator = {ELM: backends.elm, LIF: backends.alif, ELMNetwork: backends.network}[kind].OPERATOR
+    loop = type("Loop", (type(operator.named("reference")),), {"name": "gone"})()
+    with backends.offer(operator.name, loop):
+        layer = pickle.loads(pickle.dumps(kind(*sizes, backend="gone")))
+    for one in (layer, pickle.loads(pickle.dumps(layer))):
+        assert one.backend == "gone" and ("backend='gone'" in repr(one) or kind is LIF)  # a LIF shows none
+        with pytest.raises(ValueError, match=r"backend must be .*, got 'gone'"):
+            one(torch.zeros(1, 2, 3))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(operator.named("native")), "missing", lambda self: "it was not built")
+        layer.__dict__["_backend"] = "native"  # as unpickled where it was built
+        assert "backend='native'" in repr(layer) or kind is LIF
 
 
 def test_what_cannot_be_offered_is_refused() -> None:

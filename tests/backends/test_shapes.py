@@ -164,3 +164,20 @@ def test_tensors_on_another_device() -> None:
     params, x = ELM(3, 2, num_memory=2).cell.effective_parameters(), torch.rand(2, 5, 3)
     with pytest.raises(ValueError, match="gain must be on cpu like the other parameters, got meta"):
         backends.scan(x, params._replace(gain=params.gain.to("meta")), None)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("every", [0, -1, 2.5, "x"])
+def test_what_is_no_number_of_steps_to_recompute_is_refused(backend: str, every: Any) -> None:
+    neuron, x = ELM(5, 2, num_memory=3, backend=backend), torch.rand(2, 7, 5)
+    neuron.recompute_every = every
+    rule = backends.SpikeRule(torch.tensor(0.1), ATan())
+    for call in (
+        lambda: neuron(x),
+        lambda: backends.scan(x, neuron.cell.effective_parameters(), None, backend=backend, recompute_every=every),
+        lambda: backends.elm.spiking_scan(
+            x, neuron.cell.effective_parameters(), None, rule, backend=backend, recompute_every=every
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"recompute_every must be an integer of at least 1, got {every!r}"):
+            call()

@@ -45,7 +45,7 @@ def frames(batch: int = 3, num_steps: int = 5) -> Tensor:
     return (torch.rand(batch, num_steps, 6, generator=torch.Generator().manual_seed(2)) < 0.5).double()
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", [*LAYERS, "blocks"])
 def test_jacobians_in_both_modes(kind: str) -> None:
     layer, x = make(kind).requires_grad_(False), frames(2, 3)
 
@@ -64,7 +64,7 @@ def test_jacobians_in_both_modes(kind: str) -> None:
     assert_close(pull(torch.ones_like(y))[0], wanted.flatten(0, y.ndim - 1).sum(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", [*LAYERS, "blocks"])
 def test_hessian(kind: str) -> None:
     layer, x = make(kind).requires_grad_(False), frames(1, 3)
 
@@ -74,7 +74,7 @@ def test_hessian(kind: str) -> None:
     assert_close(hessian(loss)(x), functional.hessian(loss, x), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", [*LAYERS, "blocks"])
 @pytest.mark.parametrize("as_events", [False, True])
 def test_gradients_of_each_sample_and_an_ensemble(kind: str, as_events: bool) -> None:
     layer, x = make(kind), frames()
@@ -93,7 +93,7 @@ def test_gradients_of_each_sample_and_an_ensemble(kind: str, as_events: bool) ->
                 wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 if parameter.requires_grad:
                     assert_close(each[name][index], wanted, dtype=torch.float64)
-    members = [make(kind), LAYERS[kind]().double()]
+    members = [make(kind), (LAYERS | OTHERS)[kind]().double()]
     for member in members:  # what is drawn, as the routing, belongs to the layer
         member.load_state_dict({**member.state_dict(), **dict(layer.named_buffers())}, strict=False)
     given = SpikeEvents.from_frames(x) if as_events else x
@@ -101,6 +101,19 @@ def test_gradients_of_each_sample_and_an_ensemble(kind: str, as_events: bool) ->
     together = vmap(lambda p: output(p, given))(stacked)
     for result, member in zip(together, members, strict=True):
         assert_close(result, member(given)[0].detach(), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *OTHERS])
+def test_samples_that_end_at_their_own_length_are_those_of_the_batch(kind: str) -> None:
+    layer, x, lengths = make(kind), frames(4), torch.tensor([0, 3, 5, 1])
+    each, states = vmap(lambda x, length: layer(x[None], None, length[None])[:2])(x, lengths)
+    for index, length in enumerate(lengths.tolist()):
+        y, state = layer(x[index : index + 1, :length])[:2] if length else (each[index][:, :0], None)
+        assert_close(each[index][:, :length], y)
+        if kind != "classifier":
+            assert not bool(each[index][:, length:].any())
+        for part, wanted in zip((one[index] for one in states), state or (), strict=state is not None):
+            assert_close(part, wanted)
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from elm_neuro import __version__
-from elm_neuro.cli import main
+from elm_neuro.cli import EXTRAS, EXTRAS_WITH_RICH, main
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_what_cannot_be_done_is_said_without_a_traceback(
         (["demo", "--data-dir", ".", "--train-file", "a.h5"], "--data-dir goes without"),
         (["demo", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["demo", "--seeds", "-1"], "--seeds must not be negative, got -1"),
+        (["demo", "--seeds", "0", f"{2**32}"], f"--seeds must be below 2**32, got {2**32}"),
         (["train"], "invalid choice: 'train'"),
     ],
 )
@@ -84,6 +86,33 @@ def test_help_and_version_do_not_wait_for_lightning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage" in done.stdout and done.stdout.split()[-1] == __version__
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "message"),
+    [
+        ("rich", ["models"], 'elm-neuro models needs rich: pip install "elm-neuro[train]"'),
+        ("rich", ["look", "elm"], 'elm-neuro look needs rich: pip install "elm-neuro[train]"'),
+        ("rich", ["export", "elm"], 'elm-neuro export needs rich: pip install "elm-neuro[onnx]"'),
+        ("rich", ["neuronio", "convert", "a", "b"], 'elm-neuro neuronio needs rich: pip install "elm-neuro[data]"'),
+        ("lightning", ["fit", "--help"], 'elm-neuro fit needs lightning: pip install "elm-neuro[train]"'),
+        ("numpy", ["models"], "import of numpy halted"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(missing: str, arguments: list[str], message: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from elm_neuro.cli import main; main({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert message in done.stderr
+    assert missing == "numpy" or done.stderr == f"elm-neuro: error: {message}\n"
+
+
+def test_every_library_that_a_command_may_miss_stands_in_its_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: " ".join(listed) for name, listed in project["optional-dependencies"].items()}
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "jsonargparse"}
+    for library, extra in EXTRAS.items():
+        assert names.get(library, library) in extras[extra]
+    assert all("rich" in extras[extra] for extra in EXTRAS_WITH_RICH.values())
 
 
 def test_the_package_runs_as_a_module() -> None:

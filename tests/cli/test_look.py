@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ pytest.importorskip("h5py")
 
 from matplotlib.figure import Figure
 
-from elm_neuro import ELM, LIF
+from elm_neuro import ELM, LIF, pretrained
 from elm_neuro.checkpoints import _by_name, save_pretrained
 from elm_neuro.cli import main
 from elm_neuro.cli._settings import KEY
@@ -93,6 +95,7 @@ def test_a_layer_that_is_no_elm_is_looked_at_as_far_as_it_goes() -> None:
         (["neuron", "--data", "x.h5", "--rate", "3"], "--rate goes without --data, whose spikes are not made"),
         (["neuron", "--rate", "0"], "rate must be above 0 and at most a spike a step, 1000 Hz, got 0 Hz"),
         (["neuron", "--duration", "0"], "duration must be at least two time steps, 2 ms"),
+        (["neuron", "--seed", f"{10**23}"], f"seed must be in [-2**63, 2**64), got {10**23}"),
         (["neuron", "--neuron", "1"], "neuron must be in [0, 1), got 1"),
         (["neuron", "--out", "text.ckpt"], "folder must be one that can be written, got text.ckpt: File exists"),
         (["neuron", "--out", "text.ckpt/below"], "folder must be one that can be written, got text.ckpt/below: Not a"),
@@ -108,6 +111,24 @@ def test_what_cannot_be_looked_at_is_named(
     assert main(["look", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not Path("reports").exists() or not list(Path("reports").rglob("*"))
+
+
+def test_a_saved_folder_of_anyones_layer_is_looked_at_where_its_package_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from elm_neuro import pretrained\nfrom tests.toy_layer import ToyLayer\n\n\n"
+    Path("lent_layer.py").write_text(f"{code}@pretrained.register\nclass LentLayer(ToyLayer): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = pretrained._kinds._KINDS
+    monkeypatch.setattr(pretrained._kinds, "_KINDS", dict(known))
+    save_pretrained(import_module("lent_layer").LentLayer(6, 2), "lent")
+    monkeypatch.setattr(pretrained._kinds, "_KINDS", dict(known))  # as in another process
+    monkeypatch.delitem(sys.modules, "lent_layer")
+    for trust, message in ([], "class must be one of "), (["--trust", "lent_lair"], "No module named 'lent_lair'"):
+        assert main(["look", "lent", "--duration", "60", *trust]) == 1
+        assert message in capsys.readouterr().err and "lent_layer" not in sys.modules
+    assert main(["look", "lent", "--duration", "60", "--trust", "lent_layer"]) == 0
+    assert "<h1>lent</h1>" in Path("reports/look/lent/index.html").read_text()
 
 
 def test_published_neurons_are_listed_and_each_has_a_card(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,12 @@ def test_pathfinder_is_written_as_released(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_wrong_arguments_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("no folder")
     for arguments, message in (
+        (["lra", "generate", "pathfinder", "--out", str(file)], f"must be a folder that can be written, got {file}: "),
+        ([*LISTOPS, "--format", "tsv", "--out", str(file)], f"--out must be a folder that can be written, got {file}"),
+        ([*LISTOPS, "--out", str(file / "f")], f"the folder of --out must be a folder that can be written, got {file}"),
         ([*LISTOPS, "--num", "0", "--out", str(tmp_path / "f")], "num_samples and num_workers must be at least 1"),
         ([*LISTOPS, "--min-length", "9", "--max-length", "9", "--out", str(tmp_path / "f")], "min_length must not be"),
         (["lra", "generate", "pathfinder", "--num", "-1", "--out", str(tmp_path / "f")], "num_images and num_workers"),

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("lightning")
 pytest.importorskip("h5py")
 
-from elm_neuro import BranchELM
+from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikingELM
+from elm_neuro.checkpoints import save_pretrained
 from elm_neuro.cli import main
 from elm_neuro.datasets import verify_neuronio
 from tests.datasets.neuronio.neuronio_files import made, write
@@ -81,6 +83,27 @@ def test_convert_verify_and_eval(kaggle: Path, tmp_path: Path, capsys: pytest.Ca
     ) in (capsys.readouterr().out.replace(",", ""))
 
 
+def test_info_gives_the_parameters_of_layers_whose_flops_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    layers = {
+        "lif": LIF(5, 2),
+        "alif": ALIF(5, 2),
+        "spiking": SpikingELM(ELM(5, 2)),
+        "recurrent": ELMNetwork(5, 6),
+        "chain": nn.Sequential(ELM(5, 4), nn.Linear(4, 2)),
+    }
+    for name, layer in layers.items():
+        save_pretrained(layer, name)
+    assert main(["info", *layers]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, layer in layers.items():
+        (line,) = [line for line in lines if f" {name} " in line]
+        assert f"{sum(parameter.numel() for parameter in layer.parameters()):,}" in line
+        assert line.count("–") == 3
+
+
 def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
@@ -97,6 +120,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
         (["convert", str(kaggle)], "convert needs at least one source and the folder"),
         (["convert", str(empty), str(tmp_path / "out")], "which has none"),
         (["convert", str(bad), str(tmp_path / "out")], f"{bad} must be a whole NeuronIO simulation file"),
+        (["convert", str(bad), str(bad)], f"destination must be a folder that can be written, got {bad}: "),
         (["verify", str(empty)], "must hold manifest.json"),
         (["eval", "--model", str(empty), "--data", str(kaggle)], "must hold config.json"),
         (

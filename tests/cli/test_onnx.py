@@ -175,6 +175,19 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
     assert found["bound"] is True and found["provider"] == "CPUExecutionProvider"
 
 
+@pytest.mark.parametrize("options", [[], ["--form", "sequence", "--time-first"]])
+def test_a_model_of_a_fixed_batch_is_timed_with_it(
+    saved: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    model = str(saved / "four.onnx")
+    assert main(["export", str(saved), "--out", model, "--batch-size", "4", "--no-verify", *options]) == 0
+    capsys.readouterr()
+    assert main(["onnx", "bench", model, "--repeats", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["batch"] == 4
+    assert main(["onnx", "bench", model, "--batch", "2"]) == 1
+    assert "--batch must be 4, that of the model, got 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -190,6 +203,7 @@ def test_a_model_is_timed(saved: Path, capsys: pytest.CaptureFixture[str], form:
             ["onnx", "bench", "MODEL", "--repeats", "0"],
             "--batch, --num-steps and --repeats must be at least 1, got 1, 1 and 0",
         ),
+        (["onnx", "bench", "MODEL", "--batch", "1000000000000"], "there is not enough memory: "),
         (["onnx", "bench", "MODEL", "--provider", "Nothing"], "providers must be of those in this onnxruntime"),
         (
             ["onnx", "bench", "MODEL", "--cuda-graph"],

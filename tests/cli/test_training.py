@@ -133,6 +133,7 @@ def test_settings_of_a_recipe_are_changed_on_the_command_line(
     ("argument", "message"),
     [
         ("--model.network.neuron.num_memry=7", "'num_memry' is not accepted; did you mean num_memory?"),
+        ("--model.network.neuron.hidden_size=7", "'hidden_size' is not accepted; did you mean num_memory?"),
         ("--model.network.neuron.delta_tt=7", "'delta_tt' is not accepted; did you mean delta_t?"),
         ("--model.network.neuron.num_memory=x", "Expected a <class 'int'>. Got value: x"),
         ("--data.batch_sizes=7", "'batch_sizes' is not accepted; did you mean batch_size?"),
@@ -181,6 +182,56 @@ def test_evaluation_needs_a_checkpoint_that_is_whole(tmp_path: Path, capsys: pyt
     damaged.write_bytes(b"PK not a checkpoint")
     assert main(["predict", "--config", "shd_elm", f"--ckpt_path={damaged}"]) == 1
     assert f"--ckpt_path must be a whole checkpoint of weights and settings, got {damaged}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        ({"a": 1}, "state_dict, pytorch-lightning_version"),
+        ({"state_dict": {}}, "pytorch-lightning_version"),
+        ({"state_dict": 3, "pytorch-lightning_version": "2.5"}, "state_dict"),
+        ({"state_dict": {}, "pytorch-lightning_version": "2.5"}, ""),
+    ],
+)
+def test_a_checkpoint_of_others_is_refused_in_a_line(
+    command: str, content: dict[str, Any], missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one without an optimizer are weights that can be tested, but no training to go on with."""
+    path = tmp_path / "others.ckpt"
+    torch.save(content, path)
+    if command == "fit":
+        missing = ", ".join([missing] * bool(missing) + ["optimizer_states", "lr_schedulers"])
+    assert main([command, "--config", "shd_elm", "--trainer.accelerator=cpu", f"--ckpt_path={path}"]) == 1
+    error = capsys.readouterr().err
+    if missing:
+        assert error == (
+            f"elm-neuro: error: --ckpt_path must be a checkpoint of elm-neuro fit, got {path} without {missing}\n"
+        )
+    else:
+        assert "without" not in error
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argument", "message"),
+    [
+        ("shd_elm", "--data.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("shd_elm", "--model.learning_rate=-1", "learning_rate must be a finite number above 0, got -1.0"),
+        ("shd_elm", "--model.network.neuron.num_memory=0", "num_memory must be at least 1, got 0"),
+        ("neuronio_elm", "--data.data=missing", "data must be a folder of NeuronIO files, got missing, which is none"),
+    ],
+)
+def test_a_value_out_of_range_is_named_and_nothing_else(
+    recipe: str,
+    argument: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", recipe, argument]) == 1
+    assert f"elm-neuro: error: {message}\n" in capsys.readouterr().err
 
 
 @pytest.fixture

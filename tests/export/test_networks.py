@@ -384,3 +384,42 @@ def test_populations_read_what_populations_give(tmp_path: Path, form: str) -> No
     export.to_onnx(spiking, tmp_path / "own.onnx", form=form, shared_input=False)
     x = onnx.load(str(tmp_path / "own.onnx")).graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_value for axis in x][-2:] == [3, 5]
+
+
+def in_turn(net: nn.Module, x: Tensor) -> Tensor:
+    """A chain by hand: each layer where it stands, from zero states."""
+    for part in net._modules.values():
+        found = in_turn(part, x) if isinstance(part, nn.Sequential) else part(x)  # type: ignore[misc]
+        x = found[0] if isinstance(found, tuple) else found
+    return x
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["function", "linear", "neuron", "spikes", "nested"])
+def test_a_module_that_stands_twice_is_computed_twice(tmp_path: Path, name: str, form: str) -> None:
+    torch.manual_seed(0)
+    tanh, linear, neuron, spikes = nn.Tanh(), nn.Linear(4, 4), ELM(4, 4, num_memory=2), LIF(4, 4)
+    nn.init.uniform_(spikes.cell.weight, 0.0, 3.0)
+    net = {
+        "function": lambda: nn.Sequential(neuron, tanh, linear, tanh),
+        "linear": lambda: nn.Sequential(neuron, linear, tanh, linear),
+        "neuron": lambda: nn.Sequential(neuron, linear, neuron),
+        "spikes": lambda: nn.Sequential(spikes, linear, spikes),
+        "nested": lambda: nn.Sequential(neuron, nn.Sequential(tanh, linear, tanh), tanh),
+    }[name]()
+    x = torch.rand(3, 12, 4)
+    with torch.no_grad():
+        expected, once = in_turn(net, x), in_turn(nn.Sequential(*net.children()), x)
+    assert float((expected - once).abs().max()) > 0.01 or name == "nested"
+    written(net, tmp_path / "net.onnx", form, 12)
+    torch.testing.assert_close(spikes_of(tmp_path / "net.onnx", x)["y"], expected, rtol=0.0, atol=1e-5)
+
+
+def test_a_module_that_keeps_one_state_for_two_places_is_refused(tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
+    leaky = snntorch.Leaky(0.9, init_hidden=True)
+    net = nn.Sequential(nn.Linear(3, 4), leaky, nn.Linear(4, 4), leaky)
+    with pytest.raises(
+        export.ExportError, match="3 must be a module of its own, got that of 1: it keeps one state for both"
+    ):
+        export.to_onnx(net, tmp_path / "net.onnx")

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from elm_neuro import ALIF, LIF, SpikeEvents
-from elm_neuro.functional import FastSigmoid, MultiGaussian
+from elm_neuro import ALIF, ELM, LIF, ELMNetwork, SpikeEvents, SpikingELM
+from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, Sigmoid
 from elm_neuro.functional._spike import SURROGATES
 from tests.tolerances import assert_close
 
@@ -141,7 +142,36 @@ def test_settings_of_a_surrogate_are_numbers(kind: type, value: float) -> None:
             kind(**{field.name: value})
 
 
-@pytest.mark.parametrize("name", ["sigma", "s"])
-def test_widths_of_gaussians_are_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} of MultiGaussian must be above 0, got 0.0"):
-        MultiGaussian(**{name: 0.0})
+@pytest.mark.parametrize("given", [None, 3, True])
+def test_a_surrogate_that_gives_no_tensor_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=f"surrogate must give a tensor of spikes, got {type(given).__name__}"):
+        ALIF(3, 2, surrogate=lambda _: given)(torch.ones(1, 4, 3))
+
+
+def test_a_surrogate_that_gives_another_shape_is_refused() -> None:
+    def short(distance: torch.Tensor) -> torch.Tensor:
+        return FastSigmoid()(distance)[..., :1]
+
+    with pytest.raises(ValueError, match=r"surrogate must keep the shape \(1, 2\), got \(1, 1\)"):
+        ALIF(3, 2, surrogate=short)(torch.ones(1, 4, 3))
+    with pytest.raises(ValueError, match=r"surrogate must keep the shape \(1, 4, 2\), got \(1, 4, 1\)"):
+        SpikingELM(ELM(3, 2, num_memory=2), surrogate=short)(torch.ones(1, 4, 3))
+    with pytest.raises(ValueError, match=r"surrogate must keep the shape \(1, 4\), got \(1, 1\)"):
+        ELMNetwork(3, 4, output="spike", surrogate=short, binarize=False)(torch.ones(1, 4, 3))
+
+
+@pytest.mark.parametrize("value", [0.0, -10.0])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (FastSigmoid, "scale"),
+        (Sigmoid, "scale"),
+        (ATan, "alpha"),
+        (Boxcar, "width"),
+        (MultiGaussian, "sigma"),
+        (MultiGaussian, "s"),
+    ],
+)
+def test_settings_that_leave_a_surrogate_a_pole_or_no_slope_are_refused(kind: Any, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} of {kind.__name__} must be above 0, got {value}"):
+        kind(**{name: value})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,74 @@ def test_a_layer_of_lif_neurons_names_what_is_not_finite(kind: Any, value: float
         layer.cell.weight[1, 1] = NAN
     with pytest.raises(ValueError, match="parameter weight must not hold NaN, got 1 of 18"):
         layer(x.nan_to_num(0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("call", ["layer", "step", "hooked"])
+@pytest.mark.parametrize("name", ["weight", "bias", "beta", "p", "b", "w_rec"])
+def test_an_adaptive_lif_names_a_parameter_that_is_nan(name: str, call: str) -> None:
+    layer, x = ALIF(6, 3, recurrent=True), torch.rand(2, 5, 6)
+    with torch.no_grad():
+        getattr(layer.cell, name).view(-1)[1] = NAN
+    if call == "hooked":
+        layer.cell.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=f"parameter {name} must not hold NaN, got 1 of "):
+        layer.step(x[:, 0]) if call == "step" else layer(x)
+
+
+@pytest.mark.parametrize("call", ["layer", "step", "hooked"])
+def test_an_adaptive_lif_names_states_and_input_that_are_not_finite(call: str) -> None:
+    layer, x = ALIF(6, 3), torch.rand(2, 5, 6)
+    if call == "hooked":
+        layer.cell.register_forward_hook(lambda *_: None)
+
+    def run(x: torch.Tensor, state: Any = None) -> Any:
+        return layer.step(x[:, 0], state) if call == "step" else layer(x, state)
+
+    state = layer.initial_state(2)
+    state.a[1, 2] = NAN
+    with pytest.raises(ValueError, match=r"state\.a must not hold NaN, got 1 of 6"):
+        run(x, state)
+    state.a[1, 2] = math.inf
+    with pytest.raises(ValueError, match=r"state\.a must be finite, got 1 of 6 that are not"):
+        run(x, state)
+    with pytest.raises(ValueError, match="x must be finite, got nan at index"):
+        run(x.masked_fill(x > 0.5, NAN))
+    with torch.no_grad():
+        layer.cell.b[0] = math.inf  # type: ignore[index]  # it is clamped
+    assert run(x)[0].isfinite().all()
+    assert LIF(6, 3)(x, state)[0].isfinite().all()  # which has no adaptation
+
+
+@pytest.mark.parametrize("call", ["layer", "step"])
+@pytest.mark.parametrize("name", ["weight", "bias", "beta", "p", "b", "w_rec"])
+@pytest.mark.parametrize("change", ["wider", "one"])
+def test_an_adaptive_lif_names_a_parameter_of_another_shape(name: str, call: str, change: str) -> None:
+    layer, x = ALIF(6, 3, recurrent=True), torch.rand(2, 5, 6)
+    shape = tuple(getattr(layer.cell, name).shape)
+    other = (*shape[:-1], shape[-1] + 1) if change == "wider" else (*shape[:-1], 1)
+    setattr(layer.cell, name, torch.nn.Parameter(torch.full(other, 0.5)))
+    with pytest.raises(ValueError, match=re.escape(f"{name} must have shape {shape}, got {other}")):
+        layer.step(x[:, 0]) if call == "step" else layer(x)
+
+
+@pytest.mark.parametrize("kind", [LIF, ALIF])
+def test_sizes_and_latencies_of_lif_neurons_are_in_range(kind: Any) -> None:
+    for name, sizes in (("input_size", (True, 2)), ("output_size", (3, True)), ("output_size", (3, 2.0))):
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got {sizes[name == 'output_size']}"):
+            kind(*sizes)
+    with pytest.raises(ValueError, match="output_size must be at least 1, got 0"):
+        kind(3, 0)
+    for latency in (1e300, 1e12, 1_000_001.0, -1.0, NAN):
+        with pytest.raises(ValueError, match="latency must be a time in ms, not negative and at most 1,000,000 steps"):
+            kind(3, 2, latency=latency)
+    assert kind(3, 2, latency=1_000_000.0).cell.latency_steps == 1_000_000
+
+
+def test_the_gradient_of_a_layer_is_said_when_it_is_made() -> None:
+    layer = LIF(3, 2, gradient="blocks")
+    assert layer.cell.gradient == "blocks"
+    with pytest.raises(AttributeError, match="gradient"):
+        layer.cell.gradient = "loop"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -53,6 +54,28 @@ def constructors() -> list[Any]:
 def test_a_misspelled_keyword_is_told_with_the_class_and_the_nearest_one(name: str, wrong: str, near: str) -> None:
     with pytest.raises(TypeError, match=rf"^{name} has no keyword {wrong}: did you mean {near}\?$"):
         MAKERS[name](**{wrong: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign", "hint"),
+    [
+        ("ELM", "hidden_size", "did you mean num_memory?"),
+        ("ELM", "num_layers", "layers stand one after the other, as in nn.Sequential or elm_neuro.training."),
+        ("ELM", "beta", "did you mean tau_m_init?"),
+        ("ELM", "dt", "did you mean delta_t?"),
+        ("LIF", "tau", "did you mean tau_v?"),
+        ("LIF", "surrogate_function", "did you mean surrogate?"),
+        ("ALIF", "hidden_size", "did you mean output_size?"),
+        ("SpikingELM", "reset_mechanism", "did you mean reset?"),
+        *[("ELM", one, "it takes input_size, ") for one in ("dropout", "init_hidden", "learning_rate", "num_heads")],
+        ("LIF", "num_branches", "it takes input_size, "),
+    ],
+)
+def test_a_keyword_of_another_library_is_told_what_it_is_here_and_no_nonsense(
+    name: str, foreign: str, hint: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} has no keyword {foreign}: {re.escape(hint)}"):
+        MAKERS[name](**{foreign: 1})
 
 
 def test_a_keyword_like_no_other_is_told_all_that_there_are() -> None:

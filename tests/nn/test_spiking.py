@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elm_neuro import ELM, BranchELM, SpikingELM
+from elm_neuro import ELM, LIF, BranchELM, ELMNetwork, SpikingELM
 from elm_neuro.functional import ATan, Boxcar, FastSigmoid, MultiGaussian, bernoulli_spike
 from elm_neuro.nn import SpikeOutput
 from tests.tolerances import assert_close
@@ -138,6 +140,27 @@ def test_learned_thresholds_and_factors_get_gradients() -> None:
     assert neuron.output.threshold.grad is not None and (neuron.output.threshold.grad != 0).all()
 
 
+@pytest.mark.parametrize("reset", ["none", "subtract"])
+def test_spikes_that_rounding_moves_from_1_are_1(reset: str) -> None:
+    def straight_through(distance: torch.Tensor) -> torch.Tensor:
+        smooth = 7.0 * torch.sigmoid(3.0 * distance)
+        return (distance > 0).to(distance.dtype) + smooth - smooth.detach()
+
+    torch.manual_seed(0)
+    core, x = ELM(8, 40, num_memory=5), torch.rand(4, 30, 8)
+    neuron, readout = SpikingELM(core, threshold=0.02, surrogate=straight_through, reset=reset), core(x)[0]
+    assert not bool((straight_through(readout - 0.02).frac() == 0).all())  # moved they are
+    spikes, state = neuron(x)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0} and set(state.s.unique().tolist()) == {0.0, 1.0}
+    if reset == "none":
+        assert torch.equal(spikes, (readout > 0.02).float())
+        smooth = torch.sigmoid(3.0 * (readout - 0.02))
+        wanted = torch.autograd.grad((21.0 * smooth * (1.0 - smooth)).detach().mul(readout).sum(), core.cell.w_y.weight)
+        assert_close(torch.autograd.grad(spikes.sum(), core.cell.w_y.weight)[0], wanted[0])
+    activity = ELMNetwork(8, 40, output="spike", surrogate=straight_through, binarize=False)(x)[0]
+    assert set(activity.unique().tolist()) == {0.0, 1.0}
+
+
 def test_copies_and_pickles_spike_alike() -> None:
     neuron = SpikingELM(
         BranchELM(8, 1, num_branch=2, num_synapse_per_branch=4, num_neuron=3), threshold=0.0, reset="zero"
@@ -163,3 +186,81 @@ def test_bad_input_is_named() -> None:
         neuron(torch.zeros(2, 3, 4), state._replace(v=torch.zeros(1, 2)))
     with pytest.raises(TypeError, match="state must be a SpikingELMState of four tensors, got ELMState"):
         neuron(torch.zeros(2, 3, 4), core.cell.initial_state(2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [LIF, ELM])
+def test_a_layer_that_was_made_to_spike_can_be_once_more(kind: Any) -> None:
+    """With a reset it spikes every other time at most: a spike of 1 right after one is not above the threshold."""
+    torch.manual_seed(0)
+    core, x = kind(3, 2), torch.rand(2, 9, 3)
+    if kind is LIF:
+        torch.nn.init.ones_(core.cell.weight)
+    once = SpikingELM(core, threshold=0.5 if kind is LIF else core(x)[0].median().item())
+    twice = SpikingELM(once, threshold=0.5, reset="zero")
+    thrice = SpikingELM(twice, threshold=0.5)
+    spikes = once(x)[0].detach().numpy()
+    expected, last = np.zeros_like(spikes), np.zeros_like(spikes[:, 0])
+    for step in range(9):
+        expected[:, step] = last = spikes[:, step] * (1.0 - last) > 0.5
+    assert 0 < expected.sum() < spikes.sum()
+    first, state = thrice(x[:, :4])
+    second, after = thrice(x[:, 4:], pickle.loads(pickle.dumps(state)))
+    np.testing.assert_array_equal(torch.cat([first, second], 1).detach().numpy(), expected)
+    fields = after._fields
+    assert len(set(fields)) == len(fields) == len(once.initial_state(1)) + 4 and fields[-2:] == ("v", "s")
+
+
+@pytest.mark.parametrize("name", ["threshold", "graded_factor"])
+@pytest.mark.parametrize("sizes", [(4,), (5,), (0,), (2, 4, 1), (4, 2)])
+def test_what_would_give_the_spikes_another_shape_is_named(name: str, sizes: tuple[int, ...]) -> None:
+    core = ELM(3, 1, num_memory=2, num_neuron=4)
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be a number or have shape (4, 1), got {sizes}")):
+        SpikingELM(core, **{name: torch.rand(sizes)})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("sizes", [(), (1,), (1, 1), (4,), (1, 4)])
+def test_a_threshold_of_fewer_numbers_is_that_of_all(sizes: tuple[int, ...], backend: str, flat: bool) -> None:
+    neuron: dict[str, Any] = {"output_size": 1, "num_neuron": 4, "flatten_output": True} if flat else {"output_size": 4}
+    torch.manual_seed(0)
+    core = ELM(3, num_memory=5, backend=backend, **neuron)
+    x = torch.rand(2, 6, 3)
+    y = core(x)[0].detach().numpy()
+    threshold = torch.full(sizes, float(np.median(y)))
+    spikes, state = SpikingELM(core, threshold=threshold, graded_factor=2.0 * torch.ones(sizes))(x)
+    assert 0 < spikes.sum() < spikes.numel() * 2
+    np.testing.assert_array_equal(spikes.detach().numpy(), 2.0 * (y > np.median(y)))
+    stepped, _ = SpikingELM(core, threshold=threshold).step(x[:, 0])
+    assert stepped.shape == (2, 4) == state.v.shape
+
+
+def test_an_infinite_threshold_silences_a_layer_and_is_saved(tmp_path: Path) -> None:
+    neuron = SpikingELM(ELM(3, 2, num_memory=2), threshold=math.inf)
+    neuron.save_pretrained(tmp_path)
+    for one in (neuron, SpikingELM.from_pretrained(tmp_path)):
+        spikes, _ = one(torch.rand(2, 6, 3))
+        spikes.sum().backward()
+        assert not spikes.any() and all(p.grad is not None and p.grad.isfinite().all() for p in one.parameters())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"threshold": math.nan}, ValueError, "threshold must be a number, got nan"),
+        ({"threshold": torch.tensor([0.1, math.nan])}, ValueError, "threshold must be a number, got nan"),
+        ({"threshold": math.inf, "reset": "subtract"}, ValueError, "threshold must be finite, got inf"),
+        ({"graded_factor": -math.inf}, ValueError, "graded_factor must be finite, got -inf"),
+        ({"threshold": True}, TypeError, "threshold must be a number or a tensor of numbers, got True"),
+        ({"stochastic": "x"}, TypeError, "stochastic must be True or False, got 'x'"),
+        ({"learn_threshold": "x"}, TypeError, "learn_threshold must be True or False, got 'x'"),
+        ({"learn_graded_factor": 1}, TypeError, "learn_graded_factor must be True or False, got 1"),
+        ({"generator": 3}, TypeError, "generator must be a torch.Generator, got 3"),
+        ({"surrogate": 3}, TypeError, "surrogate must be called on distances to the threshold, got 3"),
+    ],
+)
+def test_keywords_of_spikes_that_mean_nothing_are_named(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        SpikeOutput(**keywords)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from elm_neuro.backends.parts._shapes import check_lengths, check_operands
 from elm_neuro.backends.parts._untraced import untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
+from elm_neuro.functional._transforms import transformed
 
 OPERATOR: Operator[ALIFBackend] = register(Operator("alif", ALIFBackend, ORDERED))
 
@@ -64,10 +66,15 @@ def scan(
     if compiling and not torch.compiler.is_dynamo_compiling():
         reason = "torch.export does not trace it, or does not load what it saves of it"
 
+    asked, in_blocks = given, given.gradient == "blocks"
+    if in_blocks and not _learns((first, weight, bias, *given[:4], *state)):
+        asked, in_blocks = given._replace(gradient="loop"), False  # the spikes are the same
+
     def refusal(candidate: ALIFBackend) -> str | None:
-        if reason is not None and not candidate.steps_alone and not (compiling and candidate.traceable):
+        alone = candidate.steps_alone or (in_blocks and candidate.differentiates)
+        if reason is not None and not alone and not (compiling and candidate.traceable):
             return reason
-        return candidate.refusal(x, given, state)
+        return candidate.refusal(x, asked, state)
 
     chosen = choose(OPERATOR, backend, refusal)
     if compiling and chosen.traceable:
@@ -104,6 +111,13 @@ def _as_read(
         return read, state
     read = read.effective() if isinstance(read, Learned) else read
     return read, state.spelled_out() if isinstance(state, AtRest) else state
+
+
+def _learns(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether anybody may ask for a gradient: under transforms the tensors need not say so."""
+    if not torch.is_grad_enabled():
+        return False
+    return transformed() or any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _check(

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from elm_neuro.backends.alif._backend import ALIFBackend
 from elm_neuro.backends.parts._lengths import without_padding
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.backends.parts._projection import project
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState
 from elm_neuro.functional._alif import crossing
+from elm_neuro.functional._spike import SurrogateStep
 
 
 class Torch(ALIFBackend):
@@ -121,6 +123,7 @@ def _block(arriving: _Arriving, state: ALIFState, params: ALIFParameters) -> tup
     for _ in range(num_steps - 1 if params.b is not None else 0):
         a.append(params.p * a[-1])
     f = crossing(torch.stack(v[1:], dim=1), torch.stack(a, dim=1), params)
+    _refuse_graded(f, params)
     z = f.cumsum(1).cumsum(1)
     spikes = (z.detach() == 1.0).to(z.dtype) + (z - z.detach())
     if valid is not None:
@@ -134,6 +137,20 @@ def _block(arriving: _Arriving, state: ALIFState, params: ALIFParameters) -> tup
     for spike in constant.unbind(1):
         a.append(params.p * a[-1] + spike)
     return spikes, after, _after(a, valid)
+
+
+def _refuse_graded(f: Tensor, params: ALIFParameters) -> None:
+    """Refuse a surrogate whose step is neither 0 nor 1, of which no first crossing can be told.
+
+    Raises:
+        ValueError: this is one (looked at on the CPU only).
+    """
+    if isinstance(params.surrogate, SurrogateStep) or not may_look(f):
+        return
+    value = f.detach()
+    graded = value[(value != 0.0) & (value != 1.0) & ~value.isnan()]
+    if graded.numel():
+        raise ValueError(f'surrogate must give 0 or 1 with gradient "blocks", got {graded[0].item()}')
 
 
 def _after(record: list[Tensor], valid: Tensor | None) -> Tensor:

@@ -257,7 +257,7 @@ def _current_stream(index: int) -> int:
 
 
 def written(like: torch.Tensor) -> None:
-    """Wait until the current stream of `like`'s device has written what it was told to: calls on others will read it."""
+    """Wait for what the current stream of `like` has to write: calls on others will read it."""
     if like.is_cuda:
         torch.cuda.current_stream(like.device).synchronize()
 

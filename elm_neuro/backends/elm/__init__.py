@@ -4,6 +4,7 @@ from elm_neuro.backends.elm._backend import ELMBackend
 from elm_neuro.backends.elm._scan import (
     OPERATOR,
     SPARSE_INPUT,
+    check_recompute_every,
     check_sparse_input,
     scan,
     spiking_scan,
@@ -16,6 +17,7 @@ __all__ = [
     "SPARSE_INPUT",
     "ELMBackend",
     "SpikeRule",
+    "check_recompute_every",
     "check_sparse_input",
     "scan",
     "spiking_scan",

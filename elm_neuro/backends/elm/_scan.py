@@ -45,6 +45,12 @@ def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None)
         raise ValueError('sparse_input="on" takes frames that need no gradient, got x with requires_grad')
 
 
+def check_recompute_every(recompute_every: int | None) -> None:
+    """Refuse what is no number of steps."""
+    if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
+        raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
+
+
 def scan(
     x: Tensor | SpikeEvents,
     params: ELMParameters | Learned,
@@ -76,11 +82,13 @@ def scan(
         Output (batch, time, [num_neuron,] output_size), and the state after the last valid step of each sample.
 
     Raises:
-        ValueError: a backend that is named cannot run these inputs; `sparse_input` is "on" for frames that need a
-            gradient, are not on the CPU or differ between the neurons of a population.
+        ValueError: a backend that is named cannot run these inputs; `recompute_every` is no integer of at least 1;
+            `sparse_input` is "on" for frames that need a gradient, are not on the CPU or differ between the neurons of
+            a population.
         RuntimeError: a backend that is named cannot run here.
     """
     check_sparse_input(sparse_input, x)
+    check_recompute_every(recompute_every)
     chosen, x, params, state = _settled(backend, x, params, state, lengths)
     return _chosen_scan(chosen, x, params, state, lengths, recompute_every, sparse_input)
 
@@ -141,6 +149,7 @@ def spiking_scan(
         after the last valid step of each sample.
     """
     check_sparse_input(sparse_input, x)
+    check_recompute_every(recompute_every)
     chosen, x, params, state = _settled(backend, x, params, state, lengths)
     how, rule = (recompute_every, sparse_input), rule._replace(threshold=resolved(rule.threshold))
     if not torch.compiler.is_compiling() and chosen.fires(parts_of(params)[0], rule):

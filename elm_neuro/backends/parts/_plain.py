@@ -42,6 +42,15 @@ def not_numbers(tensors: Sequence[Tensor | None]) -> str | None:
     return reason
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
+    compiled code, tracers, the transforms of torch.func and tensors that stand for others.
+    """
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
+        return False
+    return only_operators(()) is None
+
+
 def resolved(tensor: Any) -> Any:
     """A view that stands for the negative of what lies in memory, as ``z.conj().imag`` does, as numbers of its own;
     anything else as it is.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from elm_neuro.backends.parts._operators import LIBRARY
+from elm_neuro.functional._transforms import transformed
 
 Shape = tuple[int, ...]
 
@@ -105,7 +106,8 @@ def check_bounds(lengths: Tensor, num_steps: int, device: torch.device | None = 
 
     Looking at what lies on a GPU waits for it, so that each such tensor is looked at once, by the first layer that gets
     it, and again where it has changed. While a CUDA graph is captured nobody may look: there, and where a replay finds
-    other numbers, the kernels take what lies outside for the nearest that does not.
+    other numbers, the kernels take what lies outside for the nearest that does not. Nor may anybody at what one of
+    torch.func's transforms has put in a tensor's place.
 
     Raises:
         ValueError: a number is.
@@ -132,6 +134,8 @@ def within(lengths: Tensor, num_steps: int, device: torch.device | None = None) 
 
 def bounds_of(lengths: Tensor) -> tuple[int, int] | None:
     """The lowest and the highest, 0 and 0 of none; None where nobody may look."""
+    if transformed() and torch._C._functorch.is_functorch_wrapped_tensor(lengths):
+        return None
     if lengths.device.type == HOST or lengths.is_inference():
         return _look(lengths)
     version, known = _bounds.get(lengths, (None, None))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from elm_neuro.functional import Surrogate
+from elm_neuro.functional._spike import spikes_of
 
 
 class SpikeRule(NamedTuple):
@@ -19,9 +20,7 @@ class SpikeRule(NamedTuple):
         """Spikes, 0 or 1, of readouts of any shape ending in the threshold's.
 
         Raises:
-            TypeError: the surrogate does not keep the dtype.
+            TypeError: the surrogate gives no tensor, or another dtype.
+            ValueError: it gives another shape.
         """
-        spikes = self.surrogate(y - self.threshold)
-        if spikes.dtype != y.dtype:
-            raise TypeError(f"surrogate must keep the dtype {y.dtype} of the readout, got spikes of {spikes.dtype}")
-        return spikes
+        return spikes_of(self.surrogate, y - self.threshold, "readout")

@@ -5,6 +5,7 @@ here, by none of our layers, and written in the layout of NWB 1.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class KnownNeuron:
         weight: of the current, as a share of 100 times the largest.
         bias: current that is always there.
         latency: refractory period in ms.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     tau_v: float = 14.0
@@ -39,6 +43,16 @@ class KnownNeuron:
     weight: float = 2.2
     bias: float = 0.001
     latency: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
+        for name in ("tau_v", "tau_a"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be a time above 0 ms, got {getattr(self, name)}")
+        if self.latency < 0:
+            raise ValueError(f"latency must be a time in ms, not negative, got {self.latency}")
 
     def run(self, current: Floats, step_ms: float) -> tuple[Floats, Floats]:
         """Membrane before the reset, and spikes, each (num_sweeps, num_steps), of currents as shares of 100 times the
@@ -82,10 +96,14 @@ def make_ephys(
         ValueError: an argument is out of range.
         OSError: the file cannot be written.
     """
-    if num_repeats < 1 or not starts_s or duration_s <= 0 or noise < 0 or min(starts_s) < 0:
+    numbers = (duration_s, noise, *starts_s)
+    in_range = (
+        num_repeats >= 1 and len(starts_s) > 0 and all(math.isfinite(number) and number >= 0 for number in numbers)
+    )
+    if not in_range or duration_s == 0:
         raise ValueError(
-            f"num_repeats must be at least 1, duration_s above 0, starts_s and noise not negative, got {num_repeats}, "
-            f"{duration_s}, {list(starts_s)} and {noise}"
+            "num_repeats must be at least 1, duration_s above 0, starts_s and noise not negative, all finite, got "
+            f"{num_repeats}, {duration_s}, {list(starts_s)} and {noise}"
         )
     neuron, step_ms, rate = neuron or KnownNeuron(), 0.1, 10_000.0
     random = np.random.default_rng(seed)

@@ -23,6 +23,7 @@ from elm_neuro.files import open_regular
 
 ADDRESS = "https://celltypes.brain-map.org"
 AMPERES, VOLTS = ("a", "amp", "amps", "ampere", "amperes"), ("v", "volt", "volts")
+NAME = r"Sweep_(0|[1-9]\d{0,8})"
 Floats = NDArray[np.float64]
 
 
@@ -56,7 +57,7 @@ def read_sweeps(path: str | os.PathLike[str], stimulus: str | None = None) -> li
     with open_regular(file) as stream:
         try:
             content = File(stream, follow=True)
-            numbers = sorted(int(name[6:]) for name in content.keys("epochs") if re.fullmatch(r"Sweep_\d{1,9}", name))
+            numbers = sorted(int(name[6:]) for name in content.keys("epochs") if re.fullmatch(NAME, name))
             if not numbers:
                 raise ValueError("there must be sweeps, epochs/Sweep_N, got none")
             names = {number: _name(content, number) for number in numbers}
@@ -127,9 +128,13 @@ def _series(content: File, place: str, units: tuple[str, ...], scale: float) -> 
     values = data.values()
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise ValueError(f"/{place}/data must be a row of numbers, got {values.dtype} of shape {values.shape}")
-    numbers = values.astype(np.float64) * (float(conversion) * scale)
+    stored = values.astype(np.float64)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"/{place}/data must be finite, got {stored[~np.isfinite(stored)][0]}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = stored * (float(conversion) * scale)
     if not np.isfinite(numbers).all():
-        raise ValueError(f"/{place}/data must be finite, got {numbers[~np.isfinite(numbers)][0]}")
+        raise ValueError(f"/{place} must have a conversion with which its data stay finite, got {conversion!r}")
     return numbers, float(rate)  # type: ignore[arg-type]  # it has just been looked at
 
 

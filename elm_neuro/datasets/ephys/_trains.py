@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,11 +52,24 @@ def cut_sweeps(
     """
     if not sweeps or not starts_s:
         raise ValueError(f"sweeps and starts_s must not be empty, got {len(sweeps)} and {len(starts_s)}")
+    times = [("step_ms", step_ms), ("duration_s", duration_s), *(("starts_s", start_s) for start_s in starts_s)]
+    for name, value in [*times, ("spike_mv", spike_mv)]:
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+    for sweep in sweeps:
+        if not 0 < sweep.rate < math.inf:
+            raise ValueError(f"rate of sweep {sweep.number} must be above 0 Hz and finite, got {sweep.rate}")
+        if sweep.voltage.shape != sweep.current.shape:
+            raise ValueError(
+                f"sweep {sweep.number} must have as many samples of current and voltage, got {sweep.current.size} and "
+                f"{sweep.voltage.size}"
+            )
     rates = {sweep.rate for sweep in sweeps}
     if len(rates) > 1:
         raise ValueError(f"sweeps must have one rate, got {sorted(rates)} Hz")
     (rate,) = rates
-    factor, num_steps = round(rate * step_ms / 1000.0), round(duration_s * 1000.0 / step_ms) if step_ms > 0 else 0
+    factor = round(rate * step_ms / 1000.0)
+    num_steps = round(duration_s * 1000.0 / step_ms) if factor > 0 else 0
     if factor < 1 or num_steps < 1 or abs(factor - rate * step_ms / 1000.0) > 1e-6 * factor:
         raise ValueError(
             f"step_ms must be a whole number of the sweeps' samples, and duration_s not shorter, got {step_ms} ms, "

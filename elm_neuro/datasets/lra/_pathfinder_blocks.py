@@ -18,7 +18,7 @@ from elm_neuro.datasets._counter import checked_seed
 from elm_neuro.datasets._processes import worker_pool
 from elm_neuro.datasets.lra._pathfinder_files import SUBSET, write_pathfinder
 from elm_neuro.datasets.lra._pathfinder_made import draw_pathfinder, pathfinder_settings
-from elm_neuro.files import json_object, leftovers, remove, write_whole
+from elm_neuro.files import json_object, leftovers, make_folder, remove, write_whole
 
 BLOCK = 1000  # images of a folder
 ABOUT = "generated.json"
@@ -62,7 +62,7 @@ def make_pathfinder(
         raise ValueError(f"num_images and num_workers must be at least 1, got {num_images} and {num_workers}")
     settings = pathfinder_settings(size, contour_length=contour_length, num_distractors=num_distractors)
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place, "folder")
     kind = (size, checked_seed(seed), settings.contour_length, settings.num_distractors)
     try:
         with FileLock(place / ".lock", timeout=0):

@@ -30,7 +30,7 @@ from elm_neuro.datasets.neuronio._store import (
     to_content,
     write_content,
 )
-from elm_neuro.files import json_object, leftovers, remove, write_whole
+from elm_neuro.files import json_object, leftovers, make_folder, remove, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -119,7 +119,7 @@ def convert_neuronio(
     if format not in SUFFIXES:
         raise ValueError(f'format must be "hdf5" or "npy", got {format!r}')
     folder, tasks = Path(destination), _tasks(sources, SUFFIXES[format])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "destination")
     try:
         with FileLock(folder / ".lock", timeout=0):
             return _convert(folder, tasks, num_workers, executor, progress)

@@ -35,7 +35,9 @@ class NeuronFit(NamedTuple):
     def spikes(self, current: ArrayLike) -> NDArray[np.bool_]:
         """Spikes that currents in pA, (..., num_steps), cause."""
         given = np.asarray(current, dtype=np.float64)
-        x = torch.from_numpy(given.reshape(-1, given.shape[-1], 1) / (100.0 * self.largest))
+        if not given.ndim:
+            raise ValueError(f"current must have shape (..., num_steps), got the number {given}")
+        x = torch.from_numpy(given.reshape(math.prod(given.shape[:-1]), given.shape[-1], 1) / (100.0 * self.largest))
         y, _ = self.neuron(x.to(self.neuron.cell.bias.dtype))
         return np.asarray(y.numpy().reshape(given.shape) > 0)
 
@@ -83,6 +85,7 @@ def fit_neuron(
         progress: called as ``progress(round, num_rounds)``.
 
     Raises:
+        TypeError: a count is no integer.
         ValueError: an argument is out of range, or there is not a single spike.
     """
     given, target = np.asarray(current, dtype=np.float64), np.asarray(spikes, dtype=np.float64)
@@ -92,10 +95,17 @@ def fit_neuron(
             "current must be (num_samples, num_steps) and spikes (num_repeats, num_samples, num_steps), got "
             f"{given.shape} and {target.shape}"
         )
+    if not 0 < step_ms < math.inf:
+        raise ValueError(f"step_ms must be a time above 0 ms, got {step_ms}")
+    for name, number in (("num_candidates", num_candidates), ("num_rounds", num_rounds)):
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
     if num_candidates < 20 or num_rounds < 1:
         raise ValueError(
             f"num_candidates must be at least 20 and num_rounds at least 1, got {num_candidates} and {num_rounds}"
         )
+    if not (np.isfinite(target).all() and (target >= 0).all()):
+        raise ValueError("spikes must be finite and not negative, got others")
     if not target.any() or not np.isfinite(given).all() or given.max() <= 0:
         raise ValueError("spikes must hold a spike, and current be finite and above 0 somewhere")
     largest = float(given.max())

@@ -20,8 +20,10 @@ def smoothed(spikes: ArrayLike, sigma: float) -> Floats:
     trains = np.asarray(spikes, dtype=np.float64)
     reach = int(np.ceil(4 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    seen = min(reach, max(trains.shape[-1] - 1, 0))  # what is farther meets no spike
+    kernel = kernel[reach - seen : reach + seen + 1] / kernel.sum()
     rows = trains.reshape(-1, trains.shape[-1])
-    done = [np.convolve(row, kernel / kernel.sum())[reach : reach + row.size] for row in rows]
+    done = [np.convolve(row, kernel)[seen : seen + row.size] for row in rows]
     return np.reshape(done, trains.shape)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIF
-from elm_neuro.training.networks._classifiers import LeakyReadout
+from elm_neuro.training.networks._classifiers import LeakyReadout, check_time_constant
 
 
 class ALIFNetwork(nn.Module):
@@ -23,7 +23,7 @@ class ALIFNetwork(nn.Module):
     Shapes: x (batch, time, first.input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
 
     Raises:
-        ValueError: the sizes or time steps of the layers do not fit.
+        ValueError: the sizes or time steps of the layers do not fit, or `tau_readout` is out of range.
 
     >>> import torch
     >>> network = ALIFNetwork(ALIF(70, 16, recurrent=True), ALIF(16, 16, recurrent=True), output_size=20)
@@ -37,6 +37,7 @@ class ALIFNetwork(nn.Module):
             raise ValueError(f"second must have input_size {first.output_size} to read first, got {second.input_size}")
         if first.delta_t != second.delta_t:
             raise ValueError(f"second must have the delta_t of first, {first.delta_t} ms, got {second.delta_t} ms")
+        check_time_constant("tau_readout", tau_readout, second.delta_t)
         self.first, self.second = first, second
         self.readout = LeakyReadout(
             second.output_size, output_size, delta_t=second.delta_t, tau_v=tau_readout, readout="sum"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from elm_neuro.backends import project
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIF
-from elm_neuro.training.networks._classifiers import LeakyReadout
+from elm_neuro.training.networks._classifiers import LeakyReadout, check_sizes, check_time_constant
 
 
 class LSTMClassifier(nn.Module):
@@ -73,9 +73,7 @@ class LSTMClassifier(nn.Module):
         delta_t: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("output_size", output_size), ("hidden_size", hidden_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        check_sizes(input_size=input_size, output_size=output_size, hidden_size=hidden_size)
         if not 0.0 <= recurrent_dropout < 1.0:
             raise ValueError(f"recurrent_dropout must be in [0, 1), got {recurrent_dropout}")
         if not (delta_t > 0 and math.isfinite(delta_t)):
@@ -153,7 +151,7 @@ class RecurrentLIFClassifier(nn.Module):
     Shapes: x (batch, time, hidden.input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
 
     Raises:
-        ValueError: `hidden` has no recurrent weights.
+        ValueError: `hidden` has no recurrent weights, or `tau_readout` is out of range.
 
     >>> from elm_neuro import LIF
     >>> from elm_neuro.training import num_parameters
@@ -166,6 +164,7 @@ class RecurrentLIFClassifier(nn.Module):
         super().__init__()
         if hidden.cell.w_rec is None:
             raise ValueError("hidden must be a layer with recurrent=True, got one without recurrent weights")
+        check_time_constant("tau_readout", tau_readout, hidden.delta_t)
         bound = 1.0 / math.sqrt(hidden.output_size)
         nn.init.uniform_(hidden.cell.w_rec, -bound, bound)
         self.hidden = hidden

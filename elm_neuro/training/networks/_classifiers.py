@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIF, LIF, Layer, check_layer, last_output, output_shape
+from elm_neuro.nn._alif_config import BETA_RANGE, check_decay, check_time
 
 READOUTS = ("last", "mean")
 LEAKY_READOUTS = (*READOUTS, "sum")
@@ -29,8 +30,15 @@ def num_parameters(network: nn.Module) -> int:
 
 
 def checked_layer(module: nn.Module, name: str) -> Layer[Any]:
-    """`module`, where it keeps the protocol of a layer and is batch first: :func:`elm_neuro.nn.check_layer`."""
+    """`module`, where it keeps the protocol of a layer, is batch first and takes sequences.
+
+    Raises:
+        TypeError: as :func:`elm_neuro.nn.check_layer`.
+        ValueError: as there, or it is a cell.
+    """
     check_layer(module, name)
+    if getattr(module, "is_cell", False):
+        raise ValueError(f"{name} must take sequences, got {type(module).__name__}, which takes one step")
     return cast("Layer[Any]", module)
 
 
@@ -45,7 +53,7 @@ class SequenceClassifier(nn.Module):
 
     Raises:
         TypeError: `neuron` is no layer.
-        ValueError: `readout` is neither, or `neuron` is a population or not batch first.
+        ValueError: `readout` is neither, or `neuron` is a population, a cell or not batch first.
 
     >>> from elm_neuro import ELM
     >>> SequenceClassifier(ELM(70, 20, num_memory=5))(torch.zeros(8, 10, 70)).shape
@@ -122,6 +130,19 @@ class SpikingNetwork(SequenceClassifier):
         return super().forward_with_penalties(self.hidden(x)[0])
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def check_time_constant(name: str, time: float, delta_t: float) -> None:
+    """Refuse a time constant in ms of a membrane whose steps last `delta_t`."""
+    check_time(name, time)
+    check_decay(name, time, delta_t, BETA_RANGE[1])
+
+
 class LeakyReadout(nn.Module):
     r"""Leaky integrators without spikes whose membranes are averaged or summed over time, or read at its end: the
     readout of a LIF-only network.
@@ -141,7 +162,7 @@ class LeakyReadout(nn.Module):
     Shapes: spikes (batch, time, input_size); returns (batch, output_size).
 
     Raises:
-        ValueError: `readout` is none of them.
+        ValueError: `readout` is none of them, a size is below 1, or a time is out of range.
 
     >>> LeakyReadout(3, 2, delta_t=10.0, tau_v=20.0)(torch.zeros(4, 5, 3)).shape
     torch.Size([4, 2])
@@ -155,6 +176,9 @@ class LeakyReadout(nn.Module):
         super().__init__()
         if readout not in LEAKY_READOUTS:
             raise ValueError(f"readout must be one of {list(LEAKY_READOUTS)}, got {readout!r}")
+        check_sizes(input_size=input_size, output_size=output_size)
+        check_time("delta_t", delta_t)
+        check_time_constant("tau_v", tau_v, delta_t)
         self.readout = readout
         self.linear = nn.Linear(input_size, output_size)
         self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
@@ -162,7 +186,7 @@ class LeakyReadout(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         num_steps = spikes.shape[1]
         left = torch.arange(num_steps, 0, -1, device=spikes.device)[:, None]
-        beta = self.beta.clamp(0.001, 0.999)
+        beta = self.beta.clamp(*BETA_RANGE)
         if self.readout == "last":
             share = (1.0 - beta) * beta ** (left - 1)  # (time, output_size)
         else:
@@ -187,7 +211,7 @@ class LIFNetwork(nn.Module):
     Shapes: x (batch, time, hidden.input_size) or :class:`SpikeEvents`; returns logits (batch, output_size).
 
     Raises:
-        ValueError: the sizes do not fit, or `recurrent` has no recurrent weights.
+        ValueError: the sizes do not fit, `recurrent` has no recurrent weights, or `tau_readout` is out of range.
     """
 
     def __init__(self, hidden: ALIF, recurrent: ALIF, *, output_size: int, tau_readout: float = 100.0) -> None:
@@ -198,6 +222,7 @@ class LIFNetwork(nn.Module):
             )
         if recurrent.cell.w_rec is None:
             raise ValueError("recurrent must be a layer with recurrent=True, got one without recurrent weights")
+        check_time_constant("tau_readout", tau_readout, recurrent.delta_t)
         nn.init.zeros_(recurrent.cell.w_rec)
         self.hidden, self.recurrent = hidden, recurrent
         self.readout = LeakyReadout(recurrent.output_size, output_size, delta_t=recurrent.delta_t, tau_v=tau_readout)

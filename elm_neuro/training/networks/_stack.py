@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elm_neuro.nn import output_shape
-from elm_neuro.training.networks._classifiers import checked_layer
+from elm_neuro.training.networks._classifiers import check_sizes, checked_layer
 from elm_neuro.training.networks._tokens import at_last_token, check_tokens
 
 Gate = Literal["glu", "input"]
@@ -62,6 +62,7 @@ class ResidualStack(nn.Module):
             raise ValueError(f'gate must be "glu", "input" or None, got {gate!r}')
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        check_sizes(num_tokens=num_tokens, num_classes=num_classes)
         checked = [checked_layer(layer, f"layers.{k}") for k, layer in enumerate(layers)]
         width = checked[0].input_size
         outputs = 2 * width if gate == "glu" else width

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from elm_neuro.datasets.lra import token_events
 from elm_neuro.nn import last_output, output_shape
 from elm_neuro.training.networks._baselines import LSTMClassifier
-from elm_neuro.training.networks._classifiers import checked_layer
+from elm_neuro.training.networks._classifiers import check_sizes, checked_layer
 
 
 def check_tokens(tokens: Tensor, lengths: Tensor) -> None:
@@ -53,7 +53,7 @@ class TokenClassifier(nn.Module):
 
     Raises:
         TypeError: `neuron` is no layer.
-        ValueError: `neuron` is a population or not batch first.
+        ValueError: `neuron` is a population, a cell or not batch first.
 
     >>> from elm_neuro import ELM
     >>> network = TokenClassifier(ELM(25, 10, num_memory=5))
@@ -138,6 +138,7 @@ class TwoTowers(nn.Module):
 
     Raises:
         TypeError: `tower` has no `output_size`.
+        ValueError: `num_classes` is below 1.
 
     >>> from elm_neuro import ELM
     >>> towers = TwoTowers(TokenClassifier(ELM(105, 75, num_memory=5)))
@@ -152,6 +153,7 @@ class TwoTowers(nn.Module):
             raise TypeError(
                 f"tower must have an output_size, the size of its latent, got {type(tower).__name__} without"
             )
+        check_sizes(num_classes=num_classes)
         self.tower = tower
         self.readout = nn.Linear(4 * latent, num_classes)
 
@@ -179,7 +181,7 @@ class NormalisedReadout(nn.Module):
 
     Raises:
         TypeError: `tower` has no `output_size`.
-        ValueError: `momentum` is out of range.
+        ValueError: a size is below 1, or `momentum` is out of range.
 
     >>> from elm_neuro import ELM
     >>> network = NormalisedReadout(TokenClassifier(ELM(16, 8, num_memory=5)), num_classes=2).eval()
@@ -199,6 +201,7 @@ class NormalisedReadout(nn.Module):
         if not 0.0 < momentum <= 1.0:
             raise ValueError(f"momentum must be in (0, 1], got {momentum}")
         hidden = latent if hidden_size is None else hidden_size
+        check_sizes(num_classes=num_classes, hidden_size=hidden)
         self.tower = tower
         self.readout = nn.Sequential(
             nn.BatchNorm1d(latent, momentum=momentum),

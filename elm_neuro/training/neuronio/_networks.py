@@ -133,12 +133,20 @@ def flops_per_step(network: nn.Module) -> int:
     >>> flops_per_step(LIFRegression())
     2561
     """
+    flops = counted_flops(network)
+    if flops is None:
+        raise TypeError(
+            f"network must be an ELM neuron or have a method flops_per_step(), got {type(network).__name__}"
+        )
+    return flops
+
+
+def counted_flops(network: nn.Module) -> int | None:
+    """As :func:`flops_per_step`; None of a kind that nobody counted."""
     own, config = getattr(network, "flops_per_step", None), getattr(network, "config", None)
     if callable(own):
         return int(own())
-    if isinstance(config, ELMConfig):
-        return _flops_of_elm(config)
-    raise TypeError(f"network must be an ELM neuron or have a method flops_per_step(), got {type(network).__name__}")
+    return _flops_of_elm(config) if isinstance(config, ELMConfig) else None
 
 
 def _flops_of_elm(config: ELMConfig) -> int:

@@ -17,7 +17,13 @@ from elm_neuro.datasets.neuronio._simulations import NUM_INPUTS
 from elm_neuro.nn import ELM, BranchELM
 from elm_neuro.pretrained import describe
 from elm_neuro.training.networks._classifiers import num_parameters
-from elm_neuro.training.neuronio._networks import LIFRegression, LSTMRegression, flops_per_step, linear_elm
+from elm_neuro.training.neuronio._networks import (
+    LIFRegression,
+    LSTMRegression,
+    counted_flops,
+    flops_per_step,
+    linear_elm,
+)
 
 SAMPLE_MS = 500  # a window of the paper
 NAMES = {
@@ -141,19 +147,23 @@ def paper_networks() -> dict[str, tuple[nn.Module, Published | None]]:
 
 
 def info_table(networks: Mapping[str, tuple[nn.Module, Published | None]]) -> Table:
-    """Trained parameters and FLOPs for 500 ms of one sample, beside those of the paper and how far they are off."""
+    """Trained parameters and FLOPs for 500 ms of one sample, where they are counted, beside those of the paper and how
+    far they are off.
+    """
     table = Table(title="", title_justify="left")
     for name in ("network", "parameters", "in the paper", f"MFLOPs for {SAMPLE_MS} ms", "in the paper"):
         table.add_column(name, justify="left" if name == "network" else "right")
     for name, (network, published) in networks.items():
-        count, flops = num_parameters(network), SAMPLE_MS * flops_per_step(network)
+        count, per_step = num_parameters(network), counted_flops(network)
         theirs = ["–", "–"]
         if published is not None:
+            flops = SAMPLE_MS * flops_per_step(network)
             theirs = [
                 f"{published.parameters:,.0f} ({100 * (published.parameters / count - 1):+.1f} %)",
                 f"{published.flops / 1e6:.2f} ({100 * (published.flops / flops - 1):+.1f} %)",
             ]
-        table.add_row(name, f"{count:,}", theirs[0], f"{flops / 1e6:.2f}", theirs[1])
+        ours = "–" if per_step is None else f"{SAMPLE_MS * per_step / 1e6:.2f}"
+        table.add_row(name, f"{count:,}", theirs[0], ours, theirs[1])
     return table
 
 

@@ -87,11 +87,19 @@ def rule(x: Tensor, weight: Tensor, bias: Tensor, p: ALIFParameters, latency: in
     return torch.stack([torch.stack(column) for column in columns], dim=1)
 
 
-@pytest.mark.parametrize("backend", FAST)
+def straight_through(distance: Tensor) -> Tensor:
+    """A surrogate as people write it, whose spikes are 1 but for rounding."""
+    smooth = 7.0 * torch.sigmoid(3.0 * distance)
+    return (distance > 0).to(distance.dtype) + smooth - smooth.detach()
+
+
+KNOWN = [(FastSigmoid(), True, ALIF), (MultiGaussian(), False, ALIF), (ATan(), True, LIF), (Boxcar(), True, ALIF)]
+
+
 @pytest.mark.parametrize("latency", [0, 1, 4, 30])
 @pytest.mark.parametrize(
-    ("surrogate", "recurrent", "kind"),
-    [(FastSigmoid(), True, ALIF), (MultiGaussian(), False, ALIF), (ATan(), True, LIF), (Boxcar(), True, ALIF)],
+    ("surrogate", "recurrent", "kind", "backend"),
+    [(*known, backend) for known in KNOWN for backend in FAST] + [(straight_through, True, ALIF, "torch")],
 )
 def test_the_gradient_of_blocks_is_its_rule(
     latency: int, surrogate: Surrogate, recurrent: bool, kind: Any, backend: str
@@ -113,6 +121,53 @@ def test_the_gradient_of_blocks_is_its_rule(
     for result, other in zip(grads, torch.autograd.grad(wanted, leaves, by[0], allow_unused=True), strict=True):
         assert result is not None and other is not None
         assert_close(result, other)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "backend"), [("loop", "reference"), ("loop", "torch"), ("blocks", "torch"), ("loop", "auto")]
+)
+@pytest.mark.parametrize("latency", [0, 3])
+def test_spikes_that_rounding_moves_from_1_are_spikes(gradient: str, backend: str, latency: int) -> None:
+    distance = torch.linspace(-3, 3, 400)
+    assert not bool((straight_through(distance).frac() == 0).all())  # moved they are
+    torch.manual_seed(3)
+    options: Any = {"latency": float(latency), "recurrent": True, "gradient": gradient, "surrogate": straight_through}
+    layer, x = ALIF(6, 5, **options, backend=backend), (torch.rand(4, 60, 6) < 0.4).float()
+    with torch.no_grad():
+        layer.cell.weight.mul_(3)
+    numbers = {name: value.detach().double() for name, value in layer.cell.named_parameters()}
+    current = x.double() @ numbers["weight"].mT + numbers["bias"]
+    v = a = current.new_zeros(4, 5)
+    record = [v] * (latency + 1)
+    for t in range(60):  # the equations, in float64
+        rests = torch.stack(record[t + 1 :]).amax(0) if latency else v.new_zeros(4, 5)
+        v = numbers["beta"] * v + (current[:, t] + record[t] @ numbers["w_rec"].mT) * (1 - rests)
+        record.append((v > 1 + numbers["b"] * a).double())
+        v, a = v * (1 - record[-1]), numbers["p"] * a + record[-1]
+    spikes, after = layer(x)
+    assert torch.equal(spikes.detach().double(), torch.stack(record[latency + 1 :], 1)) and spikes.any()
+    assert torch.equal(after.s.detach().double(), torch.stack(record[-latency - 1 :], 1))
+    for part, wanted in ((after.v, v), (after.a, a)):
+        assert_close(part, wanted, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("factor", "got"), [(0.5, "0.5"), (2.0, "2.0")])
+def test_blocks_refuses_spikes_that_are_neither_0_nor_1(factor: float, got: str) -> None:
+    layer, x = blocks_layer()
+    layer.cell.surrogate = lambda distance: factor * FastSigmoid()(distance)
+    with pytest.raises(ValueError, match=f'surrogate must give 0 or 1 with gradient "blocks", got {got}'):
+        layer(x)
+    with pytest.raises(ValueError, match="x must be finite, got nan at index"):
+        layer(x * math.nan)
+
+
+def test_nothing_that_learns_needs_no_gradient_of_blocks() -> None:
+    layer, x = blocks_layer()
+    wanted = layer(x)[0]
+    layer.requires_grad_(False).backend = "reference"
+    assert torch.equal(layer(x)[0], wanted)
+    with pytest.raises(ValueError, match=r'"reference" cannot run this: .* gradient "loop", got gradient .blocks.'):
+        layer(x.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

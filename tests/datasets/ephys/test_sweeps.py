@@ -16,6 +16,7 @@ from elm_neuro.datasets import KnownNeuron, Sweep, cut_sweeps, make_ephys, read_
 
 h5py = pytest.importorskip("h5py")
 
+NOT_FINITE = (np.nan, np.inf)
 RANDOM = np.random.default_rng(0)
 CURRENT, VOLTAGE = RANDOM.normal(100, 30, 500), RANDOM.normal(-60, 5, 500)
 Change = Callable[[Any], None]
@@ -80,6 +81,13 @@ def test_one_group_under_many_numbers_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="epochs/Sweep_100 must have a response of its own, got that of Sweep_4"):
         read_sweeps(written(tmp_path / "cell.nwb", more))
+
+
+def test_a_group_whose_number_is_padded_is_no_sweep(tmp_path: Path) -> None:
+    def more(file: Any) -> None:
+        file.copy("epochs/Sweep_4", "epochs/Sweep_04")
+
+    assert [sweep.number for sweep in read_sweeps(written(tmp_path / "cell.nwb", more))] == [4, 12]
 
 
 def test_sweeps_may_share_a_stimulus(tmp_path: Path) -> None:
@@ -148,6 +156,7 @@ TIME = "epochs/Sweep_4/response/timeseries/starting_time"
         (replaced(DATA, np.zeros(7)), "as many samples of stimulus and response, got 7 and 500"),
         (replaced(DATA, np.zeros((5, 100))), r"must be a row of numbers, got float64 of shape \(5, 100\)"),
         (replaced(DATA, np.full(500, np.inf)), "must be finite, got inf"),
+        (attribute(DATA, "conversion", 1e300), "have a conversion with which its data stay finite, got 1e\\+300"),
         (replaced(DATA, np.zeros(500, bool)), f"/{DATA} must hold plain numbers or text, got another type"),
         (replaced(DATA, np.zeros(500, complex)), f"/{DATA} must hold plain numbers or text, got another type"),
         (
@@ -224,9 +233,19 @@ def test_samples_that_cannot_be_are_refused() -> None:
         ({"starts_s": [0.0], "step_ms": 0.0}, "must be a whole number of the sweeps' samples"),
         ({"starts_s": [0.05], "duration_s": 0.06}, "must lie within sweep 3 of 0.1 s, got 0.05 s and 0.06 s"),
         ({"starts_s": [-0.01], "duration_s": 0.01}, "must lie within sweep 3"),
+        ({"starts_s": [0.0], "step_ms": 1e300}, "must be a whole number of the sweeps' samples"),
+        *(({"starts_s": [0.0], "step_ms": bad}, f"step_ms must be finite, got {bad}") for bad in NOT_FINITE),
+        *(({"starts_s": [0.0], "duration_s": bad}, f"duration_s must be finite, got {bad}") for bad in NOT_FINITE),
+        *(({"starts_s": [0.0, bad]}, f"starts_s must be finite, got {bad}") for bad in NOT_FINITE),
+        ({"starts_s": [0.0], "spike_mv": np.nan}, "spike_mv must be finite, got nan"),
     ):
         with pytest.raises(ValueError, match=message):
             cut_sweeps([sweep], **options)  # type: ignore[arg-type]
+    for rate in (0.0, -1.0, *NOT_FINITE):
+        with pytest.raises(ValueError, match=f"rate of sweep 3 must be above 0 Hz and finite, got {rate}"):
+            cut_sweeps([sweep._replace(rate=rate)], starts_s=[0.0], duration_s=0.01)
+    with pytest.raises(ValueError, match="sweep 3 must have as many samples of current and voltage, got 1000 and 9"):
+        cut_sweeps([sweep._replace(voltage=np.zeros(9))], starts_s=[0.0], duration_s=0.01)
     with pytest.raises(ValueError, match=r"must have one rate, got \[10000.0, 20000.0\] Hz"):
         cut_sweeps([sweep, sweep._replace(rate=20000.0)], starts_s=[0.0], duration_s=0.01)
 
@@ -266,8 +285,26 @@ def test_the_stand_in_repeats_its_stimulus_and_depends_on_its_seed(tmp_path: Pat
     assert (one[0].current != other[0].current).any()
     trains = cut_sweeps(one, starts_s=(0.1, 0.7), duration_s=0.5)
     assert (trains.spikes.sum((1, 2)) > 3).all()
-    with pytest.raises(ValueError, match="num_repeats must be at least 1"):
-        make_ephys(tmp_path / "none", num_repeats=0)
+    bad: list[dict[str, Any]] = [{"num_repeats": 0}, {"noise": np.nan}, {"duration_s": np.inf}, {"starts_s": [np.nan]}]
+    for case in bad:
+        with pytest.raises(ValueError, match=r"num_repeats must be at least 1, .* all finite"):
+            make_ephys(tmp_path / "none", **case)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("tau_v", 0.0, "must be a time above 0 ms"),
+        ("tau_a", -3.0, "must be a time above 0 ms"),
+        ("latency", -5.0, "must be a time in ms, not negative"),
+        ("latency", np.inf, "must be finite"),
+        ("weight", np.nan, "must be finite"),
+    ],
+)
+def test_numbers_that_no_neuron_has_are_refused(name: str, value: float, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} {rule}, got {value}"):
+        KnownNeuron(**{name: value})
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1)])

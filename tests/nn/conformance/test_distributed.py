@@ -98,3 +98,21 @@ def test_sharded_parameters_of_lower_precision_are_those_of_such_a_module(name: 
     assert_close(y.float(), wanted.float())
     y.float().square().sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+# torch warns of views that are given back, and of its own linear layers, whose random numbers it draws on a CPU
+@of_kinds({name: make for name, make in LAYERS.items() if name not in ("flat population", "ELMNetworkClassifier")})
+def test_sharded_modules_from_meta_are_drawn_anew(name: str, alone: None) -> None:
+    """As FSDP2 has it: shards of nothing, then memory, then numbers."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with torch.device("meta"):
+        module: Any = LAYERS[name]()
+    module = fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+    module.to_empty(device="cpu")
+    for parameter in module.parameters():
+        parameter.detach().fill_(torch.nan)
+    module.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+    assert all(bool(parameter.full_tensor().isfinite().all()) for parameter in module.parameters())
+    assert bool(run(name, module).isfinite().all())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from elm_neuro import pretrained
+from elm_neuro import ALIF, pretrained
 from elm_neuro.datasets import KnownNeuron, cut_sweeps, make_ephys, read_sweeps
-from elm_neuro.training import explained_temporal_variance, fit_neuron
+from elm_neuro.training import NeuronFit, explained_temporal_variance, fit_neuron
 from elm_neuro.training.ephys._metrics import smoothed
 
 pytest.importorskip("h5py")
@@ -92,3 +93,41 @@ def test_recordings_that_cannot_be_fitted_are_refused() -> None:
         fit_neuron(current[:, :90], spikes, step_ms=0.1)
     with pytest.raises(ValueError, match="num_candidates must be at least 20 and num_rounds at least 1, got 10 and 30"):
         fit_neuron(current, spikes, step_ms=0.1, num_candidates=10)
+    for step_ms in (0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"step_ms must be a time above 0 ms, got {step_ms}"):
+            fit_neuron(current, spikes, step_ms=step_ms)
+    counts: list[dict[str, Any]] = [{"num_candidates": 50.0}, {"num_rounds": 2.0}, {"num_rounds": True}]
+    for count in counts:
+        with pytest.raises(TypeError, match=f"{next(iter(count))} must be an integer, got "):
+            fit_neuron(current, spikes, step_ms=0.1, **count)
+    for value in (math.nan, math.inf, -1.0):
+        spikes[1, 1, 7] = value
+        with pytest.raises(ValueError, match="spikes must be finite and not negative"):
+            fit_neuron(current, spikes, step_ms=0.1)
+
+
+def test_a_current_of_no_steps_causes_no_spikes() -> None:
+    fit = NeuronFit(ALIF(1, 1), 100.0, 0.0)
+    for shape in ((2, 0), (0, 5), (0,)):
+        assert fit.spikes(np.zeros(shape)).shape == shape
+    with pytest.raises(ValueError, match=r"current must have shape \(..., num_steps\), got the number 3.0"):
+        fit.spikes(3.0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 40])
+@pytest.mark.parametrize("sigma", [0.3, 9.0, 1e4])
+def test_a_gaussian_wider_than_the_train_is_cut_at_the_train(num_steps: int, sigma: float) -> None:
+    train = np.random.default_rng(3).random(num_steps) < 0.4
+    reach = math.ceil(4 * sigma)
+    total = math.fsum(math.exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1))
+    for t, found in enumerate(smoothed(train, sigma)):
+        near = [k for k in range(num_steps) if train[k] and abs(t - k) <= reach]
+        wanted = math.fsum(math.exp(-0.5 * ((t - k) / sigma) ** 2) for k in near) / total
+        assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_train_meets_no_more_of_a_gaussian_than_it_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, convolve = [], np.convolve
+    monkeypatch.setattr(np, "convolve", lambda row, kernel: (sizes.append(kernel.size), convolve(row, kernel))[1])
+    smoothed(np.ones((2, 40)), 1e5)
+    assert sizes == [79, 79]

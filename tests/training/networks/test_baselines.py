@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from elm_neuro import ELM, LIF, BranchELM, SpikeEvents
-from elm_neuro.training import LeakyReadout, LSTMClassifier, RecurrentLIFClassifier, num_parameters
+from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikeEvents
+from elm_neuro.training import (
+    ALIFNetwork,
+    LeakyReadout,
+    LIFNetwork,
+    LSTMClassifier,
+    NormalisedReadout,
+    RecurrentLIFClassifier,
+    ResidualStack,
+    TokenClassifier,
+    TwoTowers,
+    num_parameters,
+)
 
 
 def frames(batch: int = 3, num_steps: int = 12, channels: int = 30) -> torch.Tensor:
@@ -124,3 +136,37 @@ def test_what_does_not_fit_is_refused() -> None:
         RecurrentLIFClassifier(LIF(3, 2), output_size=2)
     with pytest.raises(ValueError, match=r"readout must be one of \['last', 'mean', 'sum'\], got 'max'"):
         LeakyReadout(3, 2, delta_t=1.0, tau_v=1.0, readout="max")
+
+
+@pytest.mark.parametrize("time", [-20.0, 0.0, math.nan, math.inf])
+def test_the_time_constant_of_a_readout_is_above_0(time: float) -> None:
+    recurrent = LIF(3, 3, recurrent=True)
+    cases: list[tuple[str, Any]] = [
+        ("tau_readout", lambda: ALIFNetwork(ALIF(3, 3), ALIF(3, 3), output_size=2, tau_readout=time)),
+        ("tau_readout", lambda: LIFNetwork(LIF(3, 3), recurrent, output_size=2, tau_readout=time)),
+        ("tau_readout", lambda: RecurrentLIFClassifier(recurrent, output_size=2, tau_readout=time)),
+        ("tau_v", lambda: LeakyReadout(3, 2, delta_t=1.0, tau_v=time)),
+        ("delta_t", lambda: LeakyReadout(3, 2, delta_t=time, tau_v=9.0)),
+    ]
+    for name, make in cases:
+        with pytest.raises(ValueError, match=f"{name} must be a time above 0 ms, got {time}"):
+            make()
+    with pytest.raises(ValueError, match=r"tau_v must give a decay per step of at most 0\.999, got 2000\.0 ms"):
+        LeakyReadout(3, 2, delta_t=1.0, tau_v=2000.0)
+
+
+def test_sizes_of_networks_are_at_least_1() -> None:
+    tower, times = TokenClassifier(ELM(5, 3, num_memory=2)), {"delta_t": 1.0, "tau_v": 9.0}
+    cases: list[tuple[str, Any]] = [
+        ("input_size", lambda: LeakyReadout(0, 2, **times)),
+        ("output_size", lambda: LeakyReadout(3, 0, **times)),
+        ("output_size", lambda: ALIFNetwork(ALIF(3, 3), ALIF(3, 3), output_size=0)),
+        ("num_classes", lambda: TwoTowers(tower, num_classes=0)),
+        ("num_classes", lambda: NormalisedReadout(tower, num_classes=0)),
+        ("hidden_size", lambda: NormalisedReadout(tower, hidden_size=0)),
+        ("num_tokens", lambda: ResidualStack([ELM(5, 10, num_memory=2)], num_tokens=0, num_classes=2)),
+        ("num_classes", lambda: ResidualStack([ELM(5, 10, num_memory=2)], num_tokens=4, num_classes=0)),
+    ]
+    for name, make in cases:
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            make()

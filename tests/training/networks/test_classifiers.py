@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elm_neuro import ALIF, ELM, LIF, BranchELM, SpikeEvents
+from elm_neuro import ALIF, ELM, LIF, ALIFCell, BranchELM, ELMCell, SpikeEvents
 from elm_neuro.training import ALIFNetwork, LeakyReadout, LIFNetwork, SequenceClassifier, SpikingNetwork, num_parameters
 
 
@@ -93,6 +93,10 @@ def test_what_does_not_fit_is_refused() -> None:
         SequenceClassifier(ELM(3, 2), readout="max")
     with pytest.raises(ValueError, match="neuron must be a single one"):
         SequenceClassifier(ELM(3, 2, num_neuron=4))
+    with pytest.raises(ValueError, match="neuron must take sequences, got ELMCell, which takes one step"):
+        SequenceClassifier(ELMCell(3, 2))
+    with pytest.raises(ValueError, match="hidden must take sequences, got ALIFCell, which takes one step"):
+        SpikingNetwork(ALIFCell(4, 3), ELM(3, 2))
     with pytest.raises(ValueError, match="neuron must have input_size 5 to read hidden, got 3"):
         SpikingNetwork(LIF(4, 5), ELM(3, 2))
     with pytest.raises(ValueError, match=r"neuron must have the delta_t of hidden, 10.0 ms, got 1.0 ms"):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from elm_neuro import ELM, LIF, BranchELM
+from elm_neuro import ELM, LIF, BranchELM, ELMCell
 from elm_neuro.training import NormalisedReadout, ResidualStack, TokenClassifier, TokenLSTM, TwoTowers, num_parameters
 
 SIZES = {  # inputs, outputs, ELM, Chrono-LSTM; about 100K, Text 200K and Retrieval 150K in the paper
@@ -142,6 +142,10 @@ def test_what_does_not_fit_is_refused() -> None:
         TokenClassifier(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="neuron must be a single one"):
         TokenClassifier(ELM(5, 3, 4, num_neuron=2))
+    with pytest.raises(ValueError, match="neuron must take sequences, got ELMCell, which takes one step"):
+        TokenClassifier(ELMCell(5, 3))
+    with pytest.raises(ValueError, match=r"layers.0 must take sequences, got ELMCell, which takes one step"):
+        ResidualStack([ELMCell(6, 12)], num_tokens=5, num_classes=3)
     with pytest.raises(ValueError, match="layers must hold at least one layer, got none"):
         ResidualStack([], num_tokens=5, num_classes=3)
     with pytest.raises(
