@@ -301,11 +301,11 @@ def test_norse_faces_spike_alike(tmp_path: Path, form: str) -> None:
 
 
 def test_a_model_of_which_no_spike_can_be_compared_is_refused(tmp_path: Path) -> None:
-    """A readout that is exactly its threshold: rounding decides."""
+    """A readout so near its threshold that rounding decides."""
     neuron = SpikingELM(ELM(3, 1, num_memory=2), threshold=0.0)
     with torch.no_grad():
         neuron.core.cell.w_y.weight.zero_()
-        neuron.core.cell.w_y.bias.zero_()
+        neuron.core.cell.w_y.bias.fill_(1e-6)
     with pytest.raises(
         export.ExportError, match=r"y must be compared at 10 steps or more, got 0 of \d+: at the others"
     ):
@@ -315,6 +315,9 @@ def test_a_model_of_which_no_spike_can_be_compared_is_refused(tmp_path: Path) ->
     report = export.to_onnx(neuron, tmp_path / "neuron.onnx")
     assert report.num_undecided == 0
     assert report.compared["y"] == report.num_steps > 0
+    with torch.no_grad():
+        neuron.core.cell.w_y.bias.zero_()  # which no rounding moves
+    assert export.to_onnx(neuron, tmp_path / "neuron.onnx").num_undecided == 0
 
 
 def test_the_report_says_how_much_was_compared_and_which_layers_were_silent(tmp_path: Path) -> None:
