@@ -271,7 +271,7 @@ def test_an_adaptive_lif_names_states_and_input_that_are_not_finite(call: str) -
     with pytest.raises(ValueError, match=r"state\.a must be finite, got 1 of 6 that are not"):
         run(x, state)
     with pytest.raises(ValueError, match="x must be finite, got nan at index"):
-        run(x.masked_fill(x > 0.5, NAN))
+        run(x.index_fill(2, torch.tensor(1), NAN))
     with torch.no_grad():
         layer.cell.b[0] = math.inf  # type: ignore[index]  # it is clamped
     assert run(x)[0].isfinite().all()
