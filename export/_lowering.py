@@ -77,7 +77,7 @@ class Trace(Scoped):
         if distance.numel():
             away = distance.detach().abs()
             if away.dtype == torch.float64:
-                away = away.masked_fill(away == 0.0, torch.inf)
+                away = away.masked_fill(away == 0.0, torch.finfo(away.dtype).max)  # seen, and far from any rounding
             self.margin = torch.minimum(self.margin, away.flatten(2).amin(-1).double().cpu())
         name = self.scoped("").rstrip(".")
         self.num_spikes[name] = self.num_spikes.get(name, 0) + int((distance > 0).sum())

@@ -391,8 +391,8 @@ class BoundNeuron:
         self.x = onnxruntime.OrtValue.ortvalue_from_numpy(x, "cuda", neuron.device) if on_device else x
         # onnxruntime copies inputs that lie elsewhere than it computes when they are bound, not when it runs
         there = ("cuda", neuron.device) if neuron.providers[0] in (CUDA, TENSORRT) else ("cpu", 0)
-        on_cpu = neuron.providers[0] == SHORT["cpu"]
-        self._elsewhere = not (on_device or on_cpu) and _place(self.x, neuron.device)[:2] != there
+        known = neuron.providers[0] in SHORT.values()
+        self._elsewhere = not on_device and (not known or _place(self.x, neuron.device)[:2] != there)
         if neuron.cuda_graph and self._elsewhere:
             raise ValueError(f"x must be on cuda:{neuron.device} for cuda_graph, got a tensor on {x.device}")
         lead = (batch,) if step else (batch, steps) if time else (steps, batch)

@@ -70,3 +70,14 @@ class ToyLayer(nn.Module):
             state = after
             outputs.append(y_t)
         return torch.stack(outputs, 1) if outputs else x.new_zeros(len(x), 0, self.output_size), state
+
+
+def spikes_in(*shape: int) -> torch.Tensor:
+    return torch.poisson(torch.full(shape, 0.7), generator=torch.Generator().manual_seed(1))
+
+
+def filtered(toy: ToyLayer, x: torch.Tensor) -> torch.Tensor:
+    """Its output over time in closed form: u_t = sum_k kappa^(t - k) W x_k."""
+    age = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+    kernel = torch.where(age >= 0, toy.kappa ** age.clamp(min=0).double(), 0.0).float()
+    return torch.einsum("tk,bki,oi->bto", kernel, x, toy.linear.weight)

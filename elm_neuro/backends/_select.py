@@ -168,7 +168,7 @@ def offer(operator: str, backend: Backend) -> Offer:
         What withdraws it again.
 
     Raises:
-        TypeError: `backend` does not derive from the operator's class.
+        TypeError: `backend` does not derive from the operator's class, or its name is no string.
         ValueError: there is no such operator, or it has a backend of that name.
 
     >>> from elm_neuro import backends
@@ -181,6 +181,8 @@ def offer(operator: str, backend: Backend) -> Offer:
     of = _operator(operator)
     if not isinstance(backend, of.kind):
         raise TypeError(f'a backend of "{operator}" must derive from {of.kind.__name__}, got {type(backend).__name__}')
+    if not isinstance(backend.name, str):
+        raise TypeError(f"name of a backend must be a string, got {backend.name!r}")
     with _changing:
         if backend.name == "auto" or of.named(backend.name) is not None:
             raise ValueError(f'name of a backend must be new to "{operator}" and not "auto", got {backend.name!r}')

@@ -136,18 +136,9 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             routing: the index tensor; needed where the configuration's routing is "index".
             run_time: `backend`, `recompute_every` and `sparse_input`, as in the constructor.
 
-        >>> ELM.from_config(ELMConfig(input_size=4, output_size=1, num_memory=2))
-        ELM(
-          backend='...'
-          (cell): ELMCell(
-            4, 1, num_memory=2
-            (mlp): ModuleList(
-              (0): Affine(6, 4)
-              (1): Affine(4, 2)
-            )
-            (w_y): Affine(2, 1)
-          )
-        )
+        >>> branched = BranchELM(12, 1, 2, num_branch=3, num_synapse_per_branch=8)
+        >>> type(ELM.from_config(branched.config)).__name__
+        'BranchELM'
         """
         own = ELM if config.num_branch is None else BranchELM
         kind = own if cls in (ELM, BranchELM) else cls

@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from elm_neuro import ELM, BranchELM
+from elm_neuro import ELM
+from tests.export.branched import neuron, written
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 export = pytest.importorskip("elm_neuro.export", exc_type=ImportError)
 OnnxNeuron = pytest.importorskip("elm_neuro.export.onnx_neuron", exc_type=ImportError).OnnxNeuron
-
-
-def neuron() -> BranchELM:
-    torch.manual_seed(0)
-    return BranchELM(6, 2, num_memory=3, num_branch=3, num_synapse_per_branch=4)
-
-
-def written(path: Path) -> Path:
-    export.to_onnx(neuron(), path, verify=False)
-    return path
 
 
 def changed(path: Path, key: str, **values: Any) -> None:
@@ -91,7 +81,7 @@ def test_a_model_must_say_what_its_readouts_are(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_of_others_are_refused(tmp_path: Path, key: str, value: str) -> None:
-    model = onnx.load(str(written(tmp_path / "neuron.onnx")))
+    model = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
     next(entry for entry in model.metadata_props if entry.key == f"elm_neuro.{key}").value = value
     onnx.save(model, str(tmp_path / "neuron.onnx"))
     with pytest.raises(ValueError, match=r"path must be a model of elm_neuro\.export, got .*neuron\.onnx"):
@@ -100,7 +90,7 @@ def test_metadata_of_others_are_refused(tmp_path: Path, key: str, value: str) ->
 
 @pytest.mark.parametrize(("kind", "size"), [("INT64", 3), ("FLOAT", "any"), ("FLOAT", 2**40), ("DOUBLE", 3)])
 def test_states_of_others_are_refused(tmp_path: Path, kind: str, size: int | str) -> None:
-    whole = onnx.load(str(written(tmp_path / "neuron.onnx")))
+    whole = onnx.load(str(written(tmp_path / "neuron.onnx", "step")))
     element = getattr(onnx.TensorProto, kind)
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 6])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 6])

@@ -42,6 +42,10 @@ class ALIFNetwork(nn.Module):
         self.readout = LeakyReadout(
             second.output_size, output_size, delta_t=second.delta_t, tau_v=tau_readout, readout="sum"
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The readout's bias as at the start; the layers draw themselves."""
         nn.init.zeros_(self.readout.linear.bias)
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:

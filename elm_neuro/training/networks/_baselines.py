@@ -81,8 +81,12 @@ class LSTMClassifier(nn.Module):
         self.recurrent_dropout, self.timescales, self.delta_t = recurrent_dropout, timescales, float(delta_t)
         self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
         self.readout = nn.Linear(hidden_size, output_size)
-        if timescales is not None:
-            self._chrono(*timescales)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The gates' bias as at the start where there are timescales; the parts draw themselves."""
+        if self.timescales is not None:
+            self._chrono(*self.timescales)
 
     @property
     def required_delta_t(self) -> float | None:
@@ -165,12 +169,16 @@ class RecurrentLIFClassifier(nn.Module):
         if hidden.cell.w_rec is None:
             raise ValueError("hidden must be a layer with recurrent=True, got one without recurrent weights")
         check_time_constant("tau_readout", tau_readout, hidden.delta_t)
-        bound = 1.0 / math.sqrt(hidden.output_size)
-        nn.init.uniform_(hidden.cell.w_rec, -bound, bound)
         self.hidden = hidden
+        self.reset_parameters()
         self.readout = LeakyReadout(
             hidden.output_size, output_size, delta_t=hidden.delta_t, tau_v=tau_readout, readout="last"
         )
+
+    def reset_parameters(self) -> None:
+        """The recurrent weights drawn as at the start; the other ones draw themselves."""
+        bound = 1.0 / math.sqrt(self.hidden.output_size)
+        nn.init.uniform_(self.hidden.cell.w_rec, -bound, bound)  # type: ignore[arg-type]  # it has them
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
         spikes, _ = self.hidden(x)

@@ -181,7 +181,12 @@ class LeakyReadout(nn.Module):
         check_time_constant("tau_v", tau_v, delta_t)
         self.readout = readout
         self.linear = nn.Linear(input_size, output_size)
-        self.beta = nn.Parameter(torch.full((output_size,), math.exp(-delta_t / tau_v)))
+        self.beta_init = math.exp(-delta_t / tau_v)
+        self.beta = nn.Parameter(torch.full((output_size,), self.beta_init))
+
+    def reset_parameters(self) -> None:
+        """The decay as at the start; the linear part draws itself."""
+        nn.init.constant_(self.beta, self.beta_init)
 
     def forward(self, spikes: Tensor) -> Tensor:
         num_steps = spikes.shape[1]
@@ -223,9 +228,13 @@ class LIFNetwork(nn.Module):
         if recurrent.cell.w_rec is None:
             raise ValueError("recurrent must be a layer with recurrent=True, got one without recurrent weights")
         check_time_constant("tau_readout", tau_readout, recurrent.delta_t)
-        nn.init.zeros_(recurrent.cell.w_rec)
         self.hidden, self.recurrent = hidden, recurrent
         self.readout = LeakyReadout(recurrent.output_size, output_size, delta_t=recurrent.delta_t, tau_v=tau_readout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The recurrent weights as at the start; the layers draw themselves."""
+        nn.init.zeros_(self.recurrent.cell.w_rec)  # type: ignore[arg-type]  # it has them
 
     @classmethod
     def matching(

@@ -77,10 +77,16 @@ class LIFRegression(nn.Module):
         for name, value in (("tau_v", tau_v), ("slope", slope)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
-        self.weight = nn.Parameter(torch.zeros(1, input_size))
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.beta_logit = nn.Parameter(torch.logit(torch.tensor(math.exp(-1.0 / tau_v))))
-        self.slope = slope
+        self.weight = nn.Parameter(torch.empty(1, input_size))
+        self.bias, self.beta_logit = nn.Parameter(torch.empty(())), nn.Parameter(torch.empty(()))
+        self.tau_v_init, self.slope = tau_v, slope
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Everything as at the start, where nothing is drawn."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        nn.init.constant_(self.beta_logit, float(torch.logit(torch.tensor(math.exp(-1.0 / self.tau_v_init)))))
 
     def forward(self, x: Tensor | SpikeEvents) -> Tensor:
         current = (project(x, self.weight) if isinstance(x, SpikeEvents) else x @ self.weight.mT).squeeze(

@@ -11,10 +11,12 @@ from elm_neuro.training import (
     ALIFNetwork,
     LeakyReadout,
     LIFNetwork,
+    LIFRegression,
     LSTMClassifier,
     NormalisedReadout,
     RecurrentLIFClassifier,
     ResidualStack,
+    SequenceClassifier,
     TokenClassifier,
     TwoTowers,
     num_parameters,
@@ -170,3 +172,30 @@ def test_sizes_of_networks_are_at_least_1() -> None:
     for name, make in cases:
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             make()
+
+
+NETWORKS: dict[str, Any] = {
+    "LIF": lambda: LIFNetwork(LIF(30, 6), LIF(6, 6, recurrent=True), output_size=4),
+    "ALIF": lambda: ALIFNetwork(ALIF(30, 6, recurrent=True), ALIF(6, 6, recurrent=True), output_size=4),
+    "recurrent LIF": lambda: RecurrentLIFClassifier(LIF(30, 6, recurrent=True), output_size=4),
+    "LSTM": lambda: LSTMClassifier(30, 4, 6),
+    "Chrono-LSTM": lambda: LSTMClassifier(30, 4, 6, timescales=(1.0, 50.0)),
+    "ELM": lambda: SequenceClassifier(ELM(30, 4, num_memory=5)),
+    "regression": lambda: LIFRegression(30),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_loop_over_all_modules_draws_a_network_as_the_constructor_does(name: str) -> None:
+    network, *others = (NETWORKS[name]() for _ in range(3))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    network.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+    for key, parameter in network.named_parameters():
+        one, two = (other.get_parameter(key) for other in others)
+        if torch.equal(one, two):  # which nobody draws
+            assert torch.equal(parameter, one), key
+        else:  # drawn, from as wide a range
+            assert not torch.equal(parameter, one), key
+            assert 0.2 < float(parameter.detach().abs().max() / one.detach().abs().max()) < 5.0, key
