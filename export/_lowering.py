@@ -25,6 +25,30 @@ from elm_neuro.export._nodes import ExportError, Scoped, Value
 Shape = tuple[int, ...]
 
 
+class Watch:
+    """How far above its threshold each layer inside a module is, step by step, by the layer's place in it."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[Tensor]] = {}  # of each (batch, all of a step)
+        self._now: dict[str, list[Tensor]] = {}
+
+    def on(self, place: str, surrogate: Any) -> Any:
+        """The surrogate of a part there, noting what it is called on."""
+
+        def call(distance: Tensor) -> Tensor:
+            self._now.setdefault(place, []).append(distance.detach().flatten(1))
+            spikes: Tensor = surrogate(distance)
+            return spikes
+
+        return call
+
+    def step(self) -> None:
+        """All since the last call was one step."""
+        for place, distances in self._now.items():
+            self.steps.setdefault(place, []).append(torch.cat(distances, dim=1))
+        self._now = {}
+
+
 class Trace(Scoped):
     """States of a run in torch, and how near its spikes came to their thresholds.
 
@@ -83,28 +107,22 @@ class Trace(Scoped):
         self.num_spikes[name] = self.num_spikes.get(name, 0) + int((distance > 0).sum())
 
     @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[list[Tensor]]:
-        """Collect what the surrogates inside `module`, its attributes of that name, are called on."""
-        seen: list[Tensor] = []
-
-        def watched(surrogate: Any) -> Any:
-            def call(distance: Tensor) -> Tensor:
-                seen.append(distance.detach())
-                spikes: Tensor = surrogate(distance)
-                return spikes
-
-            return call
-
-        owners = [part for part in module.modules() if callable(getattr(part, "surrogate", None))]
-        before = [vars(part).copy() for part in owners]
-        for part in owners:  # past setattr, which keeps what was a module a module
-            vars(part)["surrogate"] = watched(part.surrogate)
+    def watching(self, module: nn.Module) -> Iterator[Watch]:
+        """Note what the surrogates inside `module`, its attributes of that name, are called on."""
+        watch = Watch()
+        owners = {name: part for name, part in module.named_modules() if callable(getattr(part, "surrogate", None))}
+        before = [vars(part).copy() for part in owners.values()]
+        for name, part in owners.items():  # past setattr, which keeps what was a module a module
+            vars(part)["surrogate"] = watch.on(name.rpartition(".")[0], part.surrogate)
         try:
-            yield seen
+            yield watch
         finally:
-            for part, attributes in zip(owners, before, strict=True):
+            for part, attributes in zip(owners.values(), before, strict=True):
                 del vars(part)["surrogate"]
                 vars(part).update({name: value for name, value in attributes.items() if name == "surrogate"})
+        for place, distances in watch.steps.items():
+            with self.scope(place):
+                self.fired(torch.stack(distances, dim=1))
 
 
 class Lowering:
@@ -136,15 +154,26 @@ class Lowering:
             outputs.append(y_t)
         return torch.stack(outputs, dim=1), state
 
+    def before(self, module: Any, batch: int, trace: Trace) -> Any:
+        """The module's state before the first step: what the model carries of it, and zeros."""
+        return trace.before(module.initial_state(batch))
+
+    def keep(self, module: Any, after: Any, trace: Trace, *, margin: Tensor | None = None) -> None:
+        """What the model carries of the module's state after the last step; `margin` as :meth:`Trace.keep` has it."""
+        trace.keep(margin=margin, **after._asdict())
+
+    def extras(self, module: Any, states: list[Any], trace: Trace, *, margin: Tensor) -> None:
+        """Further outputs of :meth:`lower`, from the module's states after each step."""
+
     def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
         """The module itself in torch over a sequence, from and to the states of `trace`."""
-        state = trace.before(module.initial_state(x.shape[0]))
+        state = self.before(module, x.shape[0], trace)
         if trace.watched:
             y, states = self.step_by_step(module, x, state, trace)
             state = states[-1]
         else:
             y, state = self.call(module, x, state)
-        trace.keep(**state._asdict())
+        self.keep(module, state, trace)
         return y
 
     def describe(self, module: Any) -> dict[str, Any]:
@@ -153,17 +182,13 @@ class Lowering:
 
     def step_by_step(self, module: Any, x: Tensor, state: Any, trace: Trace) -> tuple[Tensor, list[Any]]:
         """What the layer gives, its states after each step, and in `trace` how near its spikes were."""
-        outputs, states, distances = [], [], []
-        with trace.watching(module) as seen:
+        outputs, states = [], []
+        with trace.watching(module) as watch:
             for x_t in x.split(1, dim=1):
-                seen.clear()
                 y_t, state = self.call(module, x_t, state)
                 outputs.append(y_t)
                 states.append(state)
-                if seen:
-                    distances.append(torch.cat([part.reshape(x.shape[0], -1) for part in seen], dim=1))
-        if distances:
-            trace.fired(torch.stack(distances, dim=1))
+                watch.step()
         return torch.cat(outputs, dim=1), states
 
 

@@ -55,6 +55,9 @@ class _BatchFirst(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
 
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.named_modules(*args, **kwargs)
+
     def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         own = self.face.core.initial_state(x.shape[0])  # with spiking=False the face carries a threshold's states too
         after: Any = type(own)(*state, *own[len(state) :])

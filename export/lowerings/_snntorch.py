@@ -48,28 +48,30 @@ class _Face(Lowering):
 
     def run(self, module: Any, x: Tensor, trace: Trace) -> Tensor:
         core, margin, emits = module.core, trace.margin, emits_spikes(module.core)
-        scope = "" if emits else core_scope(core)
+        lowering, scope = lowering_of(core, "core"), "" if emits else core_scope(core)
         with trace.scope(scope):
-            inner = trace.before(core.initial_state(x.shape[0]))
+            inner = lowering.before(core, x.shape[0], trace)
         states = tuple(inner[place] for place in module._order)
         if not emits:
             states = (*states, trace.get("mem", x.shape[0], *module.output_shape, like=inner[0]))
-        spikes, distances, membranes = [], [], []
-        with trace.watching(module) as seen:
+        spikes, after = [], []
+        with trace.watching(core) as watch:
             for x_t in x.unbind(1):
-                seen.clear()
                 spikes_t, states = self.step(module, x_t, states)
                 spikes.append(spikes_t.to(x.dtype))
-                membranes.append(states[-1])
-                distances.append(seen[-1] if emits and seen else states[-1] - module.threshold)
-        trace.fired(torch.stack(distances, dim=1))
-        after = dict(zip(inner._fields, module._core_state(states), strict=True))
+                after.append(states)
+                watch.step()
+        of_core = [type(inner)(*module._core_state(states)) for states in after]
         with trace.scope(scope):  # spikes of a threshold do not come back to the layer before it
-            trace.keep(margin=None if emits else margin, **after)
-        if not emits:
+            lowering.keep(core, of_core[-1], trace, margin=None if emits else margin)
+        if emits:
+            lowering.extras(core, of_core, trace, margin=trace.margin)
+        else:
+            membranes = torch.stack([states[-1] for states in after], dim=1)
+            trace.fired(membranes - module.threshold)
             trace.keep(mem=states[-1])
             free = module.reset_mechanism == "none"
-            trace.extra("v", torch.stack(membranes, dim=1), margin=margin if free else trace.margin)
+            trace.extra("v", membranes, margin=margin if free else trace.margin)
         return torch.stack(spikes, dim=1)
 
 

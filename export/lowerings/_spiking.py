@@ -42,24 +42,36 @@ class _SpikingELM(Lowering):
             y = lowering_of(module.core, "core").lower(graph, module.core, x)
         return fire(graph, y, output.threshold, output.graded_factor, reset=output.reset, state="s")
 
+    def before(self, module: SpikingELM, batch: int, trace: Trace) -> Any:
+        zeros, core = module.initial_state(batch), module.core
+        with trace.scope(core_scope(core)):
+            inner = lowering_of(core, "core").before(core, batch, trace)
+        own = [trace.get(name, *part.shape, like=part) for name, part in zip("vs", zeros[-2:], strict=True)]
+        return type(zeros)(*inner, *own)
+
+    def keep(self, module: SpikingELM, after: Any, trace: Trace, *, margin: Tensor | None = None) -> None:
+        self._keep_core(module.core, after, trace, margin)
+        trace.keep(margin=margin, s=after.s)
+
+    def _keep_core(self, core: Any, after: Any, trace: Trace, margin: Tensor | None) -> None:
+        with trace.scope(core_scope(core)):
+            lowering_of(core, "core").keep(core, core.state_type(*after[:-2]), trace, margin=margin)
+
+    def extras(self, module: SpikingELM, states: list[Any], trace: Trace, *, margin: Tensor) -> None:
+        trace.extra("v", torch.stack([state.v for state in states], dim=1), margin=margin)
+
     def run(self, module: SpikingELM, x: Tensor, trace: Trace) -> Tensor:
-        core = core_scope(module.core)
-        zeros = module.initial_state(x.shape[0])
-        with trace.scope(core):
-            inner = trace.before(module.core.initial_state(x.shape[0]))
-        before = type(zeros)(
-            *inner, *(trace.get(name, *zeros[i].shape, like=zeros[i]) for name, i in (("v", -2), ("s", -1)))
-        )
+        before = self.before(module, x.shape[0], trace)
         y, margin = None, trace.margin
         if not trace.watched:
             y, after = self.call(module, x, before)
         stepped, states = self.step_by_step(module, x, before, trace)
         y, after = (stepped, states[-1]) if y is None else (y, after)
-        with trace.scope(core):  # spikes do not come back to it
-            trace.keep(margin=margin, **dict(zip(inner._fields, after, strict=False)))
+        if emits_spikes(module.core):  # some that were counted are its own
+            margin = trace.margin
+        self._keep_core(module.core, after, trace, margin)  # those of the threshold do not come back to it
         trace.keep(s=after.s)
-        readouts = torch.stack([state.v for state in states], dim=1)
-        trace.extra("v", readouts, margin=margin if module.output.reset == "none" else trace.margin)
+        self.extras(module, states, trace, margin=margin if module.output.reset == "none" else trace.margin)
         return y
 
 

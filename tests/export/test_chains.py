@@ -88,3 +88,86 @@ def test_a_module_that_keeps_one_state_for_two_places_is_refused(tmp_path: Path)
         export.ExportError, match="3 must be a module of its own, got that of 1: it keeps one state for both"
     ):
         export.to_onnx(net, tmp_path / "net.onnx")
+
+
+def fires(layer: Any) -> Any:
+    """LIF neurons that fire often."""
+    nn.init.uniform_(layer.cell.weight, 0.0, 2.0)
+    return layer
+
+
+def face(library: str, kind: str, core: Any) -> Any:
+    return getattr(pytest.importorskip(f"elm_neuro.adapters.{library}", exc_type=ImportError), kind)(core)
+
+
+# networks and the names of their states in a model
+AGAIN: dict[str, tuple[Any, str]] = {
+    "LIF twice": (
+        lambda: SpikingELM(SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=0.5), threshold=0.5),
+        "core.core.s core.core.v",
+    ),
+    "ELM twice": (
+        lambda: SpikingELM(SpikingELM(ELM(4, 3, num_memory=3), threshold=0.02, reset="zero"), threshold=0.5),
+        "core.b core.m core.s",
+    ),
+    "ALIF thrice": (
+        lambda: SpikingELM(
+            SpikingELM(SpikingELM(fires(ALIF(4, 3, latency=2.0)), threshold=0.5), threshold=0.3, reset="subtract"),
+            threshold=0.2,
+            reset="zero",
+        ),
+        "core.core.core.a core.core.core.s core.core.core.v core.s s",
+    ),
+    "cell of an ELM": (lambda: face("snntorch", "Cell", SpikingELM(ELM(4, 3, num_memory=3), threshold=0.02)), "b m"),
+    "cell of an ALIF twice": (
+        lambda: face(
+            "snntorch",
+            "Cell",
+            SpikingELM(SpikingELM(fires(ALIF(4, 3, latency=1.0)), threshold=0.5), threshold=0.5, reset="subtract"),
+        ),
+        "core.core.a core.core.s core.core.v s",
+    ),
+    "snnTorch": (
+        lambda: face("snntorch", "Layer", SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=0.5)),
+        "core.s core.v",
+    ),
+    "norse": (
+        lambda: face("norse", "Layer", SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=0.4, reset="subtract")),
+        "core.s core.v s",
+    ),
+    "chain": (
+        lambda: nn.Sequential(
+            SpikingELM(SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=0.5), threshold=0.5), ELM(3, 2, num_memory=2)
+        ),
+        "0.core.core.s 0.core.core.v 1.b 1.m",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_spikes_is_made_to_spike_again(tmp_path: Path, name: str, form: str) -> None:
+    """Each threshold's states have names of their own, however deep, and faces of other libraries carry them."""
+    torch.manual_seed(0)
+    make, names = AGAIN[name]
+    net, x = make(), (torch.rand(3, 12, 4) < 0.5).float()
+    layer = net if isinstance(net, (SpikingELM, nn.Sequential)) else net.core
+    with torch.no_grad():
+        expected = in_turn(net, x) if isinstance(net, nn.Sequential) else layer(x)[0]
+    assert bool(expected.any())
+    report = written(net, tmp_path / "net.onnx", form, 12)
+    assert not report.silent
+    found = spikes_of(tmp_path / "net.onnx", x)
+    torch.testing.assert_close(found["y"], expected, rtol=0.0, atol=1e-5)
+    assert {name for name in found if name.endswith("_next")} == {f"{name}_next" for name in names.split()}
+
+
+def test_a_threshold_that_is_never_reached_is_named_beside_what_it_stands_behind(tmp_path: Path) -> None:
+    net = nn.Sequential(
+        SpikingELM(SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=0.5), threshold=2.0), nn.Linear(3, 2)
+    )
+    assert written(net, tmp_path / "net.onnx", "step", 12).silent == ("0",)
+    net = nn.Sequential(
+        SpikingELM(SpikingELM(fires(LIF(4, 3, latency=1.0)), threshold=1.0), threshold=0.5), nn.Linear(3, 2)
+    )
+    assert written(net, tmp_path / "net.onnx", "step", 12).silent == ("0.core", "0")

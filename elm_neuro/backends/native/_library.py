@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -206,6 +208,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.elm_isa.restype = ctypes.c_char_p
     library.elm_lend.argtypes, library.elm_lend.restype = (pointer,), None
     library.elm_advise.argtypes, library.elm_advise.restype = (pointer, word), None
+    library.elm_room.argtypes, library.elm_room.restype = (word,), pointer
+    library.elm_free.argtypes, library.elm_free.restype = (pointer,), None
     library.elm_size_of.argtypes, library.elm_size_of.restype = (ctypes.c_char_p,), word
     library.elm_padded.argtypes, library.elm_padded.restype = (word, word), word
     for name in ("tile", "chunk"):
@@ -287,11 +291,41 @@ def alif_chunk() -> int:
 def large(like: Tensor, size: int, dtype: torch.dtype | None = None) -> Tensor:
     """`size` entries, uninitialised, in large pages where the system gives them on request: a fault a small page
     costs more than its use.
+
+    What is so large that glibc would give it back to the system, and take it cleared again in every pass, starts on a
+    large page, and the last one that was freed is kept for the next pass that asks for as much.
     """
+    dtype = like.dtype if dtype is None else dtype
+    nbytes = size * dtype.itemsize
+    if nbytes > FREED_BYTES and (start := _kept_room(nbytes) or library().elm_room(nbytes)):
+        room = (ctypes.c_char * nbytes).from_address(start)
+        freed = weakref.finalize(room, _keep_room, nbytes, start)  # once no tensor holds the room
+        freed.atexit = False  # some may still hold it then
+        return torch.frombuffer(room, dtype=dtype)
     buffer = like.new_empty(size, dtype=dtype)
     if buffer.nbytes >= LARGE_BYTES:
         library().elm_advise(buffer.data_ptr(), buffer.nbytes)
     return buffer
+
+
+_kept: list[tuple[int, int]] = []  # bytes and start of a freed buffer, one at most
+
+
+def _kept_room(nbytes: int) -> int | None:
+    """Where the freed buffer starts that is kept, if it has this size; one of another size goes back to the system."""
+    with contextlib.suppress(IndexError):  # another thread has it
+        kept_bytes, start = _kept.pop()
+        if kept_bytes == nbytes:
+            return start
+        library().elm_free(start)
+    return None
+
+
+def _keep_room(nbytes: int, start: int) -> None:
+    _kept.append((nbytes, start))
+    with contextlib.suppress(IndexError):
+        while len(_kept) > 1:
+            library().elm_free(_kept.pop(0)[1])
 
 
 def threads_for(work: float, most: int | None = None) -> int:

@@ -23,9 +23,9 @@ template <class R> ELM_INLINE const R *alif_fed_back(const ElmAlif &a, const Ali
 template <class R>
 static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const AlifLayer<R> &w, i64 sample) {
     const i64 length = alif_length<R>(a, sample), np = s.np;
-    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifArrivals<R>::bytes(a, s, sample));
+    Arena arena((size_t)(s.rows + s.chunk) * np * sizeof(R) + AlifOwn<R>::bytes(a, s));
     if (!arena.base) return 1;
-    const AlifArrivals<R> arrivals(a, s, sample, arena);
+    const AlifOwn<R> own(a, s, sample, arena);
     R *state = arena.take<R>(s.rows * np);
     R *v = state, *ad = state + np, *rest = state + 2 * np;  // the first rows in either gradient
     R *current = arena.take<R>(s.chunk * np);
@@ -40,19 +40,19 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
                 rest[j] = R(k);
             }
     }
-    for (i64 t = 0; arrivals.own && t < s.history; t++) arrivals.note(s, t, alif_fed_back(a, s, sample, t));
+    for (i64 t = 0; own.words && t < s.history; t++) own.note(s, t, alif_fed_back(a, s, sample, t));
     R *spikes = (R *)a.spikes + sample * a.spikes_batch;
     for (i64 start = 0; start < length; start += s.chunk) {
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         if (a.saved && start % s.stretch == 0)
             std::memcpy(s.start(a, sample, start / s.stretch), state, s.rows * np * sizeof(R));
-        alif_arriving(AlifChunk<R>{a, s, w, arrivals, sample, start, count, current});
+        alif_arriving(AlifChunk<R>{a, s, w, own, sample, start, count, current});
         if (a.blocks)
             alif_blocks_forward(a, s, w, start, count, current, state, spikes);
         else
             alif_loop_forward(a, s, w, start, count, current, state, spikes);
-        for (i64 t = start; arrivals.own && t < start + count; t++)
-            arrivals.note(s, t + s.history, spikes + t * a.spikes_time);
+        for (i64 t = start; own.words && t < start + count; t++)
+            own.note(s, t + s.history, spikes + t * a.spikes_time);
     }
     if (a.blocks) alif_blocks_end<R>(s, state);
     for (i64 t = length; t < a.num_steps; t++) std::memset(spikes + t * a.spikes_time, 0, s.n * sizeof(R));
@@ -77,9 +77,9 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
     const bool fed_back = AlifLayer<R>::fed_back(a);
     const i64 kept = fed_back || a.grad_s_last ? length + s.history : 0;
     const size_t room = (size_t)(ELM_ALIF_BLOCK_ROWS + s.stretch + kept) * np * sizeof(R);
-    Arena arena(room + AlifArrivals<R>::bytes(a, s, sample));
+    Arena arena(room + AlifOwn<R>::bytes(a, s));
     if (!arena.base) return 1;
-    const AlifArrivals<R> arrivals(a, s, sample, arena);
+    const AlifOwn<R> own(a, s, sample, arena);
     // gradients carried from a stretch to the one before it: of the membrane, of the adaptation, then what blocks add
     R *carry = arena.take<R>(ELM_ALIF_BLOCK_ROWS * np);
     R *dv = carry, *da = carry + np;
@@ -97,8 +97,8 @@ static i64 alif_backward_sample(const ElmAlif &a, const AlifShape<R> &s, const A
         const i64 count = length - start < s.stretch ? length - start : s.stretch;
         const R *state = s.start(a, sample, start / s.stretch), *of_chunk = grad ? grad + start * a.grad_time : nullptr;
         const R *further = extra ? extra + (start + s.history) * np : nullptr;
-        const AlifChunk<R> chunk = {a, s, w, arrivals, sample, start, count, d_current};
-        if (start) alif_prefetch(AlifChunk<R>{a, s, w, arrivals, sample, start - s.stretch, s.stretch, nullptr});
+        const AlifChunk<R> chunk = {a, s, w, own, sample, start, count, d_current};
+        if (start) alif_prefetch(AlifChunk<R>{a, s, w, own, sample, start - s.stretch, s.stretch, nullptr});
         alif_arriving(chunk);
         for (i64 c = 0; a.blocks && c < s.n; c += W)
             alif_blocks_backward(a, s, w, sum, slope, state, of_chunk, further, start, count, length, c, carry,

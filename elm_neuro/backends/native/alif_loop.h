@@ -7,35 +7,41 @@ namespace ELM_ISA {
 
 // A layer's constants for a vector of neurons.
 template <class R> struct AlifConstants {
-    Vector<R> beta, p, b, past;  // past: steps from a spike to the next input
-    bool adaptive;
+    Vector<R> beta, p, b, latency;
+    bool adaptive, rests;  // rests: a spike leaves at least one step without input
     ELM_INLINE_MEMBER AlifConstants(const ElmAlif &a, const AlifLayer<R> &w, i64 c)
         : beta(load(w.beta + c)),
           p(load(w.p + c)),
           b(load(w.b + c)),
-          past(all<R>(R(a.latency + 1))),
-          adaptive(a.b != nullptr) {}
+          latency(all<R>(R(a.latency))),
+          adaptive(a.b != nullptr),
+          rests(a.latency > 0) {}
 };
 
-// A neuron's steps through a chunk. `until`: the first step of the chunk in which it is not at rest.
+// A neuron's steps through a chunk. What follows from a spike is chosen where it is used: of all that a step computes
+// only two choices and a comparison wait for the spike of the step before.
 template <class R> struct AlifLane {
-    Vector<R> v, a, until;
+    Vector<R> m, a, until;  // membrane before its reset; until: the first step not at rest, but for the last spike
+    Mask<R> fired;          // in the step before
     ELM_INLINE_MEMBER AlifLane(const R *rows, i64 np, i64 c)
-        : v(load(rows + c)), a(load(rows + np + c)), until(load(rows + 2 * np + c)) {}
-    ELM_INLINE_MEMBER void keep(R *rows, i64 np, i64 c, i64 count) const {
-        const Vector<R> zero = {}, rest = until - all<R>(R(count));
-        store(rows + c, v), store(rows + np + c, a), store(rows + 2 * np + c, rest > zero ? rest : zero);
+        : m(load(rows + c)), a(load(rows + np + c)), until(load(rows + 2 * np + c)), fired() {}
+    ELM_INLINE_MEMBER void keep(const AlifConstants<R> &w, R *rows, i64 np, i64 c, i64 count) const {
+        const Vector<R> zero = {}, rest = where(fired, w.latency, until - all<R>(R(count)));
+        store(rows + c, membrane()), store(rows + np + c, a), store(rows + 2 * np + c, rest > zero ? rest : zero);
     }
-    // Step `now`, whose `current` comes unmasked. Returns the membrane before the reset.
-    ELM_INLINE_MEMBER Vector<R> run(const AlifConstants<R> &w, Vector<R> now, Vector<R> current, Mask<R> resting,
-                                    Vector<R> &distance, Mask<R> &fires) {
-        const Vector<R> zero = {}, one = all<R>(R(1)), membrane = w.beta * v + where(resting, zero, current);
-        distance = membrane - (w.adaptive ? w.b * a + one : one);
-        fires = above(distance, zero);
-        v = where(fires, zero, membrane);
-        if (w.adaptive) a = w.p * a + where(fires, one, zero);
-        until = where(fires, now + w.past, until);
-        return membrane;
+    ELM_INLINE_MEMBER Vector<R> membrane() const { return where(fired, Vector<R>{}, m); }
+    // Step `now`, whose `current` comes unmasked. Returns the threshold.
+    ELM_INLINE_MEMBER Vector<R> run(const AlifConstants<R> &w, Vector<R> now, Vector<R> current, Mask<R> &resting) {
+        const Vector<R> zero = {}, one = all<R>(R(1));
+        resting = above(until, now);
+        current = where(resting, zero, current);
+        m = where(fired, w.rests ? zero : current, w.beta * m + current);
+        if (w.rests) resting |= fired;
+        until = where(fired, now + w.latency, until);
+        const Vector<R> threshold = w.adaptive ? w.b * a + one : one;
+        fired = above(m, threshold);
+        if (w.adaptive) a = where(fired, w.p * a + one, w.p * a);
+        return threshold;
     }
 };
 
@@ -50,17 +56,17 @@ static void alif_loop_forward(const ElmAlif &a, const AlifShape<R> &s, const Ali
         const i64 d = c + W < np ? c + W : c;  // where there is one only, it is run twice and written once
         AlifLane<R> x(state, np, c), y(state, np, d);
         const AlifConstants<R> of_x(a, w, c), of_y(a, w, d);
-        Vector<R> now = zero, distance;
+        Vector<R> now = zero;
+        Mask<R> resting;
         for (i64 t = 0; t < count; t++, now += one) {
-            Mask<R> x_fires, y_fires;
-            x.run(of_x, now, load(current + t * np + c), above(x.until, now), distance, x_fires);
-            y.run(of_y, now, load(current + t * np + d), above(y.until, now), distance, y_fires);
+            x.run(of_x, now, load(current + t * np + c), resting);
+            y.run(of_y, now, load(current + t * np + d), resting);
             R *to = spikes + (start + t) * a.spikes_time;
-            store_upto(to + c, where(x_fires, one, zero), s.n - c);
-            if (d > c && d < s.n) store_upto(to + d, where(y_fires, one, zero), s.n - d);
+            store_upto(to + c, where(x.fired, one, zero), s.n - c);
+            if (d > c && d < s.n) store_upto(to + d, where(y.fired, one, zero), s.n - d);
         }
-        x.keep(state, np, c, count);
-        if (d > c) y.keep(state, np, d, count);
+        x.keep(of_x, state, np, c, count);
+        if (d > c) y.keep(of_y, state, np, d, count);
     }
 }
 
@@ -109,7 +115,7 @@ ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, cons
     const bool through_reset = !a.detach_reset;
     const AlifConstants<R> of[2] = {{a, w, c}, {a, w, d}};
     AlifLane<R> lane[2] = {{start, np, c}, {start, np, d}};
-    R distances[ELM_ALIF_STRETCH * NV * W], slopes[ELM_ALIF_STRETCH * NV * W];
+    R slopes[ELM_ALIF_STRETCH * NV * W];  // at the distances from the threshold, which they take the place of
     struct {
         Vector<R> before, adaptation;
         Mask<R> resting, fires;
@@ -119,14 +125,14 @@ ELM_INLINE void alif_loop_backward(const ElmAlif &a, const AlifShape<R> &s, cons
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) {
             auto &step = steps[t][v];
-            Vector<R> distance;
             R *at = current + t * np + c + v * W;
-            step.before = lane[v].v, step.adaptation = lane[v].a, step.resting = above(lane[v].until, now);
-            const Vector<R> membrane = lane[v].run(of[v], now, load(at), step.resting, distance, step.fires);
-            if (through_reset) store(at, membrane);
-            store(distances + (t * NV + v) * W, distance);
+            step.before = lane[v].membrane(), step.adaptation = lane[v].a;
+            const Vector<R> threshold = lane[v].run(of[v], now, load(at), step.resting);
+            step.fires = lane[v].fired;
+            if (through_reset) store(at, lane[v].m);
+            store(slopes + (t * NV + v) * W, lane[v].m - threshold);
         }
-    slope(distances, slopes, count * NV);
+    slope(slopes, slopes, count * NV);
     AlifBack<R> back[2] = {{sum, carry, np, c}, {sum, carry, np, d}};
     for (i64 t = count - 1; t >= 0; t--)
 #pragma GCC unroll 2

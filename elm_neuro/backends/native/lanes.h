@@ -123,6 +123,9 @@ template <> struct MaskOf<double> {
 template <class R> using Mask = typename MaskOf<R>::type;
 ELM_INLINE Mask<float> above(Vector<float> x, Vector<float> y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
 ELM_INLINE Mask<double> above(Vector<double> x, Vector<double> y) { return _mm512_cmp_pd_mask(x, y, _CMP_GT_OQ); }
+ELM_INLINE Mask<float> differs(Vector<float> x, Vector<float> y) { return _mm512_cmp_ps_mask(x, y, _CMP_NEQ_UQ); }
+ELM_INLINE Mask<double> differs(Vector<double> x, Vector<double> y) { return _mm512_cmp_pd_mask(x, y, _CMP_NEQ_UQ); }
+template <class M> ELM_INLINE bool any(M mask) { return mask != 0; }
 ELM_INLINE Vector<float> where(Mask<float> mask, Vector<float> yes, Vector<float> no) {
     return (Vector<float>)_mm512_mask_mov_ps(no, mask, yes);
 }
@@ -132,6 +135,13 @@ ELM_INLINE Vector<double> where(Mask<double> mask, Vector<double> yes, Vector<do
 #else
 template <class R> using Mask = decltype(Vector<R>{} > Vector<R>{});
 template <class V> ELM_INLINE auto above(V x, V y) { return x > y; }
+template <class V> ELM_INLINE auto differs(V x, V y) { return x != y; }
+template <class M> ELM_INLINE bool any(M mask) {
+    uint64_t words[sizeof mask / 8], all = 0;
+    __builtin_memcpy(words, &mask, sizeof mask);
+    for (uint64_t word : words) all |= word;
+    return all != 0;
+}
 template <class M, class V> ELM_INLINE V where(M mask, V yes, V no) { return mask ? yes : no; }
 #endif
 
@@ -215,7 +225,7 @@ ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {  // ove
     }
 }
 #else
-constexpr i64 BEYOND = 0;
+constexpr i64 BEYOND = 4;
 ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
     i64 count = 0;
     for (; bits; bits &= bits - 1) to[count++] = first + __builtin_ctzll(bits);
@@ -226,9 +236,19 @@ ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {
 }
 #endif
 
+// The same where few are expected: the first four without a branch.
+ELM_INLINE i64 list_few_bits(uint64_t bits, int32_t first, int32_t *to) {
+    constexpr uint64_t last = (uint64_t)1 << 63;  // so that there is a bit to look for
+    const i64 count = __builtin_popcountll(bits);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++, bits &= bits - 1) to[k] = first + __builtin_ctzll(bits | last);
+    if (bits) list_bits(bits, first, to + 4);
+    return count;
+}
+
 // Have these bytes brought near while something else is computed.
 ELM_INLINE void prefetch(const void *from, i64 bytes) {
-    for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 2);
+    for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 3);
 }
 
 // One row between an unpadded array and a padded one; the padding is neither read nor written.
@@ -295,10 +315,23 @@ ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     __builtin_memcpy(&scale, &k, sizeof scale);
     return p * scale;
 }
-// 2^-q of 0 <= q <= 125, in less than exp: what is subtracted is whole, and goes into the exponent as it is.
-ELM_INLINE Vector<float> halved(Vector<float> q) {
+// 2^x of -125 <= x <= 0, in less than exp: what is subtracted is whole, and goes into the exponent as it is.
+#if defined(__AVX512DQ__)
+// Here the polynomial is fitted on [0, 1], and to take the whole number below x off, or into the exponent, is one
+// instruction each.
+ELM_INLINE Vector<float> power_of_two(Vector<float> x) {
+    const Vector<float> r = (Vector<float>)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+    Vector<float> p = r * 1.8671307e-3f + 9.01702896e-3f;
+    p = p * r + 5.57999141e-2f;
+    p = p * r + 2.4016445e-1f;
+    p = p * r + 6.93151312e-1f;
+    p = p * r + 1.0f;
+    return (Vector<float>)_mm512_scalef_ps((__m512)p, (__m512)x);  // NaN stays NaN
+}
+#else
+ELM_INLINE Vector<float> power_of_two(Vector<float> x) {
     typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
-    const Vector<float> shifted = 12582912.0f - q, r = (12582912.0f - shifted) - q;
+    const Vector<float> shifted = x + 12582912.0f, r = x - (shifted - 12582912.0f);
     Vector<float> p = r * 1.32647272e-3f + 9.67151264e-3f;
     p = p * r + 5.55073374e-2f;
     p = p * r + 2.40222421e-1f;
@@ -310,6 +343,7 @@ ELM_INLINE Vector<float> halved(Vector<float> q) {
     __builtin_memcpy(&p, &bits, sizeof p);
     return p;
 }
+#endif
 ELM_INLINE Vector<float> sigmoid_of(Vector<float> x) { return 1.0f / (1.0f + exp_of(-x)); }
 
 template <class R> ELM_INLINE Vector<R> activated(Vector<R> z, bool silu) {

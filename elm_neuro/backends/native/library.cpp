@@ -274,6 +274,16 @@ void elm_advise(void *start, int64_t bytes) {
 #endif
 }
 
+// Memory of whole large pages, to be given back to elm_free; null where there is none.
+void *elm_room(int64_t bytes) {
+    const size_t page = 1 << 21, whole = ((size_t)bytes + page - 1) / page * page;
+    void *start = nullptr;
+    if (posix_memalign(&start, page, whole)) return nullptr;
+    elm_advise(start, (int64_t)whole);
+    return start;
+}
+void elm_free(void *start) { free(start); }
+
 // The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t)
 // value.
 #define ELM_DISCOUNT(R, name)                                                                                        \

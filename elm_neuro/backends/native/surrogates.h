@@ -25,7 +25,7 @@ template <class R> struct Slope {
                 of_side_scale = 0.7071067811865476 / wide, of_side_factor = h * peak / wide;
                 if (sizeof(R) == sizeof(float) && setting[2] >= 5.0 && of_mean >= 1e-6 && wide <= 1e6) {
                     surrogate = WIDE_SIDES;
-                    of_scale *= of_scale * 1.4426950408889634, of_side_scale *= of_side_scale * 1.4426950408889634;
+                    of_scale *= of_scale * -1.4426950408889634, of_side_scale *= of_side_scale * -1.4426950408889634;
                     of_side_factor *= 2.0 * std::exp(-0.5 / (setting[2] * setting[2]));
                     ratio = of_mean * of_mean / (wide * wide * wide * wide);
                 }
@@ -35,7 +35,7 @@ template <class R> struct Slope {
         }
         scale = all<R>(R(of_scale)), factor = all<R>(R(of_factor)), mean = all<R>(R(of_mean));
         side_scale = all<R>(R(of_side_scale)), side_factor = all<R>(R(of_side_factor));
-        most = all<R>(R(125.0 / of_side_scale)), terms[0] = all<R>(R(ratio / 2.0 * of_side_factor));
+        most = all<R>(R(-125.0 / of_side_scale)), terms[0] = all<R>(R(ratio / 2.0 * of_side_factor));
         terms[1] = all<R>(R(ratio * ratio / 24.0 * of_side_factor));
     }
 
@@ -87,9 +87,9 @@ private:
             const Vector<R> sides = bell((x - mean) * side_scale) + bell((x + mean) * side_scale);
             return bell(x * scale) * factor - sides * side_factor;
         } else if constexpr (KIND == WIDE_SIDES && sizeof(R) == sizeof(float)) {
-            const Vector<R> limit = all<R>(R(125)), far = x * x, squared = far > most ? most : far;
-            const Vector<R> sides = (terms[1] * squared + terms[0]) * squared + side_factor, q = squared * scale;
-            return halved(q > limit ? limit : q) * factor - halved(squared * side_scale) * sides;
+            const Vector<R> least = all<R>(R(-125)), far = x * x, squared = far > most ? most : far;
+            const Vector<R> sides = (terms[1] * squared + terms[0]) * squared + side_factor, middle = squared * scale;
+            return power_of_two(middle < least ? least : middle) * factor - power_of_two(squared * side_scale) * sides;
         } else {  // k sigmoid(k x) (1 - sigmoid(k x))
             const Vector<R> s = sigmoid_of(x * scale);
             return s * (one - s) * factor;

@@ -75,6 +75,60 @@ print(worst)
 
 
 @native
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+def test_a_large_buffer_is_a_tensor_like_any_other_and_given_back() -> None:
+    code = """
+import copy, gc, io, os, threading, torch
+from elm_neuro.backends.native import _library
+def resident():
+    gc.collect()
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) / 1024
+size, before = 5 * (_library.FREED_BYTES // 20 + 1001), resident()
+for _ in range(20):
+    _library.large(torch.empty(0), size).fill_(1.0)
+some = [_library.large(torch.empty(0), size).fill_(1.0) for _ in range(5)]
+assert len({room.data_ptr() for room in some}) == 5
+del some
+assert resident() < before + 40, "more than one buffer stays when nothing holds them"
+for bigger in range(1, 10):
+    _library.large(torch.empty(0), size + bigger).fill_(1.0)
+assert resident() < before + 40, "one of another size stays beside the last"
+room = _library.large(torch.empty(0), size)
+assert room.shape == (size,) and room.dtype == torch.float32 and room.data_ptr() % 2**21 == 0
+assert room.untyped_storage().nbytes() == 4 * size, "no more than was asked for is saved or sent"
+assert _library.large(room, size, torch.int64).dtype == torch.int64
+view = room.normal_().view(-1, 5)[:, 1:].t()
+del room
+_library.large(torch.empty(0), size)[:1] = 0.0  # whatever was kept
+assert resident() > before + 30, "a view holds its buffer"
+file = io.BytesIO()
+torch.save(view, file)
+file.seek(0)
+assert torch.load(file).equal(view) and copy.deepcopy(view).equal(view)
+child = os.fork()
+if child == 0:
+    view.zero_()
+    os._exit(0)
+os.waitpid(child, 0)
+assert view.any(), "what a child writes is the child's"
+try:
+    _library.large(torch.empty(0), 2**58)
+except RuntimeError as error:
+    assert "memory" in str(error)
+def work():
+    for _ in range(300):
+        assert _library.large(torch.empty(0), size)[:3].fill_(2.0).sum() == 6.0
+now = resident()
+threads = [threading.Thread(target=work) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert resident() < now + 40
+print(float(view.shape[0]))
+"""
+    assert float(run_python(code, OMP_NUM_THREADS="1")) == 4.0
+
+
+@native
 @pytest.mark.parametrize("name", ["baseline", pytest.param("avx2", marks=pytest.mark.slow)])
 def test_every_instruction_set_equals_the_reference(name: str) -> None:
     code = "import json, torch; from elm_neuro import backends; from tests.backends import native_cases as t"
