@@ -46,6 +46,7 @@ static i64 alif_forward_sample(const ElmAlif &a, const AlifShape<R> &s, const Al
         const i64 count = length - start < s.chunk ? length - start : s.chunk;
         if (a.saved && start % s.stretch == 0)
             std::memcpy(s.start(a, sample, start / s.stretch), state, s.rows * np * sizeof(R));
+        for (i64 t = start; t < start + count; t++) prefetch_to_write(spikes + t * a.spikes_time, s.n * sizeof(R));
         alif_arriving(AlifChunk<R>{a, s, w, own, sample, start, count, current});
         if (a.blocks)
             alif_blocks_forward(a, s, w, start, count, current, state, spikes);

@@ -251,6 +251,11 @@ ELM_INLINE void prefetch(const void *from, i64 bytes) {
     for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at, 0, 3);
 }
 
+// The same of what will be written: memory that was used before is read first otherwise, and the writing waits for it.
+ELM_INLINE void prefetch_to_write(void *to, i64 bytes) {
+    for (i64 at = 0; at < bytes; at += 64) __builtin_prefetch((char *)to + at, 1, 3);
+}
+
 // One row between an unpadded array and a padded one; the padding is neither read nor written.
 template <class R> ELM_INLINE void copy_row(R *to, const R *from, i64 size) {
     constexpr int W = Lanes<R>::W;
