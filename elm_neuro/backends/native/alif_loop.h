@@ -18,8 +18,8 @@ template <class R> struct AlifConstants {
           rests(a.latency > 0) {}
 };
 
-// A neuron's steps through a chunk. What follows from a spike is chosen where it is used: of all that a step computes
-// only two choices and a comparison wait for the spike of the step before.
+// A neuron's steps through a chunk. What follows from a spike is chosen where it is used, both cases being computed
+// before: of a step only the choices, the threshold and its comparison wait for the spike of the step before.
 template <class R> struct AlifLane {
     Vector<R> m, a, until;  // membrane before its reset; until: the first step not at rest, but for the last spike
     Mask<R> fired;          // in the step before
