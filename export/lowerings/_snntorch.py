@@ -61,14 +61,15 @@ class _Face(Lowering):
                 spikes.append(spikes_t.to(x.dtype))
                 after.append(states)
                 watch.step()
+        membranes = torch.stack([states[-1] for states in after], dim=1)
+        if not emits or not watch.steps:  # a layer of one's own may have no surrogate to watch
+            trace.fired(membranes - module.threshold)
         of_core = [type(inner)(*module._core_state(states)) for states in after]
         with trace.scope(scope):  # spikes of a threshold do not come back to the layer before it
             lowering.keep(core, of_core[-1], trace, margin=None if emits else margin)
         if emits:
             lowering.extras(core, of_core, trace, margin=trace.margin)
         else:
-            membranes = torch.stack([states[-1] for states in after], dim=1)
-            trace.fired(membranes - module.threshold)
             trace.keep(mem=states[-1])
             free = module.reset_mechanism == "none"
             trace.extra("v", membranes, margin=margin if free else trace.margin)
