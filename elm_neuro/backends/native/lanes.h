@@ -218,21 +218,12 @@ ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
     }
     return count;
 }
-ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {  // overwrites as list_bits does
-    for (i64 k = 0; k < count; k += 16) {
-        const i64 left = count - k < 16 ? count - k : 16;
-        _mm512_storeu_si512(to + k, _mm512_maskz_loadu_epi32((__mmask16)((1u << left) - 1), from + k));
-    }
-}
 #else
-constexpr i64 BEYOND = 4;
+constexpr i64 BEYOND = 4;  // by list_few_bits
 ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
     i64 count = 0;
     for (; bits; bits &= bits - 1) to[count++] = first + __builtin_ctzll(bits);
     return count;
-}
-ELM_INLINE void copy_list(int32_t *to, const int32_t *from, i64 count) {
-    std::memcpy(to, from, count * sizeof(int32_t));
 }
 #endif
 
