@@ -278,7 +278,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             return
         # what was read last has gone through the memory and all that reads it
         if lengths is None and (last_only or y.shape[1]):
-            total = (y if last_only else y.select(1, -1)).detach().sum()
+            total = (y.detach() if last_only else y.detach().select(1, -1)).sum()
         else:
             params = learned.params
             total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()

@@ -147,7 +147,7 @@ def test_workers_end_at_once_where_the_block_fails() -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from elm_neuro.datasets._processes import worker_pool
 from elm_neuro.datasets.lra import ListOpsSettings, _pathfinder_blocks, make_listops, make_pathfinder
 
@@ -156,6 +156,7 @@ def report(done, total):
         print(done, flush=True)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background has it ignored
     if sys.argv[1] == "pathfinder":
         _pathfinder_blocks.BLOCK = 2
         make_pathfinder(sys.argv[2], 2000, num_workers=2, progress=report)
@@ -180,9 +181,12 @@ if __name__ == "__main__":
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, kind: str, how: signal.Signals) -> None:
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     arguments = [sys.executable, str(tmp_path / "script.py"), kind, str(tmp_path / "out")]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    process.stdout.readline()  # the workers are at work
-    process.send_signal(how)  # to this process alone, as Ctrl-C in a terminal is not
-    process.communicate(timeout=30)  # until nobody has its output open any more
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the workers are at work
+        process.send_signal(how)  # to this process alone, as Ctrl-C in a terminal is not
+        try:
+            process.communicate(timeout=30)  # until nobody has its output open any more
+        finally:
+            process.kill()
     assert process.returncode in (-how, 1)

@@ -68,7 +68,8 @@ class Inputs(NamedTuple):
     def laid_out(self) -> Inputs:
         """As the kernels read them: themselves where all lie so."""
         constants, differentiated = self.flat()
-        if self.first is not None and all(map(_lies, (*constants, *differentiated))):
+        others = [one for one in (*constants, *differentiated) if one is not None and not one.is_contiguous()]
+        if self.first is not None and not others:
             return self
         operands = laid_out(self.operands)
         if self.first is None:
@@ -99,10 +100,6 @@ class Effective(NamedTuple):
 
 
 NO_EFFECTIVE = (None,) * len(Effective._fields)
-
-
-def _lies(tensor: Any) -> bool:
-    return tensor is None or tensor.is_contiguous()
 
 
 def run(operands: Operands, plan: Plan, first: FirstLayer | None = None, again: Again | None = None) -> Outputs:

@@ -206,15 +206,24 @@ template <class R> ELM_INLINE uint64_t occupied_word(const R *p, i64 left) {
 // entries of the list are overwritten: without a branch for each bit, of which every other would be guessed wrong.
 #if defined(__AVX512F__)
 constexpr i64 BEYOND = 16;
+
+// The same of the lanes of one vector, which are counted as `places` has it.
+ELM_INLINE i64 list_lanes(__mmask16 mask, __m512i places, int32_t *to) {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(mask, places));
+    return __builtin_popcount(mask);
+}
+ELM_INLINE i64 list_lanes(__mmask8 mask, __m256i places, int32_t *to) {
+    _mm256_storeu_si256((__m256i *)to, _mm256_maskz_compress_epi32(mask, places));
+    return __builtin_popcount(mask);
+}
+
 ELM_INLINE i64 list_bits(uint64_t bits, int32_t first, int32_t *to) {
-    __m512i index = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-                                                                                  12, 13, 14, 15));
+    __m512i places = _mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                                                   12, 13, 14, 15));
     i64 count = 0;
     for (int k = 0; k < 64; k += 16) {
-        const __mmask16 mask = (__mmask16)(bits >> k);
-        _mm512_storeu_si512(to + count, _mm512_maskz_compress_epi32(mask, index));
-        count += __builtin_popcount(mask);
-        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+        count += list_lanes((__mmask16)(bits >> k), places, to + count);
+        places = _mm512_add_epi32(places, _mm512_set1_epi32(16));
     }
     return count;
 }
