@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro import LIF, SpikingELM
-from tests.toy_layer import ToyLayer
+from tests.toy_layer import ToyLayer, ToyState
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -101,6 +101,52 @@ def test_it_is_exported_in_a_network(tmp_path: Path, toy: ToyLayer, x: Tensor, f
     with torch.no_grad():
         expected = net[2](net[1](net[0](x)[0])[0])
     torch.testing.assert_close(through(tmp_path / "net.onnx", x), expected)
+
+
+class Firing(ToyLayer):
+    """The same, which fires where u is above 1; there is no surrogate whose calls could be watched."""
+
+    emits_spikes = True
+
+    def step(self, x_t: Tensor, state: ToyState) -> tuple[Tensor, ToyState]:
+        u, after = super().step(x_t, state)
+        return (u > 1.0).to(u.dtype), after
+
+
+class FiringLowering(ToyLowering):
+    def lower(self, graph: Any, module: ToyLayer, x: Any) -> Any:
+        u = super().lower(graph, module, x)
+        return replace(u, name=graph.above(u.name, graph.constant("threshold", torch.tensor(1.0))), spikes=True)
+
+
+@pytest.mark.parametrize("kind", [None, "Cell", "Layer"])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_that_spikes_by_itself_is_exported_alone_and_in_the_face_for_snntorch(
+    tmp_path: Path, x: Tensor, form: str, kind: str | None
+) -> None:
+    torch.manual_seed(0)
+    export.register(Firing, FiringLowering())
+    firing = Firing(INPUTS, OUTPUTS, tau=8.0)
+    module: nn.Module = firing
+    if kind is not None:
+        faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
+        module = getattr(faces, kind)(firing, init_hidden=True)
+    report = written(module, tmp_path / "firing.onnx", form)
+    assert set(report.errors) == {"y", "u_next"}
+    assert min(report.compared.values()) > 0
+    with torch.no_grad():
+        expected = firing(x)[0]
+    assert torch.equal(through(tmp_path / "firing.onnx", x), expected) and 0 < float(expected.mean()) < 1
+
+
+@pytest.mark.parametrize("kind", ["Cell", "Layer"])
+def test_one_that_never_spikes_by_itself_is_reported_silent(tmp_path: Path, kind: str) -> None:
+    export.register(Firing, FiringLowering())
+    faces = pytest.importorskip("elm_neuro.adapters.snntorch", exc_type=ImportError)
+    firing = Firing(INPUTS, OUTPUTS, tau=8.0)
+    nn.init.zeros_(firing.linear.weight)
+    report = written(getattr(faces, kind)(firing, init_hidden=True), tmp_path / "firing.onnx", "step")
+    assert report.silent == ("module",)
 
 
 @pytest.mark.parametrize("kind", ["Cell", "Layer"])
