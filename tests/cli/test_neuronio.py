@@ -19,6 +19,7 @@ from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, SpikingELM
 from elm_neuro.checkpoints import save_pretrained
 from elm_neuro.cli import main
 from elm_neuro.datasets import verify_neuronio
+from elm_neuro.training import flops_per_step
 from tests.datasets.neuronio.neuronio_files import made, write
 
 
@@ -102,6 +103,20 @@ def test_info_gives_the_parameters_of_layers_whose_flops_are_not_counted(
         (line,) = [line for line in lines if f" {name} " in line]
         assert f"{sum(parameter.numel() for parameter in layer.parameters()):,}" in line
         assert line.count("–") == 3
+
+
+def test_info_counts_the_steps_that_a_neuron_takes_in_the_time_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flops = {}
+    for delta_t in (0.5, 1.0, 10.0):
+        neuron = ELM(100, 20, num_memory=50, delta_t=delta_t)
+        save_pretrained(neuron, f"step{delta_t}")
+        assert main(["info", f"step{delta_t}"]) == 0
+        flops[delta_t] = float(capsys.readouterr().out.splitlines()[3].split("│")[4])
+    per_step = 1e-6 * flops_per_step(neuron)
+    assert flops == {delta_t: pytest.approx(500 / delta_t * per_step, abs=0.005) for delta_t in flops}
 
 
 def test_info_lists_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> None:

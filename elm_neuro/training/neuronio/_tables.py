@@ -155,14 +155,15 @@ def info_table(networks: Mapping[str, tuple[nn.Module, Published | None]]) -> Ta
         table.add_column(name, justify="left" if name == "network" else "right")
     for name, (network, published) in networks.items():
         count, per_step = num_parameters(network), counted_flops(network)
+        steps = SAMPLE_MS / getattr(network, "delta_t", 1.0)
         theirs = ["–", "–"]
         if published is not None:
-            flops = SAMPLE_MS * flops_per_step(network)
+            flops = steps * flops_per_step(network)
             theirs = [
                 f"{published.parameters:,.0f} ({100 * (published.parameters / count - 1):+.1f} %)",
                 f"{published.flops / 1e6:.2f} ({100 * (published.flops / flops - 1):+.1f} %)",
             ]
-        ours = "–" if per_step is None else f"{SAMPLE_MS * per_step / 1e6:.2f}"
+        ours = "–" if per_step is None else f"{steps * per_step / 1e6:.2f}"
         table.add_row(name, f"{count:,}", theirs[0], ours, theirs[1])
     return table
 
