@@ -28,6 +28,19 @@ def decay(tau: Tensor, delta_t: float) -> Tensor:
     return torch.exp(tau.clamp(min=TAU_FLOOR_MS).reciprocal() * -delta_t)  # what torch computes for -delta_t / tau
 
 
+def clamped(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` brought into the range, whose ends belong to it: what lies on one still learns.
+
+    ``torch.clamp`` passes a gradient there up to torch 2.13 and none from 2.14 on.
+
+    >>> x = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
+    >>> clamped(x, 0.0, 1.0).sum().backward()
+    >>> x.grad
+    tensor([0., 1., 1., 1., 0.])
+    """
+    return torch.where(x < low, low, torch.where(x > high, high, x))
+
+
 def memory_gain(
     tau_m: Tensor, delta_t: float, *, lambda_: float, variant: str, kappa_m: Tensor | None = None
 ) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from elm_neuro.functional import ALIFParameters, ALIFState
+from elm_neuro.functional._timescales import clamped
 
 
 class Ranges(NamedTuple):
@@ -28,10 +29,10 @@ class Learned(NamedTuple):
     def effective(self) -> ALIFParameters:
         """What one step works with."""
         params, ranges = self
-        beta = params.beta.clamp(*ranges.beta)
+        beta = clamped(params.beta, *ranges.beta)
         if params.b is None:
             return params._replace(beta=beta, p=beta)
-        return params._replace(beta=beta, p=params.p.abs().clamp(*ranges.p), b=params.b.abs().clamp(*ranges.b))
+        return params._replace(beta=beta, p=clamped(params.p.abs(), *ranges.p), b=clamped(params.b.abs(), *ranges.b))
 
 
 class AtRest(ALIFState):

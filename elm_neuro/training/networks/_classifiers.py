@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elm_neuro.events import SpikeEvents
+from elm_neuro.functional._timescales import clamped
 from elm_neuro.nn import ALIF, LIF, Layer, check_layer, last_output, output_shape
 from elm_neuro.nn._alif_config import BETA_RANGE, check_decay, check_time
 
@@ -191,7 +192,7 @@ class LeakyReadout(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         num_steps = spikes.shape[1]
         left = torch.arange(num_steps, 0, -1, device=spikes.device)[:, None]
-        beta = self.beta.clamp(*BETA_RANGE)
+        beta = clamped(self.beta, *BETA_RANGE)
         if self.readout == "last":
             share = (1.0 - beta) * beta ** (left - 1)  # (time, output_size)
         else:

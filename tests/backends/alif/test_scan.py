@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from elm_neuro import SpikeEvents, backends
+from elm_neuro import ALIF, SpikeEvents, backends
 from elm_neuro.functional import ALIFParameters, ALIFState, alif_step
 from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
@@ -102,3 +104,31 @@ def test_no_steps_give_no_spikes_and_the_state_back() -> None:
 def test_a_backend_that_it_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one of \['cuda', 'native', 'reference', 'torch'\], got 'gpu'"):
         backends.alif.scan(*layer(), backend="gpu")
+
+
+@pytest.mark.parametrize(
+    ("backend", "gradient"), [("reference", "loop"), *((name, kind) for name in FAST for kind in ("loop", "blocks"))]
+)
+def test_what_lies_on_an_end_of_its_range_learns_as_it_does_beside_it(backend: str, gradient: str) -> None:
+    """Whichever torch, of which ``clamp`` has had either gradient there."""
+    ends = {"beta": [0.001, 0.999, 0.999], "p": [0.999, -0.999, 0.999], "b": [0.001, 1.0, -1.0]}
+    generator = torch.Generator().manual_seed(0)
+    layer = ALIF(3, 3, latency=2.0, gradient=gradient, generator=generator, backend=backend).double()
+    with torch.no_grad():
+        layer.cell.weight.abs_().add_(0.2)
+    beside = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, values in ends.items():
+            end = torch.tensor(values, dtype=torch.float64)
+            middle = torch.tensor(0.5, dtype=torch.float64).copysign(end)
+            getattr(layer.cell, name).copy_(end)
+            getattr(beside.cell, name).copy_(end + 1e-12 * (middle - end))
+        x = 4.0 * torch.rand(2, 25, 3, dtype=torch.float64, generator=generator)
+    for one in (layer, beside):
+        spikes, after = one(x)
+        assert bool(spikes.any(1).all())
+        (spikes.cumsum(1).square().sum() + after.v.sum() + after.a.sum()).backward()
+    for name in ends:
+        found, expected = (getattr(one.cell, name).grad for one in (layer, beside))
+        assert bool((found != 0.0).all())
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
