@@ -48,6 +48,7 @@ from elm_neuro.adapters._face import (
     split_keywords,
     state_sizes,
 )
+from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import Surrogate
 from elm_neuro.nn import ALIFConfig, ALIFState, ELMConfig, SpikeOutput, SpikingELMState, output_shape
@@ -269,6 +270,7 @@ class Layer(_Face[State]):
         super().__init__(core, spiking=spiking, **output)
         self.record_states = record_states
 
+    @compilable
     def forward(self, x: Tensor | SpikeEvents, state: State | None = None) -> tuple[Tensor, State]:
         dims = self._batch_dims(x)
         before = self._joined(state, dims, x)

@@ -23,7 +23,7 @@ from elm_neuro.adapters._snntorch_patch import patch, reset, unpatch
 from elm_neuro.backends import SpikeRule
 from elm_neuro.backends.parts._lengths import cut_at
 from elm_neuro.backends.parts._plain import may_look
-from elm_neuro.backends.parts._untraced import untraced
+from elm_neuro.backends.parts._untraced import compilable, untraced
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional._spike import SURROGATES
 from elm_neuro.nn import ALIFConfig, ELMConfig
@@ -223,6 +223,7 @@ class Layer(Cell):
         if self._emits and self.output:
             raise TypeError(f"output must be left out: {type(core).__name__} gives spikes only over a sequence")
 
+    @compilable
     def forward(self, x: Tensor | SpikeEvents, lengths: Tensor | None = None) -> Any:  # type: ignore[override]  # a sequence, not a step
         batch = self._batch_of(x, lengths)
         states = self._states_before(batch, (None,) * len(self.state_names))

@@ -15,6 +15,7 @@ from elm_neuro.backends._select import choose
 from elm_neuro.backends.alif._learned import AtRest, Learned, Ranges
 from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.backends.parts._shapes import check_operands
+from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ALIFParameters, ALIFState, FastSigmoid, Surrogate, alif_step
 from elm_neuro.nn._alif_config import (
@@ -301,6 +302,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
         stepped: tuple[Tensor, ALIFState] = self.cell(x_t, state)
         return stepped
 
+    @compilable
     def forward(
         self, x: Tensor | SpikeEvents, state: ALIFState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ALIFState]:

@@ -13,6 +13,7 @@ from elm_neuro.backends.elm import check_recompute_every, check_sparse_input
 from elm_neuro.backends.elm._learned import Learned
 from elm_neuro.backends.parts._lengths import cut_at, last_or_zeros
 from elm_neuro.backends.parts._plain import may_look
+from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory_update, zero_state
 from elm_neuro.functional._elm import linear
@@ -181,6 +182,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         stepped: tuple[Tensor, ELMState] = self.cell(x_t, state)
         return stepped
 
+    @compilable
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
@@ -205,6 +207,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         y = as_stored(y, like_of(cell))
         return (y if config.batch_first else y.transpose(0, 1)), after
 
+    @compilable
     def forward_spiking(
         self,
         x: Tensor | SpikeEvents,

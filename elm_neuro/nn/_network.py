@@ -14,6 +14,7 @@ from elm_neuro.backends._select import choose
 from elm_neuro.backends.network import NetworkRecord
 from elm_neuro.backends.parts._lengths import without_padding
 from elm_neuro.backends.parts._plain import may_look
+from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import NetworkState, Surrogate, network_step
 from elm_neuro.functional._spike import SurrogateStep
@@ -191,6 +192,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
         y_t, _, after = network_step(x_t, before, params, rule, of_neurons)
         return as_stored(y_t, self.bias), after
 
+    @compilable
     def forward(
         self,
         x: Tensor | SpikeEvents,

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
 from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
@@ -243,12 +244,14 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
             spikes = output.grade(s)
         return as_stored(spikes, output.threshold), self.state_type(*inner, v, s)
 
+    @compilable
     def forward(self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         if self.is_cell:
             return self._step_with_lengths(self.step, x, state, lengths)
         spikes, _, after = self._sequence(x, state, lengths, last_readout=True)
         return spikes, after
 
+    @compilable
     def forward_with_readout(
         self, x: Tensor | SpikeEvents, state: Any = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:

@@ -198,7 +198,8 @@ class OrtValueOnTheCpu(onnxruntime.OrtValue):  # type: ignore[misc]
     @staticmethod
     def ortvalue_from_numpy(array: Any, device: str = "cpu", number: int = 0) -> Any:
         assert (device, number) == ("cuda", 1)
-        return OrtValueOnTheCpu(onnxruntime.OrtValue.ortvalue_from_numpy(array)._ortvalue)
+        # older releases hold no reference to the memory that they share
+        return OrtValueOnTheCpu(onnxruntime.OrtValue.ortvalue_from_numpy(array)._ortvalue, array)
 
     @staticmethod
     def ortvalue_from_shape_and_type(shape: Any, kind: Any, device: str = "cpu", number: int = 0) -> Any:

@@ -231,7 +231,8 @@ def _misfit(x: Shape, kappa_m: Shape, routing: Shape | None, num_layer: int, sha
         (*of, w_y[-2]), *((*of, out, size) for size, out in pairwise(sizes)), *((*of, out) for out in sizes[1:]),
         (x[0], *of, num_branch), (x[0], *kappa_m),
     ]  # fmt: skip
-    for name, rule, shape in zip(_names(num_layer), rules, shapes, strict=False):
+    seen = len(shapes)  # without a state two fewer than there are rules; torch 2.9 compiles no zip of unlike lengths
+    for name, rule, shape in zip(_names(num_layer)[:seen], rules[:seen], shapes, strict=True):
         if shape != rule:
             return f"{name} must have shape {tuple(rule)}, got {tuple(shape)}"
     return None

@@ -31,6 +31,16 @@ def untraced(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+# torch.compile of older releases does not know what layers are written in: types joined by "|", fields of dataclasses,
+# zips of unlike lengths, and more
+COMPILES = tuple([int(part) for part in torch.__version__.split(".")[:2]]) >= (2, 13)
+
+
+def compilable(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which compiled code looks into where its torch can; with an older one it runs as it is."""
+    return function if COMPILES else untraced(function)
+
+
 def constant(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, whose result compiled code keeps, of arguments that are no tensors.
 

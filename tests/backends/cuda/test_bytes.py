@@ -10,6 +10,7 @@ import torch
 from elm_neuro import ELM, BranchELM, ELMState, SpikingELM
 from elm_neuro.backends.cuda import _bytes
 from elm_neuro.backends.elm import _cuda
+from tests.backends.compiled import looked_into
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import everything
 from tests.tolerances import assert_close
@@ -200,6 +201,7 @@ def test_autocast_and_spikes_take_them_too(fake_driver: FakeDriver) -> None:
     assert_close(spiking(x)[0], spiking(x.float())[0])
 
 
+@looked_into
 def test_compiled_code_takes_them_without_a_graph_break(fake_driver: FakeDriver) -> None:
     from elm_neuro import backends
 

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elm_neuro import ELM, SpikeEvents
 from elm_neuro.backends.elm._cuda_plan import plan
+from elm_neuro.backends.parts._untraced import COMPILES
 from elm_neuro.nn import _elm
 from tests.backends.cuda.fake_driver import FakeDriver
 
@@ -26,6 +27,7 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(not COMPILES, reason="what older releases of torch are asked for is counted otherwise by them")
 @pytest.mark.parametrize(("events", "most"), [(False, 28), (True, 26)])
 def test_a_pass_asks_little_of_torch(
     fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, events: bool, most: int

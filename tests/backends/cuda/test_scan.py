@@ -19,6 +19,7 @@ from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _pla
 from elm_neuro.backends.elm import _cuda_plan, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.backends.parts import _shapes
+from tests.backends.compiled import looked_into
 from tests.backends.cuda.fake_driver import FakeDriver
 from tests.backends.equal_cases import cases, everything
 from tests.tolerances import assert_close
@@ -298,6 +299,7 @@ def test_effective_parameters_of_a_neuron_that_learns_no_time_constants(fake_dri
     assert_close(cell._proto_w_s.grad, torch.ones_like(cell._proto_w_s))  # type: ignore[arg-type]
 
 
+@looked_into
 def test_compiled_code_has_no_graph_break(fake_driver: FakeDriver) -> None:
     torch.manual_seed(0)
     neuron = ELM(7, 2, num_memory=3, backend="cuda")

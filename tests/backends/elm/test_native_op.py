@@ -14,6 +14,7 @@ import torch
 
 from elm_neuro import ELM
 from elm_neuro.backends.parts._traced import LAYOUT
+from tests.backends.compiled import looked_into
 from tests.backends.native_cases import (
     native,
 )
@@ -33,6 +34,7 @@ def fresh() -> Fresh:
     return run
 
 
+@looked_into
 @native
 @pytest.mark.grid(every=4)
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from elm_neuro import ELMNetwork, SpikeEvents, backends
 from elm_neuro.backends.parts import _traced
-from tests.backends.compiled import LAYERS, Output, as_one_graph, call_of, spikes
+from tests.backends.compiled import LAYERS, Output, as_one_graph, call_of, looked_into, spikes
 from tests.backends.native_cases import native
 from tests.tolerances import assert_close
 
@@ -31,6 +31,7 @@ def test_tensors_that_do_not_fit_are_refused_by_the_operators_call_too() -> None
         compiled(torch.zeros(30, 4), lengths)
 
 
+@looked_into
 @native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])

@@ -26,6 +26,7 @@ from tests.backends.compiled import (
     as_one_graph,
     elm_is_the_same,
     is_compiled_once,
+    looked_into,
     network_is_the_same,
     spikes,
     total,
@@ -195,6 +196,7 @@ def test_a_state_that_remembers_what_is_no_spike_is_refused() -> None:
         as_one_graph(lambda x: layer(x, state)[0])(spikes(1))
 
 
+@looked_into
 @native
 @pytest.mark.parametrize("name", ["ELM", "ALIF", "ELMNetwork"])
 def test_second_derivatives_are_refused(name: str) -> None:
