@@ -34,7 +34,7 @@ from torch import Tensor
 
 from elm_neuro import nn
 from elm_neuro.adapters._face import check_single_steps, check_version, elm_of, made_to_spike, split_keywords
-from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._lengths import cut_at, valid
 from elm_neuro.events import SpikeEvents
 from elm_neuro.nn import ALIFConfig, ELMConfig, SpikeOutput, output_shape
 from elm_neuro.nn._alif_config import ALIFEquationOptions
@@ -347,6 +347,7 @@ class Layer(base.MemoryModule):  # type: ignore[misc]  # spikingjelly has no typ
             x = x.to_dense(self.core.initial_state(0)[0].dtype).transpose(0, 1)
         if lengths is not None:
             lengths = checked_lengths(lengths, x.shape[1], len(x), x.device)
+            x = torch.where(valid(lengths, x.transpose(0, 1)).transpose(0, 1), x, 0.0)
         kind = self.core.state_type
         state: tuple[Tensor, ...] = self.core.initial_state(x.shape[1]) if states is None else states
         place = kind._fields.index("v") if self._has_v else 0

@@ -35,6 +35,7 @@ from elm_neuro.nn._checks import (
     checked_state,
     refuse_infinite,
 )
+from elm_neuro.nn._config import check_generator
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -77,6 +78,7 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
     ) -> None:
         super().__init__()
         check_keywords(self, config, ALIFCellOptions, ALIFCell.__init__)
+        check_generator(generator)
         self.surrogate = FastSigmoid() if surrogate is None else surrogate
         self._config = ALIFConfig(input_size=input_size, output_size=output_size, surrogate=self.surrogate, **config)
         decays = [math.exp(-self._config.delta_t / tau) for tau in (self._config.tau_v, self._config.tau_a)]

@@ -10,7 +10,7 @@ import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
 from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
-from elm_neuro.nn._config import check_fields, check_size, is_number, set_plain_floats
+from elm_neuro.nn._config import check_fields, check_size, check_surrogate, is_number, set_plain_floats
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
@@ -66,8 +66,7 @@ class ALIFConfig:
         if self.gradient == "blocks" and not (self.detach_reset and self.detach_recurrent):
             flags = f"detach_reset {self.detach_reset} and detach_recurrent {self.detach_recurrent}"
             raise ValueError(f'gradient "blocks" needs detach_reset and detach_recurrent, got {flags}')
-        if not callable(self.surrogate):
-            raise TypeError(f"surrogate must be called on the distance to threshold, got {self.surrogate!r}")
+        check_surrogate(self.surrogate)
 
     @property
     def latency_steps(self) -> int:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from elm_neuro import pretrained
 from elm_neuro.backends import untraced
 from elm_neuro.backends.elm._learned import Learned, Timescales
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
-from elm_neuro.nn._checks import check_step, checked_lengths, checked_state
-from elm_neuro.nn._config import ELMCellOptions, ELMConfig
+from elm_neuro.nn._checks import check_step, checked_lengths, checked_state, refuse_nan
+from elm_neuro.nn._config import ELMCellOptions, ELMConfig, check_generator
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -73,6 +74,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     ) -> None:
         super().__init__()
         check_keywords(self, config, ELMCellOptions, ELMCell.__init__)
+        check_generator(generator)
+        if not (routing is None or isinstance(routing, str | Tensor)):
+            raise TypeError(f"routing must be a name, None or an index tensor, got {type(routing).__name__}")
         self.config = ELMConfig(
             input_size=input_size,
             output_size=output_size,
@@ -317,6 +321,8 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         else:
             layers = [_called(layer, like) for layer in self._linear_layers()]
             y, after = elm_step(wide(x), before, self.parameters_as_they_are(layers=False), layers)
+        if may_look(y):
+            refuse_nan(self, x, state, None, y.detach().sum())
         y = as_stored(y, like)
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)

@@ -156,13 +156,15 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
 def refuse_nan(
     neuron: nn.Module, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
 ) -> None:
-    """Refuse a pass that ended in NaN, and name the input, state or parameter that it came from.
+    """Refuse a pass or a step that ended in NaN, and name the input, state or parameter that it came from, or say that
+    numbers grew too large.
 
     The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
     far less than the outputs; only then is the culprit sought.
     """
     if math.isnan(total.item()):
         name_culprit(neuron, x, before, lengths)
+        raise ValueError(OVERFLOW.format("a readout that is NaN", total.dtype))
 
 
 def refuse_infinite(

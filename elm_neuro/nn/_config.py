@@ -295,6 +295,20 @@ def check_size(name: str, value: object) -> None:
     _integer(name, value, minimum=1)
 
 
+def check_surrogate(surrogate: object) -> None:
+    """Refuse what cannot be called on distances to a threshold: also a class in place of one of its objects."""
+    if isinstance(surrogate, type):
+        raise TypeError(f"surrogate must be an object, got the class itself: {surrogate.__name__}()")
+    if not callable(surrogate):
+        raise TypeError(f"surrogate must be called on the distance to threshold, got {surrogate!r:.100}")
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what torch does not draw from."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r:.100}")
+
+
 def _positive(name: str, value: Any) -> None:
     if not is_number(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")

@@ -11,6 +11,8 @@ from elm_neuro.backends.parts._lengths import last_valid
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which torch does not compare
+
 
 def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Output at each sample's last valid step.
@@ -22,6 +24,8 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
     >>> last_output(torch.arange(6.0).view(2, 3, 1), torch.tensor([1, 3])).flatten()
     tensor([0., 5.])
     """
+    if not y.shape[1]:
+        raise ValueError(f"y must have at least one time step, got shape {tuple(y.shape)}")
     if lengths is None:
         return y[:, -1]
     lengths = given_lengths(lengths)
@@ -33,8 +37,9 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def given_lengths(lengths: Any) -> Tensor:
-    """Lengths that may come as a list or an array, as a tensor."""
-    return lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    """Lengths that may come as a list or an array, as a tensor that torch can compare."""
+    given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    return given.to(torch.int64) if given.dtype in UNSIGNED else given
 
 
 def last_or_before(y: Tensor, lengths: Tensor | None, before: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, SupportsIndex, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,6 @@ from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, backend_shown
-from elm_neuro.nn._lengths import given_lengths
 from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._network_config import ELMNetworkConfig, ELMNetworkOptions
 from elm_neuro.nn._network_neurons import NetworkNeurons
@@ -190,7 +189,16 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
         params, rule = self.parameters_as_they_are(), self._config.rule(self.surrogate)
         x_t = x_t if of_input is None else x_t * of_input
         y_t, _, after = network_step(x_t, before, params, rule, of_neurons)
+        self._refuse_nan(x_t, before, None, after)
         return as_stored(y_t, self.bias), after
+
+    def _refuse_nan(
+        self, x: Tensor | SpikeEvents, before: NetworkState, lengths: Tensor | None, after: NetworkState
+    ) -> None:
+        """A memory never forgets a NaN."""
+        if may_look(after.m) and bool(torch.isnan(after.m.detach().sum())):
+            name_culprit(self, x, before, lengths)
+            raise ValueError(OVERFLOW.format("a memory that is NaN", after.m.dtype))
 
     @compilable
     def forward(
@@ -241,10 +249,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             )
         else:
             record, after = self._by_calls(x, before, lengths, masks, reason)
-        # a memory never forgets a NaN
-        if may_look(after.m) and bool(torch.isnan(after.m.detach().sum())):
-            name_culprit(self, x, before, lengths)
-            raise ValueError(OVERFLOW.format("a memory that is NaN", after.m.dtype))
+        self._refuse_nan(x, before, lengths, after)
         y = as_stored(record.a, like)
         return (y, after, record.change) if with_change else (y, after)
 
@@ -323,4 +328,8 @@ def _called(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _steps(lengths: Tensor | None, num_steps: int, like: Tensor) -> Any:
     """Valid steps of each sample, at least 1: a number, or (batch,)."""
-    return max(num_steps, 1) if lengths is None else given_lengths(lengths).to(like.device).clamp(min=1)
+    if not isinstance(num_steps, SupportsIndex) or num_steps < 0:
+        raise ValueError(f"num_steps must be an integer of at least 0, got {num_steps!r}")
+    if lengths is None:
+        return max(num_steps, 1)
+    return checked_lengths(lengths, like.shape[0], num_steps, like.device).clamp(min=1)

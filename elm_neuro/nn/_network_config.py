@@ -11,7 +11,7 @@ from elm_neuro.functional import FastSigmoid, NetworkRule, Surrogate
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS, NETWORK_OUTPUTS
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.functional._wiring import WIRINGS
-from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, is_number, set_plain_floats
+from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, check_surrogate, is_number, set_plain_floats
 
 SIZES = ("input_size", "output_size", "num_memory", "num_branch", "num_synapse_per_branch")
 CHOICES: dict[str, Iterable[str]] = {
@@ -82,8 +82,7 @@ class ELMNetworkConfig:
             raise TypeError(f"learn_tau_m must be True or False, got {self.learn_tau_m!r}")
         if self.binarize is not None and not isinstance(self.binarize, bool):
             raise TypeError(f"binarize must be True, False or None, got {self.binarize!r}")
-        if not callable(self.surrogate):
-            raise TypeError(f"surrogate must be called on the distance to threshold, got {self.surrogate!r}")
+        check_surrogate(self.surrogate)
 
     def _check_numbers(self) -> None:
         for name in ("delta_t", "tau_b", "tau_high_pass", "lambda_"):

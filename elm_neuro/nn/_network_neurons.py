@@ -16,6 +16,7 @@ from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.functional._wiring import WIRINGS, Wiring, check_wiring, small_world_wiring
 from elm_neuro.nn._cell import Affine
 from elm_neuro.nn._checks import checked_state
+from elm_neuro.nn._config import check_generator
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._meaning import Meaning
@@ -51,6 +52,9 @@ class NetworkNeurons(Meaning, Routed, Configured, nn.Module):
             return torch.empty(shape, dtype=torch.int64)
         if isinstance(wiring, Tensor):
             return check_wiring(wiring, config.input_size, shape)
+        check_generator(generator)
+        if not (isinstance(wiring, str) or callable(wiring)):
+            raise TypeError(f"wiring must be a name, an index tensor or a function, got {type(wiring).__name__}")
         if wiring == "index":
             raise ValueError(f'wiring must be an index tensor of shape {shape}, got only its name, "index"')
         options: dict[str, Any] = {"recurrent_fraction": config.fraction, "generator": generator}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.functional import ATan, Surrogate, bernoulli_spike
+from elm_neuro.nn._config import check_generator, check_surrogate
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._meaning import Meaning
 
@@ -81,10 +82,9 @@ class SpikeOutput(Meaning, nn.Module):
         for name, flag in (flags | {"learn_graded_factor": learn_graded_factor}).items():
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
-        if surrogate is not None and not callable(surrogate):
-            raise TypeError(f"surrogate must be called on distances to the threshold, got {surrogate!r:.100}")
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator, got {generator!r:.100}")
+        if surrogate is not None:
+            check_surrogate(surrogate)
+        check_generator(generator)
         self._initial = {
             name: numbers(name, value) for name, value in (("threshold", threshold), ("graded_factor", graded_factor))
         }

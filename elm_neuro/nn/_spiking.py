@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
-from elm_neuro.backends.parts._lengths import cut_at
+from elm_neuro.backends.parts._lengths import cut_at, where_running
 from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate
@@ -327,8 +327,8 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     def _step_with_lengths(
         self, step: Callable[..., tuple[Tensor, Any]], x: Any, state: Any, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
-        out, after = step(x, state)
         if lengths is None:
-            return out, after
-        before = self.initial_state(x.shape[0]) if state is None else state
-        return step_where_valid(out, after, before, checked_lengths(lengths, x.shape[0], 1, x.device))
+            return step(x, state)
+        lengths = checked_lengths(lengths, x.shape[0], 1, x.device)
+        out, after = step(where_running(lengths > 0, x, torch.zeros_like(x)), state)
+        return step_where_valid(out, after, self.initial_state(x.shape[0]) if state is None else state, lengths)

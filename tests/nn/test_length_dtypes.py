@@ -1,4 +1,4 @@
-"""Lengths may be integers of any width; torch would take uint8 for a mask, and does not index by int16."""
+"""Lengths may be integers of any width: torch takes uint8 for a mask, does not index by int16, compares no uint16."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from elm_neuro import ELM, last_output
 from tests.layers import BATCH, INPUTS, LAYERS
 from tests.tolerances import assert_close
 
-DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32]
+DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
 LENGTHS = torch.tensor([5, 0, 3])
 
 

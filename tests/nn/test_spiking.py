@@ -256,7 +256,7 @@ def test_an_infinite_threshold_silences_a_layer_and_is_saved(tmp_path: Path) -> 
         ({"learn_threshold": "x"}, TypeError, "learn_threshold must be True or False, got 'x'"),
         ({"learn_graded_factor": 1}, TypeError, "learn_graded_factor must be True or False, got 1"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator, got 3"),
-        ({"surrogate": 3}, TypeError, "surrogate must be called on distances to the threshold, got 3"),
+        ({"surrogate": 3}, TypeError, "surrogate must be called on the distance to threshold, got 3"),
     ],
 )
 def test_keywords_of_spikes_that_mean_nothing_are_named(
