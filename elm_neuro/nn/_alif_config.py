@@ -56,8 +56,8 @@ class ALIFConfig:
         check_decay("tau_v", self.tau_v, self.delta_t, BETA_RANGE[1])
         if self.adaptive:
             check_decay("tau_a", self.tau_a, self.delta_t, P_RANGE[1])
-        if self.adaptive and not (is_number(self.b_init) and B_RANGE[0] <= self.b_init <= B_RANGE[1]):
-            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init}")
+        if not (is_number(self.b_init) and B_RANGE[0] <= self.b_init <= B_RANGE[1]):
+            raise ValueError(f"b_init must be in [{B_RANGE[0]}, {B_RANGE[1]}], got {self.b_init!r}")
         if not (is_number(self.latency) and 0 <= self.latency / self.delta_t <= MOST_LATENCY):
             rule = f"must be a time in ms, not negative and at most {MOST_LATENCY:,} steps"
             raise ValueError(f"latency {rule}, got {self.latency!r} with delta_t {self.delta_t} ms")

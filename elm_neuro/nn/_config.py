@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Real
 from typing import Any, TypedDict
@@ -136,14 +136,13 @@ class ELMConfig:
                 "w_s_init must be a finite number, not negative (synaptic weights are rectified), got "
                 f"{self.w_s_init!r}"
             )
-        if isinstance(self.tau_s, Iterable):
-            object.__setattr__(self, "tau_s", tuple(float(tau) for tau in self.tau_s))
-            for tau in self.tau_s:
-                _positive("tau_s", tau)
-            if len(self.tau_s) != self.branches:
-                raise ValueError(f"tau_s must be one time or one per branch, {self.branches}, got {len(self.tau_s)}")
-        else:
-            _positive("tau_s", self.tau_s)
+        taus = several(self.tau_s)
+        for tau in (self.tau_s,) if taus is None else taus:
+            _positive("tau_s", tau)
+        if taus is not None:
+            object.__setattr__(self, "tau_s", tuple(float(tau) for tau in taus))
+            if len(taus) != self.branches:
+                raise ValueError(f"tau_s must be one time or one per branch, {self.branches}, got {len(taus)}")
         if self.num_branch is None and (self.num_synapse_per_branch != 1 or self.routing is not None):
             raise ValueError("num_branch must be given with routing or several synapses per branch, got None")
         self._check_tau_m()
@@ -151,9 +150,9 @@ class ELMConfig:
     def _check_tau_m(self) -> None:
         for name in ("tau_m_init", "tau_m_bounds"):
             pair = getattr(self, name)
-            if pair is None:
+            if pair is None and name == "tau_m_bounds":
                 continue
-            pair = tuple(pair) if isinstance(pair, Iterable) else (pair,)
+            pair = several(pair) or (pair,)
             if len(pair) != 2 or not all(is_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
                 raise ValueError(
                     f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {getattr(self, name)!r}"
@@ -269,6 +268,17 @@ def is_number(value: object) -> bool:
     """Whether it is a finite number, of Python or NumPy, and no boolean."""
     value = plain(value)
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def several(value: Any) -> tuple[Any, ...] | None:
+    """The numbers that came as a list, tuple, array or tensor; None where one came, or what has no order.
+
+    >>> several([1.0, 2.0]), several("12"), several(torch.tensor([3.0]))
+    ((1.0, 2.0), None, (3.0,))
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    unordered = str, bytes, Mapping, Set
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, unordered) else None
 
 
 def plain(value: Any) -> Any:

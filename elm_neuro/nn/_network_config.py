@@ -11,7 +11,7 @@ from elm_neuro.functional import FastSigmoid, NetworkRule, Surrogate
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS, NETWORK_OUTPUTS
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.functional._wiring import WIRINGS
-from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, check_surrogate, is_number, set_plain_floats
+from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, check_surrogate, is_number, set_plain_floats, several
 
 SIZES = ("input_size", "output_size", "num_memory", "num_branch", "num_synapse_per_branch")
 CHOICES: dict[str, Iterable[str]] = {
@@ -106,7 +106,7 @@ class ELMNetworkConfig:
             given = getattr(self, name)
             if given is None and name == "tau_m_bounds":
                 continue
-            pair = tuple(given) if isinstance(given, Iterable) else (given,)
+            pair = several(given) or (given,)
             if len(pair) != 2 or not all(is_number(end) for end in pair) or not 0 <= pair[0] <= pair[1]:
                 raise ValueError(f"{name} must be two times in ms, (low, high) with 0 <= low <= high, got {given!r}")
             object.__setattr__(self, name, (float(pair[0]), float(pair[1])))

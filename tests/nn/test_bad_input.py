@@ -43,6 +43,15 @@ NAN = float("nan")
         ({"tau_s": -5.0}, "tau_s must be a finite number above 0, got -5.0"),
         ({"tau_s": (1.0, 0.0, 1.0)}, "tau_s must be a finite number above 0, got 0.0"),
         ({"tau_s": (1.0, 2.0)}, "tau_s must be one time or one per branch, 3, got 2"),
+        ({"tau_s": "555"}, "tau_s must be a finite number above 0, got '555'"),
+        ({"tau_s": ["5", "5", "5"]}, "tau_s must be a finite number above 0, got '5'"),
+        ({"tau_s": [True, True, True]}, "tau_s must be a finite number above 0, got True"),
+        ({"tau_s": {1.0, 2.0, 3.0}}, "tau_s must be a finite number above 0, got {1.0, 2.0, 3.0}"),
+        ({"tau_s": [None, 1.0, 1.0]}, "tau_s must be a finite number above 0, got None"),
+        ({"tau_s": torch.tensor(5.0)}, r"tau_s must be a finite number above 0, got tensor\(5.\)"),
+        ({"tau_m_init": None}, "tau_m_init must be two times in ms"),
+        ({"tau_m_init": torch.tensor(5.0)}, "tau_m_init must be two times in ms"),
+        ({"tau_m_init": {1.0, 100.0}}, "tau_m_init must be two times in ms"),
         ({"lambda_": 0}, "lambda_ must be a finite number above 0, got 0"),
         ({"w_s_init": -0.5}, "w_s_init must be a finite number, not negative"),
         (
@@ -432,3 +441,20 @@ def test_what_is_of_another_kind_is_named(make: Any, message: str) -> None:
 def test_there_is_no_last_output_of_no_steps() -> None:
     with pytest.raises(ValueError, match=r"y must have at least one time step, got shape \(2, 0, 3\)"):
         last_output(torch.rand(2, 0, 3))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("b_init", [NAN, -5.0, "abc", None])
+def test_b_init_is_checked_whether_it_is_used_or_not(b_init: Any, adaptive: bool) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"b_init must be in [0.001, 1.0], got {b_init!r}")):
+        ALIF(3, 2, adaptive=adaptive, b_init=b_init)
+
+
+def test_true_is_no_number_of_steps() -> None:
+    with pytest.raises(ValueError, match="recompute_every must be an integer of at least 1, got True"):
+        ELM(3, 2, recompute_every=True)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_times_come_as_any_sequence(kind: Any) -> None:
+    assert ELM(3, 2, 2, tau_s=kind([1.0, 2.0, 3.0])).config.tau_s == (1.0, 2.0, 3.0)

@@ -47,7 +47,9 @@ def check_sparse_input(sparse_input: str, x: Tensor | SpikeEvents | None = None)
 
 def check_recompute_every(recompute_every: int | None) -> None:
     """Refuse what is no number of steps."""
-    if recompute_every is not None and (not isinstance(recompute_every, int) or recompute_every < 1):
+    if recompute_every is None:
+        return
+    if isinstance(recompute_every, bool) or not isinstance(recompute_every, int) or recompute_every < 1:
         raise ValueError(f"recompute_every must be an integer of at least 1, got {recompute_every!r}")
 
 
