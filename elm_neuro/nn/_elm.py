@@ -89,9 +89,9 @@ class ELM(pretrained.Saved, Configured, nn.Module):
 
     Raises:
         TypeError: wrong dtype of x or state.
-        ValueError: wrong shape or device, lengths out of range, NaN in x or state (checked on the CPU only: elsewhere
-            it would wait for the device); ``sparse_input="on"`` and frames that need a gradient, are not on the CPU or
-            differ between the neurons of a population.
+        ValueError: wrong shape or device, lengths out of range, NaN in x or state and numbers that overflow to it
+            (checked on the CPU only: elsewhere it would wait for the device); ``sparse_input="on"`` and frames that
+            need a gradient, are not on the CPU or differ between the neurons of a population.
 
     >>> from elm_neuro import suggest
     >>> neuron = ELM(700, 20, num_memory=10, **suggest(delta_t=10.0, num_steps=100))

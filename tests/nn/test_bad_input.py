@@ -19,11 +19,9 @@ from elm_neuro import (
     ELMNetworkClassifier,
     ELMState,
     SpikeEvents,
-    SpikingELM,
     last_output,
     suggest,
 )
-from elm_neuro.functional import FastSigmoid
 from tests.layers import CELLS, LAYERS
 
 NAN = float("nan")
@@ -370,91 +368,6 @@ def test_a_choice_of_a_network_that_is_no_text_is_named(name: str, value: Any) -
         ELMNetwork(6, 4, **options)
 
 
-def spiking_network() -> ELMNetwork:
-    return ELMNetwork(3, 4, binarize=False, output="spike")
-
-
-@pytest.mark.parametrize("bad", [NAN, math.inf])
-@pytest.mark.parametrize(
-    "make",
-    [lambda: ELM(3, 2, 2), lambda: SpikingELM(ELM(3, 2, 2), threshold=-5.0), spiking_network, lambda: ALIF(3, 2)],
-    ids=["ELM", "SpikingELM", "ELMNetwork", "ALIF"],
-)
-def test_one_step_refuses_what_a_sequence_of_one_refuses(make: Any, bad: float) -> None:
-    """A threshold would take what is no number for no spike."""
-    torch.manual_seed(0)
-    layer, x = make(), torch.ones(2, 3)
-    x[1, 2] = bad
-    for call in (lambda: layer(x[:, None]), lambda: layer.step(x, layer.initial_state(2))):
-        if bad == math.inf and isinstance(layer, ELM | SpikingELM):  # what it makes of it depends on the weights
-            continue
-        with pytest.raises(ValueError, match="x must be finite, got"):
-            call()
-
-
-@pytest.mark.parametrize("spiking", [False, True])
-def test_an_overflow_is_named(spiking: bool) -> None:
-    neuron = ELM(3, 2, 2)
-    torch.nn.init.constant_(neuron.cell.mlp[0].weight, math.inf)
-    layer = SpikingELM(neuron, threshold=-5.0) if spiking else neuron
-    for call in (lambda: layer(torch.ones(1, 4, 3)), lambda: layer.step(torch.ones(1, 3), layer.initial_state(1))):
-        with pytest.raises(ValueError, match="must be finite and not so large that they overflow"):
-            call()
-
-
-@pytest.mark.parametrize("lengths", [[-3, 60], [3], [3.5, 2.0], [True, False]])
-def test_penalties_refuse_lengths_that_no_sequence_has(lengths: list[Any]) -> None:
-    network, given = spiking_network(), torch.tensor(lengths)
-    with pytest.raises(ValueError, match="lengths must be"):
-        network.activity_penalty(torch.rand(2, 6, 4), given)
-    with pytest.raises(ValueError, match="lengths must be"):
-        network.mlp_penalty(torch.rand(2, 4), 6, given)
-
-
-@pytest.mark.parametrize("num_steps", [-1, 2.5, NAN, None])
-def test_penalties_refuse_what_is_no_number_of_steps(num_steps: Any) -> None:
-    with pytest.raises(ValueError, match="num_steps must be an integer of at least 0, got"):
-        spiking_network().mlp_penalty(torch.rand(2, 4), num_steps)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: LIF(3, 2, surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
-        (lambda: SpikingELM(ELM(3, 2), surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
-        (lambda: ELMNetwork(3, 2, surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
-        (lambda: ELM(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
-        (lambda: ALIF(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
-        (lambda: ELMNetwork(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
-        (lambda: ELMNetwork(3, 2, wiring=None), "wiring must be a name, an index tensor or a function, got NoneType"),
-        (
-            lambda: BranchELM(3, 2, num_branch=2, num_synapse_per_branch=2, routing=np.zeros((2, 2), int)),
-            "routing must be a name, None or an index tensor, got ndarray",
-        ),
-    ],
-)
-def test_what_is_of_another_kind_is_named(make: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        make()
-
-
 def test_there_is_no_last_output_of_no_steps() -> None:
     with pytest.raises(ValueError, match=r"y must have at least one time step, got shape \(2, 0, 3\)"):
         last_output(torch.rand(2, 0, 3))
-
-
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("b_init", [NAN, -5.0, "abc", None])
-def test_b_init_is_checked_whether_it_is_used_or_not(b_init: Any, adaptive: bool) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"b_init must be in [0.001, 1.0], got {b_init!r}")):
-        ALIF(3, 2, adaptive=adaptive, b_init=b_init)
-
-
-def test_true_is_no_number_of_steps() -> None:
-    with pytest.raises(ValueError, match="recompute_every must be an integer of at least 1, got True"):
-        ELM(3, 2, recompute_every=True)
-
-
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_times_come_as_any_sequence(kind: Any) -> None:
-    assert ELM(3, 2, 2, tau_s=kind([1.0, 2.0, 3.0])).config.tau_s == (1.0, 2.0, 3.0)

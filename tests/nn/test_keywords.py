@@ -1,21 +1,36 @@
 """Every keyword of every layer and face stands in its signature with type and default, and a misspelled one is
-named.
+named; so is a value of another kind.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import pydoc
 import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from elm_neuro import ALIF, ELM, LIF, ALIFCell, ALIFConfig, BranchELM, ELMCell, ELMConfig, SpikeOutput, SpikingELM
+from elm_neuro import (
+    ALIF,
+    ELM,
+    LIF,
+    ALIFCell,
+    ALIFConfig,
+    BranchELM,
+    ELMCell,
+    ELMConfig,
+    ELMNetwork,
+    SpikeOutput,
+    SpikingELM,
+)
+from elm_neuro.functional import FastSigmoid
 from elm_neuro.nn._config import ELMOptions
 
 SMALL = {"num_branch": 2, "num_synapse_per_branch": 2}
@@ -172,3 +187,41 @@ def test_jsonargparse_parses_checks_and_makes_them(net: dict[str, Any], found: C
         bad = {"class_path": "elm_neuro.nn.ELM", "init_args": ELM_IN_YAML["init_args"] | wrong}  # type: ignore[operator]
         with pytest.raises(jsonargparse.ArgumentError, match=next(iter(wrong))):
             parser.parse_object({"net": bad})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LIF(3, 2, surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
+        (lambda: SpikingELM(ELM(3, 2), surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
+        (lambda: ELMNetwork(3, 2, surrogate=FastSigmoid), "surrogate must be an object, got the class itself"),
+        (lambda: ELM(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
+        (lambda: ALIF(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
+        (lambda: ELMNetwork(3, 2, generator=0), "generator must be a torch.Generator, got 0"),
+        (lambda: ELMNetwork(3, 2, wiring=None), "wiring must be a name, an index tensor or a function, got NoneType"),
+        (
+            lambda: BranchELM(3, 2, num_branch=2, num_synapse_per_branch=2, routing=np.zeros((2, 2), int)),
+            "routing must be a name, None or an index tensor, got ndarray",
+        ),
+    ],
+)
+def test_what_is_of_another_kind_is_named(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("b_init", [math.nan, -5.0, "abc", None])
+def test_b_init_is_checked_whether_it_is_used_or_not(b_init: Any, adaptive: bool) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"b_init must be in [0.001, 1.0], got {b_init!r}")):
+        ALIF(3, 2, adaptive=adaptive, b_init=b_init)
+
+
+def test_true_is_no_number_of_steps() -> None:
+    with pytest.raises(ValueError, match="recompute_every must be an integer of at least 1, got True"):
+        ELM(3, 2, recompute_every=True)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_times_come_as_any_sequence(kind: Any) -> None:
+    assert ELM(3, 2, 2, tau_s=kind([1.0, 2.0, 3.0])).config.tau_s == (1.0, 2.0, 3.0)

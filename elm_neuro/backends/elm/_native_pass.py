@@ -68,8 +68,8 @@ class Inputs(NamedTuple):
     def laid_out(self) -> Inputs:
         """As the kernels read them: themselves where all lie so."""
         constants, differentiated = self.flat()
-        others = [one for one in (*constants, *differentiated) if one is not None and not one.is_contiguous()]
-        if self.first is not None and not others:
+        given = (*constants, *differentiated)
+        if self.first is not None and not [one for one in given if one is not None and not one.is_contiguous()]:
             return self
         operands = laid_out(self.operands)
         if self.first is None:
