@@ -268,11 +268,22 @@ template <class R> ELM_INLINE void add_row(R *to, const R *from, i64 size) {
     for (i64 j = 0; j < size; j++) to[j] += from[j];
 }
 
-template <class R> ELM_INLINE Vector<R> clamped(Vector<R> x, R low, R high) {  // NaN stays NaN
-    const Vector<R> l = all<R>(low), h = all<R>(high);
+// x between two bounds; NaN stays NaN: of two operands of which one is it, minimum and maximum give the second.
+#if defined(__AVX512F__)
+ELM_INLINE Vector<float> clamped(Vector<float> x, float low, float high) {
+    return (Vector<float>)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+}
+#elif defined(__AVX2__)
+ELM_INLINE Vector<float> clamped(Vector<float> x, float low, float high) {
+    return (Vector<float>)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)x));
+}
+#else
+ELM_INLINE Vector<float> clamped(Vector<float> x, float low, float high) {
+    const Vector<float> l = all<float>(low), h = all<float>(high);
     x = x < l ? l : x;
     return x > h ? h : x;
 }
+#endif
 
 ELM_INLINE Vector<double> tanh_of(Vector<double> x) {
     for (int j = 0; j < Lanes<double>::W; j++) x[j] = std::tanh(x[j]);
@@ -290,7 +301,7 @@ ELM_INLINE Vector<double> sigmoid_of(Vector<double> x) {
 // x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by reweighted least squares: 2e-8 in exact arithmetic, 4e-7 in float32.
 // Beyond it is 1 to the last bit, as tanh in float32 is: what is left of 1 - tanh^2 would meet inputs of any size.
 ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
-    x = clamped<float>(x, -9.0f, 9.0f);
+    x = clamped(x, -9.0f, 9.0f);
     const Vector<float> y = x * x;
     Vector<float> p = y * 1.33546756e-8f + 2.06090936e-5f, q = y * 7.77656396e-7f + 3.2856359e-4f;
     p = p * y + 3.49558867e-3f;
@@ -298,14 +309,14 @@ ELM_INLINE Vector<float> tanh_of(Vector<float> x) {
     p = p * y + 1.33810267e-1f;
     q = q * y + 4.67143416e-1f;
     const Vector<float> one = all<float>(1.0f), ratio = x * (p * y + 1.0f) / (q * y + 1.0f);
-    return x >= all<float>(9.0f) ? one : x <= all<float>(-9.0f) ? -one : clamped<float>(ratio, -1.0f, 1.0f);
+    return x >= all<float>(9.0f) ? one : x <= all<float>(-9.0f) ? -one : clamped(ratio, -1.0f, 1.0f);
 }
 
 // 2^k times a polynomial fitted to exp on [-ln 2 / 2, ln 2 / 2]; ln 2 is subtracted in two parts of which the first has
 // few digits.
 ELM_INLINE Vector<float> exp_of(Vector<float> x) {
     typedef int32_t Integers __attribute__((vector_size(VECTOR_BYTES)));
-    x = clamped<float>(x, -87.0f, 88.0f);
+    x = clamped(x, -87.0f, 88.0f);
     const Vector<float> shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer part lands in the low bits
     Integers k;
     __builtin_memcpy(&k, &shifted, sizeof k);

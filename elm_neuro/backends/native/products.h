@@ -59,7 +59,9 @@ ELM_INLINE void tile(i64 num_term, Term term, const R *a, i64 row, i64 step, con
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) out[m][v] = sum[m][v];
         if (HALF) {
-            out[m][NV] = start(m, v0 + NV);  // the upper half is padding
+            // The upper half is padding, 0 as it was in start(m, v0 + NV): to take it from there would keep MB more
+            // registers occupied through the loop, and two of the sums would lie on the stack.
+            out[m][NV] = Vector<R>{};
             __builtin_memcpy(&out[m][NV], &half[m], sizeof half[m]);
         }
     }
@@ -78,7 +80,8 @@ template <class R, int MB, class Term, class Start, class End>
 ELM_INLINE void product_of(i64 num_term, Term term, i64 used, const R *a, i64 row, i64 step, const R *b, i64 ldb,
                            Start start, End end) {
     constexpr int W = Lanes<R>::W;
-    constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 8   ? 3
+    constexpr int WIDE = NUM_REGISTER == 32 ? (MB >= 7   ? 3
+                                               : MB >= 5 ? 4
                                                : MB >= 4 ? 6
                                                : MB >= 2 ? 8
                                                          : 12)
@@ -97,6 +100,8 @@ ELM_INLINE void product_of(i64 num_term, Term term, i64 used, const R *a, i64 ro
         if (num_vector - v == 2) return tile<R, MB, 2, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
         return tile<R, MB, 1, HALVES>(num_term, term, a, row, step, b, ldb, v, start, end);
     }
+    if (WIDE == 4 && num_vector - v == 3)
+        return tile<R, MB, 3, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
     for (; v + 2 <= num_vector; v += 2) tile<R, MB, 2, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
     if (v < num_vector) tile<R, MB, 1, 0>(num_term, term, a, row, step, b, ldb, v, start, end);
 }
@@ -132,19 +137,60 @@ ELM_INLINE void sparse_product(i64 num_term, int32_t *list, i64 used, const R *a
     product_of<R, MB>(count, [&](i64 i) ELM_LAMBDA { return (i64)list[i]; }, used, a, row, 1, b, ldb, start, end);
 }
 
-// c += a^T b: the sum over `num_row` rows of their outer products; a (num_row, lda), b (num_row, ldb) of which `used`
-// columns matter, c (num_out or more, ldb), all padded: rows of c up to the next whole tile are written.
-template <class R>
-static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, i64 used, R *c) {
+// Rows of c that a sum of outer products holds in registers at a time, of `num_out`: what fills the last tile best, and
+// of equals the fewest. Every row of a tile costs its multiply-adds, and the tile one more to read b.
+template <class R> ELM_INLINE i64 height_for(i64 num_out) {
+    i64 best = TILE;
+    if (NUM_REGISTER == 32)
+        for (i64 height = TILE - 1; height >= 5; height--) {
+            const i64 tiles = (num_out + height - 1) / height, best_tiles = (num_out + best - 1) / best;
+            if (tiles * height <= padded<R>(num_out) && tiles * (height + 1) <= best_tiles * (best + 1)) best = height;
+        }
+    return best;
+}
+
+template <class R> ELM_INLINE i64 cost_of_outer(i64 num_out, i64 used) {
+    const i64 height = height_for<R>(num_out);
+    return (num_out + height - 1) / height * (height + 1) * (padded<R>(used) / Lanes<R>::W);
+}
+
+// Whether the sum of outer products of rows of these widths lies transposed: the narrower one pads the vectors less.
+template <class R> ELM_INLINE bool lies_across(i64 num_a, i64 num_b) {
+    return cost_of_outer<R>(num_b, num_a) < cost_of_outer<R>(num_a, num_b);
+}
+
+template <class R, int HEIGHT>
+static __attribute__((noinline)) void add_outer_of(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb,
+                                                   i64 used, R *c) {
     constexpr int W = Lanes<R>::W;
-    // TILE rows of c at a time stay in registers over all rows of a and b, which are read from the cache once for each.
-    for (i64 out = 0; out < num_out; out += TILE) {
+    for (i64 out = 0; out < num_out; out += HEIGHT) {
         R *to = c + out * ldb;
-        product<R, TILE>(
+        product<R, HEIGHT>(
             num_row, used, a + out, 1, lda, b, ldb,
             [&](int m, int v) ELM_LAMBDA { return load(to + m * ldb + v * W); },
             [&](int m, int v, Vector<R> x) ELM_LAMBDA { store(to + m * ldb + v * W, x); });
     }
+}
+
+template <class R>
+static void add_outer_rows(i64 num_row, const R *a, i64 lda, i64 num_out, const R *b, i64 ldb, i64 used, R *c) {
+    switch (height_for<R>(num_out)) {
+#if defined(__AVX512F__)
+        case 5: return add_outer_of<R, 5>(num_row, a, lda, num_out, b, ldb, used, c);
+        case 6: return add_outer_of<R, 6>(num_row, a, lda, num_out, b, ldb, used, c);
+        case 7: return add_outer_of<R, 7>(num_row, a, lda, num_out, b, ldb, used, c);
+#endif
+        default: return add_outer_of<R, TILE>(num_row, a, lda, num_out, b, ldb, used, c);
+    }
+}
+
+// c += a^T b, or b^T a where that `lies_across`: the sum over `num_row` rows of their outer products; a (num_row, lda)
+// and b (num_row, ldb), of which num_a and num_b columns matter, and c are padded: rows of c up to the next whole tile
+// are written. A tile of c stays in registers over all rows of a and b, which are read from the cache once for each.
+template <class R>
+static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_a, const R *b, i64 ldb, i64 num_b, R *c) {
+    if (lies_across<R>(num_a, num_b)) return add_outer_rows(num_row, b, ldb, num_b, a, lda, num_a, c);
+    add_outer_rows(num_row, a, lda, num_a, b, ldb, num_b, c);
 }
 
 template <class R> static void add_rows(i64 num_row, const R *a, i64 lda, R *sum) {

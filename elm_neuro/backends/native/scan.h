@@ -424,13 +424,22 @@ template <class R> static void scan_backward(const ElmScan *a, ElmShare *share) 
     }
 }
 
+// `sum`, (rows, columns) in rows of `sum_row`, or where it `lies_across` (columns, rows), to unpadded rows.
 template <class R>
-ELM_INLINE void add_to(void *to, i64 rows, i64 columns, const R *from, i64 from_row, R factor, bool fresh) {
+ELM_INLINE void add_to(void *to, i64 rows, i64 columns, const R *sum, i64 sum_row, R factor, bool fresh,
+                       bool across = false) {
+    const i64 by_row = across ? 1 : sum_row, by_column = across ? sum_row : 1;
     for (i64 i = 0; i < rows; i++)
         for (i64 j = 0; j < columns; j++) {
             R *entry = (R *)to + i * columns + j;
-            *entry = (fresh ? R(0) : *entry) + from[i * from_row + j] * factor;
+            *entry = (fresh ? R(0) : *entry) + sum[i * by_row + j * by_column] * factor;
         }
+}
+
+// That of the outer products of `rows` outputs and `columns` inputs.
+template <class R> ELM_INLINE void add_weight(void *to, i64 rows, i64 columns, const R *sum, bool fresh) {
+    const bool across = lies_across<R>(rows, columns);
+    add_to(to, rows, columns, sum, padded<R>(across ? rows : columns), R(1), fresh, across);
 }
 
 // One neuron's sums of one thread, from padded rows to the caller's arrays; `fresh` where nothing is there yet.
@@ -438,19 +447,21 @@ template <class R>
 ELM_INLINE void add_gradients(const ElmScan &a, const Shape<R> &s, i64 n, const Gradients<R> &sum, bool fresh) {
     add_to((R *)a.grad_kappa + n * s.d, 1, s.d, sum.kappa, s.dp, R(1), fresh);
     add_to((R *)a.grad_gain + n * s.d, 1, s.d, sum.gain, s.dp, R(TANH_SCALE), fresh);
-    add_to((R *)a.grad_w_y + n * s.o * s.d, s.o, s.d, sum.readout, s.dp, R(1), fresh);
+    add_weight((R *)a.grad_w_y + n * s.o * s.d, s.o, s.d, sum.readout, fresh);
     add_to((R *)a.grad_b_y + n * s.o, 1, s.o, sum.read_bias, s.op, R(1), fresh);
     if (a.grad_threshold) add_to((R *)a.grad_threshold + n * s.o, 1, s.o, sum.threshold, s.op, R(1), fresh);
     if (a.grad_bias) add_to((R *)a.grad_bias + n * s.first, 1, s.first, sum.first_bias, s.fp, R(1), fresh);
     // rows of `recurrent` met the memory before its decay
+    const bool across = lies_across<R>(s.first, s.d);
+    const i64 by_row = across ? 1 : s.dp, by_column = across ? s.fp : 1;
     for (i64 i = 0; i < s.first; i++) {
         R *to = (R *)a.grad_w_m + (n * s.first + i) * s.d;
-        const R *kappa = (const R *)a.kappa + n * s.d, *from = sum.recurrent + i * s.dp;
-        for (i64 j = 0; j < s.d; j++) to[j] = (fresh ? R(0) : to[j]) + from[j] * kappa[j];
+        const R *kappa = (const R *)a.kappa + n * s.d, *from = sum.recurrent + i * by_row;
+        for (i64 j = 0; j < s.d; j++) to[j] = (fresh ? R(0) : to[j]) + from[j * by_column] * kappa[j];
     }
     for (i64 l = 0; l < s.layers; l++) {
         const i64 out = s.out(l);
-        add_to((R *)a.grad_weight[l] + n * out * s.h, out, s.h, sum.weight[l], s.hp, R(1), fresh);
+        add_weight((R *)a.grad_weight[l] + n * out * s.h, out, s.h, sum.weight[l], fresh);
         add_to((R *)a.grad_layer_bias[l] + n * out, 1, out, sum.bias[l], s.outp(l), R(1), fresh);
     }
 }
