@@ -226,24 +226,17 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
 
     def learned_parameters(self, *, layers: bool = True) -> Learned:
         """What :meth:`parameters_as_they_are` computes from."""
-        config = self.config
-        proto_tau_m, tau_s = wide(tensor_of(self, "_proto_tau_m")), wide(self.tau_s)
-        own = self._linear_layers() if layers else []
-        weights = tuple([wide(tensor_of(layer, "weight")) for layer in own]) or (tau_s,)
-        biases = tuple([wide(tensor_of(layer, "bias")) for layer in own]) or (tau_s,)
+        config, own = self.config, self._linear_layers() if layers else []
+        tensors = [tensor_of(self, "_proto_w_s"), tensor_of(self, "_proto_tau_m"), self.tau_s]
+        for layer in own:
+            tensors += (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
+        w_s, proto_tau_m, tau_s, *weights = map(wide, tensors)
+        if not layers:
+            weights = [tau_s, tau_s]
         params = ELMParameters(
-            w_s=wide(tensor_of(self, "_proto_w_s")),
-            kappa_m=proto_tau_m,
-            gain=proto_tau_m,
-            kappa_b=tau_s,
-            routing=self.settled_routing(),
-            mlp_weight=weights[:-1],
-            mlp_bias=biases[:-1],
-            w_y=weights[-1],
-            b_y=biases[-1],
-            activation=config.activation,
-            branch_activation=config.branch_activation,
-        )
+            w_s, self.settled_routing(), tau_s, proto_tau_m, proto_tau_m, tuple(weights[:-2:2]), tuple(weights[1:-2:2]),
+            weights[-2], weights[-1], config.activation, config.branch_activation,
+        )  # fmt: skip
         return Learned(params, Timescales(config.bounds, config.delta_t, config.lambda_, config.variant))
 
     def reason_to_call(self) -> str | None:
@@ -322,7 +315,9 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
             layers = [_called(layer, like) for layer in self._linear_layers()]
             y, after = elm_step(wide(x), before, self.parameters_as_they_are(layers=False), layers)
         if may_look(y):
-            refuse_nan(self, x, state, None, y.detach().sum())
+            from elm_neuro.backends.native._sums import sum_of  # brings the kernels
+
+            refuse_nan(self, x, state, None, sum_of(y), y.dtype)
         y = as_stored(y, like)
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)

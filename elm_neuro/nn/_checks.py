@@ -154,7 +154,12 @@ def checked_lengths(lengths: Tensor, batch: int, num_steps: int, device: torch.d
 
 
 def refuse_nan(
-    neuron: nn.Module, x: Tensor | SpikeEvents, before: ELMState | None, lengths: Tensor | None, total: Tensor
+    neuron: nn.Module,
+    x: Tensor | SpikeEvents,
+    before: ELMState | None,
+    lengths: Tensor | None,
+    total: float,
+    dtype: torch.dtype,
 ) -> None:
     """Refuse a pass or a step that ended in NaN, and name the input, state or parameter that it came from, or say that
     numbers grew too large.
@@ -162,9 +167,9 @@ def refuse_nan(
     The memory never forgets a NaN, so a look at the sum of its last state and of what reads it suffices, which is
     far less than the outputs; only then is the culprit sought.
     """
-    if math.isnan(total.item()):
+    if math.isnan(total):
         name_culprit(neuron, x, before, lengths)
-        raise ValueError(OVERFLOW.format("a readout that is NaN", total.dtype))
+        raise ValueError(OVERFLOW.format("a readout that is NaN", dtype))
 
 
 def refuse_infinite(
@@ -182,9 +187,11 @@ def refuse_infinite(
     Raises:
         ValueError: this is one.
     """
-    total = after.v.detach().sum().item()
+    from elm_neuro.backends.native._sums import sum_of  # brings the kernels
+
+    total = sum_of(after.v)
     if b is not None:
-        total += after.a.detach().sum().item() + b.detach().sum().item()
+        total += sum_of(after.a) + sum_of(b)
     if math.isfinite(total):
         return
     name_culprit(layer, x, before, lengths)

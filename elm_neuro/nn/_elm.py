@@ -279,13 +279,15 @@ class ELM(pretrained.Saved, Configured, nn.Module):
     ) -> None:
         if not may_look(after.m):
             return
+        from elm_neuro.backends.native._sums import sum_of, sum_of_last_step  # brings the kernels
+
         # what was read last has gone through the memory and all that reads it
         if lengths is None and (last_only or y.shape[1]):
-            total = (y.detach() if last_only else y.detach().select(1, -1)).sum()
+            total = sum_of(y) if last_only else sum_of_last_step(y)
         else:
             params = learned.params
-            total = after.m.detach().sum() + params.w_y.detach().sum() + params.b_y.detach().sum()
-        refuse_nan(self, x, state, lengths, total)
+            total = sum_of(after.m) + sum_of(params.w_y) + sum_of(params.b_y)
+        refuse_nan(self, x, state, lengths, total, y.dtype)
 
     def traces(self, x: Tensor | SpikeEvents, state: ELMState | None = None) -> ELMTraces:
         """Synapse, branch, memory and output records of a sequence, for figures.

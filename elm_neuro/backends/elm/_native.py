@@ -162,6 +162,9 @@ class Run(NamedTuple):
     rule: SpikeRule | None = None  # by which the readout fires inside the pass
     last_readout: bool = False  # with a rule, and without gradients: no record of the others
 
+    def in_one_part(self, num_steps: int) -> bool:
+        return self.recompute_every is None or self.recompute_every >= num_steps
+
 
 Scanned: TypeAlias = tuple[Tensor, Tensor | None, ELMState]  # readout, spikes where there is a rule, state
 
@@ -179,7 +182,7 @@ def _scan(
     if one_step and params.branch_activation is None and not learns_decay:
         return _one_step(x, params, state, run)
     commutes = _torch.may_commute(params) and not learns_decay
-    arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input) if commutes else None
+    arriving = _arriving(x, params, lengths, run) if commutes else None
     if arriving is not None and (arriving.events is not None or not fewer_branches(params)):
         return _hidden_first(x, arriving, params, state, run)
     if arriving is not None:  # what it was searched for is not there
@@ -209,7 +212,7 @@ def _scan_learned(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """The same of parameters as they are learned; differentiable twice."""
-    arriving = Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input)
+    arriving = _arriving(x, params, lengths, run)
     if arriving.events is not None or not fewer_branches(params) or run.timescales is None:
         return _hidden_first(x, arriving, params, state, run)
     frames, params = arriving.frames_or_raise(), parameters(Learned(params, run.timescales))
@@ -257,6 +260,12 @@ def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     return y, spikes, ELMState(b, m)
 
 
+def _arriving(x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None, run: Run) -> Arriving:
+    """The input, searched for events where it depends on them how the pass goes."""
+    search = fewer_branches(params) or not run.in_one_part(x.shape[1])
+    return Arriving.of(x, params.kappa_m.dtype, lengths, run.sparse_input, search=search)
+
+
 def _hidden_first(
     x: Tensor | SpikeEvents, arriving: Arriving, params: ELMParameters, state: ELMState | None, run: Run
 ) -> Scanned:
@@ -264,7 +273,9 @@ def _hidden_first(
     weight, kappa_b, b_0 = params.mlp_weight[0], params.kappa_b, None if state is None else state.b
     if run.timescales is not None:
         kappa_b = remembered_decay(kappa_b, run.timescales)
-    first = FirstLayer(params.w_s, params.routing, arriving.discounted_sum(kappa_b), b_0)
+    adds_up = (arriving.events is not None or arriving.unsearched) and run.in_one_part(arriving.num_steps)
+    total = None if adds_up else arriving.discounted_sum(kappa_b)
+    first = FirstLayer(params.w_s, params.routing, total, b_0)
     # the pass itself makes the memory's part of the weight, and its table
     operands = _operands(
         params, state, run, weight, arriving.lengths, arriving.events,
@@ -276,7 +287,7 @@ def _hidden_first(
         again = Again(plain, x if arriving.frames is None and isinstance(x, Tensor) else None)
     y, spikes, m, b = _run(
         operands, params, run, arriving.batch, arriving.num_steps, first=first, again=again,
-        time_first=arriving.time_first,
+        time_first=arriving.time_first, num_input=x.shape[-1],
     )  # fmt: skip
     return y, spikes, ELMState(present(b), m)
 
@@ -297,7 +308,7 @@ def _hidden_first_traced(
         value = None if x.value is None else x.value.to(kappa_b.dtype)
         operands = operands._replace(begin=x.indptr, channel=x.channel, value=value)
     # without a total, the pass adds it up
-    first = FirstLayer(params.w_s, params.routing, total, None if state is None else state.b)  # type: ignore[arg-type]
+    first = FirstLayer(params.w_s, params.routing, total, None if state is None else state.b)
     y, m, b = _run_traced(operands, params, run, x.shape, first)
     return y, None, ELMState(b, m)
 
@@ -369,6 +380,7 @@ def _run(
     again: Again | None = None,
     in_one_part: bool = False,
     time_first: bool = False,
+    num_input: int = 0,
 ) -> Outputs:
     """The pass; `first` is what the table is still to be made of."""
     silu = params.activation == "silu"
@@ -377,7 +389,7 @@ def _run(
     surrogate, (slope,) = (0, (0.0,)) if run_.rule is None else in_numbers(run_.rule.surrogate)
     plan = Plan(
         batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout,
-        run_.timescales,
+        run_.timescales, num_input,
     )  # fmt: skip
     return run(operands, plan, first, again)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.elm._native_operands import lies_time_first
-from elm_neuro.backends.native._events import Events
+from elm_neuro.backends.native._events import Events, searched
 from elm_neuro.backends.parts._lengths import valid
 from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.events import SpikeEvents
@@ -23,14 +23,26 @@ class Arriving(NamedTuple):
     batch: int
     num_steps: int
     time_first: bool  # in memory
+    unsearched: bool = False  # frames that the pass itself searches for events; they are as they came
 
     @classmethod
-    def of(cls, x: Tensor | SpikeEvents, dtype: torch.dtype, lengths: Tensor | None, sparse_input: str) -> Arriving:
-        """The input as events where it is sparse."""
+    def of(
+        cls,
+        x: Tensor | SpikeEvents,
+        dtype: torch.dtype,
+        lengths: Tensor | None,
+        sparse_input: str,
+        *,
+        search: bool = True,
+    ) -> Arriving:
+        """The input as events where it is sparse; without `search` frames may wait for the pass to look."""
         batch, num_steps = x.shape[:2]
         if isinstance(x, SpikeEvents):
             return cls(None, Events.of(x, dtype), lengths, batch, num_steps, time_first=False)
         time_first = lies_time_first(x)
+        if not search and sparse_input == "auto" and x.dtype == dtype and searched(x, sparse_input):
+            x = x if x.stride(2) == 1 else x.contiguous()
+            return cls(x, None, lengths, batch, num_steps, time_first, unsearched=True)
         events = Events.searched_for(x, dtype, sparse_input)
         if events is not None:
             return cls(None, events, lengths, batch, num_steps, time_first)

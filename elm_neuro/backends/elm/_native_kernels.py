@@ -5,6 +5,7 @@ of dense frames, which are torch's.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,14 +22,14 @@ from elm_neuro.backends.elm._native_operands import (
 )
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._events import Events
-from elm_neuro.backends.native._rows import padded_table, rows, strides
+from elm_neuro.backends.native._rows import padded_table, strides
 
 
 def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     """What a pass gives, and what the backward pass reads (nothing without `save`)."""
     like, parts = operands.kappa, plan.parts()
-    y = _room_for_last(operands, plan) if plan.last_readout else _room_like_arriving(operands, plan)
-    spikes = None if operands.threshold is None else _room_like_arriving(operands, plan)
+    y = room_for_last(operands, plan) if plan.last_readout else room_like_arriving(operands, plan)
+    spikes = None if operands.threshold is None else room_like_arriving(operands, plan)
     m_last = like.new_empty(plan.batch, *like.shape)
     size = saved_size(operands, plan.batch, plan.num_steps) if save and len(parts) == 1 else 0
     activations = _library.large(like, size)
@@ -37,12 +38,7 @@ def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs,
     m, f = operands.m_0, operands.f_0
     for index, (first, count) in enumerate(parts):
         args, _alive = _arguments(operands, plan, first, count, m, f)
-        if plan.last_readout:
-            args.y_last = y.data_ptr()
-        else:
-            args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(y, first)
-        if spikes is not None:
-            args.spikes, (args.y_batch, args.y_time, args.y_neuron) = _from(spikes, first)  # as y lies
+        give_outputs(args, plan, y, spikes, first)
         if index + 1 < len(parts):
             m, f = torch.empty_like(m_last), like.new_empty(plan.batch, *operands.w_m.shape[:-1])
             m_starts.append(m)
@@ -59,15 +55,14 @@ def run_forward(operands: Operands, plan: Plan, *, save: bool) -> tuple[Outputs,
 
 def run_backward(
     operands: Operands, plan: Plan, saved: Saved, incoming: Incoming, wanted: Wanted, readout: Tensor | None
-) -> list[Tensor | None]:
+) -> Operands:
     """Gradients of the operands from `frames` on; `readout` is the forward pass's, where spikes have a gradient."""
     like, parts = operands.kappa, plan.parts()
     if operands.channel is not None:
-        _check_events(operands, plan)
-    grads = _room_for_gradients(operands, wanted)
-    grad_y = None if incoming.y is None else rows(incoming.y)
-    grad_spikes = None if incoming.spikes is None else rows(incoming.spikes)
-    grad_m = None if incoming.m_last is None else incoming.m_last.contiguous()
+        check_events(operands, plan, 0 if operands.table is None else operands.table.shape[1])
+    grads = room_for_gradients(operands, wanted)
+    incoming = incoming.laid_out()
+    grad_m = incoming.m_last
     again = len(parts) > 1
     workspace = _library.large(like, saved_size(operands, plan.batch, plan.part)) if again else saved.activations
     grad_f: Tensor | None = None
@@ -81,44 +76,54 @@ def run_backward(
             args.m_last = m_last.data_ptr()
             _call(_library.library().elm_scan_forward, args, like)
             args.accumulate = index + 1 < len(parts)
-        if grad_y is not None:
-            args.grad_y, (args.grad_y_batch, args.grad_y_time, args.grad_y_neuron) = _from(grad_y, first)
-        if grad_spikes is not None and readout is not None:
-            args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(readout, first)
-            args.grad_spikes, (args.grad_spikes_batch, args.grad_spikes_time, args.grad_spikes_neuron) = _from(
-                grad_spikes, first
-            )
+        give_incoming(args, incoming, readout, first)
         args.grad_m_last, args.grad_f_last = _library.address(grad_m), _library.address(grad_f)
         grad_m_0 = like.new_empty(plan.batch, *like.shape) if index or wanted.m_0 else None
         grad_f_0 = like.new_empty(plan.batch, *operands.w_m.shape[:-1]) if index or wanted.f_0 else None
-        grad_product = _give_gradients(args, grads, operands, alive, first)
+        give_gradients(args, grads)
+        grad_product = _give_gradient_of_arriving(args, grads, operands, alive[1], first)
         args.grad_m_0, args.grad_f_0 = _library.address(grad_m_0), _library.address(grad_f_0)
         _call(_library.library().elm_scan_backward, args, like)
         if grad_product is not None:
             _project_backward(operands, grad_product, first, count, grads)
         grad_m, grad_f = grad_m_0, grad_f_0  # what the last step of the part before this one gets
-    grad_threshold = grads.threshold
-    if grad_threshold is not None and operands.threshold is not None and not operands.threshold.ndim:
-        grad_threshold = grad_threshold.sum()
-    return [
-        grads.frames, grads.table, grads.dense, grad_f if wanted.f_0 else None, grads.bias,
-        grad_m if wanted.m_0 else None, grads.kappa, grads.gain, grads.w_m, grads.w_y, grads.b_y, grad_threshold,
-        *grads.layers,
-    ]  # fmt: skip
+    return grads._replace(f_0=grad_f if wanted.f_0 else None, m_0=grad_m if wanted.m_0 else None)
 
 
-def _check_events(operands: Operands, plan: Plan) -> None:
+def give_outputs(args: _library.ScanArgs, plan: Plan, y: Tensor, spikes: Tensor | None, first: int) -> None:
+    """Say where the readout and the spikes go of the steps from `first` on."""
+    if plan.last_readout:
+        args.y_last = y.data_ptr()
+    else:
+        args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(y, first)
+    if spikes is not None:
+        args.spikes, (args.y_batch, args.y_time, args.y_neuron) = _from(spikes, first)  # as y lies
+
+
+def give_incoming(args: _library.ScanArgs, incoming: Incoming, readout: Tensor | None, first: int) -> None:
+    """Say where the gradients of readout and spikes come from, which are laid out."""
+    if incoming.y is not None:
+        args.grad_y, (args.grad_y_batch, args.grad_y_time, args.grad_y_neuron) = _from(incoming.y, first)
+    if incoming.spikes is not None and readout is not None:
+        args.y, (args.y_batch, args.y_time, args.y_neuron) = _from(readout, first)
+        args.grad_spikes, by = _from(incoming.spikes, first)
+        args.grad_spikes_batch, args.grad_spikes_time, args.grad_spikes_neuron = by
+
+
+def check_events(operands: Operands, plan: Plan, num_input: int) -> None:
     """Refuse events that were changed since the forward pass, where autograd could not see it."""
-    begin, end, channel, value, table = *operands[:4], operands.table
-    if begin is None or end is None or channel is None or table is None:
-        raise RuntimeError("events without rows or without a table")
-    Events(begin, end, channel, value, (plan.batch, plan.num_steps, table.shape[1])).check()
+    begin, end, channel, value = operands[:4]
+    if begin is None or end is None or channel is None:
+        raise RuntimeError("events without rows")
+    Events(begin, end, channel, value, (plan.batch, plan.num_steps, num_input)).check()
 
 
-def _room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
+def room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
     """Room for the gradients; those of f_0 and m_0 are made a part at a time."""
     frames, table, dense, threshold = operands.frames, operands.table, operands.dense, operands.threshold
-    room = torch.empty_like  # of operands that are laid out, contiguous but for w_m
+    room: Any = torch.empty_like  # of operands that are laid out, contiguous but for w_m
+    kappa: Any = room(operands.kappa) if wanted.kappa else None
+    gain: Any = room(operands.gain) if wanted.gain else None
     with_table = table is not None and (wanted.table or wanted.frames)
     return Operands(
         None, None, None, None, None, None,
@@ -128,8 +133,8 @@ def _room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
         f_0=None,
         bias=None if operands.bias is None else room(operands.bias),
         m_0=None,
-        kappa=room(operands.kappa),
-        gain=room(operands.gain),
+        kappa=kappa,
+        gain=gain,
         w_m=operands.w_m.new_empty(operands.w_m.shape),
         w_y=room(operands.w_y),
         b_y=room(operands.b_y),
@@ -138,13 +143,13 @@ def _room_for_gradients(operands: Operands, wanted: Wanted) -> Operands:
     )  # fmt: skip
 
 
-def _room_for_last(operands: Operands, plan: Plan) -> Tensor:
+def room_for_last(operands: Operands, plan: Plan) -> Tensor:
     """Room for the readout of each sample's last step, (batch, ...); without steps the kernel writes none."""
     make = operands.b_y.new_empty if operands.lengths is None else operands.b_y.new_zeros
     return make((plan.batch, *operands.b_y.shape))
 
 
-def _room_like_arriving(operands: Operands, plan: Plan) -> Tensor:
+def room_like_arriving(operands: Operands, plan: Plan) -> Tensor:
     """Room for the readout, (batch, time, ...), time first in memory where the input lies so: then a face with time
     first copies nothing.
     """
@@ -169,14 +174,9 @@ def _arguments(
 
     Without `with_product` the product with the frames is not computed: there is only room for its gradient.
     """
-    kappa, layers, w_m, table = operands.kappa, operands.layers, operands.w_m, operands.table
-    num_neuron = kappa.shape[0] if kappa.ndim == 2 else 1
-    args = _library.ScanArgs(
-        plan.batch, count, num_neuron, kappa.shape[-1], len(layers) // 2, w_m.shape[-2] if layers else 0, plan.silu,
-        operands.b_y.shape[-1], 0 if table is None else table.shape[1], first, plan.num_steps,
-    )  # fmt: skip
-    args.tile = plan.tile
-    args.num_task = num_neuron * (plan.batch // plan.tile + (plan.batch % plan.tile).bit_count())
+    args = arguments(operands, plan, count, m, f)
+    kappa, w_m, table = operands.kappa, operands.w_m, operands.table
+    args.first_step, args.num_input = first, 0 if table is None else table.shape[1]
     lengths = operands.lengths
     if lengths is not None and count < plan.num_steps:
         lengths = (lengths - first).clamp(0, count)
@@ -193,10 +193,24 @@ def _arguments(
             dense = kappa.new_empty(plan.batch, count, *w_m.shape[:-1])
     if dense is not None:
         args.dense, (args.dense_batch, args.dense_time, args.dense_neuron) = dense.data_ptr(), strides(dense)
-    args.lengths, args.kappa_b = _library.address(lengths), _library.address(operands.kappa_b)
-    args.f_0, args.m_0, args.bias = _library.address(f), _library.address(m), _library.address(operands.bias)
-    args.kappa, args.gain = kappa.data_ptr(), operands.gain.data_ptr()
+    args.lengths = _library.address(lengths)
     args.w_m, args.w_m_row, args.w_m_neuron = w_m.data_ptr(), w_m.stride(-2), w_m.stride(0)
+    return args, (lengths, dense)
+
+
+def arguments(operands: Operands, plan: Plan, count: int, m: Tensor | None, f: Tensor | None) -> _library.ScanArgs:
+    """Arguments for `count` steps, but for what arrives in them and for the memory's part of the first layer."""
+    kappa, layers = operands.kappa, operands.layers
+    num_neuron = kappa.shape[0] if kappa.ndim == 2 else 1
+    args = _library.ScanArgs(
+        plan.batch, count, num_neuron, kappa.shape[-1], len(layers) // 2, operands.w_m.shape[-2] if layers else 0,
+        plan.silu, operands.b_y.shape[-1], 0, 0, plan.num_steps,
+    )  # fmt: skip
+    args.tile = plan.tile
+    args.num_task = num_neuron * (plan.batch // plan.tile + (plan.batch % plan.tile).bit_count())
+    args.kappa_b, args.bias = _library.address(operands.kappa_b), _library.address(operands.bias)
+    args.f_0, args.m_0 = _library.address(f), _library.address(m)
+    args.kappa, args.gain = kappa.data_ptr(), operands.gain.data_ptr()
     args.w_y, args.b_y = operands.w_y.data_ptr(), operands.b_y.data_ptr()
     if operands.threshold is not None:
         args.threshold, args.one_threshold = operands.threshold.data_ptr(), not operands.threshold.ndim
@@ -204,7 +218,7 @@ def _arguments(
     if layers:
         _library.put_addresses(layers[::2], args.weight)
         _library.put_addresses(layers[1::2], args.layer_bias)
-    return args, (lengths, dense)
+    return args
 
 
 def _from(record: Tensor, first: int) -> tuple[int, tuple[int, int, int]]:
@@ -213,31 +227,29 @@ def _from(record: Tensor, first: int) -> tuple[int, tuple[int, int, int]]:
     return record.data_ptr() + first * by_time * record.element_size(), (by_batch, by_time, by_neuron)
 
 
-def _give_gradients(
-    args: _library.ScanArgs,
-    grads: Operands,
-    operands: Operands,
-    alive: tuple[Tensor | None, Tensor | None],
-    first: int,
-) -> Tensor | None:
-    """Name where the gradients go; returns that of the product with the frames, where there is one: it takes the
-    product's own place.
-    """
-    grad_product = alive[1] if operands.frames is not None and operands.channel is None else None
-    grad_dense = grad_product if grads.dense is None else grads.dense[:, first:]
-    if grad_dense is not None:
-        args.grad_dense, (args.dense_batch, args.dense_time, args.dense_neuron) = (
-            grad_dense.data_ptr(),
-            strides(grad_dense),
-        )
-    if operands.channel is not None:
-        args.grad_table = _library.address(grads.table)
+def give_gradients(args: _library.ScanArgs, grads: Operands) -> None:
+    """Say where the gradients go that do not depend on what arrives."""
     args.grad_bias, args.grad_threshold = _library.address(grads.bias), _library.address(grads.threshold)
-    args.grad_kappa, args.grad_gain = grads.kappa.data_ptr(), grads.gain.data_ptr()
+    args.grad_kappa, args.grad_gain = _library.address(grads.kappa), _library.address(grads.gain)
     args.grad_w_m, args.grad_w_y, args.grad_b_y = grads.w_m.data_ptr(), grads.w_y.data_ptr(), grads.b_y.data_ptr()
     if grads.layers:
         _library.put_addresses(grads.layers[::2], args.grad_weight)
         _library.put_addresses(grads.layers[1::2], args.grad_layer_bias)
+
+
+def _give_gradient_of_arriving(
+    args: _library.ScanArgs, grads: Operands, operands: Operands, dense: Tensor | None, first: int
+) -> Tensor | None:
+    """Say where those of what arrives go; returns that of the product with the frames, where there is one: it takes the
+    product's own place, `dense`.
+    """
+    grad_product = dense if operands.frames is not None and operands.channel is None else None
+    grad_dense = grad_product if grads.dense is None else grads.dense[:, first:]
+    if grad_dense is not None:
+        args.grad_dense = grad_dense.data_ptr()
+        args.dense_batch, args.dense_time, args.dense_neuron = strides(grad_dense)
+    if operands.channel is not None:
+        args.grad_table = _library.address(grads.table)
     return grad_product
 
 
@@ -286,5 +298,5 @@ def _call(call: _library.Call, args: _library.ScanArgs, like: Tensor) -> None:
     width = args.num_memory + 2 * args.hidden * max(1, args.num_layers)
     threads = _library.threads_for(float(args.batch * args.num_steps * args.num_neuron * args.num_memory * width))
     if call(like.dtype == torch.float64, threads, ctypes.byref(args)):
-        what = "the gradients" if args.grad_kappa else "the working copy"
+        what = "the gradients" if args.grad_w_m else "the working copy"
         raise MemoryError(f"no memory for {what} of {args.num_memory} memory units and {args.hidden} hidden units")

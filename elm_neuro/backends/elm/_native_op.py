@@ -113,7 +113,7 @@ def _arrived(
             total = found.discounted_sum(float(operands.kappa_b), operands.kappa.dtype, operands.lengths)
         elif total is None and frames is not None:
             total = discounted_sum(frames, operands.kappa_b, operands.lengths)
-        first = first._replace(total=total)  # type: ignore[arg-type]
+        first = first._replace(total=total)
     return Inputs(operands, first).laid_out(), found
 
 
@@ -181,13 +181,15 @@ def _differentiate(call: _traced.Backward) -> _traced.Operands:
         known = Events(begin, end, channel, value if weighted else None, (batch, num_steps, num_input))
     inputs, _ = _arrived(given, sizes, "on" if found else "off", known, total)
     kappa, gain = inputs.operands.kappa, inputs.operands.gain
-    effective = Effective(with_padded_rows(table) if table.numel() else table, w_m, kappa, gain)
+    effective = None if inputs.first is None else Effective(kappa, gain, with_padded_rows(table), w_m, None)
     saved = Saved(activations, *(part.unbind() if part.numel() else () for part in (m_starts, f_starts)))
-    incoming, needs = Incoming(grads[0], None, grads[1]), tuple(needed[NUM_CONSTANTS:])
+    incoming = Incoming(grads[0], None, grads[1], grads[2]).laid_out()
     plan = _plan(sizes, options, tile)
     if plan.part == num_steps:
         check_kept(activations, saved_size(inputs.operands, batch, num_steps))
-    return [None] * NUM_CONSTANTS + gradients(inputs, plan, saved, effective, incoming, grads[2], needs, None)
+    return [None] * NUM_CONSTANTS + gradients(
+        inputs, plan, saved, effective, incoming, tuple(needed[NUM_CONSTANTS:]), None
+    )
 
 
 PASS = Pass(_run, _empty, _differentiate, kept=tuple(range(NUM_OUTPUT, NUM_OUTPUT + NUM_KEPT)))

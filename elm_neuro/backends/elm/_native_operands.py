@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     time_first: bool = False  # how the readout lies in memory
     last_readout: bool = False  # give that of each sample's last step only
     timescales: Timescales | None = None  # by which what a neuron learns becomes effective; None: it is already
+    num_input: int = 0  # where the pass itself adds up what arrives
 
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""
@@ -100,6 +101,17 @@ class Incoming(NamedTuple):
     y: Tensor | None
     spikes: Tensor | None
     m_last: Tensor | None
+    b: Tensor | None
+
+    def laid_out(self) -> Incoming:
+        """As the kernels read them."""
+        y, spikes, m_last, b = self
+        return Incoming(
+            None if y is None else rows(y),
+            None if spikes is None else rows(spikes),
+            None if m_last is None else m_last.contiguous(),
+            None if b is None else b.contiguous(),
+        )
 
 
 class Wanted(NamedTuple):
@@ -110,6 +122,8 @@ class Wanted(NamedTuple):
     dense: bool
     f_0: bool
     m_0: bool
+    kappa: bool
+    gain: bool
     threshold: bool
 
     @classmethod
@@ -159,10 +173,20 @@ def lies_time_first(frames: Tensor) -> bool:
 
 
 def saved_size(operands: Operands, batch: int, num_steps: int) -> int:
-    """Entries that the backward pass reads: hidden units and tanh of every step, and the memory before every chunk."""
+    """Entries that the backward pass reads."""
     dtype, shape = operands.kappa.dtype, operands.kappa.shape
-    # batch and steps may be left open by compiled code, the neuron's own sizes are not
-    chunk, num_memory = _library.chunk(dtype), _library.padded(dtype, int(shape[-1]))
     num_rows = batch * shape[0] if len(shape) == 2 else batch
-    hidden = len(operands.layers) // 2 * _library.padded(dtype, int(operands.w_m.shape[-2]))
-    return num_rows * (num_steps * (hidden + num_memory) + -(-num_steps // chunk) * num_memory)
+    return saved_entries(
+        dtype, num_rows, num_steps, int(shape[-1]), int(operands.w_m.shape[-2]), len(operands.layers) // 2
+    )
+
+
+def saved_entries(
+    dtype: torch.dtype, num_rows: int, num_steps: int, num_memory: int, hidden: int, num_layers: int
+) -> int:
+    """Hidden units and tanh of every step, and the memory before every chunk, of each neuron and sample. Rows and steps
+    may be left open by compiled code, the neuron's own sizes are not.
+    """
+    chunk, num_memory = _library.chunk(dtype), _library.padded(dtype, num_memory)
+    of_layers = num_layers * _library.padded(dtype, hidden)
+    return num_rows * (num_steps * (of_layers + num_memory) + -(-num_steps // chunk) * num_memory)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from elm_neuro.backends.elm import _native_whole
 from elm_neuro.backends.elm._again import Plain
 from elm_neuro.backends.elm._effective import remembered_timescales
 from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
@@ -31,6 +32,8 @@ from elm_neuro.backends.elm._native_table import FirstLayer, table_backward, tab
 from elm_neuro.backends.elm._traces_before import on_hidden, remaining, through_hidden
 from elm_neuro.backends.native import _effective
 from elm_neuro.backends.native._rows import rows, with_padded_rows
+from elm_neuro.backends.parts._lengths import valid
+from elm_neuro.backends.parts._projection import discounted_sum
 from elm_neuro.backends.parts._twice import as_tensor, asks_operators, differentiable_gradients, differentiable_once
 
 
@@ -79,24 +82,28 @@ class Inputs(NamedTuple):
 
 NO_FIRST = (None,) * len(FirstLayer._fields)
 NUM_CONSTANTS, NUM_OF_FIRST = FIRST_DIFFERENTIATED + 1, len(FirstLayer._fields) - 1
-# of what run_backward gives
-TABLE, F_0, KAPPA, GAIN, W_M = (
-    Operands._fields.index(name) - FIRST_DIFFERENTIATED for name in ("table", "f_0", "kappa", "gain", "w_m")
-)
+KAPPA = Operands._fields.index("kappa") - FIRST_DIFFERENTIATED
 
 
 class Effective(NamedTuple):
     """What a pass works with in place of what it was given, where it makes the table."""
 
-    table: Tensor
-    w_m: Tensor
     kappa: Tensor
     gain: Tensor
+    table: Tensor | None  # this and the next where they do not lie in a room, as _native_whole has it
+    w_m: Tensor | None
+    total: Tensor | None  # where the pass itself added it up
 
     def laid_out(self) -> Effective:
         """As the kernels read it, wherever ``torch.autograd.graph.saved_tensors_hooks`` have kept it in between."""
-        table, *others = self
-        return Effective(with_padded_rows(table), *(tensor.contiguous() for tensor in others))
+        kappa, gain, table, w_m, total = self
+        return Effective(
+            kappa.contiguous(),
+            gain.contiguous(),
+            None if table is None else with_padded_rows(table),
+            None if w_m is None else w_m.contiguous(),
+            None if total is None else total.contiguous(),
+        )
 
 
 NO_EFFECTIVE = (None,) * len(Effective._fields)
@@ -110,8 +117,9 @@ def run(operands: Operands, plan: Plan, first: FirstLayer | None = None, again: 
     constants, differentiated = inputs.flat()
     if again is not None and again.frames is not None:
         constants += (again.frames,)
+    plain = None if again is None else again.plain
     # the constants as one argument: autograd asks each of its arguments more than once
-    return Outputs(*_Pass.apply(plan, None if again is None else again.plain, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return Outputs(*_Pass.apply(plan, plain, inputs, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, Effective | None]:
@@ -119,34 +127,60 @@ def forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, 
     operands, first = inputs
     if first is None:
         return *run_forward(operands, plan, save=save), None
-    kappa, gain, learned = operands.kappa, operands.gain, plan.timescales is not None
+    kappa, gain, f_0, left = operands.kappa, operands.gain, None, None
     if plan.timescales is not None:
         kappa, gain = remembered_timescales(kappa, plan.timescales)
-    table, w_m, b = table_forward(operands.w_m, first.w_s, first.routing, first.total, rectify=learned)
-    f_0 = None
+        operands = operands._replace(kappa=kappa, gain=gain)
     if first.b_0 is not None and operands.kappa_b is not None:
         f_0 = on_hidden(operands.w_m, first.b_0)
-        b += remaining(operands.kappa_b, first.b_0, plan.num_steps, operands.lengths)
-    effective = Effective(table, w_m, kappa, gain)
-    (y, spikes, m, _), saved = run_forward(_with(operands, effective, f_0), plan, save=save)
-    return Outputs(y, spikes, m, b), saved, effective
+        left = remaining(operands.kappa_b, first.b_0, plan.num_steps, operands.lengths)
+    found = None
+    if first.total is None:
+        found = _native_whole.run_forward(operands, first, plan, f_0, save=save)
+    if found is not None:
+        outputs, room = found
+        saved, effective = Saved(room, (), ()), Effective(kappa, gain, None, None, None)
+    else:
+        operands, first, added = _added_up(operands, first)
+        table, w_m, b = table_forward(operands.w_m, first.w_s, first.routing, first.total, rectify=rectifies(plan))
+        outputs, saved = run_forward(operands._replace(table=table, w_m=w_m, f_0=f_0), plan, save=save)
+        outputs, effective = outputs._replace(b=b), Effective(kappa, gain, table, w_m, added)
+    if left is not None and outputs.b is not None:
+        outputs.b.add_(left)
+    return outputs, saved, effective
 
 
-def _with(operands: Operands, effective: Effective, f_0: Tensor | None) -> Operands:
-    """The operands as the kernels take them."""
-    return operands._replace(
-        table=effective.table, f_0=f_0, w_m=effective.w_m, kappa=effective.kappa, gain=effective.gain
-    )
+def _added_up(
+    operands: Operands, first: FirstLayer, total: Tensor | None = None
+) -> tuple[Operands, FirstLayer, Tensor | None]:
+    """The same for frames that turned out dense, 0 past each sample's end and added up to `total`, which comes last."""
+    frames, kappa_b = operands.frames, operands.kappa_b
+    if first.total is not None or frames is None or kappa_b is None:
+        return operands, first, None
+    if operands.lengths is not None:
+        frames = torch.where(valid(operands.lengths, frames), frames, 0.0)
+    if total is None:
+        total = discounted_sum(frames, kappa_b, operands.lengths)
+    return operands._replace(frames=frames), first._replace(total=total), total
+
+
+def rectifies(plan: Plan) -> bool:
+    """Whether the synaptic weights come as they are learned."""
+    return plan.timescales is not None
 
 
 class _Pass(Function):
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, plain: Plain | None, constants: tuple[Tensor | None, ...], *differentiated: Tensor | None
+        ctx: Any,
+        plan: Plan,
+        plain: Plain | None,
+        inputs: Inputs,
+        constants: tuple[Tensor | None, ...],
+        *differentiated: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        given = Inputs.of(constants[:NUM_CONSTANTS], differentiated)
-        inputs, save = given.laid_out(), any(ctx.needs_input_grad)
-        outputs, saved, effective = forward(inputs, plan, save=save)
+        save = any(ctx.needs_input_grad)
+        outputs, saved, effective = forward(inputs.laid_out(), plan, save=save)
         ctx.plan, ctx.plain, ctx.num_starts, ctx.num_constants = plan, plain, len(saved.m_starts), len(constants)
         ctx.differentiates_again = plain is not None
         ctx.set_materialize_grads(False)
@@ -173,61 +207,79 @@ class _Pass(Function):
 @differentiable_once
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tile, readout, activations, *rest = ctx.saved_tensors
-    effective, rest = Effective._make(rest[: len(NO_EFFECTIVE)]), rest[len(NO_EFFECTIVE) :]
-    if effective.table is not None:
-        effective = effective.laid_out()
+    made, rest = rest[: len(NO_EFFECTIVE)], rest[len(NO_EFFECTIVE) :]
+    effective = None if made[0] is None else Effective._make(made).laid_out()
     num = ctx.num_starts
     starts, rest = [start.contiguous() for start in rest[: 2 * num]], rest[2 * num :]
     saved = Saved(activations.contiguous(), tuple(starts[:num]), tuple(starts[num:]))
     inputs = Inputs.of(rest[:NUM_CONSTANTS], rest[ctx.num_constants :]).laid_out()
     plan = ctx.plan if tile is as_tensor(ctx.plan.tile) else ctx.plan._replace(tile=int(tile))
     grad_y, grad_spikes, grad_m, grad_b = grads
-    incoming, needs = Incoming(grad_y, grad_spikes, grad_m), ctx.needs_input_grad[3:]
+    incoming = Incoming(grad_y, grad_spikes, grad_m, grad_b).laid_out()
     readout = None if readout is None else rows(readout)
-    return None, None, None, *gradients(inputs, plan, saved, effective, incoming, grad_b, needs, readout)
+    return (
+        None,
+        None,
+        None,
+        None,
+        *gradients(inputs, plan, saved, effective, incoming, ctx.needs_input_grad[4:], readout),
+    )
 
 
 def gradients(
     inputs: Inputs,
     plan: Plan,
     saved: Saved,
-    effective: Effective,
+    effective: Effective | None,
     incoming: Incoming,
-    grad_b: Tensor | None,
     needs: tuple[bool, ...],
     readout: Tensor | None,
 ) -> list[Tensor | None]:
-    """Of what the outputs are differentiated by."""
+    """Of what the outputs are differentiated by; what comes is laid out."""
     operands, first = inputs
     wanted = Wanted.among(needs[NUM_OF_FIRST:])
-    if first is None:
-        return [None, None, None, *run_backward(operands, plan, saved, incoming, wanted, readout)]
-    weight, b_0 = operands.w_m, first.b_0
-    f_0 = None if b_0 is None else on_hidden(weight, b_0)
-    wanted = wanted._replace(table=True, f_0=b_0 is not None)
-    found = run_backward(_with(operands, effective, f_0), plan, saved, incoming, wanted, readout)
-    grad_table, grad_w_m, grad_f_0 = found[TABLE], found[W_M], found[F_0]
-    if grad_table is None or grad_w_m is None:
-        raise RuntimeError("a table without a gradient")
-    of_weight, of_w_s, of_total = table_backward(
-        weight, first.w_s, first.routing, first.total, grad_table, grad_w_m, grad_b,
-        rectify=plan.timescales is not None, wants_total=needs[1],
-    )  # fmt: skip
+    if first is None or effective is None:
+        grads = run_backward(operands, plan, saved, incoming, wanted, readout)
+        return [None, None, None, *_of_operands(grads, operands)]
+    b_0, proto = first.b_0, operands.kappa
+    f_0 = None if b_0 is None else on_hidden(operands.w_m, b_0)
+    wanted = wanted._replace(table=True, f_0=b_0 is not None, gain=wanted.gain or (rectifies(plan) and wanted.kappa))
+    operands = operands._replace(kappa=effective.kappa, gain=effective.gain)
+    if effective.table is None or effective.w_m is None:
+        room = saved.activations
+        of_w_s, grads = _native_whole.run_backward(operands, first, plan, room, f_0, incoming, wanted, readout)
+        of_total = None
+    else:
+        operands, first, _ = _added_up(operands, first, effective.total)
+        made = operands._replace(table=effective.table, w_m=effective.w_m, f_0=f_0)
+        grads = run_backward(made, plan, saved, incoming, wanted, readout)
+        if grads.table is None:
+            raise RuntimeError("a table without a gradient")
+        of_weight, of_w_s, of_total = table_backward(
+            operands.w_m, first.w_s, first.routing, first.total, grads.table, grads.w_m, incoming.b,
+            rectify=rectifies(plan), wants_total=needs[1],
+        )  # fmt: skip
+        grads = grads._replace(table=None, w_m=of_weight)
     of_b_0 = None
-    if b_0 is not None and grad_f_0 is not None:
-        of_b_0 = through_hidden(weight, b_0, grad_f_0, of_weight)
-        if grad_b is not None and operands.kappa_b is not None:
-            of_b_0 += remaining(operands.kappa_b, grad_b, plan.num_steps, operands.lengths)
-    found[TABLE] = found[F_0] = None
-    found[W_M] = of_weight
+    if b_0 is not None and grads.f_0 is not None:
+        of_b_0 = through_hidden(operands.w_m, b_0, grads.f_0, grads.w_m)
+        if incoming.b is not None and operands.kappa_b is not None:
+            of_b_0 += remaining(operands.kappa_b, incoming.b, plan.num_steps, operands.lengths)
+    found = _of_operands(grads._replace(f_0=None), operands)
     if plan.timescales is not None:
+        found[KAPPA] = found[KAPPA + 1] = None  # decay and gain are of one number, which is learned
         if needs[NUM_OF_FIRST + KAPPA]:
-            of_effective = None, found[KAPPA], found[GAIN]
-            _, found[KAPPA] = _effective.backward(
-                first.w_s, operands.kappa, of_effective, (False, True), plan.timescales
-            )
-        found[GAIN] = None
+            of_effective = None, grads.kappa, grads.gain
+            _, found[KAPPA] = _effective.backward(first.w_s, proto, of_effective, (False, True), plan.timescales)
     return [of_w_s, of_total, of_b_0, *found]
+
+
+def _of_operands(grads: Operands, operands: Operands) -> list[Tensor | None]:
+    """In the order in which they are differentiated by, the threshold's in its shape."""
+    if grads.threshold is not None and operands.threshold is not None and not operands.threshold.ndim:
+        grads = grads._replace(threshold=grads.threshold.sum())
+    fixed: tuple[Any, ...] = grads[FIRST_DIFFERENTIATED:NUM_FIXED]
+    return [*fixed, *grads.layers]
 
 
 def _differentiable(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -252,4 +304,10 @@ def _differentiable(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor 
         *spikes, y, b, m = found
         return y, spikes[0] if spikes else y, m, b
 
-    return None, None, None, *differentiable_gradients(again, tuple(differentiated), ctx.needs_input_grad[3:], grads)
+    return (
+        None,
+        None,
+        None,
+        None,
+        *differentiable_gradients(again, tuple(differentiated), ctx.needs_input_grad[4:], grads),
+    )

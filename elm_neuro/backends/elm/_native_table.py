@@ -5,7 +5,7 @@ synapses that it reaches; and what all input of a sequence leaves on the branche
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class FirstLayer(NamedTuple):
 
     w_s: Tensor  # synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch)
     routing: Tensor | None  # as in elm_neuro.functional.ELMParameters
-    total: Tensor  # input summed over time, (batch, input_size) or (batch, num_neuron, input_size)
+    total: Any  # Tensor: input summed over time, (batch, [num_neuron,] input_size); None: the pass adds it up
     b_0: Tensor | None  # branch traces before the first step, (batch, [num_neuron,] num_branch); None for zeros
 
     def laid_out(self) -> FirstLayer:
@@ -30,7 +30,7 @@ class FirstLayer(NamedTuple):
         return FirstLayer(
             w_s.contiguous(),
             None if routing is None else routing.contiguous(),
-            total.contiguous(),
+            None if total is None else total.contiguous(),
             None if b_0 is None else b_0.contiguous(),
         )
 
@@ -128,24 +128,40 @@ def _backward_of_sums(
 def _arguments(
     weight: Tensor | None, w_s: Tensor, routing: Tensor | None, total: Tensor, *, rectify: bool = False
 ) -> _library.TableArgs:
+    own = total.shape[-1] if total.ndim == 3 else 0
+    args = table_arguments(weight, w_s, routing, (total.shape[0], total.shape[-1], own), rectify=rectify)
+    args.total = total.data_ptr()
+    return args
+
+
+def table_arguments(
+    weight: Tensor | None, w_s: Tensor, routing: Tensor | None, of_total: tuple[int, int, int], *, rectify: bool
+) -> _library.TableArgs:
+    """Arguments for sizes and weights; of the input summed over time there are batch, inputs, and their stride from
+    neuron to neuron, 0 where these share it.
+    """
     num_neuron = w_s.shape[0] if w_s.ndim == 3 else 1
     num_branch, num_synapse = w_s.shape[-2:]
     hidden, width = (0, num_branch) if weight is None else weight.shape[-2:]
-    batch, num_input = total.shape[0], total.shape[-1]
+    batch, num_input, total_neuron = of_total
     routing_neuron = num_branch * num_synapse if routing is not None and routing.ndim == 3 else 0
     args = _library.TableArgs(
         num_neuron, hidden, num_input, num_branch, num_synapse, width - num_branch,
-        _library.padded(w_s.dtype, hidden), rectify, routing_neuron, batch, num_input if total.ndim == 3 else 0,
+        _library.padded(w_s.dtype, hidden), rectify, routing_neuron, batch, total_neuron,
     )  # fmt: skip
     args.weight, args.w_s, args.routing = _library.address(weight), w_s.data_ptr(), _library.address(routing)
-    args.total = total.data_ptr()
     return args
 
 
 def _call(call: _library.Call, weight: Tensor, args: _library.TableArgs) -> None:
     """`weight`, the first layer's or the synapses', says the dtype and about how much work it is."""
     status = call(weight.dtype == torch.float64, _library.threads_for(weight.numel()), ctypes.byref(args))
-    if status == OUTSIDE:
-        raise ValueError(f"routing must hold inputs below {args.num_input}, -1 where a slot is empty; it was changed")
     if status:
+        refuse_outside(status, args.num_input)
         raise MemoryError(f"no memory for a row of {args.hidden} hidden units")
+
+
+def refuse_outside(status: int, num_input: int) -> None:
+    """Refuse a routing that a kernel has found to lead outside of the inputs."""
+    if status == OUTSIDE:
+        raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty; it was changed")

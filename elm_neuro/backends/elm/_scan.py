@@ -256,7 +256,9 @@ def _settled(
         state = ELMState(state.b.to(given.kappa_m.dtype), state.m.to(given.kappa_m.dtype))
     check_fit(x, given, state, lengths)
     first = x.channel if isinstance(x, SpikeEvents) else x
-    tensors = (first, *(state or ()), *given[:5], *given.mlp_weight, *given.mlp_bias, given.w_y, given.b_y)
+    w_s, routing, *others = given[:5]
+    weights = (*given.mlp_weight, *given.mlp_bias, given.w_y, given.b_y)
+    tensors = (first, *(state or ()), w_s, *others, *weights, *(() if routing is None else (routing,)))
     reason = not_numbers(tensors)
 
     def refusal(candidate: ELMBackend) -> str | None:
@@ -267,7 +269,7 @@ def _settled(
     chosen = choose(OPERATOR, backend, refusal)
     if holds_bytes(x) and not chosen.takes_bytes:
         x = x.to(given.kappa_m.dtype)
-    if torch.compiler.is_compiling() or not [one for one in tensors if one is not None and one.is_neg()]:
+    if torch.compiler.is_compiling() or not any(map(Tensor.is_neg, tensors)):
         return chosen, x, params, state
     numbers: dict[str, Any] = {
         name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)

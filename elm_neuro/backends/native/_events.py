@@ -97,7 +97,7 @@ class Events(NamedTuple):
         x = x if x.stride(2) == 1 else x.contiguous()
         batch, num_steps, num_input = x.shape
         # as much room for any number of threads: torch.utils.checkpoint holds a second pass to the shapes of the first
-        size = room_for(x, density)
+        size = room_for(x.numel(), density)
         parts = max(1, min(_library.threads_for(x.numel()), batch)) if density < 1.0 else 1
         room = size // parts
         begin = x.new_empty(batch * num_steps, dtype=torch.int64)
@@ -116,18 +116,17 @@ class Events(NamedTuple):
         """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, by the library."""
         batch, num_steps, num_input = self.shape
         total = self.begin.new_zeros(batch, num_input, dtype=dtype)
-        library = _library.library()
-        call = library.elm_discount_f64 if dtype == torch.float64 else library.elm_discount_f32
         wide = self.channel.dtype == torch.int64
         tensors = (lengths, self.begin, self.end, self.channel, self.value, total)
         reach = steps_within_reach(kappa, num_steps, dtype)
-        call(batch, num_steps, num_input, reach, kappa, wide, *map(_library.address, tensors))
+        sizes = batch, num_steps, num_input, reach, kappa, wide
+        _library.library().elm_discount(dtype == torch.float64, *sizes, *map(_library.address, tensors))
         return total
 
 
-def room_for(frames: Tensor, density: float) -> int:
-    """Entries for the events of frames of which this part is any at most."""
-    return math.ceil(density * frames.numel())
+def room_for(num_entry: int, density: float) -> int:
+    """Room for the events of frames with so many entries, of which this part is any at most."""
+    return math.ceil(density * num_entry)
 
 
 def room_for_found(frames: Tensor | None, sparse_input: str, density: float, like: Tensor) -> list[Tensor]:
@@ -136,7 +135,7 @@ def room_for_found(frames: Tensor | None, sparse_input: str, density: float, lik
     """
     num_row = size = 0
     if frames is not None and sparse_input == "auto":
-        num_row, size = frames.shape[0] * frames.shape[1], room_for(frames, density)
+        num_row, size = frames.shape[0] * frames.shape[1], room_for(frames.numel(), density)
     begin, end = (like.new_empty(num_row, dtype=torch.int64) for _ in range(2))
     return [begin, end, like.new_empty(size, dtype=torch.int32), like.new_empty(size)]
 

@@ -94,6 +94,20 @@ class TableArgs(ctypes.Structure):
     )
 
 
+class PassArgs(ctypes.Structure):
+    """``struct ElmPass`` of native/api.h."""
+
+    _fields_ = [  # as ctypes wants it
+        ("search", ctypes.c_int64),
+        ("reach", ctypes.c_int64),
+        ("kappa_b", ctypes.c_double),
+        ("weighted", ctypes.c_void_p),
+        ("frames", FramesArgs),
+        ("table", TableArgs),
+        ("scan", ScanArgs),
+    ]
+
+
 class EffectiveArgs(ctypes.Structure):
     """``struct ElmEffective`` of native/api.h."""
 
@@ -142,6 +156,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "ElmFilter": FilterArgs,
     "ElmFrames": FramesArgs,
     "ElmTable": TableArgs,
+    "ElmPass": PassArgs,
     "ElmEffective": EffectiveArgs,
     "ElmAlif": AlifArgs,
     "ElmNetwork": NetworkArgs,
@@ -221,6 +236,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "filter_backward",
         "table_forward",
         "table_backward",
+        "pass_forward",
+        "pass_backward",
         "compact",
         "alif_forward",
         "alif_backward",
@@ -228,14 +245,15 @@ def _declare(library: ctypes.CDLL) -> None:
         "network_backward",
     ):
         getattr(library, f"elm_{name}").argtypes, getattr(library, f"elm_{name}").restype = (word, word, pointer), word
+    library.elm_sum.argtypes, library.elm_sum.restype = (word,) * 4 + (pointer,), ctypes.c_double
     library.elm_alif_chunk.argtypes, library.elm_alif_chunk.restype = (), word
     library.elm_alif_saved.argtypes, library.elm_alif_saved.restype = (word, pointer), word
     library.elm_network_lanes.argtypes, library.elm_network_lanes.restype = (word,) * 5, word
     library.elm_network_saved.argtypes, library.elm_network_saved.restype = (word, pointer), word
     library.elm_check_events.argtypes, library.elm_check_events.restype = (word,) * 3 + (pointer,) * 3, word
     library.elm_effective_backward.argtypes, library.elm_effective_backward.restype = (word, pointer), None
-    for name in ("elm_discount_f32", "elm_discount_f64"):
-        getattr(library, name).argtypes = (word,) * 4 + (ctypes.c_double, word) + (pointer,) * 6
+    library.elm_discount.argtypes = (word,) * 5 + (ctypes.c_double, word) + (pointer,) * 6
+    library.elm_discount.restype = None
 
 
 _library, _missing = _open()  # on import: compiled code must not trace this

@@ -39,8 +39,9 @@ struct ElmScan {
     void *saved;  // what the backward pass reads, or null where none will follow
     const void *grad_y, *grad_spikes, *grad_m_last, *grad_f_last;  // each or null
     void *grad_table, *grad_dense, *grad_f_0, *grad_m_0;           // each or null; the table's comes zeroed
-    void *grad_bias, *grad_kappa, *grad_gain, *grad_w_m, *grad_w_y, *grad_b_y;  // grad_bias or null
-    void *grad_threshold;                                                       // or null
+    void *grad_bias, *grad_kappa, *grad_gain;  // each or null
+    void *grad_w_m, *grad_w_y, *grad_b_y;
+    void *grad_threshold;  // or null
     void *grad_weight[ELM_MAX_LAYERS], *grad_layer_bias[ELM_MAX_LAYERS];
 };
 
@@ -133,6 +134,20 @@ struct ElmTable {
     void *table, *w_m, *arrived;                       // table and w_m or null; arrived (batch, num_neuron, num_branch)
     const void *grad_table, *grad_w_m, *grad_arrived;  // each or null; without grad_table there is no grad_weight
     void *grad_weight, *grad_w_s, *grad_total;         // grad_total or null; it comes zeroed
+};
+
+// The neuron from its events on, in one call each way: those in frames are searched for, they are added up to their end
+// and through the first layer, and the recurrence runs on the table. Both ways get the same structs, in which what is
+// passed from one step to the next lies where the caller has room for it: events, `total`, `table`, `w_m`, `saved`.
+// `table.grad_table` and `grad_w_m`, `scan.grad_table` and `grad_w_m` stay null.
+struct ElmPass {
+    int64_t search;     // whether the events are those in `frames`, which has room for all events in one part
+    int64_t reach;      // steps before its end from which on an event does not count any more in what it leaves behind
+    double kappa_b;     // decay of what has arrived
+    int64_t *weighted;  // out, of a search: whether an event counts other than 1; the way back reads it. Null without
+    ElmFrames frames;
+    ElmTable table;
+    ElmScan scan;
 };
 
 // From the gradients of w_s, kappa_m and gain, each or null, those of the learned numbers that they are made of.

@@ -116,6 +116,17 @@ int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t
     return threads;
 }
 
+// Threads for about `work` multiply-adds, at most `most`: fewer where starting them would take longer than the work.
+int64_t threads_for(double work, int64_t most) {
+    const double wanted = work / 2e6;
+    return wanted < 1.0 ? 1 : wanted < (double)most ? (int64_t)wanted : most;
+}
+
+int64_t threads_for(const ElmScan &a, int64_t most) {
+    const int64_t width = a.num_memory + 2 * a.hidden * (a.num_layers > 1 ? a.num_layers : 1);
+    return threads_for((double)(a.batch * a.num_steps * a.num_neuron) * (double)(a.num_memory * width), most);
+}
+
 // The same where the shares leave nothing behind but their status.
 template <class Args>
 int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t count, int64_t threads) {
@@ -124,6 +135,42 @@ int64_t spread(void (*work)(const Args *, ElmShare *), const Args *args, int64_t
     int64_t status = 0;
     for (int64_t k = 0; k < used; k++) status |= share[k].status;
     return status;
+}
+
+// out[b][c] += sum over the last `reach` steps of sample b's events c of kappa^(length - 1 - t) value.
+template <class R, class I> void discount(const ElmScan &a, int64_t reach, double kappa, R *out) {
+    const I *channel = static_cast<const I *>(a.channel);
+    const R *value = static_cast<const R *>(a.value);
+    for (int64_t b = 0; b < a.batch; b++, out += a.num_input) {
+        const int64_t last = a.lengths ? a.lengths[b] : a.num_steps;
+        double factor = 1.0;
+        for (int64_t t = last - 1; t >= 0 && last - t <= reach; t--, factor *= kappa)
+            for (int64_t e = a.begin[b * a.num_steps + t]; e < a.end[b * a.num_steps + t]; e++)
+                out[channel[e]] += R(factor) * (value ? value[e] : R(1));
+    }
+}
+
+// Sum over `rows` rows of `size` entries, in as many sums as a register has room for.
+template <class R> double sum(int64_t rows, int64_t stride, int64_t size, const R *from) {
+    double sums[8] = {};
+    for (int64_t i = 0; i < rows; i++, from += stride) {
+        int64_t j = 0;
+        for (; j + 8 <= size; j += 8)
+            for (int k = 0; k < 8; k++) sums[k] += from[j + k];
+        for (; j < size; j++) sums[0] += from[j];
+    }
+    double total = 0.0;
+    for (double part : sums) total += part;
+    return total;
+}
+
+void discount(int64_t is_double, const ElmScan &a, int64_t reach, double kappa, void *out) {
+    if (is_double)
+        a.wide ? discount<double, int64_t>(a, reach, kappa, (double *)out)
+               : discount<double, int32_t>(a, reach, kappa, (double *)out);
+    else
+        a.wide ? discount<float, int64_t>(a, reach, kappa, (float *)out)
+               : discount<float, int32_t>(a, reach, kappa, (float *)out);
 }
 
 }  // namespace
@@ -147,6 +194,7 @@ int64_t elm_size_of(const char *name) {
     if (!std::strcmp(name, "ElmFilter")) return sizeof(ElmFilter);
     if (!std::strcmp(name, "ElmFrames")) return sizeof(ElmFrames);
     if (!std::strcmp(name, "ElmTable")) return sizeof(ElmTable);
+    if (!std::strcmp(name, "ElmPass")) return sizeof(ElmPass);
     if (!std::strcmp(name, "ElmAlif")) return sizeof(ElmAlif);
     if (!std::strcmp(name, "ElmNetwork")) return sizeof(ElmNetwork);
     if (!std::strcmp(name, "ElmEffective")) return sizeof(ElmEffective);
@@ -191,6 +239,73 @@ int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *ar
 int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *args) {
     if (leads_outside(args)) return 2;
     return spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
+}
+
+// Bit 0 where the events do not fit, bit 1 where one of them does not count 1.
+int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
+    return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
+}
+
+// The last `reach` steps of each sample's events, discounted to its end, added to `total`, (batch, num_input).
+void elm_discount(int64_t is_double, int64_t batch, int64_t num_steps, int64_t num_input, int64_t reach, double kappa,
+                  int64_t wide, const int64_t *lengths, const int64_t *begin, const int64_t *end, const void *channel,
+                  const void *value, void *total) {
+    ElmScan events = {};
+    events.batch = batch, events.num_steps = num_steps, events.num_input = num_input, events.wide = wide;
+    events.lengths = lengths, events.begin = begin, events.end = end, events.channel = channel, events.value = value;
+    discount(is_double, events, reach, kappa, total);
+}
+
+// What a pass's recurrence reads: values only where an event counts other than 1.
+static ElmScan scan_of(const ElmPass *p) {
+    ElmScan scan = p->scan;
+    if (p->weighted && !*p->weighted) scan.value = nullptr;
+    return scan;
+}
+
+// 0; 1 where there was not enough memory, 2 where the routing leads outside, 3 where there are more events than room.
+int64_t elm_pass_forward(int64_t is_double, int64_t most, const ElmPass *p) {
+    const ElmTable &table = p->table;
+    if (leads_outside(&table)) return 2;
+    if (p->search) {
+        ElmFrames frames = p->frames;
+        frames.num_part = threads_for((double)(frames.batch * frames.num_steps * frames.num_input), most);
+        if (frames.num_part > frames.batch) frames.num_part = frames.batch;
+        frames.room /= frames.num_part;
+        const int64_t status = elm_compact(is_double, frames.num_part, &frames);
+        if (status & 1) return 3;
+        *p->weighted = status;
+    }
+    const ElmScan scan = scan_of(p);
+    const size_t entry = is_double ? sizeof(double) : sizeof(float);
+    std::memset((void *)table.total, 0, (size_t)(table.batch * table.num_input) * entry);
+    discount(is_double, scan, p->reach, p->kappa_b, (void *)table.total);
+    std::memset(table.table, 0, (size_t)(table.num_neuron * table.num_input * table.table_row) * entry);
+    const int64_t work = table.num_neuron * table.hidden * (table.num_branch + table.num_memory);
+    if (spread(kernels(is_double).table_forward, &table, table.num_neuron, threads_for((double)work, most))) return 1;
+    return elm_scan_forward(is_double, threads_for(scan, most), &scan);
+}
+
+// The same way back, without a search.
+int64_t elm_pass_backward(int64_t is_double, int64_t most, const ElmPass *p) {
+    ElmTable table = p->table;
+    ElmScan scan = scan_of(p);
+    if (leads_outside(&table)) return 2;
+    const size_t entry = is_double ? sizeof(double) : sizeof(float);
+    const size_t of_table = (size_t)(table.num_neuron * table.num_input * table.table_row) * entry,
+                 of_w_m = (size_t)(table.num_neuron * table.hidden * table.num_memory) * entry;
+    void *room = nullptr;
+    if (posix_memalign(&room, 64, of_table + of_w_m)) return 1;
+    std::memset(room, 0, of_table);
+    scan.grad_table = room;
+    scan.grad_w_m = (char *)room + of_table;
+    table.grad_table = scan.grad_table;
+    table.grad_w_m = scan.grad_w_m;
+    int64_t status = elm_scan_backward(is_double, threads_for(scan, most), &scan);
+    const int64_t work = table.num_neuron * table.hidden * (table.num_branch + table.num_memory);
+    if (!status) status = elm_table_backward(is_double, threads_for((double)work, most), &table);
+    free(room);
+    return status;
 }
 
 // 0; bit 0 where there was not enough memory, bit 1 where a remembered spike is neither 0 nor 1.
@@ -241,11 +356,6 @@ int64_t elm_network_backward(int64_t is_double, int64_t threads, const ElmNetwor
     return network_kernels(is_double).reduce(args, share, used);
 }
 
-// Bit 0 where the events do not fit, bit 1 where one of them does not count 1.
-int64_t elm_compact(int64_t is_double, int64_t threads, const ElmFrames *args) {
-    return spread(kernels(is_double).compact, args, args->batch, threads < args->num_part ? threads : args->num_part);
-}
-
 // 0 where the rows, from `begin` to `end`, rise within the events and every channel is an input; else 1. What has been
 // checked when the events were made may have been changed since, and the kernels read wherever they are told to.
 int64_t elm_check_events(int64_t num_row, int64_t num_event, int64_t num_input, const int64_t *begin,
@@ -261,6 +371,10 @@ int64_t elm_check_events(int64_t num_row, int64_t num_event, int64_t num_input, 
 
 void elm_effective_backward(int64_t is_double, const ElmEffective *args) {
     is_double ? effective_backward<double>(*args) : effective_backward<float>(*args);
+}
+
+double elm_sum(int64_t is_double, int64_t rows, int64_t stride, int64_t size, const void *from) {
+    return is_double ? sum(rows, stride, size, (const double *)from) : sum(rows, stride, size, (const float *)from);
 }
 
 // Asks for large pages where the system gives them on request: a buffer's first touch costs a fault for each.
@@ -284,21 +398,4 @@ void *elm_room(int64_t bytes) {
 }
 void elm_free(void *start) { free(start); }
 
-// The last `num_steps` steps of each sample's events, discounted to its end: out[b][c] = sum kappa^(length - 1 - t)
-// value.
-#define ELM_DISCOUNT(R, name)                                                                                        \
-    void name(int64_t batch, int64_t num_steps, int64_t num_input, int64_t reach, double kappa, int64_t wide,        \
-              const int64_t *lengths, const int64_t *begin, const int64_t *end, const void *channel, const R *value, \
-              R *out) {                                                                                              \
-        for (int64_t b = 0; b < batch; b++) {                                                                        \
-            const int64_t last = lengths ? lengths[b] : num_steps;                                                   \
-            double discount = 1.0;                                                                                   \
-            for (int64_t t = last - 1; t >= 0 && last - t <= reach; t--, discount *= kappa)                          \
-                for (int64_t e = begin[b * num_steps + t]; e < end[b * num_steps + t]; e++)                          \
-                    out[b * num_input + (wide ? ((const int64_t *)channel)[e] : ((const int32_t *)channel)[e])] +=   \
-                        R(discount) * (value ? value[e] : R(1));                                                     \
-        }                                                                                                            \
-    }
-ELM_DISCOUNT(float, elm_discount_f32)
-ELM_DISCOUNT(double, elm_discount_f64)
 }

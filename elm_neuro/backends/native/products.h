@@ -193,12 +193,29 @@ static void add_outer(i64 num_row, const R *a, i64 lda, i64 num_a, const R *b, i
     add_outer_rows(num_row, a, lda, num_a, b, ldb, num_b, c);
 }
 
+// sum += the sum of all rows; four vectors at a time, whose additions do not wait for one another.
 template <class R> static void add_rows(i64 num_row, const R *a, i64 lda, R *sum) {
     constexpr int W = Lanes<R>::W;
-    for (i64 j = 0; j < lda; j += W) {
-        Vector<R> total = load(sum + j);
-        for (i64 k = 0; k < num_row; k++) total += load(a + k * lda + j);
-        store(sum + j, total);
+    i64 j = 0;
+    for (; j + 4 * W <= lda; j += 4 * W) {
+        Vector<R> total[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) total[v] = load(sum + j + v * W);
+        for (i64 k = 0; k < num_row; k++) {
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++) total[v] += load(a + k * lda + j + v * W);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) store(sum + j + v * W, total[v]);
+    }
+    for (; j < lda; j += W) {
+        Vector<R> even = load(sum + j), odd = {};
+        for (i64 k = 0; k + 1 < num_row; k += 2) {
+            even += load(a + k * lda + j);
+            odd += load(a + (k + 1) * lda + j);
+        }
+        if (num_row % 2) even += load(a + (num_row - 1) * lda + j);
+        store(sum + j, even + odd);
     }
 }
 

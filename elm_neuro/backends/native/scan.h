@@ -168,8 +168,11 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
             // The last product ends in the memory of this step while its sums are still in registers.
             const auto propose = [&](int i, int v, Vector<R> x) ELM_LAMBDA {
                 const Vector<R> proposal = tanh_of(x * all<R>(R(TANH_SLOPE)));
+                const Vector<R> next = load(decayed + i * s.dp + v * W) + load(w.gain + v * W) * proposal;
                 store(th + i * s.dp + v * W, proposal);
-                store(memory + i * s.dp + v * W, load(decayed + i * s.dp + v * W) + load(w.gain + v * W) * proposal);
+                store(memory + i * s.dp + v * W, next);
+                // read for the last time in this step, unless this is the product that reads it
+                if (s.layers) store(decayed + i * s.dp + v * W, next * load(w.kappa + v * W));
             };
             const auto start_z = [&](int i, int v) ELM_LAMBDA { return load(z + i * s.fp + v * W); };
             if (s.layers == 0) {
@@ -200,21 +203,27 @@ static __attribute__((noinline)) bool forward_task(const ElmScan &a, const Shape
                     sparse, s.h, active, s.d, in, s.hp, w.weight[s.layers - 1], s.dp,
                     [&](int, int v) ELM_LAMBDA { return load(bias + v * W); }, propose);
             }
+            R *read[MB];  // where a row of the readout goes: in its place at once where that has room for whole vectors
+            for (int i = 0; i < MB; i++) {
+                const i64 at = row_of(task.sample + i, t, task.neuron, a.y_batch, a.y_time, a.y_neuron);
+                read[i] = a.y && s.o == s.op && t < samples.length[i] ? (R *)a.y + at : y + i * s.op;
+            }
             if (reads)
                 product<R, MB>(
                     s.d, s.o, memory, s.dp, 1, w.readout, s.op,
                     [&](int, int v) ELM_LAMBDA { return load(w.read_bias + v * W); },
-                    [&](int i, int v, Vector<R> x) ELM_LAMBDA { store(y + i * s.op + v * W, x); });
+                    [&](int i, int v, Vector<R> x) ELM_LAMBDA { store(read[i] + v * W, x); });
             for (int i = 0; i < MB; i++) {
                 const R *m = memory + i * s.dp;
-                for (i64 j = 0; j < s.dp; j += W) store(decayed + i * s.dp + j, load(m + j) * load(w.kappa + j));
+                for (i64 j = 0; !s.layers && j < s.dp; j += W)
+                    store(decayed + i * s.dp + j, load(m + j) * load(w.kappa + j));
                 const bool last = t == samples.length[i] - 1;
                 if (last) copy_row((R *)a.m_last + samples.row[i] * s.d, m, s.d);
-                if (last && a.y_last) copy_row((R *)a.y_last + samples.row[i] * s.o, y + i * s.op, s.o);
+                if (last && a.y_last) copy_row((R *)a.y_last + samples.row[i] * s.o, read[i], s.o);
                 if (!reads || t >= samples.length[i]) continue;
                 const i64 at = row_of(task.sample + i, t, task.neuron, a.y_batch, a.y_time, a.y_neuron);
-                if (a.y) copy_row((R *)a.y + at, y + i * s.op, s.o);
-                if (a.spikes) fire((R *)a.spikes + at, y + i * s.op, w.threshold, s.o);
+                if (a.y && s.o != s.op) copy_row((R *)a.y + at, read[i], s.o);
+                if (a.spikes) fire((R *)a.spikes + at, read[i], w.threshold, s.o);
             }
         }
     }
@@ -445,8 +454,8 @@ template <class R> ELM_INLINE void add_weight(void *to, i64 rows, i64 columns, c
 // One neuron's sums of one thread, from padded rows to the caller's arrays; `fresh` where nothing is there yet.
 template <class R>
 ELM_INLINE void add_gradients(const ElmScan &a, const Shape<R> &s, i64 n, const Gradients<R> &sum, bool fresh) {
-    add_to((R *)a.grad_kappa + n * s.d, 1, s.d, sum.kappa, s.dp, R(1), fresh);
-    add_to((R *)a.grad_gain + n * s.d, 1, s.d, sum.gain, s.dp, R(TANH_SCALE), fresh);
+    if (a.grad_kappa) add_to((R *)a.grad_kappa + n * s.d, 1, s.d, sum.kappa, s.dp, R(1), fresh);
+    if (a.grad_gain) add_to((R *)a.grad_gain + n * s.d, 1, s.d, sum.gain, s.dp, R(TANH_SCALE), fresh);
     add_weight((R *)a.grad_w_y + n * s.o * s.d, s.o, s.d, sum.readout, fresh);
     add_to((R *)a.grad_b_y + n * s.o, 1, s.o, sum.read_bias, s.op, R(1), fresh);
     if (a.grad_threshold) add_to((R *)a.grad_threshold + n * s.o, 1, s.o, sum.threshold, s.op, R(1), fresh);

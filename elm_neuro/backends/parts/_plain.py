@@ -11,6 +11,7 @@ from torch import Tensor
 from elm_neuro.functional._transforms import transformed
 
 PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN_OR_NONE = frozenset((*PLAIN, type(None)))
 TRACING_MODES = tuple(torch._C._TorchDispatchModeKey.__members__.values())  # fake tensors, make_fx, functionalisation
 
 
@@ -28,6 +29,9 @@ def only_operators(tensors: Iterable[Tensor | None]) -> str | None:
         return "a transform of torch.func, or forward mode, sees torch's operators only"
     if torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, TRACING_MODES)):
         return "a tracer is active, which sees torch's operators only"
+    tensors = tuple(tensors)
+    if PLAIN_OR_NONE.issuperset(map(type, tensors)):
+        return None
     for tensor in tensors:
         if type(tensor) not in PLAIN and tensor is not None and _dispatches(tensor):
             return f"it reads the memory of plain tensors, got {type(tensor).__name__}"

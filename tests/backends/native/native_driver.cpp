@@ -26,10 +26,11 @@ int64_t elm_filter_backward(int64_t, int64_t, const ElmFilter *);
 int64_t elm_table_forward(int64_t, int64_t, const ElmTable *);
 int64_t elm_table_backward(int64_t, int64_t, const ElmTable *);
 int64_t elm_compact(int64_t, int64_t, const ElmFrames *);
-void elm_discount_f32(int64_t, int64_t, int64_t, int64_t, double, int64_t, const int64_t *, const int64_t *,
-                      const int64_t *, const void *, const float *, float *);
-void elm_discount_f64(int64_t, int64_t, int64_t, int64_t, double, int64_t, const int64_t *, const int64_t *,
-                      const int64_t *, const void *, const double *, double *);
+void elm_discount(int64_t, int64_t, int64_t, int64_t, int64_t, double, int64_t, const int64_t *, const int64_t *,
+                  const int64_t *, const void *, const void *, void *);
+int64_t elm_pass_forward(int64_t, int64_t, const ElmPass *);
+int64_t elm_pass_backward(int64_t, int64_t, const ElmPass *);
+double elm_sum(int64_t, int64_t, int64_t, int64_t, const void *);
 }
 
 typedef std::vector<double> Array;
@@ -379,12 +380,8 @@ template <class R> static void others(const Config &c) {
                     std::fabs(wanted[r * width + j]), tolerance);
 
     std::vector<R> sum(c.batch * c.inputs, R(0));
-    if (is_double)
-        elm_discount_f64(c.batch, c.steps, c.inputs, c.steps, 0.9, 1, in.lengths.data(), in.begin.data(), in.end.data(),
-                         in.channel.data(), (const double *)value.data(), (double *)sum.data());
-    else
-        elm_discount_f32(c.batch, c.steps, c.inputs, c.steps, 0.9, 1, in.lengths.data(), in.begin.data(), in.end.data(),
-                         in.channel.data(), (const float *)value.data(), (float *)sum.data());
+    elm_discount(is_double, c.batch, c.steps, c.inputs, c.steps, 0.9, 1, in.lengths.data(), in.begin.data(),
+                 in.end.data(), in.channel.data(), value.data(), sum.data());
     Array discounted(c.batch * c.inputs, 0.0);
     for (int64_t b = 0; b < c.batch; b++)
         for (int64_t t = 0; t < in.lengths[b]; t++)
@@ -487,6 +484,120 @@ template <class R> static void others(const Config &c) {
     for (const R entry : frames) compare("an entry that was not found", c, entry, 0.0, 1.0, 0.0);
 }
 
+// A pass in one call each way gives bit for bit what its steps give that are called one by one.
+template <class R> static void whole(const Config &c, bool routed, bool weighted, int64_t threads) {
+    const int64_t is_double = sizeof(R) == 8, rows = c.batch * c.steps, branches = routed ? 5 : c.inputs,
+                  synapses = routed ? 3 : 1, first = c.first(), row = branches + c.d, fp = elm_padded(is_double, first),
+                  hp = c.layers * elm_padded(is_double, c.h), dp = elm_padded(is_double, c.d),
+                  chunk = elm_chunk(is_double), units = c.batch * c.neurons;
+    const Inputs in = inputs(c);
+    const auto some = [](int64_t size) {
+        const Array x = drawn(size, 0.5);
+        return std::vector<R>(x.begin(), x.end());
+    };
+    std::vector<R> frames(rows * c.inputs, R(0)), kappa_b = {R(0.7)};
+    int64_t spikes = 0;
+    for (R &entry : frames)
+        if (uniform() > 0.8) entry = weighted ? R(uniform()) : R(1), spikes += entry != R(0);
+    const std::vector<R> w_s = some(c.neurons * branches * synapses), weight = some(c.neurons * first * row),
+                         bias = some(c.neurons * first), kappa = some(c.neurons * c.d), gain = some(c.neurons * c.d),
+                         w_y = some(c.neurons * c.outputs * c.d), b_y = some(c.neurons * c.outputs);
+    std::vector<std::vector<R>> layers;
+    for (int64_t l = 0; l < c.layers; l++) {
+        const int64_t out = l + 1 == c.layers ? c.d : c.h;
+        layers.push_back(some(c.neurons * out * c.h)), layers.push_back(some(c.neurons * out));
+    }
+    std::vector<int64_t> routing(branches * synapses);
+    for (int64_t k = 0; k < branches * synapses; k++) routing[k] = k % 4 == 3 ? -1 : (k * 5) % c.inputs;
+    const std::vector<R> grad_y = some(rows * c.neurons * c.outputs), grad_m = some(units * c.d),
+                         grad_b = some(units * branches);
+    const auto room = [](int64_t size) { return std::vector<R>(size, R(7)); };
+    struct Made {
+        std::vector<std::vector<R>> of;
+        std::vector<int64_t> begin, end;
+        std::vector<int32_t> channel;
+    };
+    const auto run = [&](bool at_once) {
+        Made made = {{}, std::vector<int64_t>(rows), std::vector<int64_t>(rows), std::vector<int32_t>(spikes)};
+        std::vector<R> value = room(spikes), total = room(c.batch * c.inputs), table = room(c.neurons * c.inputs * fp),
+                       w_m = room(c.neurons * first * c.d), grad_table(table.size(), R(0)), grad_w_m = room(w_m.size()),
+                       saved = room(units * (c.steps * (hp + dp) + (c.steps + chunk - 1) / chunk * dp));
+        enum { Y, M_LAST, ARRIVED, OF_WEIGHT, OF_W_S, OF_BIAS, OF_KAPPA, OF_GAIN, OF_W_Y, OF_B_Y, OF_LAYERS };
+        for (int64_t size : {(int64_t)grad_y.size(), units * c.d, units * branches, (int64_t)weight.size(),
+                             (int64_t)w_s.size(), (int64_t)bias.size(), (int64_t)kappa.size(), (int64_t)gain.size(),
+                             (int64_t)w_y.size(), (int64_t)b_y.size()})
+            made.of.push_back(room(size));
+        for (const std::vector<R> &layer : layers) made.of.push_back(room((int64_t)layer.size()));
+        int64_t valued = 7;
+        ElmPass p;
+        std::memset(&p, 0, sizeof p);
+        p.search = 1, p.reach = c.steps, p.kappa_b = kappa_b[0], p.weighted = &valued;
+        p.frames = {c.batch, c.steps, c.inputs, c.steps * c.inputs, c.inputs, spikes, 1, frames.data(),
+                    made.begin.data(), made.end.data(), made.channel.data(), value.data()};
+        ElmTable &t = p.table;
+        t.num_neuron = c.neurons, t.hidden = first, t.num_input = c.inputs, t.num_branch = branches;
+        t.num_synapse = synapses, t.num_memory = c.d, t.table_row = fp, t.rectify = 1, t.batch = c.batch;
+        t.routing = routed ? routing.data() : nullptr, t.weight = weight.data(), t.w_s = w_s.data();
+        t.total = total.data(), t.table = table.data(), t.w_m = w_m.data(), t.arrived = made.of[ARRIVED].data();
+        t.grad_arrived = grad_b.data(), t.grad_weight = made.of[OF_WEIGHT].data(), t.grad_w_s = made.of[OF_W_S].data();
+        ElmScan &a = p.scan;
+        a.batch = c.batch, a.num_steps = a.all_steps = c.steps, a.num_neuron = c.neurons, a.num_memory = c.d;
+        a.num_layers = c.layers, a.hidden = c.layers ? c.h : 0, a.silu = c.silu, a.num_output = c.outputs;
+        a.num_input = c.inputs, a.tile = elm_tile(is_double);
+        int64_t rest = c.batch % a.tile;
+        for (a.num_task = c.batch / a.tile; rest; rest &= rest - 1) a.num_task++;
+        a.num_task *= c.neurons;
+        a.y_neuron = a.grad_y_neuron = c.outputs, a.y_time = a.grad_y_time = c.neurons * c.outputs;
+        a.y_batch = a.grad_y_batch = c.steps * a.y_time, a.w_m_row = c.d, a.w_m_neuron = first * c.d;
+        a.begin = made.begin.data(), a.end = made.end.data(), a.channel = made.channel.data(), a.value = value.data();
+        a.lengths = c.lengths ? in.lengths.data() : nullptr;
+        a.table = table.data(), a.kappa_b = kappa_b.data(), a.bias = bias.data(), a.kappa = kappa.data();
+        a.gain = gain.data(), a.w_m = w_m.data(), a.w_y = w_y.data(), a.b_y = b_y.data(), a.saved = saved.data();
+        a.y = made.of[Y].data(), a.m_last = made.of[M_LAST].data();
+        a.grad_y = grad_y.data(), a.grad_m_last = grad_m.data(), a.grad_bias = made.of[OF_BIAS].data();
+        a.grad_kappa = made.of[OF_KAPPA].data(), a.grad_gain = made.of[OF_GAIN].data();
+        a.grad_w_y = made.of[OF_W_Y].data(), a.grad_b_y = made.of[OF_B_Y].data();
+        for (int64_t l = 0; l < c.layers; l++) {
+            a.weight[l] = layers[2 * l].data(), a.layer_bias[l] = layers[2 * l + 1].data();
+            a.grad_weight[l] = made.of[OF_LAYERS + 2 * l].data();
+            a.grad_layer_bias[l] = made.of[OF_LAYERS + 2 * l + 1].data();
+        }
+        if (at_once) {
+            p.frames.room = spikes - 1;
+            if (spikes > 0) failures += elm_pass_forward(is_double, threads, &p) != 3;
+            p.frames.room = spikes;
+            failures += elm_pass_forward(is_double, threads, &p) != 0;
+            failures += valued != (weighted && spikes > 0 ? 2 : 0);
+            failures += elm_pass_backward(is_double, threads, &p) != 0;
+            std::vector<int64_t> outside(routing);
+            outside[0] = c.inputs;
+            t.routing = routed ? outside.data() : nullptr;
+            failures += routed && elm_pass_forward(is_double, threads, &p) != 2;
+            failures += routed && elm_pass_backward(is_double, threads, &p) != 2;
+            return made;
+        }
+        if (elm_compact(is_double, 1, &p.frames) == 0) a.value = nullptr;
+        total.assign(total.size(), R(0)), table.assign(table.size(), R(0));
+        elm_discount(is_double, c.batch, c.steps, c.inputs, c.steps, p.kappa_b, 0, a.lengths, a.begin, a.end, a.channel,
+                     a.value, total.data());
+        failures += elm_table_forward(is_double, 1, &t) != 0;
+        failures += elm_scan_forward(is_double, 1, &a) != 0;
+        a.grad_table = grad_table.data(), a.grad_w_m = grad_w_m.data();
+        failures += elm_scan_backward(is_double, 1, &a) != 0;
+        t.grad_table = grad_table.data(), t.grad_w_m = grad_w_m.data();
+        failures += elm_table_backward(is_double, 1, &t) != 0;
+        return made;
+    };
+    const Made at_once = run(true), apart = run(false);
+    for (size_t k = 0; k < apart.of.size(); k++)
+        for (size_t i = 0; i < apart.of[k].size(); i++)
+            compare("a pass in one call", c, at_once.of[k][i], apart.of[k][i], 1.0, 0.0);
+    double wanted = 0.0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < c.inputs / 2; j++) wanted += frames[r * c.inputs + j];
+    compare("sum", c, elm_sum(is_double, rows, c.inputs, c.inputs / 2, frames.data()), wanted, 1.0, 1e-10);
+}
+
 int main(int argc, char **argv) {
     const Config all[] = {
         // batch, steps, neurons, d, layers, h, silu, outputs, inputs; events, wide, values, lengths, initial, filtered
@@ -499,12 +610,20 @@ int main(int argc, char **argv) {
         {5, 17, 3, 5, 1, 9, 1, 2, 12, true, false, true, true, true, true},
         {2, 131, 2, 3, 0, 4, 0, 1, 5, false, false, false, true, true, true},
         {1, 260, 1, 9, 1, 20, 0, 5, 30, true, false, true, false, false, true},
+        // sums of outer products that lie either way, in tiles of every height; readouts of whole vectors
+        {9, 20, 1, 20, 1, 40, 1, 64, 12, true, false, false, false, false, true},
+        {8, 17, 1, 21, 1, 42, 1, 16, 9, true, false, false, true, true, true},
+        {11, 9, 2, 12, 2, 25, 1, 32, 6, true, false, false, true, false, true},
     };
     const int count = argc > 1 ? std::atoi(argv[1]) : (int)(sizeof all / sizeof *all);
     for (int i = 0; i < count; i++) {
         scan(all[i]);
         others<double>(all[i]);
         others<float>(all[i]);
+        for (int kind = 0; kind < 4; kind++) {
+            whole<double>(all[i], kind & 1, kind >> 1, 1);
+            whole<float>(all[i], kind & 1, kind >> 1, 1);
+        }
     }
     std::printf("%s: %s\n", elm_isa(), failures ? "failed" : "clean");
     return failures ? 1 : 0;
