@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ELM, BranchELM, SpikeEvents, backends
+from elm_neuro.backends.elm import _native_whole
 from elm_neuro.backends.native import _events
 from tests.backends.equal_cases import BACKENDS, FAST, cases, everything
 from tests.tolerances import assert_close
@@ -17,7 +18,7 @@ from tests.tolerances import assert_close
 
 @pytest.mark.grid(every=2)
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("sparse_input", ["on", "off"])
+@pytest.mark.parametrize("sparse_input", ["auto", "on", "off"])
 @settings(max_examples=20, deadline=None)
 @given(case=cases(), recompute_every=st.sampled_from([None, 5]))
 def test_frames_searched_for_events_or_not_equal_the_reference(
@@ -44,7 +45,7 @@ def test_events_are_made_of_frames_always_never_or_by_density(
     wanted = ELM.from_config(neuron.config, backend="reference")
     wanted.load_state_dict(neuron.state_dict())
     made: list[bool] = []
-    from_frames, compacted = SpikeEvents.from_frames, _events.Events.compacted
+    from_frames, compacted, in_pass = SpikeEvents.from_frames, _events.Events.compacted, _native_whole.run_forward
 
     def noted(events: Any) -> Any:
         made.append(events is not None)
@@ -52,6 +53,7 @@ def test_events_are_made_of_frames_always_never_or_by_density(
 
     monkeypatch.setattr(SpikeEvents, "from_frames", lambda frames: noted(from_frames(frames)))
     monkeypatch.setattr(_events.Events, "compacted", lambda *frames, **density: noted(compacted(*frames, **density)))
+    monkeypatch.setattr(_native_whole, "run_forward", lambda *given, **how: noted(in_pass(*given, **how)))
     for density, searched in zip((0.01, 0.5), searches, strict=True):
         x = (torch.rand(3, 64, 100) < density).float()
         made.clear()
