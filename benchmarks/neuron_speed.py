@@ -18,8 +18,6 @@ counted. A population is compared with the authors' neurons one after the other 
 memory units. Beside the times stands the share of the floor that native reaches with events: the time of the row's
 multiply-adds, if they were independent ones in the widest registers that its kernels use, on the same core.
 
-Longer than most: rows, peers, checks and tables of one run, which --memory starts again.
-
 Longer than most: every peer stands beside the check that holds it to the same numbers.
 """
 
@@ -46,67 +44,17 @@ from fma import fma_speed
 from peers import hosts, load_prototype, load_upstream, upstream_twin
 from rich.console import Console
 from rich.table import Table
+from rows import CALLS_OF_A_SHORT_ROW, ROWS, SMOKE, Row, make_input, make_neuron
 from torch import Tensor
 
 import elm_neuro
-from elm_neuro import ELM, BranchELM, SpikeEvents, backends
+from elm_neuro import ELM, SpikeEvents, backends
 from elm_neuro.backends.native._library import instruction_set
-
-
-class Row(NamedTuple):
-    input_size: int
-    num_memory: int
-    batch: int
-    num_steps: int
-    density: float  # of the input spikes; 0 stands for one-hot tokens
-    branched: bool = False
-    num_neuron: int | None = None
-    output_size: int = 2
-    forward_only: bool = False  # one call, with gradients recorded but no backward pass
-
-    @property
-    def width(self) -> int:
-        """Memory units of all neurons."""
-        return self.num_memory * (self.num_neuron or 1)
-
 
 Result = dict[str, Any]
 
-ROWS = {
-    "N8": Row(1278, 20, 8, 500, 0.01, branched=True),
-    "N32": Row(1278, 20, 32, 500, 0.01, branched=True),
-    "E20": Row(1278, 20, 8, 500, 0.01),
-    "E100": Row(1278, 100, 8, 500, 0.01),
-    "S500": Row(700, 100, 8, 500, 0.02),
-    "S1000": Row(700, 100, 32, 1000, 0.02),
-    "L1k": Row(16, 150, 32, 1024, 0.0),
-    "L16k": Row(16, 150, 2, 16384, 0.0),
-    "P64": Row(140, 8, 32, 100, 0.03, num_neuron=64),
-    # what every call costs, whatever it computes: one step of one sample, and a narrow layer
-    "step": Row(1278, 20, 1, 1, 0.01, branched=True, forward_only=True),
-    "narrow": Row(140, 20, 32, 50, 0.05, output_size=64),
-}
-SMOKE = Row(40, 4, 2, 30, 0.05)
-CALLS_OF_A_SHORT_ROW = 20  # timed together where a call takes less than a millisecond
 FASTEST = "native, events"
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-3  # float32 against float64 reference, relative to the largest entry
-
-
-def make_neuron(row: Row) -> ELM:
-    options = {"learn_tau_m": False, "tau_m_init": (1.0, 150.0), "num_neuron": row.num_neuron}
-    if row.branched:
-        return BranchELM(
-            row.input_size, row.output_size, row.num_memory, num_branch=45, num_synapse_per_branch=100, **options
-        )
-    return ELM(row.input_size, row.output_size, row.num_memory, **options)
-
-
-def make_input(row: Row) -> Tensor:
-    if row.density == 0:
-        return torch.nn.functional.one_hot(
-            torch.randint(row.input_size, (row.batch, row.num_steps)), row.input_size
-        ).float()
-    return (torch.rand(row.batch, row.num_steps, row.input_size) < row.density).float()
 
 
 def resident(kind: str) -> float:
@@ -295,7 +243,6 @@ def benchmark(
     measured = variants(row, upstream, prototype, args)
     check(measured.neuron, measured.x, measured.ours, args.backends)
     runs = measured.others | measured.ours
-    short = row.batch * row.num_steps * row.width < 100_000
     times = measure(
         runs,
         measured.models,
@@ -303,7 +250,7 @@ def benchmark(
         device=args.device,
         threads=args.threads,
         forward_only=row.forward_only,
-        calls=CALLS_OF_A_SHORT_ROW if short else 1,
+        calls=CALLS_OF_A_SHORT_ROW if row.short else 1,
     )
     peer = "upstream" if upstream is not None else "nn.LSTM"
     peer = next(key for key in times if key.startswith(peer))

@@ -27,9 +27,10 @@ from arguments import count, writable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from neuron_speed import Row, check, in_a_process, make_input, make_neuron, measure, peak_above_start
+from neuron_speed import check, in_a_process, measure, peak_above_start
 from rich.console import Console
 from rich.table import Table
+from rows import Row, make_input, make_neuron
 from torch import Tensor, nn
 
 import elm_neuro

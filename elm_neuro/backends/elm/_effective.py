@@ -155,7 +155,9 @@ def remembered_timescales(proto_tau_m: Tensor, timescales: Timescales) -> tuple[
 
 
 def remembered_decay(tau_s: Tensor, timescales: Timescales) -> Tensor:
-    """:func:`decay_in_place` of one number likewise."""
+    """:func:`decay_in_place`, of one number likewise."""
+    if tau_s.ndim:
+        return decay_in_place(tau_s, timescales)
     return _decay_of(tau_s.item(), tau_s.dtype, timescales)
 
 

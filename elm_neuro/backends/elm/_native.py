@@ -23,7 +23,6 @@ from elm_neuro.backends.elm._native_branches import after_branches, arrived_at_b
 from elm_neuro.backends.elm._native_op import run_as_operator
 from elm_neuro.backends.elm._native_operands import Operands, Outputs, Plan, one_or_all, tile_for
 from elm_neuro.backends.elm._native_pass import Again, Inputs, run
-from elm_neuro.backends.elm._native_step import first_step
 from elm_neuro.backends.elm._native_table import FirstLayer
 from elm_neuro.backends.native import _library
 from elm_neuro.backends.native._backend import NativeBackend
@@ -94,9 +93,11 @@ class Native(NativeBackend, LearnedBackend):
         return y.to(dtype), state
 
     def takes_learned(self, x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None) -> bool:
-        if x.shape[0] * x.shape[1] == 0 or _is_one_step(x, lengths) or not _torch.may_commute(params):
+        if x.shape[0] * x.shape[1] == 0 or _learns_decay(params):
             return False
-        return not (params.kappa_b.requires_grad and torch.is_grad_enabled())
+        return _torch.may_commute(params) or (
+            _is_one_step(x, params, lengths) and not torch.is_autocast_enabled("cpu")  # which lowers products
+        )
 
     def fires(self, params: ELMParameters, rule: SpikeRule) -> bool:
         """For the surrogates that the kernels know; under autocast the readout is narrowed before it meets the
@@ -173,15 +174,13 @@ def _scan(
     x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None, run: Run
 ) -> Scanned:
     """Where the filter may follow the first layer it does, but for dense frames on fewer branches than hidden units."""
-    if run.timescales is not None:
-        return _scan_learned(x, params, state, lengths, run)
     if torch.compiler.is_compiling():
         return _scan_traced(x, params, state, lengths, run)
-    learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()  # the filter by itself has its gradient
-    one_step = _is_one_step(x, lengths) and run.lowered is None
-    if one_step and params.branch_activation is None and not learns_decay:
+    if run.lowered is None and _is_one_step(x, params, lengths):
         return _one_step(x, params, state, run)
-    commutes = _torch.may_commute(params) and not learns_decay
+    if run.timescales is not None:
+        return _scan_learned(x, params, state, lengths, run)
+    commutes = _torch.may_commute(params) and not _learns_decay(params)
     arriving = _arriving(x, params, lengths, run) if commutes else None
     if arriving is not None and (arriving.events is not None or not fewer_branches(params)):
         return _hidden_first(x, arriving, params, state, run)
@@ -231,8 +230,7 @@ def _scan_traced(
     """The same inside compiled code, which must not look at how many events there are: it counts on finding them in
     frames that are searched.
     """
-    learns_decay = params.kappa_b.requires_grad and torch.is_grad_enabled()
-    commutes = _torch.may_commute(params) and not learns_decay
+    commutes = _torch.may_commute(params) and not _learns_decay(params)
     if isinstance(x, SpikeEvents):
         if commutes:
             return _hidden_first_traced(x, params, state, lengths, run)
@@ -243,21 +241,35 @@ def _scan_traced(
     return _branches_first_in_parts(x, params, state, lengths, run._replace(sparse_input="off"))
 
 
-def _is_one_step(x: Tensor | SpikeEvents, lengths: Tensor | None) -> bool:
-    return x.shape[1] == 1 and x.shape[0] <= MAX_BATCH_OF_A_STEP and lengths is None
+def _learns_decay(params: ELMParameters) -> bool:
+    """Whether the branch traces' decay has a gradient, which the filter by itself computes."""
+    return params.kappa_b.requires_grad and torch.is_grad_enabled()
+
+
+def _is_one_step(x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None) -> bool:
+    if x.shape[1] != 1 or x.shape[0] > MAX_BATCH_OF_A_STEP or lengths is not None:
+        return False
+    return params.branch_activation is None and not _learns_decay(params)
 
 
 def _one_step(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, run: Run) -> Scanned:
     """A single step of few samples: no table, whose making would cost more than the step."""
-    dtype = params.kappa_m.dtype
+    kappa_b, dtype = params.kappa_b, params.kappa_m.dtype
+    if run.timescales is not None:
+        kappa_b = remembered_decay(kappa_b, run.timescales)
     if isinstance(x, SpikeEvents):
-        frame = Events.of(x, dtype).discounted_sum(0.0, dtype, None)
+        frames = Events.of(x, dtype).discounted_sum(0.0, dtype, None).unsqueeze(1)
     else:
-        frame = x.to(dtype).squeeze(1)
-    u, w_m, b = first_step(frame, params, None if state is None else state.b)
-    operands = _operands(params, state, run, w_m, None, dense=u.unsqueeze(1))
-    y, spikes, m, _ = _run(operands, params, run, x.shape[0], 1)
-    return y, spikes, ELMState(b, m)
+        frames = x.to(dtype)
+    first = FirstLayer(params.w_s, params.routing, None, None if state is None else state.b)
+    operands = _operands(
+        params, state, run, params.mlp_weight[0], None, kappa_b=kappa_b, frames=frames, bias=params.mlp_bias[0]
+    )
+    again = None
+    if torch.is_grad_enabled():
+        again = Again(Plain.of(params.kappa_m, frames, params, None, run.rule, run.timescales), None)
+    y, spikes, m, b = _run(operands, params, run, x.shape[0], 1, first=first, again=again, one_step=True)
+    return y, spikes, ELMState(present(b), m)
 
 
 def _arriving(x: Tensor | SpikeEvents, params: ELMParameters, lengths: Tensor | None, run: Run) -> Arriving:
@@ -381,6 +393,7 @@ def _run(
     in_one_part: bool = False,
     time_first: bool = False,
     num_input: int = 0,
+    one_step: bool = False,
 ) -> Outputs:
     """The pass; `first` is what the table is still to be made of."""
     silu = params.activation == "silu"
@@ -389,7 +402,7 @@ def _run(
     surrogate, (slope,) = (0, (0.0,)) if run_.rule is None else in_numbers(run_.rule.surrogate)
     plan = Plan(
         batch, num_steps, silu, tile, part, run_.lowered, surrogate, slope, time_first, run_.last_readout,
-        run_.timescales, num_input,
+        run_.timescales, num_input, one_step,
     )  # fmt: skip
     return run(operands, plan, first, again)
 

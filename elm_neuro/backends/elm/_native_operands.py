@@ -61,6 +61,7 @@ class Plan(NamedTuple):
     last_readout: bool = False  # give that of each sample's last step only
     timescales: Timescales | None = None  # by which what a neuron learns becomes effective; None: it is already
     num_input: int = 0  # where the pass itself adds up what arrives
+    one_step: bool = False  # of few samples, for which no table is made
 
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.elm import _native_whole
+from elm_neuro.backends.elm import _native_step, _native_whole
 from elm_neuro.backends.elm._again import Plain
 from elm_neuro.backends.elm._effective import remembered_timescales
 from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
@@ -93,16 +93,18 @@ class Effective(NamedTuple):
     table: Tensor | None  # this and the next where they do not lie in a room, as _native_whole has it
     w_m: Tensor | None
     total: Tensor | None  # where the pass itself added it up
+    b: Tensor | None = None  # branch traces after the one step, where it is only one
 
     def laid_out(self) -> Effective:
         """As the kernels read it, wherever ``torch.autograd.graph.saved_tensors_hooks`` have kept it in between."""
-        kappa, gain, table, w_m, total = self
+        kappa, gain, table, w_m, total, b = self
         return Effective(
             kappa.contiguous(),
             gain.contiguous(),
             None if table is None else with_padded_rows(table),
             None if w_m is None else w_m.contiguous(),
             None if total is None else total.contiguous(),
+            None if b is None else b.contiguous(),
         )
 
 
@@ -131,6 +133,9 @@ def forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, 
     if plan.timescales is not None:
         kappa, gain = remembered_timescales(kappa, plan.timescales)
         operands = operands._replace(kappa=kappa, gain=gain)
+    if plan.one_step:
+        outputs, saved = _native_step.forward(operands, first, plan, save=save)
+        return outputs, saved, Effective(kappa, gain, None, None, None, outputs.b)
     if first.b_0 is not None and operands.kappa_b is not None:
         f_0 = on_hidden(operands.w_m, first.b_0)
         left = remaining(operands.kappa_b, first.b_0, plan.num_steps, operands.lengths)
@@ -241,14 +246,46 @@ def gradients(
     if first is None or effective is None:
         grads = run_backward(operands, plan, saved, incoming, wanted, readout)
         return [None, None, None, *_of_operands(grads, operands)]
-    b_0, proto = first.b_0, operands.kappa
-    f_0 = None if b_0 is None else on_hidden(operands.w_m, b_0)
-    wanted = wanted._replace(table=True, f_0=b_0 is not None, gain=wanted.gain or (rectifies(plan) and wanted.kappa))
+    proto = operands.kappa
+    wanted = wanted._replace(gain=wanted.gain or (rectifies(plan) and wanted.kappa))
     operands = operands._replace(kappa=effective.kappa, gain=effective.gain)
+    of_total: Tensor | None = None
+    if effective.b is not None:
+        of_w_s, of_b_0, grads = _native_step.backward(
+            operands, first, plan, saved, effective.b, incoming, wanted, readout
+        )
+    else:
+        of_w_s, of_total, of_b_0, grads = _of_first(
+            operands, first, plan, saved, effective, incoming, wanted, readout, wants_total=needs[1]
+        )
+    found = _of_operands(grads, operands)
+    if plan.timescales is not None:
+        found[KAPPA] = found[KAPPA + 1] = None  # decay and gain are of one number, which is learned
+        if needs[NUM_OF_FIRST + KAPPA]:
+            of_effective = None, grads.kappa, grads.gain
+            _, found[KAPPA] = _effective.backward(first.w_s, proto, of_effective, (False, True), plan.timescales)
+    return [of_w_s, of_total, of_b_0, *found]
+
+
+def _of_first(
+    operands: Operands,
+    first: FirstLayer,
+    plan: Plan,
+    saved: Saved,
+    effective: Effective,
+    incoming: Incoming,
+    wanted: Wanted,
+    readout: Tensor | None,
+    *,
+    wants_total: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Operands]:
+    """Gradients of the synaptic weights, of what has been added up, of the traces before, and of the operands."""
+    b_0, of_total = first.b_0, None
+    f_0 = None if b_0 is None else on_hidden(operands.w_m, b_0)
+    wanted = wanted._replace(table=True, f_0=b_0 is not None)
     if effective.table is None or effective.w_m is None:
         room = saved.activations
         of_w_s, grads = _native_whole.run_backward(operands, first, plan, room, f_0, incoming, wanted, readout)
-        of_total = None
     else:
         operands, first, _ = _added_up(operands, first, effective.total)
         made = operands._replace(table=effective.table, w_m=effective.w_m, f_0=f_0)
@@ -257,7 +294,7 @@ def gradients(
             raise RuntimeError("a table without a gradient")
         of_weight, of_w_s, of_total = table_backward(
             operands.w_m, first.w_s, first.routing, first.total, grads.table, grads.w_m, incoming.b,
-            rectify=rectifies(plan), wants_total=needs[1],
+            rectify=rectifies(plan), wants_total=wants_total,
         )  # fmt: skip
         grads = grads._replace(table=None, w_m=of_weight)
     of_b_0 = None
@@ -265,13 +302,7 @@ def gradients(
         of_b_0 = through_hidden(operands.w_m, b_0, grads.f_0, grads.w_m)
         if incoming.b is not None and operands.kappa_b is not None:
             of_b_0 += remaining(operands.kappa_b, incoming.b, plan.num_steps, operands.lengths)
-    found = _of_operands(grads._replace(f_0=None), operands)
-    if plan.timescales is not None:
-        found[KAPPA] = found[KAPPA + 1] = None  # decay and gain are of one number, which is learned
-        if needs[NUM_OF_FIRST + KAPPA]:
-            of_effective = None, grads.kappa, grads.gain
-            _, found[KAPPA] = _effective.backward(first.w_s, proto, of_effective, (False, True), plan.timescales)
-    return [of_w_s, of_total, of_b_0, *found]
+    return of_w_s, of_total, of_b_0, grads._replace(f_0=None)
 
 
 def _of_operands(grads: Operands, operands: Operands) -> list[Tensor | None]:

@@ -1,97 +1,104 @@
-"""A single step of few samples up to the recurrence: branch traces and the input half of the first layer.
+"""A single step of few samples: branch traces and the input half of the first layer, then the recurrence.
 
 A table, whose making would cost more than such a step, is not needed: every synapse is read once a sample.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from elm_neuro.backends.elm._native_table import backward_of_sums, branch_sums
-from elm_neuro.backends.parts._twice import differentiable_once
-from elm_neuro.functional import ELMParameters
+from elm_neuro.backends.elm._native_arriving import present
+from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
+from elm_neuro.backends.elm._native_operands import Incoming, Operands, Outputs, Plan, Saved, Wanted
+from elm_neuro.backends.elm._native_table import FirstLayer, backward_of_sums, branch_sums
+from elm_neuro.backends.elm._torch import matvec
 
 
-def first_step(frame: Tensor, params: ELMParameters, b_0: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What the memory recurrence of one step works with.
+def forward(operands: Operands, first: FirstLayer, plan: Plan, *, save: bool) -> tuple[Outputs, Saved]:
+    """What the step gives, and what its backward pass reads.
 
     Args:
-        frame: input of the step, (batch, input_size) or (batch, num_neuron, input_size).
-        params: of a neuron whose branches have no nonlinearity.
-        b_0: branch traces before the step, (batch, [num_neuron,] num_branch); None for zeros.
-
-    Returns:
-        Input half of the first layer with its bias, (batch, [num_neuron,] hidden); the memory's part of its weight,
-        ([num_neuron,] hidden, num_memory); branch traces after the step.
+        operands: of :class:`elm_neuro.backends.elm._native_pass.Inputs`, laid out, but effective; `frames` hold the
+            step, (batch, 1, [num_neuron,] input_size).
+        first: likewise, without a total.
+        plan: of one step.
+        save: whether a backward pass will follow.
     """
-    operands = params.mlp_weight[0], params.mlp_bias[0], params.w_s, params.routing, params.kappa_b, frame, b_0
-    if not torch.is_grad_enabled():
-        return _forward(*operands)
-    u, w_m, b = _FirstStep.apply(*operands)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return u, w_m, b
+    b = branch_sums(first.w_s, first.routing, _frame(operands), rectify=plan.timescales is not None)
+    if first.b_0 is not None:
+        b.addcmul_(present(operands.kappa_b), first.b_0)
+    weight, bias = operands.w_m, present(operands.bias)
+    from_branch, w_m = _halves(weight, b)
+    u = torch.addmm(bias, b, from_branch.t()) if weight.ndim == 2 else matvec(from_branch, b) + bias
+    outputs, saved = run_forward(_of_recurrence(operands, u.unsqueeze(1), w_m), plan, save=save)
+    return outputs._replace(b=b), saved
 
 
-def _forward(
-    weight: Tensor,
-    bias: Tensor,
-    w_s: Tensor,
-    routing: Tensor | None,
-    kappa_b: Tensor,
-    frame: Tensor,
-    b_0: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    b = branch_sums(w_s, routing, frame)
-    if b_0 is not None:
-        b = b.addcmul_(kappa_b, b_0)
-    from_branch, w_m = weight.tensor_split((w_s.shape[-2],), dim=-1)
+def backward(
+    operands: Operands,
+    first: FirstLayer,
+    plan: Plan,
+    saved: Saved,
+    b: Tensor,
+    incoming: Incoming,
+    wanted: Wanted,
+    readout: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Operands]:
+    """Gradients of the synaptic weights, of the traces before and of the operands; that of ``w_m`` is of the first
+    layer's whole weight.
+
+    Args:
+        operands: as :func:`forward` takes them.
+        first: likewise.
+        plan: likewise.
+        saved: what it left.
+        b: branch traces that it gave.
+        incoming: gradients of what it gave.
+        wanted: which are asked for.
+        readout: what it gave, where spikes have a gradient.
+    """
+    weight = operands.w_m
+    from_branch, w_m = _halves(weight, b)
+    u = b.new_empty(plan.batch, 1, *weight.shape[:-1])  # whose gradient lies as it does; nobody reads it again
+    made = _of_recurrence(operands, u, w_m)
+    grads = run_backward(made, plan, saved, incoming, wanted._replace(dense=True, frames=False), readout)
+    of_u = present(grads.dense).select(1, 0)
+    of_weight = torch.empty_like(weight)
+    of_from_branch, of_w_m = _halves(of_weight, b)
+    of_w_m.copy_(grads.w_m)
     if weight.ndim == 2:
-        return torch.addmm(bias, b, from_branch.t()), w_m, b
-    return torch.einsum("bnj,nhj->bnh", b, from_branch) + bias, w_m, b
+        torch.mm(of_u.t(), b, out=of_from_branch)
+        of_b = of_u @ from_branch
+    else:
+        of_from_branch.copy_(torch.einsum("bnh,bnj->nhj", of_u, b))
+        of_b = torch.einsum("bnh,nhj->bnj", of_u, from_branch)
+    if incoming.b is not None:
+        of_b += incoming.b
+    rectify = plan.timescales is not None
+    of_w_s, of_frame = backward_of_sums(
+        first.w_s, first.routing, _frame(operands), of_b, wants_total=wanted.frames, rectify=rectify
+    )
+    return (
+        of_w_s,
+        None if first.b_0 is None else present(operands.kappa_b) * of_b,
+        grads._replace(
+            frames=None if of_frame is None else of_frame.unsqueeze(1), dense=None, bias=of_u.sum(0), w_m=of_weight
+        ),
+    )
 
 
-class _FirstStep(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor,
-        w_s: Tensor,
-        routing: Tensor | None,
-        kappa_b: Tensor,
-        frame: Tensor,
-        b_0: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        u, w_m, b = _forward(weight, bias, w_s, routing, kappa_b, frame, b_0)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weight, w_s, routing, kappa_b, frame, b)
-        return u, w_m.contiguous(), b
+def _frame(operands: Operands) -> Tensor:
+    """(batch, [num_neuron,] input_size)"""
+    return present(operands.frames).select(1, 0).contiguous()
 
-    @staticmethod
-    @differentiable_once
-    def backward(
-        ctx: Any, grad_u: Tensor | None, grad_w_m: Tensor | None, grad_b: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        weight, w_s, routing, kappa_b, frame, b = ctx.saved_tensors
-        num_branch, grad_weight, grad_bias = w_s.shape[-2], None, None
-        if grad_u is not None:
-            grad_weight, grad_bias = torch.zeros_like(weight), grad_u.sum(0)
-            from_branch = weight[..., :num_branch]
-            if weight.ndim == 2:
-                torch.mm(grad_u.t(), b, out=grad_weight[:, :num_branch])
-                through = grad_u @ from_branch
-            else:
-                grad_weight[..., :num_branch] = torch.einsum("bnh,bnj->nhj", grad_u, b)
-                through = torch.einsum("bnh,nhj->bnj", grad_u, from_branch)
-            grad_b = through if grad_b is None else grad_b + through
-        if grad_w_m is not None:
-            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
-            grad_weight[..., num_branch:] = grad_w_m
-        grad_w_s = grad_frame = grad_b_0 = None
-        if grad_b is not None:
-            grad_w_s, grad_frame = backward_of_sums(w_s, routing, frame, grad_b, wants_total=ctx.needs_input_grad[5])
-            grad_b_0 = kappa_b * grad_b if ctx.needs_input_grad[6] else None
-        return grad_weight, grad_bias, grad_w_s, None, None, grad_frame, grad_b_0
+
+def _halves(weight: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of the first layer's weight: of what comes from the branches, and of the memory's part."""
+    num_branch = b.shape[-1]
+    return weight[..., :num_branch], weight[..., num_branch:]
+
+
+def _of_recurrence(operands: Operands, u: Tensor, w_m: Tensor) -> Operands:
+    """The operands of the recurrence alone, to which `u` arrives."""
+    return operands._replace(kappa_b=None, frames=None, dense=u, bias=None, w_m=w_m)

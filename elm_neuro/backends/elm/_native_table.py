@@ -92,12 +92,11 @@ def table_backward(
     return grad_weight, *_backward_of_sums(args, w_s, total, grad_arrived, wants_total=wants_total)
 
 
-def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor) -> Tensor:
+def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor, *, rectify: bool = False) -> Tensor:
     """Only the branch sums, (batch, [num_neuron,] num_branch), which torch does not differentiate; arguments as
-    :class:`FirstLayer` names them.
+    :func:`table_forward` takes them.
     """
-    w_s, routing, total = w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
-    args = _arguments(None, w_s, routing, total)
+    args = _arguments(None, w_s, routing, total, rectify=rectify)
     arrived = w_s.new_empty(total.shape[0], *w_s.shape[:-1])
     args.arrived = arrived.data_ptr()
     _call(_library.library().elm_table_forward, w_s, args)
@@ -105,11 +104,17 @@ def branch_sums(w_s: Tensor, routing: Tensor | None, total: Tensor) -> Tensor:
 
 
 def backward_of_sums(
-    w_s: Tensor, routing: Tensor | None, total: Tensor, grad_arrived: Tensor, *, wants_total: bool
+    w_s: Tensor,
+    routing: Tensor | None,
+    total: Tensor,
+    grad_arrived: Tensor,
+    *,
+    wants_total: bool,
+    rectify: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of `w_s` and, if wanted, of `total` in :func:`branch_sums`."""
-    w_s, routing, total = w_s.contiguous(), None if routing is None else routing.contiguous(), total.contiguous()
-    return _backward_of_sums(_arguments(None, w_s, routing, total), w_s, total, grad_arrived, wants_total=wants_total)
+    args = _arguments(None, w_s, routing, total, rectify=rectify)
+    return _backward_of_sums(args, w_s, total, grad_arrived, wants_total=wants_total)
 
 
 def _backward_of_sums(

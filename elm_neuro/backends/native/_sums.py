@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
+from elm_neuro.backends.parts._plain import PLAIN
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -20,7 +21,7 @@ def sum_of(tensor: Tensor) -> float:
     >>> sum_of(torch.tensor([1.0, float("nan")])), sum_of(torch.ones(2, 3))
     (nan, 6.0)
     """
-    if _library.missing() is None and tensor.dtype in DTYPES and tensor.is_contiguous():
+    if _readable(tensor) and tensor.is_contiguous():
         return _sum(tensor, 1, 0, tensor.numel(), 0)
     return tensor.detach().sum().item()
 
@@ -33,9 +34,14 @@ def sum_of_last_step(y: Tensor) -> float:
     """
     (batch, num_steps, *inner), (by_batch, by_time, *strides) = y.shape, y.stride()
     in_rows = strides[-1] == 1 and (len(inner) == 1 or strides[0] == inner[1])
-    if in_rows and _library.missing() is None and y.dtype in DTYPES:
+    if in_rows and _readable(y):
         return _sum(y, batch, by_batch, math.prod(inner), (num_steps - 1) * by_time)
     return y.detach().select(1, -1).sum().item()
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether the library may read the memory: that of a subclass may be elsewhere."""
+    return _library.missing() is None and tensor.dtype in DTYPES and type(tensor) in PLAIN
 
 
 def _sum(tensor: Tensor, num_rows: int, stride: int, size: int, first: int) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents
+from elm_neuro import ELM, BranchELM, ELMState, SpikeEvents, SpikingELM, backends
 from elm_neuro.backends.elm._native import MAX_BATCH_OF_A_STEP
+from elm_neuro.functional import FastSigmoid
 from tests.backends.native_cases import native
 from tests.tolerances import assert_close
 
@@ -71,4 +72,55 @@ def test_a_loss_of_the_last_state_alone_is_differentiated(options: dict[str, Any
         leaves = [x, *neuron.parameters()]
         grads.append(torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True))
     for ours, theirs in zip(*grads, strict=True):
+        assert_close(ours, theirs)
+
+
+@native
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("given", ["learned", "effective"])
+def test_a_step_is_differentiated_twice(options: dict[str, Any], given: str) -> None:
+    torch.manual_seed(0)
+    kind = BranchELM if "num_branch" in options else ELM
+    neuron = kind(12, 2, num_memory=3, **options).double()
+    x = torch.randn(2, 1, 12, dtype=torch.float64, requires_grad=True)
+    state = ELMState(*(torch.randn_like(part).requires_grad_() for part in neuron.initial_state(2)))
+    leaves = [x, *state, *neuron.parameters()]
+    found = []
+    for backend in ("native", "reference"):
+        params = neuron.cell.learned_parameters() if given == "learned" else neuron.cell.effective_parameters()
+        y, after = backends.elm.scan(x, params, state, backend=backend)
+        loss = y.square().sum() + after.b.pow(3).sum() + after.m.pow(3).sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True, allow_unused=True)
+        second = torch.autograd.grad(
+            sum(g.square().sum() for g in first),  # type: ignore[arg-type]  # there are some
+            leaves, materialize_grads=True, allow_unused=True,
+        )  # fmt: skip
+        found.append((*first, *second))
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs)
+
+
+@native
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("frozen", ["_proto_w_s", "_proto_tau_m", "mlp", "x and state"])
+def test_of_what_is_frozen_a_step_gives_no_gradient(options: dict[str, Any], frozen: str) -> None:
+    torch.manual_seed(0)
+    kind = BranchELM if "num_branch" in options else ELM
+    layer = SpikingELM(
+        kind(12, 2, num_memory=3, **options), threshold=0.0, surrogate=FastSigmoid(), learn_threshold=True
+    )
+    layer = layer.double()
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(frozen not in name)
+    learns = frozen != "x and state"
+    x = torch.randn(2, 1, 12, dtype=torch.float64, requires_grad=learns)
+    state = type(layer.initial_state(2))(*(torch.randn_like(p).requires_grad_(learns) for p in layer.initial_state(2)))
+    leaves = [leaf for leaf in (x, *state, *layer.parameters()) if leaf.requires_grad]
+    found = []
+    for layer.core.backend in ("native", "reference"):
+        spikes, after = layer(x, state)
+        loss = (spikes * torch.tensor([1.0, -2.0])).sum() + sum(part.square().sum() for part in after)
+        grads = torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True)
+        found.append((spikes, *after, *grads))
+    for ours, theirs in zip(*found, strict=True):
         assert_close(ours, theirs)
