@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ("name", "options", "needs"),
     [
         ("adapter_overhead", ["--repeats", "1"], ["norse", "snntorch", "spikingjelly"]),
+        ("between_trees", ["--repeats", "2", "--backend", "torch", str(BENCHMARKS.parent)], []),
         ("alif_gradients", ["--markdown", "table.md"], []),
         pytest.param("compiled_speed", [], [], marks=pytest.mark.slow),
         pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),

@@ -97,10 +97,7 @@ def run_forward(
     y = room_for_last(operands, plan) if plan.last_readout else room_like_arriving(operands, plan)
     spikes = None if operands.threshold is None else room_like_arriving(operands, plan)
     m_last, b = like.new_empty(plan.batch, *like.shape), like.new_empty(plan.batch, *first.w_s.shape[:-1])
-    sizes = _sizes(operands, plan, save=save)
-    # bytes: nobody who narrows the floating-point tensors that autograd keeps may touch the events
-    room = _library.large(like, places_in(sizes).num_bytes, torch.uint8)
-    args = _arguments(operands, first, plan, f_0, room, sizes)
+    args, room = _arguments(operands, first, plan, f_0, None, save=save)
     scan = args.scan
     scan.m_last, args.table.arrived = m_last.data_ptr(), b.data_ptr()
     give_outputs(scan, plan, y, spikes, 0)
@@ -136,7 +133,7 @@ def run_backward(
     if operands.channel is not None:
         check_events(operands, plan, plan.num_input)
     like = operands.kappa
-    args = _arguments(operands, first, plan, f_0, room, _sizes(operands, plan, save=True))
+    args, _ = _arguments(operands, first, plan, f_0, room, save=True)
     scan, table = args.scan, args.table
     give_incoming(scan, incoming, readout, 0)
     scan.grad_m_last, table.grad_arrived = _library.address(incoming.m_last), _library.address(incoming.b)
@@ -161,36 +158,49 @@ def _sizes(operands: Operands, plan: Plan, *, save: bool) -> Sizes:
 
 
 def _arguments(
-    operands: Operands, first: FirstLayer, plan: Plan, f_0: Tensor | None, room: Tensor, sizes: Sizes
-) -> _library.PassArgs:
-    """Arguments that both ways have. Most are the same from call to call, and so then is what they are made of: sizes,
-    and where tensors lie.
+    operands: Operands, first: FirstLayer, plan: Plan, f_0: Tensor | None, room: Tensor | None, *, save: bool
+) -> tuple[_library.PassArgs, Tensor]:
+    """Arguments that both ways have, and the room, which the first of them gets. Most are the same from call to call,
+    and so then is what they are made of: sizes, and where tensors lie.
     """
     frames, channel, routing, threshold = operands.frames, operands.channel, first.routing, operands.threshold
-    tensors: tuple[Any, ...] = (room, first.w_s, routing, f_0, *operands[:NUM_FIXED], *operands.layers)
-    more = (
-        first.w_s.shape, operands.w_y.shape, frames is not None and frames.stride(),
-        channel is not None and channel.dtype, routing is not None and routing.ndim,
-        threshold is not None and threshold.ndim, present(operands.kappa_b).item(),
+    kappa = operands.kappa
+    tensors: tuple[Any, ...] = (first.w_s, routing, f_0, *operands[:NUM_FIXED], *operands.layers)
+    key = (
+        plan, save, kappa.dtype, kappa.shape, first.w_s.shape, operands.w_m.shape, operands.w_y.shape,
+        frames is not None and frames.stride(), channel is not None and channel.dtype,
+        routing is not None and routing.ndim, threshold is not None and threshold.ndim,
+        present(operands.kappa_b).item(), *map(_library.address, tensors),
     )  # fmt: skip
-    key = (sizes, plan, more, *map(_library.address, tensors))
     made = _made.get(key)
-    if made is None:
+    places = places_in(_sizes(operands, plan, save=save)) if made is None else made.places
+    if room is None:
+        # bytes: nobody who narrows the floating-point tensors that autograd keeps may touch the events
+        room = _library.large(operands.kappa, places.num_bytes, torch.uint8)
+    base = room.data_ptr()
+    if made is None or made.base != base:
         if len(_made) >= MOST_MADE:
             _made.clear()
-        made = _made[key] = _make_arguments(operands, first, plan, f_0, room, places_in(sizes))
-    return _library.PassArgs.from_buffer_copy(made)
+        made = _made[key] = Made(places, base, _make_arguments(operands, first, plan, f_0, base, places))
+    return _library.PassArgs.from_buffer_copy(made.args), room
+
+
+class Made(NamedTuple):
+    """Arguments that were made for a room there."""
+
+    places: Places
+    base: int
+    args: _library.PassArgs
 
 
 MOST_MADE = 64
-_made: dict[Any, _library.PassArgs] = {}
+_made: dict[Any, Made] = {}
 
 
 def _make_arguments(
-    operands: Operands, first: FirstLayer, plan: Plan, f_0: Tensor | None, room: Tensor, places: Places
+    operands: Operands, first: FirstLayer, plan: Plan, f_0: Tensor | None, base: int, places: Places
 ) -> _library.PassArgs:
-    frames, kappa_b = operands.frames, present(operands.kappa_b)
-    base, num_input = room.data_ptr(), plan.num_input
+    frames, kappa_b, num_input = operands.frames, present(operands.kappa_b), plan.num_input
     scan = arguments(operands, plan, plan.num_steps, operands.m_0, f_0)
     scan.num_input, scan.lengths = num_input, _library.address(operands.lengths)
     table = table_arguments(

@@ -50,7 +50,7 @@ def may_look(tensor: Tensor) -> bool:
     """Whether a check may read numbers of it: not where that waits for a device, nor where there are none, as inside
     compiled code, tracers, the transforms of torch.func and tensors that stand for others.
     """
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
+    if torch.compiler.is_compiling() or not tensor.is_cpu or type(tensor) not in PLAIN:
         return False
     return only_operators(()) is None
 

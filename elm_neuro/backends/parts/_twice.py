@@ -112,10 +112,15 @@ def as_tensor(number: int) -> Tensor:
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:
     """What is done inside is not narrowed by autocast on the device of `like`."""
+    return torch.autocast(like.device.type, enabled=False) if in_autocast(like) else nullcontext()
+
+
+def in_autocast(like: Tensor) -> bool:
+    """Whether autocast is on for the device of `like`."""
+    if like.is_cpu:  # its device by name takes longer than to ask
+        return torch.is_autocast_enabled("cpu")
     device = like.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def saved_of(ctx: Any) -> tuple[Any, ...]:
@@ -134,12 +139,14 @@ def differentiable_once(backward: Backward) -> Backward:
 
     @wraps(backward)
     def run(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        given = [grad for grad in grads if grad is not None]
-        if not given:  # for functions that do not have them materialized
+        first = next((grad for grad in grads if grad is not None), None)
+        if first is None:  # for functions that do not have them materialized
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             raise RuntimeError("a part of a fast pass has no second derivative by itself: differentiate the whole pass")
-        with without_autocast(given[0]):
-            return backward(ctx, *map(resolved, grads))
+        if in_autocast(first):
+            with torch.autocast(first.device.type, enabled=False):
+                return backward(ctx, *map(resolved, grads))
+        return backward(ctx, *map(resolved, grads))
 
     return run
