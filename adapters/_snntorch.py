@@ -15,8 +15,10 @@ from elm_neuro.adapters._face import check_version, state_sizes
 from elm_neuro.functional import ATan
 from elm_neuro.nn import output_shape
 from elm_neuro.nn._checks import check_tensor
+from elm_neuro.nn._config import check_flag, check_surrogate
 from elm_neuro.nn._layer import AnyLayer
 from elm_neuro.nn._narrow import state_dtype, wide
+from elm_neuro.nn._spike_output import numbers
 
 try:
     import snntorch
@@ -61,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
     "graded_spikes_factor": 1.0,
     "learn_graded_spikes_factor": False,
 }
+FLAGS = tuple(name for name, default in DEFAULTS.items() if default is False and name != "state_quant")
 
 
 class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
@@ -79,15 +82,19 @@ class Neuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch has no types
         keywords = {**DEFAULTS, **host}
         if keywords["reset_mechanism"] not in RESETS:
             raise ValueError(f"reset_mechanism must be one of {list(RESETS)}, got {keywords['reset_mechanism']!r}")
+        for name in FLAGS:
+            check_flag(name, keywords[name])
         shape = output_shape(core)
         # snnTorch would keep an integer as such, and the caller's own tensor
         for name in ("threshold", "graded_spikes_factor"):
+            numbers(name, keywords[name])  # which refuses what is none
             value = torch.as_tensor(keywords[name], dtype=torch.get_default_dtype()).detach().clone()
             if value.shape not in ((), shape[-1:], shape):
                 raise ValueError(f"{name} must be a number or have shape {shape}, got {tuple(value.shape)}")
             keywords[name] = value
         if keywords["spike_grad"] is None:
             keywords["spike_grad"] = ATan()
+        check_surrogate(keywords["spike_grad"], "spike_grad")
         try:
             super().__init__(**keywords)
         finally:

@@ -131,11 +131,16 @@ class SpikeEvents:
 
         Raises:
             ValueError: `frames` have another shape.
-            TypeError: they are complex.
+            TypeError: they are no dense tensor of real numbers.
 
         >>> SpikeEvents.from_frames(torch.ones(1, 2, 3))
         SpikeEvents(batch=1, num_steps=2, num_channels=3, num_events=6)
         """
+        if not isinstance(frames, Tensor):
+            raise TypeError(f"frames must be a tensor, got {type(frames).__name__}")
+        if frames.is_nested or frames.layout != torch.strided:
+            what = "a nested tensor" if frames.is_nested else f"a tensor of layout {frames.layout}"
+            raise TypeError(f"frames must be dense, got {what}")
         if frames.ndim != 3:
             raise ValueError(f"frames must have shape (batch, num_steps, num_channels), got {tuple(frames.shape)}")
         if frames.is_complex():

@@ -153,6 +153,8 @@ class OnnxNeuron:
     def initial_state(self, batch: int | None = None) -> State:
         """Zeros, one array (batch, ...) a state; by default of the batch that the model was exported for, or else 1."""
         batch = (self.options.get("batch_size") or 1) if batch is None else batch
+        if isinstance(batch, bool) or not hasattr(batch, "__index__") or not 0 <= int(batch) <= LARGEST_STATE:
+            raise ValueError(f"batch must be a number of samples, got {batch!r:.60}")
         return {name: np.zeros((batch, *shape), self.dtype) for name, shape in self.state_shapes.items()}
 
     def step(self, x: Any, state: State | None = None) -> tuple[State, State]:

@@ -71,7 +71,7 @@ class Operator(Generic[B]):
 
     def named(self, name: str) -> B | None:
         """Its backend of that name, if it has one."""
-        return self[name] if name in self._ordered else None
+        return self[name] if isinstance(name, str) and name in self._ordered else None
 
     def __iter__(self) -> Iterator[B]:
         return iter([self[name] for name in self.names])

@@ -29,13 +29,14 @@ from elm_neuro.nn._alif_config import (
 )
 from elm_neuro.nn._checks import (
     as_frames,
+    check_batch,
     check_sequence,
     check_step,
     checked_lengths,
     checked_state,
     refuse_infinite,
 )
-from elm_neuro.nn._config import check_generator
+from elm_neuro.nn._config import check_config, check_generator
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -94,6 +95,7 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
     @classmethod
     def from_config(cls, config: ALIFConfig) -> ALIFCell:
         """A cell of this configuration with new weights."""
+        check_config(config, ALIFConfig)
         return cls(**vars(config))
 
     def reset_parameters(self) -> None:
@@ -173,6 +175,7 @@ class ALIFCell(pretrained.Saved, Meaning, Configured, nn.Module):
 
     def initial_state(self, batch: int) -> ALIFState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device."""
+        check_batch(batch)
         like = self.bias
         return ALIFState(*(like.new_zeros(shape, dtype=state_dtype(like)) for shape in self.state_shapes(batch)))
 
@@ -281,6 +284,7 @@ class ALIF(pretrained.Saved, Configured, nn.Module):
     @classmethod
     def from_config(cls, config: ALIFConfig, *, backend: str = "auto") -> ALIF:
         """A layer of this configuration with new weights."""
+        check_config(config, ALIFConfig)
         return cls(**vars(config), backend=backend)
 
     def reset_parameters(self) -> None:
@@ -377,6 +381,7 @@ class LIF(ALIF):
         Raises:
             ValueError: the configuration is that of adaptive neurons.
         """
+        check_config(config, ALIFConfig)
         if config.adaptive:
             raise ValueError("adaptive must be False in a LIF, got True")
         return cls(**{name: value for name, value in vars(config).items() if name != "adaptive"}, backend=backend)

@@ -10,7 +10,7 @@ import torch
 
 from elm_neuro.functional import FastSigmoid, Surrogate
 from elm_neuro.functional._spike import SurrogateStep, surrogate_from_dict, surrogate_to_dict
-from elm_neuro.nn._config import check_fields, check_size, check_surrogate, is_number, set_plain_floats
+from elm_neuro.nn._config import check_fields, check_flag, check_size, check_surrogate, is_number, set_plain_floats
 
 BETA_RANGE = (0.001, 0.999)  # ranges of the effective parameters, as in Blocks
 P_RANGE = (0.0, 0.999)
@@ -49,8 +49,7 @@ class ALIFConfig:
         for name in ("input_size", "output_size"):
             check_size(name, getattr(self, name))
         for name in ("adaptive", "recurrent", "detach_reset", "detach_recurrent"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         for name in ("delta_t", "tau_v", "tau_a"):
             check_time(name, getattr(self, name))
         check_decay("tau_v", self.tau_v, self.delta_t, BETA_RANGE[1])

@@ -18,8 +18,8 @@ from elm_neuro.functional import ELMParameters, ELMState, elm_step
 from elm_neuro.functional._elm import linear
 from elm_neuro.functional._routing import check_routing_index, routing_index
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
-from elm_neuro.nn._checks import check_step, checked_lengths, checked_state, refuse_nan
-from elm_neuro.nn._config import ELMCellOptions, ELMConfig, check_generator
+from elm_neuro.nn._checks import check_batch, check_step, checked_lengths, checked_state, refuse_nan
+from elm_neuro.nn._config import ELMCellOptions, ELMConfig, check_config, check_generator
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
@@ -91,6 +91,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     @classmethod
     def from_config(cls, config: ELMConfig, *, routing: Tensor | None = None) -> ELMCell:
         """A cell of this configuration with new weights; `routing` as in :meth:`ELM.from_config`."""
+        check_config(config, ELMConfig)
         return cls(**(vars(config) if routing is None else vars(config) | {"routing": routing}))
 
     def reset_parameters(self) -> None:
@@ -278,6 +279,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
 
     def initial_state(self, batch: int, *, device: torch.device | None = None) -> ELMState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device by default."""
+        check_batch(batch)
         like = self._proto_tau_m if device is None else self._proto_tau_m.to(device)
         return ELMState(*(like.new_zeros(shape, dtype=state_dtype(like)) for shape in self.state_shapes(batch)))
 

@@ -41,7 +41,7 @@ def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | No
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-    check_layout(x)
+    check_layout("x", x)
     shape = x.shape
     ending = (input_size,) if len(shape) == 2 or num_neuron is None else (num_neuron, input_size)
     if len(shape) != 1 + len(ending) or shape[1:] != ending:
@@ -49,16 +49,32 @@ def check_step(x: Tensor, input_size: int, like: Tensor, *, num_neuron: int | No
     check_tensor("x", x, like)
 
 
-def check_layout(x: Tensor) -> None:
+def check_layout(name: str, tensor: Tensor) -> None:
     """Refuse sparse and nested tensors.
 
     Raises:
-        TypeError: `x` is one.
+        TypeError: this is one.
     """
-    if x.is_nested:
-        raise TypeError("x must be padded frames with their lengths, got a nested tensor: x.to_padded_tensor(0.0)")
-    if x.layout != torch.strided:
-        raise TypeError(f"x must be dense frames or SpikeEvents, got a tensor of layout {x.layout}")
+    if tensor.is_nested:
+        rule = "padded frames with their lengths" if name == "x" else "dense"
+        raise TypeError(f"{name} must be {rule}, got a nested tensor: {name}.to_padded_tensor(0.0)")
+    if tensor.layout != torch.strided:
+        rule = "dense frames or SpikeEvents" if name == "x" else "dense"
+        raise TypeError(f"{name} must be {rule}, got a tensor of layout {tensor.layout}")
+
+
+def check_batch(batch: object) -> None:
+    """Refuse what is no number of samples.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is negative.
+    """
+    # in traced code it is a tensor, in compiled code a symbol that counts as an int
+    if isinstance(batch, bool) or not (isinstance(batch, int) or hasattr(batch, "__index__")):
+        raise TypeError(f"batch must be an integer, got {batch!r:.100}")
+    if isinstance(batch, int) and batch < 0:
+        raise ValueError(f"batch must not be negative, got {batch}")
 
 
 def check_sequence(
@@ -85,7 +101,7 @@ def check_sequence(
         return
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor or SpikeEvents, got {type(x).__name__}")
-    check_layout(x)
+    check_layout("x", x)
     shape = x.shape
     ending = (input_size,) if len(shape) == 3 or num_neuron is None else (num_neuron, input_size)
     if len(shape) != 2 + len(ending) or shape[2:] != ending:
@@ -111,7 +127,7 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
     if type(state) is kind:  # what comes back from a call, step after step
         dtype, device = state_dtype(like), like.device
         for part, shape in zip(state, shapes, strict=True):
-            if not isinstance(part, Tensor) or part.shape != shape or part.dtype is not dtype or part.device != device:
+            if not isinstance(part, Tensor) or not fits(part, shape, dtype, device):
                 break
         else:
             return state
@@ -120,6 +136,13 @@ def checked_state(kind: type[State], state: State, shapes: Sequence[tuple[int, .
     for name, part, shape in zip(names, state, shapes, strict=True):
         check_part(f"state.{name}", part, shape, like)
     return kind(*state)
+
+
+def fits(part: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a part of a state is dense and all this; :func:`check_part` says what it is not."""
+    if part.is_nested or part.layout is not torch.strided:
+        return False
+    return part.shape == shape and part.dtype is dtype and part.device == device
 
 
 def check_parts(kind: type[tuple[Tensor, ...]], state: object) -> None:
@@ -133,7 +156,8 @@ def check_parts(kind: type[tuple[Tensor, ...]], state: object) -> None:
 
 
 def check_part(name: str, part: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
-    """Refuse one tensor of a state that has the wrong shape, dtype or device."""
+    """Refuse one tensor of a state that has the wrong layout, shape, dtype or device."""
+    check_layout(name, part)
     if part.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
     check_tensor(name, part, like, state_dtype(like))

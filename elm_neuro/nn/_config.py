@@ -121,9 +121,8 @@ class ELMConfig:
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
         for name in ("shuffle_routing", "learn_tau_m", "learn_w_s", "flatten_output", "batch_first"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        _integer("num_mlp_layers", self.num_mlp_layers, minimum=0)
+            check_flag(name, getattr(self, name))
+        check_integer("num_mlp_layers", self.num_mlp_layers, minimum=0)
         _one_of("variant", self.variant, VARIANTS)
         _one_of("tau_m_spacing", self.tau_m_spacing, SPACINGS)
         _one_of("activation", self.activation, ACTIVATIONS)
@@ -293,24 +292,44 @@ def set_plain_floats(config: Any) -> None:
             object.__setattr__(config, field.name, plain(getattr(config, field.name)))
 
 
-def _integer(name: str, value: object, *, minimum: int) -> None:
+LARGEST_SIZE = 2**31 - 1  # kernels number inputs and units in 32 bits
+
+
+def check_integer(name: str, value: object, *, minimum: int) -> None:
+    """Refuse what is no integer from `minimum` to :data:`LARGEST_SIZE`."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {value!r:.100}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > LARGEST_SIZE:
+        came = value if value.bit_length() <= 128 else f"one of {value.bit_length()} bits"
+        raise ValueError(f"{name} must be at most {LARGEST_SIZE}, got {came}")
 
 
 def check_size(name: str, value: object) -> None:
-    """Refuse what is no integer of at least 1."""
-    _integer(name, value, minimum=1)
+    """Refuse what is no integer of at least 1, or too large a one."""
+    check_integer(name, value, minimum=1)
 
 
-def check_surrogate(surrogate: object) -> None:
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r:.100}")
+
+
+def check_config(config: object, kind: type) -> None:
+    """Refuse what is no configuration of this kind."""
+    if not isinstance(config, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise TypeError(f"config must be {article} {kind.__name__}, got {type(config).__name__}")
+
+
+def check_surrogate(surrogate: object, name: str = "surrogate") -> None:
     """Refuse what cannot be called on distances to a threshold: also a class in place of one of its objects."""
     if isinstance(surrogate, type):
-        raise TypeError(f"surrogate must be an object, got the class itself: {surrogate.__name__}()")
+        raise TypeError(f"{name} must be an object, got the class itself: {surrogate.__name__}()")
     if not callable(surrogate):
-        raise TypeError(f"surrogate must be called on the distance to threshold, got {surrogate!r:.100}")
+        raise TypeError(f"{name} must be called on the distance to threshold, got {surrogate!r:.100}")
 
 
 def check_generator(generator: object) -> None:

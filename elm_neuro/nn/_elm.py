@@ -19,7 +19,7 @@ from elm_neuro.functional import ELMState, branch_input, memory_proposal, memory
 from elm_neuro.functional._elm import linear
 from elm_neuro.nn._cell import ELMCell, like_of
 from elm_neuro.nn._checks import as_frames, check_sequence, checked_lengths, refuse_nan
-from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions
+from elm_neuro.nn._config import BranchELMOptions, ELMConfig, ELMOptions, RunOptions, check_config
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import BackendName, Configured, backend_shown
 from elm_neuro.nn._narrow import as_stored, wide
@@ -141,6 +141,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         >>> type(ELM.from_config(branched.config)).__name__
         'BranchELM'
         """
+        check_config(config, ELMConfig)
         own = ELM if config.num_branch is None else BranchELM
         kind = own if cls in (ELM, BranchELM) else cls
         values = vars(config) if routing is None else vars(config) | {"routing": routing}

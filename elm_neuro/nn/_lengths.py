@@ -38,7 +38,10 @@ def last_output(y: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 def given_lengths(lengths: Any) -> Tensor:
     """Lengths that may come as a list or an array, as a tensor that torch can compare."""
-    given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    try:
+        given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be integers, got {lengths!r:.100}") from error
     return given.to(torch.int64) if given.dtype in UNSIGNED else given
 
 

@@ -23,11 +23,13 @@ from elm_neuro.functional._wiring import Wiring
 from elm_neuro.nn._checks import (
     OVERFLOW,
     as_frames,
+    check_part,
     check_sequence,
     check_step,
     checked_lengths,
     name_culprit,
 )
+from elm_neuro.nn._config import check_config
 from elm_neuro.nn._counts import as_binary, warn_of_counts
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._hanging import is_untouched, reason_to_call
@@ -136,6 +138,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             wiring: the index or function; needed where the configuration's wiring is "index".
             backend: as in the constructor.
         """
+        check_config(config, ELMNetworkConfig)
         return cls(**(vars(config) if wiring is None else vars(config) | {"wiring": wiring}), backend=backend)
 
     def reset_parameters(self) -> None:
@@ -168,6 +171,20 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             draw(config.input_size, config.input_dropout), draw(config.output_size, config.recurrent_dropout)
         )
 
+    def _checked_masks(self, masks: DropoutMasks | None, batch: int) -> DropoutMasks:
+        """Those that came, where they fit a batch of `batch`, or new ones."""
+        if masks is None:
+            return self.draw_masks(batch)
+        if not (isinstance(masks, tuple) and len(masks) == len(DropoutMasks._fields)):
+            raise TypeError(f"masks must be DropoutMasks, got {type(masks).__name__}")
+        for name, mask, size in zip(DropoutMasks._fields, masks, (self.input_size, self.output_size), strict=True):
+            if mask is None:
+                continue
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"masks.{name} must be a tensor or None, got {type(mask).__name__}")
+            check_part(f"masks.{name}", mask, (batch, size), self.bias)
+        return DropoutMasks(*masks)
+
     def step(
         self, x_t: Tensor, state: NetworkState | None = None, masks: DropoutMasks | None = None
     ) -> tuple[Tensor, NetworkState]:
@@ -181,12 +198,12 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
         check_step(x_t, self._config.input_size, self.bias)
         if masks is None and self.training and (self._config.input_dropout or self._config.recurrent_dropout):
             raise ValueError("masks must be given to a step in training with dropout: draw_masks(batch), got None")
+        of_input, of_neurons = masks = self._checked_masks(masks, x_t.shape[0])
         if self.reason_to_call() is not None:
             y, after = self(x_t.unsqueeze(1), state, masks=masks)
             return y.squeeze(1), after
         before = self.initial_state(x_t.shape[0]) if state is None else self.check_state(state, x_t.shape[0])
         x_t = wide(as_binary(x_t) if self._config.binarize else x_t)  # type: ignore[arg-type]  # a tensor of a tensor
-        of_input, of_neurons = masks or (None, None)
         params, rule = self.parameters_as_they_are(), self._config.rule(self.surrogate)
         x_t = x_t if of_input is None else x_t * of_input
         y_t, _, after = network_step(x_t, before, params, rule, of_neurons)
@@ -236,10 +253,7 @@ class ELMNetwork(pretrained.Saved, NetworkNeurons):
             x = as_binary(x)
         elif config.binarize is None and may_look(like):
             warn_of_counts(x)
-        masks = self.draw_masks(batch) if masks is None else masks
-        for name, mask, size in zip(masks._fields, masks, (config.input_size, config.output_size), strict=True):
-            if mask is not None and tuple(mask.shape) != (batch, size):
-                raise ValueError(f"masks.{name} must have shape ({batch}, {size}), got {tuple(mask.shape)}")
+        masks = self._checked_masks(masks, batch)
         reason = self.reason_to_call_inside()
         if reason is None:
             record, after = backends.network.scan(

@@ -13,6 +13,7 @@ from elm_neuro.functional import NetworkState, Surrogate
 from elm_neuro.functional._spike import SurrogateStep
 from elm_neuro.functional._wiring import Wiring
 from elm_neuro.nn._checks import checked_lengths, checked_state
+from elm_neuro.nn._config import check_config
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._network import ELMNetwork
 from elm_neuro.nn._network_classifier_config import ELMNetworkClassifierConfig, ELMNetworkClassifierState
@@ -89,6 +90,7 @@ class ELMNetworkClassifier(pretrained.Saved, nn.Module):
         cls, config: ELMNetworkClassifierConfig, *, wiring: Tensor | Wiring | None = None, backend: str = "auto"
     ) -> ELMNetworkClassifier:
         """A network of this configuration with new weights; `wiring` as in :meth:`ELMNetwork.from_config`."""
+        check_config(config, ELMNetworkClassifierConfig)
         hidden: dict[str, Any] = dict(vars(config.hidden))
         num_neuron = hidden.pop("output_size")
         hidden |= {} if wiring is None else {"wiring": wiring}

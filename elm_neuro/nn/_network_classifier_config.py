@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from elm_neuro.nn._config import check_fields
+from elm_neuro.nn._config import check_fields, check_flag, check_size
 from elm_neuro.nn._network_config import ELMNetworkConfig
 
 READOUT_MEMORY = 3  # units of a readout neuron, as published
@@ -42,10 +42,8 @@ class ELMNetworkClassifierConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, ELMNetworkConfig):
             raise TypeError(f"hidden must be an ELMNetworkConfig, got {type(self.hidden).__name__}")
-        if not isinstance(self.output_size, int) or isinstance(self.output_size, bool) or self.output_size < 1:
-            raise ValueError(f"output_size must be an integer of at least 1, got {self.output_size!r}")
-        if not isinstance(self.linear, bool):
-            raise TypeError(f"linear must be True or False, got {self.linear!r}")
+        check_size("output_size", self.output_size)
+        check_flag("linear", self.linear)
 
     @property
     def readout(self) -> ELMNetworkConfig:

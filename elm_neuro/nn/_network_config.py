@@ -11,7 +11,17 @@ from elm_neuro.functional import FastSigmoid, NetworkRule, Surrogate
 from elm_neuro.functional._network import NETWORK_ACTIVATIONS, NETWORK_OUTPUTS
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
 from elm_neuro.functional._wiring import WIRINGS
-from elm_neuro.nn._config import SPACINGS, VARIANTS, check_fields, check_surrogate, is_number, set_plain_floats, several
+from elm_neuro.nn._config import (
+    SPACINGS,
+    VARIANTS,
+    check_fields,
+    check_flag,
+    check_integer,
+    check_surrogate,
+    is_number,
+    set_plain_floats,
+    several,
+)
 
 SIZES = ("input_size", "output_size", "num_memory", "num_branch", "num_synapse_per_branch")
 CHOICES: dict[str, Iterable[str]] = {
@@ -66,20 +76,15 @@ class ELMNetworkConfig:
     def __post_init__(self) -> None:
         set_plain_floats(self)
         for name in (*SIZES, "num_mlp_layers", "mlp_hidden_size"):
-            size, least = getattr(self, name), 0 if name == "num_mlp_layers" else 1
-            if size is None and name == "mlp_hidden_size":
-                continue
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{name} must be an integer, got {size!r}")
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}, got {size}")
+            size = getattr(self, name)
+            if size is not None or name != "mlp_hidden_size":
+                check_integer(name, size, minimum=0 if name == "num_mlp_layers" else 1)
         for name, choices in CHOICES.items():
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {list(choices)}, got {getattr(self, name)!r}")
         self._check_numbers()
         self._check_tau_m()
-        if not isinstance(self.learn_tau_m, bool):
-            raise TypeError(f"learn_tau_m must be True or False, got {self.learn_tau_m!r}")
+        check_flag("learn_tau_m", self.learn_tau_m)
         if self.binarize is not None and not isinstance(self.binarize, bool):
             raise TypeError(f"binarize must be True, False or None, got {self.binarize!r}")
         check_surrogate(self.surrogate)

@@ -15,7 +15,7 @@ from elm_neuro.functional import NetworkParams, NetworkState, Surrogate, decay, 
 from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.functional._wiring import WIRINGS, Wiring, check_wiring, small_world_wiring
 from elm_neuro.nn._cell import Affine
-from elm_neuro.nn._checks import checked_state
+from elm_neuro.nn._checks import check_batch, checked_state
 from elm_neuro.nn._config import check_generator
 from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._layer import Configured
@@ -190,6 +190,7 @@ class NetworkNeurons(Meaning, Routed, Configured, nn.Module):
 
     def initial_state(self, batch: int) -> NetworkState:
         """Zeros, in the parameters' dtype but not narrower than float32, on their device."""
+        check_batch(batch)
         like = self.bias
         return NetworkState(*(like.new_zeros(shape, dtype=state_dtype(like)) for shape in self.state_shapes(batch)))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from elm_neuro.backends import SpikeRule, untraced
 from elm_neuro.functional import ATan, Surrogate, bernoulli_spike
-from elm_neuro.nn._config import check_generator, check_surrogate
+from elm_neuro.nn._config import check_flag, check_generator, check_surrogate
 from elm_neuro.nn._drawn import draw_anew
 from elm_neuro.nn._meaning import Meaning
 
@@ -80,8 +80,7 @@ class SpikeOutput(Meaning, nn.Module):
             raise ValueError(f"reset must be one of {list(RESETS)}, got {reset!r}")
         flags = {"learn_threshold": learn_threshold, "stochastic": stochastic}
         for name, flag in (flags | {"learn_graded_factor": learn_graded_factor}).items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
+            check_flag(name, flag)
         if surrogate is not None:
             check_surrogate(surrogate)
         check_generator(generator)

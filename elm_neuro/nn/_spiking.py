@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing_extensions import TypeVar  # with a default; torch needs it too
 
 from elm_neuro import pretrained
 from elm_neuro.backends.parts._lengths import cut_at, where_running
+from elm_neuro.backends.parts._plain import may_look
 from elm_neuro.backends.parts._untraced import compilable
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import ATan, ELMState, Surrogate
 from elm_neuro.functional._spike import surrogate_from_dict, surrogate_to_dict
-from elm_neuro.nn._checks import check_part, check_parts, checked_lengths
-from elm_neuro.nn._config import check_fields
+from elm_neuro.nn._checks import check_batch, check_part, check_parts, checked_lengths, fits
+from elm_neuro.nn._config import check_config, check_fields, check_flag
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import AnyLayer, Config, check_layer, forward_spiking, has_hooks, output_shape, step_by_call
 from elm_neuro.nn._lengths import last_or_before, step_where_valid, where_any
@@ -123,8 +125,7 @@ class SpikingELMConfig:
         values |= {"core": core, "core_class": kind.name}
         check_fields(cls, values)
         for name in ("learn_threshold", "stochastic", "learn_graded_factor"):
-            if not isinstance(values.get(name, False), bool):
-                raise TypeError(f"{name} must be True or False, got {values[name]!r}")
+            check_flag(name, values.get(name, False))
         for name in ("threshold", "graded_factor"):
             if name in values:
                 values[name] = numbers(name, values[name])
@@ -179,6 +180,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
     @classmethod
     def from_config(cls, config: SpikingELMConfig) -> SpikingELM:
         """A layer of this configuration with new weights."""
+        check_config(config, SpikingELMConfig)
         core: Any = pretrained.kind_of(config.core_class).build(config.core)
         return cls(core, **config.output)
 
@@ -218,6 +220,7 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
 
     def initial_state(self, batch: int) -> Any:
         """The core's, and zeros for v and s, in the same dtype and on the same device."""
+        check_batch(batch)
         inner = self.core.initial_state(batch)
         v, s = (inner[0].new_zeros(batch, *self.output_shape) for _ in range(2))
         return self.state_type(*inner, v, s)
@@ -301,9 +304,20 @@ class SpikingELM(pretrained.Saved, nn.Module, Generic[Core]):
         inner = core.check_state(core.state_type(*state[:-2]), batch)
         like, shape = inner[0], (batch, *output_shape(core))
         for name, part in (("state.v", state[-2]), ("state.s", state[-1])):
-            if part.shape != shape or part.dtype is not like.dtype or part.device != like.device:  # the core's state
+            if not fits(part, shape, like.dtype, like.device):  # of the core's state
                 check_part(name, part, shape, like)
+        self._refuse_spikes_without_numbers(state[-1])
         return inner, state[-2], state[-1]
+
+    def _refuse_spikes_without_numbers(self, s: Tensor) -> None:
+        """A reset takes the threshold times these spikes away: a NaN among them would silence its neuron."""
+        if getattr(self.output, "reset", "none") == "none" or not may_look(s):
+            return
+        from elm_neuro.backends.native._sums import sum_of  # brings the kernels
+
+        if not math.isfinite(sum_of(s)):
+            wrong = int((~torch.isfinite(s)).sum())
+            raise ValueError(f"state.s must be spikes, 0 or 1, got {wrong} of {s.numel()} that are not finite")
 
     def _core_step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any, Tensor, Tensor]:
         """Readout and state of the core after one step, and v and s before it."""

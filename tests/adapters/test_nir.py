@@ -409,7 +409,7 @@ def test_files_of_strangers_are_refused_by_what_is_wrong(
 def test_a_configuration_that_asks_for_memory_gets_none(tmp_path: Path) -> None:
     def grow(file: h5py.File) -> None:
         text = file[f"{NODE}/config"][()].decode()
-        put(f"{NODE}/config", text.replace('"input_size": 6', '"input_size": 1000000000000'))(file)
+        put(f"{NODE}/config", text.replace('"input_size": 6', '"input_size": 1000000000'))(file)
 
     (tmp_path / "net.nir").write_bytes(image_of(Mixed(), grow))
     with pytest.raises(ValueError, match=r"node 'elm' .*must have shape"):

@@ -42,15 +42,14 @@ def test_published_checkpoints_give_the_authors_outputs(
     neuron = from_upstream(shared / "data/checkpoints" / name)
     assert isinstance(neuron, BranchELM)
     neuron.backend = backend
-    # float32: absolute, on logits of up to 15; the authors' own float32 and float64 differ by up to 1.2e-5
-    for dtype, suffix, atol in ((torch.float32, "", 2e-5), (torch.float64, "_f64", 1e-9)):
+    # Absolute, on logits of up to 15, against the authors' float64: their own float32 is off that by up to 1.1e-5, ours
+    # by as much on another processor, which adds up in another order.
+    for dtype, atol in ((torch.float32, 2e-5), (torch.float64, 1e-9)):
         neuron = neuron.to(dtype)
         frames = window(reference_outputs, number, dtype)
         with torch.no_grad():
             y, _ = neuron(SpikeEvents.from_frames(frames) if events else frames)
-        np.testing.assert_allclose(
-            y[0].numpy(), reference_outputs[f"{name}_w{number}_logits{suffix}"], rtol=0, atol=atol
-        )
+        np.testing.assert_allclose(y[0].numpy(), reference_outputs[f"{name}_w{number}_logits_f64"], rtol=0, atol=atol)
     head = neuronio_head(y[0])
     spike, soma = reference_outputs[f"{name}_w{number}_eval"].T  # the soma there is not yet shifted
     np.testing.assert_allclose(head.spike_probability.numpy(), spike, rtol=0, atol=1e-5)
@@ -194,7 +193,7 @@ def test_a_state_dict_that_does_not_fit_is_named(tmp_path: Path, state: dict[str
         ({"num_branch": 4}, r"must have shape .* to fit its config"),
         ({"num_input": 4}, r"routing must hold input indices in \[0, 4\)"),
         ({"mlp_num_layers": 2}, r"missing \['mlp\.network\.4\.bias', 'mlp\.network\.4\.weight'\]"),
-        ({"mlp_num_layers": 10**12}, "num_mlp_layers must be below the number of tensors"),
+        ({"mlp_num_layers": 10**9}, "num_mlp_layers must be below the number of tensors"),
         ({"num_input": ...}, r"the config must hold num_input and num_output, missing \['num_input'\]"),
         ({"num_input": "6"}, "input_size must be an integer, got '6'"),
         ({"mlp_activation": "gelu"}, r"activation must be one of \['relu', 'silu'\], got 'gelu'"),

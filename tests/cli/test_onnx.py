@@ -107,7 +107,7 @@ def test_a_checkpoint_of_fit_is_exported_by_the_settings_beside_it(
     ("sizes", "message"),
     [
         ({"num_memory": 10**9}, "must have shape (1000000000,), as the settings say, got (4,)"),
-        ({"input_size": 10**12}, "must have shape (1000000000000, 1), as the settings say, got (7, 1)"),
+        ({"input_size": 10**9}, "must have shape (1000000000, 1), as the settings say, got (7, 1)"),
         ({"num_memory": 5}, "must have shape (5,), as the settings say, got (4,)"),
         ({"num_mlp_layers": 2}, "mlp.1.weight must have shape (8, 8), as the settings say, got (4, 8)"),
     ],

@@ -58,10 +58,12 @@ def check_alike(
 
     Raises:
         ValueError: the device is another; the message names the tensor, the rule and what came.
-        TypeError: the dtype is.
+        TypeError: the dtype is, or it is sparse.
     """
     wanted, device = dtype or like.dtype, like.device
     for index, tensor in enumerate(tensors):
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{names()[index]} must be dense, got a tensor of layout {tensor.layout}")
         if tensor.dtype is not wanted:
             raise TypeError(f"{names()[index]} must be {wanted}, got {tensor.dtype}")
         if tensor.device != device:
