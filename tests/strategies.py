@@ -63,7 +63,8 @@ def frames(draw: st.DrawFn, neuron: ELM, *, dtype: torch.dtype = torch.float64, 
     """Sparse frames with counts and signs, of odd lengths and batch 1 too; for a population sometimes one input a
     neuron.
     """
-    batch, num_steps = draw(st.integers(1, 3)), draw(st.integers(1, max_steps))
+    # a single step has a path of its own
+    batch, num_steps = draw(st.integers(1, 3)), draw(st.one_of(st.just(1), st.integers(1, max_steps)))
     neurons = neuron.config.num_neuron
     own = (neurons,) if neurons and draw(st.booleans()) else ()
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))

@@ -177,6 +177,7 @@ struct ElmKernels {
     void (*compact)(const ElmFrames *, ElmShare *);
     void (*table_forward)(const ElmTable *, ElmShare *);
     void (*table_backward)(const ElmTable *, ElmShare *);
+    void (*total_backward)(const ElmTable *, ElmShare *);
 };
 
 struct ElmAlifKernels {

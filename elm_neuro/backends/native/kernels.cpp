@@ -13,7 +13,8 @@ template <class R> static constexpr ElmKernels kernels() {
             scan_forward<R>,       scan_backward<R>,
             scan_reduce<R>,        filter_forward<R>,
             filter_backward<R>,    compact<R>,
-            table_forward<R>,      table_backward<R>};
+            table_forward<R>,      table_backward<R>,
+            total_backward<R>};
 }
 
 extern const ElmKernels table[2];

@@ -238,7 +238,10 @@ int64_t elm_table_forward(int64_t is_double, int64_t threads, const ElmTable *ar
 
 int64_t elm_table_backward(int64_t is_double, int64_t threads, const ElmTable *args) {
     if (leads_outside(args)) return 2;
-    return spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
+    const int64_t status = spread(kernels(is_double).table_backward, args, args->num_neuron, threads);
+    if (!status && args->grad_total && args->grad_arrived)
+        spread(kernels(is_double).total_backward, args, args->batch, threads);
+    return status;
 }
 
 // Bit 0 where the events do not fit, bit 1 where one of them does not count 1.

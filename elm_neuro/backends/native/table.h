@@ -111,18 +111,15 @@ template <class R> static void sum_synapses(const ElmTable &a, i64 n, const i64 
 }
 
 template <class R>
-static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, const R *w_s, R *grad_w_s) {
+static void sum_synapses_backward(const ElmTable &a, i64 n, const i64 *routing, R *grad_w_s) {
     for (i64 b = 0; b < a.batch; b++) {
         const i64 at = b * (a.total_neuron ? a.num_neuron * a.num_input : a.num_input) + n * a.total_neuron;
         const R *total = (const R *)a.total + at,
                 *grad = (const R *)a.grad_arrived + (b * a.num_neuron + n) * a.num_branch;
-        R *grad_total = a.grad_total ? (R *)a.grad_total + at : nullptr;
         for (i64 j = 0; j < a.num_branch; j++)
             for (i64 k = j * a.num_synapse; k < (j + 1) * a.num_synapse; k++) {
                 const i64 input = routing ? routing[k] : j;
-                if (input < 0) continue;
-                grad_w_s[k] += grad[j] * total[input];
-                if (grad_total) grad_total[input] += grad[j] * w_s[k];
+                if (input >= 0) grad_w_s[k] += grad[j] * total[input];
             }
     }
 }
@@ -169,23 +166,39 @@ template <class R> static void table_backward(const ElmTable *a, ElmShare *share
                 *w_s = rectified(*a, proto, room);
         R *grad_w_s = (R *)a->grad_w_s + n * synapses;
         const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
-        if (!a->grad_table) {
-            std::memset(grad_w_s, 0, synapses * sizeof(R));
-            if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
-            continue;
-        }
         const R *grad_table = (const R *)a->grad_table + n * a->num_input * a->table_row;
         R *grad_weight = (R *)a->grad_weight + n * a->hidden * row;
-        if (routing)
+        if (!a->grad_table)
+            std::memset(grad_w_s, 0, synapses * sizeof(R));
+        else if (routing)
             add_synapses_backward(*a, routing, weight, w_s, column, grad_column, grad_table, grad_weight, grad_w_s);
         else
             scale_columns_backward(*a, weight, w_s, grad_table, grad_weight, grad_w_s);
-        if (a->grad_arrived) sum_synapses_backward(*a, n, routing, w_s, grad_w_s);
+        if (a->grad_arrived) sum_synapses_backward(*a, n, routing, grad_w_s);
         for (i64 k = 0; a->rectify && k < synapses; k++) grad_w_s[k] = proto[k] <= R(0) ? R(0) : grad_w_s[k];
-        for (i64 h = 0; h < a->hidden; h++)
+        for (i64 h = 0; a->grad_table && h < a->hidden; h++)
             copy_row(grad_weight + h * row + a->num_branch,
                      (const R *)a->grad_w_m + (n * a->hidden + h) * a->num_memory, a->num_memory);
     }
+}
+
+// Gradient of the input summed over time, samples a share: neurons that have it in common add to the same entries.
+template <class R> static void total_backward(const ElmTable *a, ElmShare *share) {
+    const i64 synapses = a->num_branch * a->num_synapse;
+    for (i64 b = share->first; b < share->last; b++)
+        for (i64 n = 0; n < a->num_neuron; n++) {
+            const R *grad = (const R *)a->grad_arrived + (b * a->num_neuron + n) * a->num_branch,
+                    *w_s = (const R *)a->w_s + n * synapses;
+            R *to = (R *)a->grad_total + b * (a->total_neuron ? a->num_neuron * a->num_input : a->num_input) +
+                    n * a->total_neuron;
+            const i64 *routing = a->routing ? a->routing + n * a->routing_neuron : nullptr;
+            for (i64 j = 0; j < a->num_branch; j++)
+                for (i64 k = j * a->num_synapse; k < (j + 1) * a->num_synapse; k++) {
+                    const i64 input = routing ? routing[k] : j;
+                    if (input < 0 || (a->rectify && w_s[k] <= R(0))) continue;
+                    to[input] += grad[j] * w_s[k];
+                }
+        }
 }
 
 }  // namespace ELM_ISA

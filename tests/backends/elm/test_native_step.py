@@ -25,6 +25,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def some_silent(neuron: ELM) -> ELM:
+    """With negative synapses: rectified, they neither hear nor learn."""
+    with torch.no_grad():
+        neuron.cell._proto_w_s += torch.randn_like(neuron.cell._proto_w_s)
+    return neuron
+
+
 @native
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("batch", [1, MAX_BATCH_OF_A_STEP, MAX_BATCH_OF_A_STEP + 1])
@@ -32,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_a_sequence_of_one_step_is_a_step_of_the_cell(options: dict[str, Any], batch: int, given: str) -> None:
     torch.manual_seed(0)
     kind = BranchELM if "num_branch" in options else ELM
-    neuron = kind(12, 2, num_memory=3, backend="native", **options).double()
+    neuron = some_silent(kind(12, 2, num_memory=3, backend="native", **options).double())
     frame = ((torch.rand(batch, 12) < 0.4) * torch.randn(batch, 12)).double().requires_grad_(given == "learned frames")
     x: Any = frame.unsqueeze(1) if given != "events" else SpikeEvents.from_frames(frame.unsqueeze(1))
     leaves = [*neuron.parameters(), *([frame] if frame.requires_grad else [])]
@@ -64,7 +71,7 @@ def test_a_sequence_of_one_step_is_a_step_of_the_cell(options: dict[str, Any], b
 def test_a_loss_of_the_last_state_alone_is_differentiated(options: dict[str, Any], part: str) -> None:
     torch.manual_seed(0)
     kind = BranchELM if "num_branch" in options else ELM
-    neuron = kind(12, 2, num_memory=3, **options).double()
+    neuron = some_silent(kind(12, 2, num_memory=3, **options).double())
     x = torch.randn(3, 7, 12, dtype=torch.float64, requires_grad=True)
     grads = []
     for neuron.backend in ("native", "reference"):
@@ -81,7 +88,7 @@ def test_a_loss_of_the_last_state_alone_is_differentiated(options: dict[str, Any
 def test_a_step_is_differentiated_twice(options: dict[str, Any], given: str) -> None:
     torch.manual_seed(0)
     kind = BranchELM if "num_branch" in options else ELM
-    neuron = kind(12, 2, num_memory=3, **options).double()
+    neuron = some_silent(kind(12, 2, num_memory=3, **options).double())
     x = torch.randn(2, 1, 12, dtype=torch.float64, requires_grad=True)
     state = ELMState(*(torch.randn_like(part).requires_grad_() for part in neuron.initial_state(2)))
     leaves = [x, *state, *neuron.parameters()]
@@ -110,6 +117,7 @@ def test_of_what_is_frozen_a_step_gives_no_gradient(options: dict[str, Any], fro
         kind(12, 2, num_memory=3, **options), threshold=0.0, surrogate=FastSigmoid(), learn_threshold=True
     )
     layer = layer.double()
+    some_silent(layer.core)
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(frozen not in name)
     learns = frozen != "x and state"
@@ -124,3 +132,26 @@ def test_of_what_is_frozen_a_step_gives_no_gradient(options: dict[str, Any], fro
         found.append((spikes, *after, *grads))
     for ours, theirs in zip(*found, strict=True):
         assert_close(ours, theirs)
+
+
+@native
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_what_neurons_hear_in_common_has_the_same_gradient_with_any_threads(num_steps: int) -> None:
+    """Neurons are shared out among threads: each adds to what all of them hear."""
+    found = []
+    for threads in (1, 4):
+        torch.manual_seed(0)
+        neuron = BranchELM(
+            60, 1, 2, num_branch=100, num_synapse_per_branch=300, routing="random", num_neuron=150, backend="native"
+        )
+        assert neuron.cell._proto_w_s.numel() > 4e6  # less is one thread's work
+        x = torch.rand(3, num_steps, 60, requires_grad=True)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            _, after = neuron(x)
+            after.b.sum().backward()
+        finally:
+            torch.set_num_threads(before)
+        found.append(x.grad)
+    assert torch.equal(*found)  # type: ignore[arg-type]  # both are there

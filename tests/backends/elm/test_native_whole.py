@@ -29,8 +29,12 @@ KINDS: dict[str, dict[str, Any]] = {
 def made(kind: str, dtype: torch.dtype, **options: Any) -> ELM:
     torch.manual_seed(0)
     if kind == "branches":  # more of them than hidden units
-        return BranchELM(30, 4, 3, num_branch=9, num_synapse_per_branch=5, routing="random", **options).to(dtype)
-    return ELM(30, 4, num_memory=5, **KINDS[kind], **options).to(dtype)
+        neuron: ELM = BranchELM(30, 4, 3, num_branch=9, num_synapse_per_branch=5, routing="random", **options)
+    else:
+        neuron = ELM(30, 4, num_memory=5, **KINDS[kind], **options)
+    with torch.no_grad():
+        neuron.cell._proto_w_s += torch.randn_like(neuron.cell._proto_w_s)  # some silent
+    return neuron.to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -450,6 +450,29 @@ template <class R> static void others(const Config &c) {
             for (int64_t j = 0; j < row; j++)
                 compare("gradient of the first layer", c, grad_weight[h * row + j],
                         j < branches ? weight_wanted[h * row + j] : 1.0, 1.0, tolerance);
+        // the same without a table, as a single step has it: the sums alone
+        ElmTable sums = t;
+        sums.hidden = sums.table_row = sums.num_memory = 0;
+        sums.weight = nullptr, sums.table = nullptr, sums.w_m = nullptr;
+        sums.grad_weight = nullptr, sums.grad_table = nullptr, sums.grad_w_m = nullptr;
+        std::vector<R> arrived_alone(arrived.size(), R(7)), grad_total_alone(total.size(), R(0)),
+            grad_alone(w_s.size(), R(7));
+        sums.arrived = arrived_alone.data(), sums.grad_total = grad_total_alone.data();
+        sums.grad_w_s = grad_alone.data();
+        failures += elm_table_forward(is_double, 2, &sums) != 0;
+        failures += elm_table_backward(is_double, 2, &sums) != 0;
+        for (size_t j = 0; j < arrived.size(); j++)
+            compare("sum on a branch, without a table", c, arrived_alone[j], arrived_wanted[j], 1.0, tolerance);
+        for (size_t i = 0; i < total.size(); i++)
+            compare("gradient of the summed input, without a table", c, grad_total_alone[i], total_wanted[i], 1.0,
+                    tolerance);
+        for (size_t k = 0; k < w_s.size(); k++) {
+            double wanted = 0.0;
+            for (int64_t b = 0; b < c.batch && routing[k] >= 0 && !(rectify && w_s[k] <= R(0)); b++)
+                wanted += grad_arrived_[b * branches + (int64_t)k / synapses] * total_[b * c.inputs + routing[k]];
+            compare("gradient of the synapses, without a table", c, grad_alone[k], wanted, 1.0 + std::fabs(wanted),
+                    tolerance);
+        }
         for (size_t k = 0; k < w_s.size(); k++) w_s_wanted[k] = rectify && w_s[k] <= R(0) ? 0.0 : w_s_wanted[k];
         for (size_t k = 0; k < w_s.size(); k++)
             compare("gradient of the synapses", c, grad_w_s[k], w_s_wanted[k], 1.0 + std::fabs(w_s_wanted[k]),
