@@ -69,8 +69,11 @@ class _Pass(Function):
             of_x = ctx.needs_input_grad[3]
             ctx.save_for_backward(*tensors, *(saved if of_x else saved._replace(table=None)))
         ctx.differentiates_again = differentiated[0] is not None or events is not None
-        if not ctx.differentiates_again:
-            ctx.mark_non_differentiable(outputs.b)
+        needs = dict(zip(Operands._fields[FIRST_DIFFERENTIATED:], ctx.needs_input_grad[3:], strict=True))
+        fixed = [] if any(need for name, need in needs.items() if name not in ("w_y", "b_y")) else [outputs.m]
+        if not (ctx.differentiates_again and (needs["x"] or needs["w_s"] or needs["b_0"])):
+            fixed.append(outputs.b)
+        ctx.mark_non_differentiable(*fixed)  # who trains the readout alone may hand the state on for ever
         return tuple(outputs)
 
     @staticmethod

@@ -124,8 +124,7 @@ class Native(NativeBackend, LearnedBackend):
         last_readout: bool = False,
     ) -> tuple[Tensor, Tensor, ELMState]:
         given, timescales = parts_of(params)
-        recomputed = recompute_every is not None and not _torch.may_commute(given)  # its parts hand on no spikes
-        if x.shape[0] * x.shape[1] == 0 or recomputed:
+        if x.shape[0] * x.shape[1] == 0:
             return super().spiking_scan(
                 x,
                 params,
@@ -139,7 +138,9 @@ class Native(NativeBackend, LearnedBackend):
         lengths = None if lengths is None else own(lengths)
         run_ = Run(sparse_input, recompute_every, timescales, rule=rule, last_readout=last_readout)
         y, spikes, after = _scan(x, given, state, lengths, run_)
-        if spikes is None:
+        if spikes is None:  # of parts that are computed again where the branches filter for themselves
+            # what fires gives zeros of no gradient: the pass before it must answer for second derivatives by itself
+            y, after = twice_differentiable(y, after, x, given, state, lengths)
             return cut_at(lengths, rule.fire(y)), last_or_zeros(y, lengths) if last_readout else y, after
         return spikes, y, after
 

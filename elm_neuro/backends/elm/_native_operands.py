@@ -63,6 +63,11 @@ class Plan(NamedTuple):
     num_input: int = 0  # where the pass itself adds up what arrives
     one_step: bool = False  # of few samples, for which no table is made
 
+    @property
+    def rectifies(self) -> bool:
+        """Whether the synaptic weights come as they are learned."""
+        return self.timescales is not None
+
     def parts(self) -> list[tuple[int, int]]:
         """First step and number of steps of each part."""
         if self.part == self.num_steps:

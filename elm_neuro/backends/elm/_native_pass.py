@@ -16,6 +16,7 @@ from torch.autograd import Function
 from elm_neuro.backends.elm import _native_step, _native_whole
 from elm_neuro.backends.elm._again import Plain
 from elm_neuro.backends.elm._effective import remembered_timescales
+from elm_neuro.backends.elm._native_arriving import present
 from elm_neuro.backends.elm._native_kernels import run_backward, run_forward
 from elm_neuro.backends.elm._native_operands import (
     FIRST_DIFFERENTIATED,
@@ -83,6 +84,9 @@ class Inputs(NamedTuple):
 NO_FIRST = (None,) * len(FirstLayer._fields)
 NUM_CONSTANTS, NUM_OF_FIRST = FIRST_DIFFERENTIATED + 1, len(FirstLayer._fields) - 1
 KAPPA = Operands._fields.index("kappa") - FIRST_DIFFERENTIATED
+OF_READOUT = {
+    NUM_OF_FIRST + Operands._fields.index(name) - FIRST_DIFFERENTIATED for name in ("w_y", "b_y", "threshold")
+}
 
 
 class Effective(NamedTuple):
@@ -147,7 +151,9 @@ def forward(inputs: Inputs, plan: Plan, *, save: bool) -> tuple[Outputs, Saved, 
         saved, effective = Saved(room, (), ()), Effective(kappa, gain, None, None, None)
     else:
         operands, first, added = _added_up(operands, first)
-        table, w_m, b = table_forward(operands.w_m, first.w_s, first.routing, first.total, rectify=rectifies(plan))
+        table, w_m, b = table_forward(
+            operands.w_m, first.w_s, first.routing, present(first.total), rectify=plan.rectifies
+        )
         outputs, saved = run_forward(operands._replace(table=table, w_m=w_m, f_0=f_0), plan, save=save)
         outputs, effective = outputs._replace(b=b), Effective(kappa, gain, table, w_m, added)
     if left is not None and outputs.b is not None:
@@ -169,11 +175,6 @@ def _added_up(
     return operands._replace(frames=frames), first._replace(total=total), total
 
 
-def rectifies(plan: Plan) -> bool:
-    """Whether the synaptic weights come as they are learned."""
-    return plan.timescales is not None
-
-
 class _Pass(Function):
     @staticmethod
     def forward(
@@ -189,6 +190,8 @@ class _Pass(Function):
         ctx.plan, ctx.plain, ctx.num_starts, ctx.num_constants = plan, plain, len(saved.m_starts), len(constants)
         ctx.differentiates_again = plain is not None
         ctx.set_materialize_grads(False)
+        if not ctx.needs_input_grad[4]:  # the synapses, on which all depends
+            ctx.mark_non_differentiable(*_not_learned(outputs, ctx.needs_input_grad[4:]))
         if save:
             ctx.save_for_backward(
                 as_tensor(plan.tile),
@@ -207,6 +210,14 @@ class _Pass(Function):
         if ctx.plain is not None and asks_operators(grads):
             return _differentiable(ctx, grads)
         return _backward(ctx, *grads)
+
+
+def _not_learned(outputs: Outputs, needs: tuple[bool, ...]) -> list[Tensor]:
+    """Of the state what depends on nothing that learns: who trains the readout alone may hand it on for ever."""
+    found = [] if any(need for at, need in enumerate(needs) if at not in OF_READOUT) else [outputs.m_last]
+    if outputs.b is not None and not any(needs[: NUM_OF_FIRST + 1]):  # up to the frames
+        found.append(outputs.b)
+    return found
 
 
 @differentiable_once
@@ -247,7 +258,7 @@ def gradients(
         grads = run_backward(operands, plan, saved, incoming, wanted, readout)
         return [None, None, None, *_of_operands(grads, operands)]
     proto = operands.kappa
-    wanted = wanted._replace(gain=wanted.gain or (rectifies(plan) and wanted.kappa))
+    wanted = wanted._replace(gain=wanted.gain or (plan.rectifies and wanted.kappa))
     operands = operands._replace(kappa=effective.kappa, gain=effective.gain)
     of_total: Tensor | None = None
     if effective.b is not None:
@@ -293,8 +304,8 @@ def _of_first(
         if grads.table is None:
             raise RuntimeError("a table without a gradient")
         of_weight, of_w_s, of_total = table_backward(
-            operands.w_m, first.w_s, first.routing, first.total, grads.table, grads.w_m, incoming.b,
-            rectify=rectifies(plan), wants_total=wants_total,
+            operands.w_m, first.w_s, first.routing, present(first.total), grads.table, grads.w_m, incoming.b,
+            rectify=plan.rectifies, wants_total=wants_total,
         )  # fmt: skip
         grads = grads._replace(table=None, w_m=of_weight)
     of_b_0 = None

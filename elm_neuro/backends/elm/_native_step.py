@@ -25,7 +25,7 @@ def forward(operands: Operands, first: FirstLayer, plan: Plan, *, save: bool) ->
         plan: of one step.
         save: whether a backward pass will follow.
     """
-    b = branch_sums(first.w_s, first.routing, _frame(operands), rectify=plan.timescales is not None)
+    b = branch_sums(first.w_s, first.routing, _frame(operands), rectify=plan.rectifies)
     if first.b_0 is not None:
         b.addcmul_(present(operands.kappa_b), first.b_0)
     weight, bias = operands.w_m, present(operands.bias)
@@ -75,9 +75,8 @@ def backward(
         of_b = torch.einsum("bnh,nhj->bnj", of_u, from_branch)
     if incoming.b is not None:
         of_b += incoming.b
-    rectify = plan.timescales is not None
     of_w_s, of_frame = backward_of_sums(
-        first.w_s, first.routing, _frame(operands), of_b, wants_total=wanted.frames, rectify=rectify
+        first.w_s, first.routing, _frame(operands), of_b, wants_total=wanted.frames, rectify=plan.rectifies
     )
     return (
         of_w_s,

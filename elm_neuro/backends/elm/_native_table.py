@@ -5,7 +5,7 @@ synapses that it reaches; and what all input of a sequence leaves on the branche
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class FirstLayer(NamedTuple):
 
     w_s: Tensor  # synaptic weights, ([num_neuron,] num_branch, num_synapse_per_branch)
     routing: Tensor | None  # as in elm_neuro.functional.ELMParameters
-    total: Any  # Tensor: input summed over time, (batch, [num_neuron,] input_size); None: the pass adds it up
+    total: Tensor | None  # input summed over time, (batch, [num_neuron,] input_size); None: the pass adds it up
     b_0: Tensor | None  # branch traces before the first step, (batch, [num_neuron,] num_branch); None for zeros
 
     def laid_out(self) -> FirstLayer:

@@ -203,9 +203,7 @@ def _make_arguments(
     frames, kappa_b, num_input = operands.frames, present(operands.kappa_b), plan.num_input
     scan = arguments(operands, plan, plan.num_steps, operands.m_0, f_0)
     scan.num_input, scan.lengths = num_input, _library.address(operands.lengths)
-    table = table_arguments(
-        operands.w_m, first.w_s, first.routing, (plan.batch, num_input, 0), rectify=plan.timescales is not None
-    )
+    table = table_arguments(operands.w_m, first.w_s, first.routing, (plan.batch, num_input, 0), rectify=plan.rectifies)
     table.total, table.table, table.w_m = base + places.total, base + places.table, base + places.w_m
     scan.table, scan.w_m, scan.saved = table.table, table.w_m, base + places.activations
     scan.w_m_row, scan.w_m_neuron = table.num_memory, table.num_memory * table.hidden

@@ -243,3 +243,27 @@ def test_nan_in_the_input_of_a_spiking_layer_is_refused() -> None:
     x[0, 2, 3] = float("nan")
     with pytest.raises(ValueError, match=r"x must be finite, got nan at index \[0, 2, 3\]"):
         SpikingELM(ELM(30, 2, num_memory=5))(x)
+
+
+@native
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("recompute_every", [None, 1, 4, 1000])
+@pytest.mark.parametrize("density", [0.05, 0.6])
+def test_spikes_are_differentiated_twice_whatever_is_computed_again(
+    options: dict[str, Any], recompute_every: int | None, density: float
+) -> None:
+    found = []
+    for backend in ("native", "reference"):
+        torch.manual_seed(0)
+        core = ELM(30, 5, num_memory=7, backend=backend, recompute_every=recompute_every, **options)
+        layer = SpikingELM(core, threshold=0.1, surrogate=FastSigmoid(), learn_threshold=True).double()
+        spikes, after = layer((torch.rand(2, 9, 30) < density).double())
+        leaves = [p for p in layer.parameters() if p.requires_grad]
+        loss = (spikes * torch.randn_like(spikes)).sum() + after.m.square().sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True, allow_unused=True)
+        total = sum(grad.square().sum() for grad in first)
+        assert isinstance(total, torch.Tensor)
+        second = torch.autograd.grad(total, leaves, materialize_grads=True, allow_unused=True)
+        found.append((*first, *second))
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, scale=10.0)
