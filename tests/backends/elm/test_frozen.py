@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import torch
 
-from elm_neuro import ELM, BranchELM, ELMState
+from tests.backends.elm.frozen_cases import KINDS, LEARNS, hand_on, learn_one_thing
 from tests.backends.equal_cases import BACKENDS
-from tests.tolerances import assert_close
-
-KINDS: dict[str, Any] = {
-    "ELM": {},
-    "no hidden layer": {"num_mlp_layers": 0},
-    "population": {"num_neuron": 2},
-    "branch nonlinearity": {"branch_activation": "tanh"},
-    "own time constants": {"tau_s": tuple(1.0 + i for i in range(9))},
-    "branches": {"num_branch": 3, "num_synapse_per_branch": 4, "routing": "random"},
-}
-
-
-def made(kind: str, backend: str) -> ELM:
-    torch.manual_seed(0)
-    of = BranchELM if kind == "branches" else ELM
-    return of(9, 2, num_memory=3, backend=backend, **KINDS[kind]).double()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -34,35 +15,12 @@ def made(kind: str, backend: str) -> ELM:
 def test_who_trains_the_readout_alone_hands_the_state_on(
     kind: str, density: float, num_steps: int, backend: str
 ) -> None:
-    neuron = made(kind, backend)
-    for name, parameter in neuron.named_parameters():
-        parameter.requires_grad_("w_y" in name)
-    state = None
-    for _ in range(3):
-        y, state = neuron((torch.rand(3, num_steps, 9) < density).double(), state)
-        y.sum().backward()
-        assert not state.b.requires_grad and not state.m.requires_grad
+    hand_on(kind, density, num_steps, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("num_steps", [1, 2, 40])
-@pytest.mark.parametrize("learns", ["_proto_w_s", "_proto_tau_m", "mlp.0.weight", "w_y.bias", "x", "b", "m"])
+@pytest.mark.parametrize("learns", LEARNS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_one_thing_alone_learns_is_the_references(kind: str, learns: str, num_steps: int, backend: str) -> None:
-    found = []
-    for name in (backend, "reference"):
-        neuron = made(kind, name)
-        x = (torch.rand(3, num_steps, 9) < 0.3).double()
-        state = ELMState(*(torch.randn_like(part) for part in neuron.initial_state(3)))
-        leaves = {**dict(neuron.cell.named_parameters()), "x": x, **state._asdict()}
-        for leaf in leaves.values():
-            leaf.requires_grad_(False)
-        leaves[learns].requires_grad_()
-        y, after = neuron(x, state)
-        loss = sum(part.square().sum() for part in (y, *after))
-        assert isinstance(loss, torch.Tensor)
-        found.append(
-            (y.requires_grad, *(part.requires_grad for part in after), torch.autograd.grad(loss, leaves[learns])[0])
-        )
-    assert found[0][:3] == found[1][:3]
-    assert_close(found[0][3], found[1][3])
+    learn_one_thing(kind, learns, num_steps, backend)
