@@ -487,7 +487,8 @@ def _place(buffer: Any, number: int) -> tuple[str, int, int]:
     if isinstance(buffer, np.ndarray):
         return "cpu", 0, buffer.ctypes.data
     if _is_ort(buffer):
-        return buffer.device_name().lower(), number, buffer.data_ptr()
+        device = buffer.device_name().lower()
+        return device, 0 if device == "cpu" else number, buffer.data_ptr()
     return buffer.device.type, buffer.device.index or 0, buffer.data_ptr()
 
 
