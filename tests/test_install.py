@@ -30,6 +30,7 @@ LINKS = ("adapters", "export")
 IGNORED = shutil.ignore_patterns(
     ".git",
     ".venv",
+    ".ranges",
     ".*_cache",
     ".hypothesis",
     "__pycache__",

@@ -95,7 +95,7 @@ def copy_built_with(tmp_path: Path, *sanitizers: str) -> tuple[Path, str]:
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     ignored = shutil.ignore_patterns(
-        ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so", "reports"
+        ".git", ".venv", ".ranges", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so", "reports"
     )
     copy = Path(shutil.copytree(REPOSITORY, tmp_path / "checkout", symlinks=True, ignore=ignored))
     flags = f"-fsanitize={','.join(sanitizers)} -g -O1" + (
