@@ -71,9 +71,9 @@ class Worker:
 
     def __init__(self, tree: Path, options: list[str], core: int | None) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), str(HERE / "benchmarks")))}
-        command = [sys.executable, __file__, str(tree), "--serve", *options]
+        self.command = [sys.executable, __file__, str(tree), "--serve", *options]
         self.process = subprocess.Popen(
-            command, cwd=tree, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self.command, cwd=tree, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         if core is not None:
             os.sched_setaffinity(self.process.pid, {core})
@@ -84,7 +84,7 @@ class Worker:
     def answer(self) -> str:
         line = self.process.stdout.readline()  # type: ignore[union-attr]  # both are pipes
         if not line:
-            raise SystemExit(f"{' '.join(self.process.args)} has failed")  # type: ignore[arg-type]
+            raise SystemExit(f"{' '.join(self.command)} has failed")
         return line
 
     def measure(self) -> float:

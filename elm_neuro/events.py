@@ -1,4 +1,7 @@
-"""A batch of spike trains as indices: what a sparse data set hands to a neuron in place of dense frames."""
+"""A batch of spike trains as indices: what a sparse data set hands to a neuron in place of dense frames.
+
+Longer than most: one class, whose checks and ways to be made stand in it; a third is docstrings.
+"""
 
 from __future__ import annotations
 

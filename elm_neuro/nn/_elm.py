@@ -1,4 +1,7 @@
-"""The ELM neuron over sequences."""
+"""The ELM neuron over sequences.
+
+Longer than most: a third is docstrings.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 readout in one pass.
 
 What has no kernel (branch nonlinearities, products of dense frames) is torch's.
+
+Longer than most: every way of the input into the one pass stands beside the choice between them.
 """
 
 from __future__ import annotations

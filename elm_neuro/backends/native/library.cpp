@@ -3,7 +3,7 @@
 //
 // They are torch's own where it lends them: its idle OpenMP threads wait spinning, and others beside them would have to
 // share their cores. Otherwise, and in a forked child, where that pool is gone, threads are started for the call and
-// never kept. The caller says how many.
+// never kept. The caller says how many. Longer than most files: every call that Python makes stands in one.
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
