@@ -1,6 +1,6 @@
 """A batch of spike trains as indices: what a sparse data set hands to a neuron in place of dense frames.
 
-Longer than most: one class, whose checks and ways to be made stand in it; a third is docstrings.
+Longer than most: one class, whose checks and ways to be made stand in it; a quarter is docstrings.
 """
 
 from __future__ import annotations
