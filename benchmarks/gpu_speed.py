@@ -29,9 +29,9 @@ import torch
 from elm_neuro import ALIF, ELM, BranchELM, ELMNetworkClassifier, SpikeEvents, backends
 from elm_neuro.backends.cuda import (
     _alif,
-    _bytes,
     _compile,
     _driver,
+    _frames,
     _input,
     _memory,
     _network,
@@ -490,7 +490,8 @@ def main() -> None:
     properties = _driver.launcher().device(0)
     programs = [part.program(torch.float32) for part in (_input, _weights, _readout)]
     kind = KERNEL_SURROGATES[MultiGaussian]
-    programs += [_bytes.program(torch.float32), *(_alif.program(torch.float32, 128, kind, ahead) for ahead in (11, 16))]
+    programs += [_frames.program(torch.float32, of_bytes=of_bytes) for of_bytes in (False, True)]
+    programs += [*(_alif.program(torch.float32, 128, kind, ahead) for ahead in (11, 16))]
     programs += [_network.program(torch.float32, backward=backward) for backward in (False, True)]
     programs += [kernel_of(ROWS[name], backward).program for name in options.rows for backward in (False, True)]
     if options.sweep:

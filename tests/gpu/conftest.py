@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from elm_neuro.backends.cuda import _bytes, _compile, _driver, _input, _memory, _network, _readout, _weights
+from elm_neuro.backends.cuda import _compile, _driver, _frames, _input, _memory, _network, _readout, _weights
 from elm_neuro.backends.elm import _cuda
 from tests.gpu.cases import CASES, shape_of
 
@@ -32,9 +32,12 @@ def compiled_ahead() -> None:
     # the processes are forked before this one has a context on the GPU
     with multiprocessing.get_context("fork").Pool(min(14, os.cpu_count() or 1)) as pool:
         programs = [
-            part.program(dtype)
-            for part in (_bytes, _input, _weights, _readout)
+            part.program(dtype) for part in (_input, _weights, _readout) for dtype in (torch.float32, torch.float64)
+        ]
+        programs += [
+            _frames.program(dtype, of_bytes=of_bytes)
             for dtype in (torch.float32, torch.float64)
+            for of_bytes in (False, True)
         ]
         programs += [
             _network.program(dtype, backward=back) for dtype in (torch.float32, torch.float64) for back in (False, True)

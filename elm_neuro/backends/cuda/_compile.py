@@ -16,7 +16,7 @@ SOURCES = (
     "products.cuh",
     "memory.cuh",
     "input.cuh",
-    "bytes.cuh",
+    "frames.cuh",
     "weights.cuh",
     "readout.cuh",
     "surrogates.cuh",

@@ -230,12 +230,3 @@ def rows_of(x: Tensor) -> Tensor:
     """Frames as (batch, time, all inputs), whose rows are contiguous."""
     flat = x if x.ndim == 3 else x.flatten(2)
     return flat if flat.stride(2) == 1 else flat.contiguous()
-
-
-@lru_cache(maxsize=256)
-def discounted_sum(dtype: torch.dtype, batch: int, num_steps: int, num_input: int) -> Launch:
-    """As :func:`elm_neuro.backends.parts._projection.discounted_sum`, of frames: strides of batch and time of x, then
-    addresses of lengths, kappa, x and the sum, (batch, num_input).
-    """
-    grid, numbers = (batch, -(-num_input // THREADS)), (num_steps, num_input)
-    return Launch(program(dtype), "elm_discount_frames", grid, THREADS, _DISCOUNT_BYTES, numbers)

@@ -22,14 +22,6 @@ struct Filter {
     Real *out;            // (batch, time, width)
 };
 
-struct Discount {
-    i64 num_steps, num_input, x_batch, x_time;
-    const i64 *lengths;    // (batch,), or null: all steps
-    const Real *kappa;     // one number
-    const Real *x;         // (batch, time, num_input), rows contiguous
-    Real *total;           // (batch, num_input)
-};
-
 struct Arrange {
     i64 num_steps, num_input;
     const i64 *lengths;          // (batch,), or null: all steps
@@ -51,7 +43,7 @@ struct GatherInputs {
     Real *out;               // (num_part, num_input, width)
 };
 
-static_assert(sizeof(Gather) == ELM_BYTES_GATHER && sizeof(Filter) == ELM_BYTES_FILTER && sizeof(Discount) == ELM_BYTES_DISCOUNT, "structures of input.cuh and _input.py");
+static_assert(sizeof(Gather) == ELM_BYTES_GATHER && sizeof(Filter) == ELM_BYTES_FILTER, "structures of input.cuh and _input.py");
 static_assert(sizeof(Arrange) == ELM_BYTES_ARRANGE && sizeof(GatherInputs) == ELM_BYTES_GATHERINPUTS, "structures of input.cuh and _input.py");
 
 // A thread sums one column of one part of a row; neighbours read neighbouring entries of the table.
@@ -99,25 +91,6 @@ ELM_DEVICE double power(double kappa, i64 exponent) {
     for (; exponent > 0; exponent /= 2, kappa *= kappa)
         if (exponent % 2) result *= kappa;
     return result;
-}
-
-// total_i = sum_t kappa^(length - 1 - t) x_ti
-ELM_KERNEL(elm_discount_frames, Discount, INPUT_THREADS, 1) {
-    const i64 input = (i64)blockIdx.y * INPUT_THREADS + threadIdx.x, sample = blockIdx.x;
-    if (input >= a.num_input) return;
-    const Real kappa = *a.kappa;
-    const i64 length = valid_steps(a.lengths, sample, a.num_steps);
-    const Real *x = a.x + sample * a.x_batch + input;
-    Real sum = Real(0);
-    for (i64 t = length - reach(kappa, length); t < length; t += AHEAD) {
-        Real next[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) next[i] = t + i < length ? x[(t + i) * a.x_time] : Real(0);
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            if (t + i < length) sum = kappa * sum + next[i];
-    }
-    a.total[sample * a.num_input + input] = sum;
 }
 
 // The same for events, and the order in which the backward pass reads them: those of a sample by input, earlier steps first. A block a

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _bytes
+from elm_neuro.backends.cuda import _frames
 from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._input import Events, leaky_filter, project_events
 from elm_neuro.backends.cuda._plans import MAX_COLUMNS, MAX_MEMORY, MAX_NEURONS
@@ -166,7 +166,7 @@ def _through_branches(
         routing = torch.arange(x.shape[-1], device=x.device).unsqueeze(-1) if params.routing is None else params.routing
         matrix = branch_matrix(params.w_s, routing, x.shape[-1])
         if holds_bytes(x):
-            arrived = _bytes.project(x, matrix)
+            arrived = _frames.project(x, matrix)
         elif isinstance(x, Tensor):
             with _lowering(x, lowered):
                 arrived = project_frames(x, matrix).to(dtype)

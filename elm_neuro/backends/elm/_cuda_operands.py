@@ -90,9 +90,17 @@ def plan_of(o: Operands, options: Options) -> Plan:
         kappa.dtype, kappa.device, arrives, batch, options.num_steps, options.num_input,
         x is not None and x.ndim == 4, None if w_s is None else w_s.shape,
         None if routing is None else routing.shape, o.w1.shape, kappa.shape, o.w_y.shape, o.w2 is not None,
-        *options[2:],
+        options.silu, arrives == FRAMES and kappa.dtype is torch.float32 and may_round(), *options[3:],
     )  # fmt: skip
     return plan(form)
+
+
+def may_round() -> bool:
+    """Whether torch may round the factors of float32 products on GPUs, as ``torch.set_float32_matmul_precision`` has
+    it.
+    """
+    precision: str = torch._C._get_fp32_precision_getter("cuda", "matmul")
+    return precision not in ("none", "ieee")
 
 
 def addresses(operands: Operands, kept: Kept | None) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.cuda import _bytes, _driver
+from elm_neuro.backends.cuda import _driver, _frames
 from elm_neuro.backends.cuda._input import Arranged, Events, arrange, gather, gather_inputs, rows_of
 from elm_neuro.backends.cuda._launch import address
 from elm_neuro.backends.cuda._weights import synapses_by_input
@@ -31,9 +31,8 @@ from elm_neuro.backends.elm._cuda_operands import (
     there,
     with_values,
 )
-from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, Flows, Form, Kept, Plan
+from elm_neuro.backends.elm._cuda_plan import EVENTS, Flows, Form, Kept, Plan
 from elm_neuro.backends.elm._traces_before import on_hidden
-from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._twice import asks_operators, differentiable_gradients, differentiable_once
 from elm_neuro.events import SpikeEvents
 from elm_neuro.functional import decay
@@ -219,7 +218,7 @@ def _of_weights(
     else:
         of_layers = products.layers(of, back.flows[at.product_y != 0], saved.kept, buffer)
         product_m, product_h = of_layers[0].data_ptr(), address(of_layers[1])
-    grad_table = None if o.w_s is None else _table_gradient(queue, o, saved, dv, of.form)
+    grad_table = None if o.w_s is None else _table_gradient(queue, o, saved, dv, of)
     of_w_s, of_kappa = None if o.w_s is None else empty_like(o.w_s), empty_like(o.kappa)  # as learned, where they are
     of_w1, of_b1 = empty_like(o.w1), None if o.b1 is None else empty_like(o.b1)
     of_w2, of_b2 = (None, None) if o.w2 is None or o.b2 is None else (empty_like(o.w2), empty_like(o.b2))
@@ -273,28 +272,33 @@ def _arriving(
         arranged = arrange(queue, events, extent, o.kappa.dtype, at.kappa_b, o.lengths, total)
         return gather(queue, table, events, of.num_row), table, arranged
     x = there(o.x)
-    own = (sizes.num_neuron, sizes.num_input, sizes.first)
-    if of.form.arrives == BYTES:
-        _bytes.discounted_sum(x, o.kappa.dtype, at.kappa_b, o.lengths, total)
-        return _bytes.multiply(x, table.view(own) if x.ndim == 4 else table), table, None
     rows = rows_of(x)
-    of.discounted_sum(queue, *rows.stride()[:2], at.lengths, at.kappa_b, rows.data_ptr(), total)
+    stride = rows.stride()
+    of.discounted_sum(queue, *stride[:2], _frames.sign_of(x), at.lengths, at.kappa_b, rows.data_ptr(), total)
+    if of.product is not None:
+        v = o.kappa.new_empty(of.num_row, of.num_neuron * of.first)
+        _frames.run(of.product.launch, queue, rows, table, v)
+        return v, table, None
     x, factor = products.lowered(of.form, x, table)
     if x.ndim == 4:
+        own = (sizes.num_neuron, sizes.num_input, sizes.first)
         v = torch.einsum("btni,nif->btnf", x, factor.view(own)).contiguous()
     else:
         v = torch.mm(x.reshape(-1, sizes.num_input), factor)
     return v if v.dtype == table.dtype else v.to(table.dtype), table, None
 
 
-def _table_gradient(queue: _driver.Queue, o: Operands, saved: Saved, dv: Tensor, form: Form) -> Tensor:
+def _table_gradient(queue: _driver.Queue, o: Operands, saved: Saved, dv: Tensor, of: Plan) -> Tensor:
     """Of the table, in parts to be added up; `dv` is (batch * time, num_neuron * first)."""
     if o.x is None:
-        batch = form.batch
-        return gather_inputs(queue, dv, Arranged(there(saved.order), saved.ordered), batch, form.num_input)
-    if holds_bytes(o.x):
-        return _bytes.multiply_inputs(o.x, dv.view(*o.x.shape[:-1], -1))
-    x, flow = products.lowered(form, o.x, dv)
+        batch = of.form.batch
+        return gather_inputs(queue, dv, Arranged(there(saved.order), saved.ordered), batch, of.form.num_input)
+    if of.backward.of_table is not None:
+        product = of.backward.of_table
+        grad = dv.new_empty(product.num_part, *of.shape_of_table)
+        _frames.run(product.launch, queue, o.x, dv, grad)
+        return grad
+    x, flow = products.lowered(of.form, o.x, dv)
     if x.ndim == 4:
         grad = torch.einsum("btni,btnf->nif", x, flow.view(*x.shape[:-1], -1)).contiguous()
     else:

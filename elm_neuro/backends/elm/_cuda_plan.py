@@ -4,15 +4,14 @@ handed from one to the next lies in one buffer a direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.cuda import _bytes, _driver, _input, _readout, _weights
-from elm_neuro.backends.cuda._compile import Program
+from elm_neuro.backends.cuda import _driver, _frames, _input, _readout, _weights
 from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
@@ -24,10 +23,7 @@ MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLA
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
 INTEGRATED, EVENTS, FRAMES, BYTES = "integrated", "events", "frames", "bytes"  # how the input arrives
-OF_INPUT: dict[str, tuple[Callable[[torch.dtype], Program], tuple[str, ...], tuple[str, ...]]] = {
-    EVENTS: (_input.program, ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)),  # kernels forward, backward
-    FRAMES: (_input.program, ("elm_discount_frames",), ()),
-}
+OF_EVENTS = ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)  # kernels forward, backward
 
 
 class Form(NamedTuple):
@@ -47,6 +43,7 @@ class Form(NamedTuple):
     w_y: torch.Size
     deep: bool  # whether there is a hidden layer
     silu: bool
+    rounds: bool  # whether torch may round the factors of float32 products, to TF32
     lowered: torch.dtype | None  # of the product with frames, under autocast
     timescales: Timescales | None  # by which what a neuron learns becomes effective; None: it is already
 
@@ -127,7 +124,12 @@ class Plan:
             self.learning = _weights.Learning.of(form.w_s, form.kappa, (), constants_of_gpu(form.timescales))
         extent = sizes.num_neuron, batch, num_steps, self.num_memory, hidden, num_total, self.learning.num_w_s
         self.kept = tuple([Room(Kept.of(*extent, save=save), dtype.itemsize) for save in (False, True)])
-        self.discounted_sum = _input.discounted_sum(dtype, batch, num_steps, num_total)
+        of_bytes = form.arrives == BYTES
+        self.discounted_sum = _frames.discounted_sum(dtype, batch, num_steps, num_total, of_bytes=of_bytes)
+        width, num_table = (self.first, self.num_neuron) if form.own_input else (self.num_neuron * self.first, 1)
+        index = form.device.index or 0
+        self.sizes_of_frames = _frames.Sizes(self.num_row, form.num_input, width, num_table, of_bytes, index)
+        self.product = self.product_of_frames(of_inputs=False)
         self.table = _weights.first_table(dtype, sizes, self.learning)
         self.branch_traces = _weights.branch_traces(dtype, sizes, batch, num_steps, self.strides_of_total)
         self.recurrence = self.recurrence_of(backward=False)
@@ -142,7 +144,18 @@ class Plan:
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
         parts: list[Launch | Recurrence] = [self.recurrence, self.table, self.branch_traces]
         parts += [self.readout] if self.own_readout else []
+        parts += [self.discounted_sum] if form.arrives in (FRAMES, BYTES) else []
+        parts += [] if self.product is None else [self.product.launch]
         _expect(self, parts, backward=False)
+
+    def product_of_frames(self, *, of_inputs: bool) -> _frames.Settled | None:
+        """Of frames and the table or, `of_inputs`, the table's gradient; None where cuBLAS computes it."""
+        form = self.form
+        if form.arrives not in (FRAMES, BYTES):
+            return None
+        product = _frames.settled(form.dtype, self.sizes_of_frames, of_inputs=of_inputs)
+        takes_numbers = product.pays and not form.rounds and form.lowered is None
+        return product if form.arrives == BYTES or takes_numbers else None
 
     def recurrence_of(self, *, backward: bool) -> Recurrence:
         """The steps in one direction."""
@@ -181,6 +194,7 @@ class BackwardPlan:
         rows = num_neuron * num_row
         self.recurrence = forward.recurrence_of(backward=True)
         self.readout = _readout.readout_backward(dtype, forward.sizes_of_readout)
+        self.of_table = forward.product_of_frames(of_inputs=True)
         self.own_outer = rows * num_memory * first <= MAX_WORK
         self.outer = _weights.outer(dtype, num_neuron, num_row, num_memory, first)
         self.groups = _groups(num_neuron, form.batch)  # of a product by cuBLAS
@@ -201,7 +215,7 @@ class BackwardPlan:
         unread = flows._replace(grad_memory=0, product_y=0)
         self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
         sums = _weights.Sums(
-            _parts_of_table(forward), of_rows if self.own_outer else self.groups,
+            _parts_of_table(form, self.of_table), of_rows if self.own_outer else self.groups,
             of_rows if own_readout else self.groups, num_memory, num_output, form.deep, own_readout,
         )  # fmt: skip
         unread_sums = sums._replace(num_readout=0, num_output=0)
@@ -214,6 +228,7 @@ class BackwardPlan:
         parts: list[Launch | Recurrence] = [self.recurrence, self.gradients[1]]
         parts += [self.outer] if self.own_outer else []
         parts += [self.readout] if own_readout else []
+        parts += [] if self.of_table is None else [self.of_table.launch]
         _expect(forward, parts, backward=True)
 
 
@@ -225,31 +240,19 @@ def plan(form: Form) -> Plan:
 
 def _expect(of: Plan, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
     """Have the kernels of a direction compiled side by side: those of its parts, and of the input that arrives."""
-    form, kernels = of.form, [kernel for part in parts for kernel in part.kernels]
-    if form.arrives == BYTES:
-        kernels += _bytes.kernels(form.dtype, *_sizes_of_bytes(of), backward=backward)
-    elif form.arrives != INTEGRATED:
-        program, *directions = OF_INPUT[form.arrives]
-        kernels += [(program(form.dtype), kernel) for kernel in directions[backward]]
-    _driver.expect(form.device, *kernels)
+    kernels = [kernel for part in parts for kernel in part.kernels]
+    if of.form.arrives == EVENTS:
+        kernels += [(_input.program(of.form.dtype), kernel) for kernel in OF_EVENTS[backward]]
+    _driver.expect(of.form.device, *kernels)
 
 
-def _parts_of_table(of: Plan) -> int:
+def _parts_of_table(form: Form, product: _frames.Settled | None) -> int:
     """In how many parts the table's gradient comes."""
-    form = of.form
     if form.arrives == INTEGRATED:
         return 0
     if form.arrives == EVENTS:
         return _input.num_parts(form.batch)
-    if form.arrives == BYTES:
-        return _bytes.settled(form.dtype, *_sizes_of_bytes(of), of_inputs=True).num_part
-    return 1
-
-
-def _sizes_of_bytes(of: Plan) -> tuple[int, int, int, int, int]:
-    """Of the products with frames of bytes, as :func:`elm_neuro.backends.cuda._bytes.settled` takes them."""
-    width, num_table = (of.first, of.num_neuron) if of.form.own_input else (of.num_neuron * of.first, 1)
-    return of.num_row, of.form.num_input, width, num_table, of.form.device.index or 0
+    return 1 if product is None else product.num_part
 
 
 def _groups(num_neuron: int, batch: int) -> int:

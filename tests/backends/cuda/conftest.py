@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from elm_neuro.backends.cuda import _bytes, _driver
+from elm_neuro.backends.cuda import _driver, _frames
 from elm_neuro.backends.cuda._backend import CudaBackend
 from elm_neuro.backends.cuda._memory import kernel_for
 from elm_neuro.backends.elm._cuda_plan import plan
@@ -30,6 +30,6 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 def forget() -> None:
     """Settle passes anew: another device, or other layouts."""
     kernel_for.cache_clear()
-    _bytes.settled.cache_clear()
+    _frames.settled.cache_clear()
     plan.cache_clear()
     _driver.expect.cache_clear()

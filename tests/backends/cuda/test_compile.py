@@ -15,8 +15,8 @@ import torch
 
 from elm_neuro.backends.cuda import (
     _alif,
-    _bytes,
     _compile,
+    _frames,
     _input,
     _memory,
     _network,
@@ -168,7 +168,8 @@ def programs(architecture: int) -> dict[str, Program]:
     found = {}
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         found[f"input, {name}"] = _input.program(dtype)
-        found[f"bytes, {name}"] = _bytes.program(dtype)
+        for kind, of_bytes in (("bytes", True), ("frames", False)):
+            found[f"{kind}, {name}"] = _frames.program(dtype, of_bytes=of_bytes)
         found[f"weights, {name}"] = _weights.program(dtype)
         found[f"readout, {name}"] = _readout.program(dtype)
         for threads in (128, 1024):  # the multi-Gaussian surrogate, which asks for the most
@@ -177,7 +178,9 @@ def programs(architecture: int) -> dict[str, Program]:
             found[f"network, {direction}, {name}"] = _network.program(dtype, backward=backward)
     found["alif of 128 in stretches of 11"] = _alif.program(torch.float32, 128, 4, 11)
     for tile in ((8, 10, 8, 2), (8, 8, 8, 1), (8, 4, 8, 1), (4, 10, 8, 1), (4, 10, 16, 1)):
-        found[f"bytes in tiles of {tile}"] = _bytes.program(torch.float32, _bytes.Tile(*tile))
+        found[f"bytes in tiles of {tile}"] = _frames.program(torch.float32, _frames.Tile(*tile), of_bytes=True)
+    for tile in ((4, 10, 8, 1), (4, 10, 16, 1)):
+        found[f"frames in tiles of {tile}"] = _frames.program(torch.float32, _frames.Tile(*tile), of_bytes=False)
     for name, (num_neuron, num_memory, hidden, reads_layer, double) in NETWORKS.items():
         sizes = _network.Sizes(num_neuron, 30, num_memory, (*hidden, num_memory), reads_layer, False, True)
         dtype = torch.float64 if double else torch.float32
@@ -216,6 +219,7 @@ def used(program: Program, architecture: int) -> dict[str, list[int]]:
 
 FEW = (
     "bytes, float32",
+    "frames, float32",
     "weights, float32",
     "readout, float32",
     "network, forward, float32",
@@ -264,7 +268,7 @@ def test_the_compiler_of_torchs_own_cuda_goes_before_a_newer_one(
 def test_small_neurons_spill_nothing_and_layouts_fit_the_device(architecture: int) -> None:
     table: dict[str, Any] = json.loads(TABLE.read_text())[f"sm_{architecture}"]
     for name, kernels in table.items():
-        most = 0 if name.startswith(("8 units", "20 units", "input", "weights", "readout")) else 1024
+        most = 0 if name.startswith(("8 units", "20 units", "input", "frames", "weights", "readout")) else 1024
         if name.startswith("alif"):
             most = 192 if name.startswith("alif of 1024") else 0
         if name.startswith("bytes"):  # numbers that a block needs at its end, one of a tile's 850 instructions

@@ -233,8 +233,8 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     x = torch.ones(2, 5, 7)
     neuron(x)[0].sum().backward()
     assert [name for name, *_ in fake_driver.launched] == [
-        "elm_table", "elm_discount_frames", "elm_branches_of_one", "elm_forward", "elm_readout",
-        "elm_readout_backward", "elm_backward", "elm_outer", "elm_gradients",
+        "elm_table", "elm_discount", "elm_multiply", "elm_branches_of_one", "elm_forward", "elm_readout",
+        "elm_readout_backward", "elm_backward", "elm_outer", "elm_multiply_inputs", "elm_gradients",
     ]  # fmt: skip
     fake_driver.launched.clear()
     neuron(SpikeEvents.from_frames(x))[0].sum().backward()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from elm_neuro.backends.cuda._bytes import multiply, multiply_inputs
+from elm_neuro.backends.cuda._frames import multiply, multiply_inputs
 from elm_neuro.backends.parts._traced import Backward, Operands, Pass, Sizes
 
 

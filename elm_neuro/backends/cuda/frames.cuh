@@ -1,77 +1,99 @@
-// Frames of bytes, read as they are: their product with a table, the gradient of the table, and the sum of a sequence discounted to its end.
-// All sums have a fixed order: the same call gives the same bits.
+// Frames, of bytes, which are read as they are, or of numbers: their product with a table, the gradient of the table, and the sum of a
+// sequence discounted to its end. All sums have a fixed order: the same call gives the same bits.
 #pragma once
 #include "common.cuh"
 
+#if ELM_FRAMES_OF_BYTES
+typedef unsigned char Frame;
+#else
+typedef Real Frame;
+#endif
+
 // A block computes a tile of a product. Its warps are WARPS_DOWN rows of SLICES: each warp all columns, and of the terms every SLICES-th one; the
 // slices are added up at the end. The threads of a warp are DOWN x ACROSS, with OWN_ROWS x OWN_COLUMNS sums each.
-constexpr int WARPS = ELM_WARPS, BYTE_THREADS = 32 * WARPS, DOWN = 8, ACROSS = 4, TILE_TERMS = 4 * WARPS;
+constexpr int WARPS = ELM_WARPS, PRODUCT_THREADS = 32 * WARPS, DOWN = 8, ACROSS = 4, TILE_TERMS = 4 * WARPS;
 constexpr int WARPS_DOWN = ELM_WARPS_DOWN, OWN_ROWS = ELM_OWN_ROWS, OWN_COLUMNS = ELM_OWN_COLUMNS, SLICES = WARPS / WARPS_DOWN;
 constexpr int TILE_ROWS = WARPS_DOWN * DOWN * OWN_ROWS, TILE_COLUMNS = ACROSS * OWN_COLUMNS;
 constexpr int TILE = TILE_TERMS * (TILE_ROWS + 1 + TILE_COLUMNS);  // numbers of both factors
-constexpr int WORDS = TILE_ROWS / 32;                                                                         // of bytes, that a thread fetches
-constexpr int TERMS_AT_ONCE = BYTE_THREADS / TILE_COLUMNS, FACTORS = divided_up(TILE_TERMS, TERMS_AT_ONCE);  // and numbers of the table
+constexpr int FOURS = TILE_ROWS / 32;                                                                           // of entries, that a thread fetches
+constexpr int TERMS_AT_ONCE = PRODUCT_THREADS / TILE_COLUMNS, FACTORS = divided_up(TILE_TERMS, TERMS_AT_ONCE);  // and numbers of the table
 constexpr int ROWS_AT_ONCE = 2;  // of a thread, when slices are added up
 constexpr int BLOCKS = ELM_DOUBLE || WARPS > 8 ? 1 : 2;  // that fit a multiprocessor's registers
 static_assert(OWN_COLUMNS % 2 == 0 && OWN_ROWS % LANES_OF_VECTOR == 0 && OWN_ROWS % ROWS_AT_ONCE == 0, "threads read pairs and vectors");
-static_assert(TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads fetch whole words, and step over four terms or more");
+static_assert(TILE_ROWS % 32 == 0 && SLICES % 4 == 0, "threads fetch four entries at a time, and step over four terms or more");
 
 struct alignas(2 * sizeof(Real)) Pair {
     Real first, second;
 };
 
-struct Bytes {
+struct Product {
     i64 num_row, num_neuron, num_input, num_part, width;
     i64 share;                       // terms of a part
     i64 factor_row, out_row;         // from a row of one neuron to the next
     i64 num_steps, x_batch, x_time;  // row i of x lies at i / num_steps * x_batch + i % num_steps * x_time
-    i64 sign;                        // 128: the bytes are signed; else 0
-    const unsigned char *x;          // (batch, time, num_neuron, num_input), rows of all neurons contiguous
+    i64 sign;                        // 128: bytes that are signed; else 0
+    const Frame *x;                  // (batch, time, num_neuron, num_input), rows of all neurons contiguous
     const Real *factor;              // (num_neuron, num_input, width); for the gradient of it (num_row, num_neuron, width)
     Real *out;                       // (num_row, num_neuron, width); (num_part, num_neuron, num_input, width)
 };
 
-struct DiscountBytes {
+struct Discount {
     i64 num_steps, num_input, x_batch, x_time, sign;
-    const i64 *lengths;      // (batch,), or null: all steps
-    const Real *kappa;       // one number
-    const unsigned char *x;  // (batch, time, num_input), rows contiguous
-    Real *total;             // (batch, num_input)
+    const i64 *lengths;  // (batch,), or null: all steps
+    const Real *kappa;   // one number
+    const Frame *x;      // (batch, time, num_input), rows contiguous
+    Real *total;         // (batch, num_input)
 };
 
-static_assert(sizeof(Bytes) == ELM_BYTES_BYTES && sizeof(DiscountBytes) == ELM_BYTES_DISCOUNTBYTES, "structures of bytes.cuh and _bytes.py");
+static_assert(sizeof(Product) == ELM_BYTES_PRODUCT && sizeof(Discount) == ELM_BYTES_DISCOUNT, "structures of frames.cuh and _frames.py");
 
+#if ELM_FRAMES_OF_BYTES
 ELM_DEVICE Real number(unsigned char byte, int sign) { return Real((int(byte) ^ sign) - sign); }
 
-// The four bytes of a word. A float takes two instructions: 2^23 and a byte are the bits of a float.
-ELM_DEVICE void numbers(unsigned word, int sign, Real (&x)[4]) {
-    word ^= unsigned(sign) * 0x01010101u;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-#if ELM_DOUBLE
-        x[i] = Real(int(word >> 8 * i & 255) - sign);
-#else
-        x[i] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7540 + i)) - float((1 << 23) + sign);
-#endif
-}
-
 // Bytes from anywhere, by words; no word is read but one that holds a byte of the row, of which `left` are left.
-template <int WORDS> struct Unaligned {
-    unsigned word[WORDS + 1];
+template <int FOURS> struct Fetched {
+    unsigned word[FOURS + 1];
 };
-template <int WORDS, bool WHOLE> ELM_DEVICE Unaligned<WORDS> fetch_bytes(const unsigned char *at, int left) {
-    const int offset = int((unsigned long long)at & 3), end = offset + (left < 4 * WORDS ? left : 4 * WORDS);
+template <int FOURS, bool WHOLE> ELM_DEVICE Fetched<FOURS> fetch_entries(const unsigned char *at, int left) {
+    const int offset = int((unsigned long long)at & 3), end = offset + (left < 4 * FOURS ? left : 4 * FOURS);
     const unsigned *from = (const unsigned *)(at - offset);
-    Unaligned<WORDS> result;
+    Fetched<FOURS> result;
 #pragma unroll
-    for (int i = 0; i <= WORDS; i++) result.word[i] = WHOLE || (left > 0 && 4 * i < end) ? from[i] : 0u;
+    for (int i = 0; i <= FOURS; i++) result.word[i] = WHOLE || (left > 0 && 4 * i < end) ? from[i] : 0u;
     return result;
 }
-template <int WORDS> ELM_DEVICE unsigned word_of(const Unaligned<WORDS> &x, int i, const unsigned char *at) {
-    return __funnelshift_r(x.word[i], x.word[i + 1], 8 * (unsigned)((unsigned long long)at & 3));
+// The four bytes of a word. A float takes two instructions: 2^23 and a byte are the bits of a float.
+template <int FOURS> ELM_DEVICE void numbers(const Fetched<FOURS> &fetched, int i, const unsigned char *at, int sign, Real (&x)[4]) {
+    const unsigned words = __funnelshift_r(fetched.word[i], fetched.word[i + 1], 8 * (unsigned)((unsigned long long)at & 3));
+    const unsigned word = words ^ unsigned(sign) * 0x01010101u;
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#if ELM_DOUBLE
+        x[j] = Real(int(word >> 8 * j & 255) - sign);
+#else
+        x[j] = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7540 + j)) - float((1 << 23) + sign);
+#endif
 }
+#else
+ELM_DEVICE Real number(Real entry, int) { return entry; }
 
-// Where a number lies in a tile (terms, rows). What threads store at a time goes to different banks: bytes of a row, which are terms, four by
+// Of the row `left` entries are left.
+template <int FOURS> struct Fetched {
+    Real entry[4 * FOURS];
+};
+template <int FOURS, bool WHOLE> ELM_DEVICE Fetched<FOURS> fetch_entries(const Real *at, int left) {
+    Fetched<FOURS> result;
+#pragma unroll
+    for (int i = 0; i < 4 * FOURS; i++) result.entry[i] = WHOLE || i < left ? at[i] : Real(0);
+    return result;
+}
+template <int FOURS> ELM_DEVICE void numbers(const Fetched<FOURS> &fetched, int i, const Real *, int, Real (&x)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) x[j] = fetched.entry[4 * i + j];
+}
+#endif
+
+// Where a number lies in a tile (terms, rows). What threads store at a time goes to different banks: entries of a row, which are terms, four by
 // four shifted; vectors of rows because those of the upper half lie in pairs exchanged.
 ELM_DEVICE int exchanged(int row) { return row ^ (row >> 3 & 4); }
 ELM_DEVICE int place(int term, int row) { return term * TILE_ROWS + (term & ~3) + exchanged(row); }
@@ -85,7 +107,7 @@ template <bool VALUE_> struct Bool {
 // out = x factor, or out = x^T factor over a part of the rows: a tile of `out`, from tiles of both factors in shared memory. While its threads
 // compute with one pair of tiles they fetch the next, and store it in the other half.
 template <bool GRADIENT>
-ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
+ELM_DEVICE void multiply(const Product &a, Real *room) {
     const int thread = threadIdx.x, sign = int(a.sign), slice = thread / 32 % SLICES, warp_down = thread / 32 / SLICES;
     const int down = thread % 32 / ACROSS, across = thread % ACROSS;
     const int num_part = int(a.num_part), neuron = GRADIENT ? int(blockIdx.y) / num_part : int(blockIdx.y), part = GRADIENT ? int(blockIdx.y) % num_part : 0;
@@ -97,25 +119,25 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     Real *const out = a.out + (GRADIENT ? (part * a.num_neuron + neuron) * a.num_input * a.width : neuron * a.width) + first_row * a.out_row + first_column;
     const int rows_of_out = int(num_out - first_row < TILE_ROWS ? num_out - first_row : TILE_ROWS), columns_of_out = int(a.width) - first_column;
 
-    // A thread fetches bytes that lie side by side, along the inputs, which are terms, or rows of the gradient.
-    constexpr int THREADS_ALONG = (GRADIENT ? TILE_ROWS : TILE_TERMS) / (4 * WORDS);
-    const int along = thread % THREADS_ALONG * 4 * WORDS, beside = thread / THREADS_ALONG;
+    // A thread fetches entries that lie side by side, along the inputs, which are terms, or rows of the gradient.
+    constexpr int THREADS_ALONG = (GRADIENT ? TILE_ROWS : TILE_TERMS) / (4 * FOURS);
+    const int along = thread % THREADS_ALONG * 4 * FOURS, beside = thread / THREADS_ALONG;
     const i64 row = (GRADIENT ? begin : first_row) + beside, valid = row < a.num_row ? row : a.num_row - 1;
     const int num_steps = int(a.num_steps);
     int step = int(valid % num_steps);
-    const unsigned char *at = a.x + valid / num_steps * a.x_batch + step * a.x_time + neuron * a.num_input + (GRADIENT ? first_row : 0) + along;
+    const Frame *at = a.x + valid / num_steps * a.x_batch + step * a.x_time + neuron * a.num_input + (GRADIENT ? first_row : 0) + along;
     // neighbours fetch neighbours of a row of the table; what lies beyond its last column is not stored at the end
     const int term_of_factor = thread / TILE_COLUMNS;
     const i64 column_of_factor = first_column + thread % TILE_COLUMNS, last_column = a.width - 1;
     const Real *factor_at = a.factor + neuron * (GRADIENT ? a.width : a.num_input * a.width) + (begin + term_of_factor) * a.factor_row;
     factor_at += column_of_factor < last_column ? column_of_factor : last_column;
 
-    Unaligned<WORDS> bytes;
+    Fetched<FOURS> entries;
     Real factor[FACTORS];
-    // the tile's first terms of `left` terms; as most are, WHOLE: there are all of it, and a word beyond
+    // the tile's first terms of `left` terms; as most are, WHOLE: there are all of it, and four entries beyond
     const auto fetch_tile = [&](auto whole, int left) {
         constexpr bool WHOLE = decltype(whole)::VALUE;
-        bytes = fetch_bytes<WORDS, WHOLE>(at, !GRADIENT ? left - along : beside < left ? int(a.num_input - first_row) - along : 0);
+        entries = fetch_entries<FOURS, WHOLE>(at, !GRADIENT ? left - along : beside < left ? int(a.num_input - first_row) - along : 0);
         const Real *from = factor_at;
 #pragma unroll
         for (int i = 0; i < FACTORS; i++, from += TERMS_AT_ONCE * a.factor_row) {
@@ -134,9 +156,9 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     const auto store = [&](Real *left) {
         Real *const right = left + TILE_TERMS * (TILE_ROWS + 1);
 #pragma unroll
-        for (int i = 0; i < WORDS; i++) {
+        for (int i = 0; i < FOURS; i++) {
             Real x[4];
-            numbers(word_of(bytes, i, at), sign, x);
+            numbers(entries, i, at, sign, x);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 if (!GRADIENT) left[at_left + (4 * i + j) * TILE_ROWS + 4 * i] = x[j];
@@ -161,7 +183,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     Real sum[OWN_ROWS][OWN_COLUMNS] = {};
     const int own_left = slice * TILE_ROWS + (slice & ~3) + warp_down * DOWN * OWN_ROWS + down * LANES_OF_VECTOR;
     const int own_right = TILE_TERMS * (TILE_ROWS + 1) + slice * TILE_COLUMNS + across * 2;
-    const auto multiply = [&](const Real *tile) {
+    const auto add_up = [&](const Real *tile) {
         const Real *left = tile + own_left, *right = tile + own_right;
 #pragma unroll (OWN_ROWS * OWN_COLUMNS > 48 ? 1 : 2)
         for (int k = 0; k < TILE_TERMS; k += SLICES, left += SLICES * (TILE_ROWS + 1), right += SLICES * TILE_COLUMNS) {
@@ -192,7 +214,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     __syncthreads();
     for (int half = 0; left > 0; left -= TILE_TERMS, half = TILE - half) {
         if (left > TILE_TERMS) fetch(left - TILE_TERMS);
-        multiply(room + half);
+        add_up(room + half);
         if (left > TILE_TERMS) store(room + TILE - half);
         __syncthreads();
     }
@@ -209,7 +231,7 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
                 *(Pair *)(room + slice * ENTRIES + entry) = Pair{sum[first + i][j], sum[first + i][j + 1]};
             }
         __syncthreads();
-        for (int entry = thread; entry < ENTRIES; entry += BYTE_THREADS) {
+        for (int entry = thread; entry < ENTRIES; entry += PRODUCT_THREADS) {
             Real total = room[entry];
 #pragma unroll
             for (int s = 1; s < SLICES; s++) total += room[s * ENTRIES + entry];
@@ -221,30 +243,30 @@ ELM_DEVICE void multiply_bytes(const Bytes &a, Real *room) {
     }
 }
 
-ELM_KERNEL(elm_multiply_bytes, Bytes, BYTE_THREADS, BLOCKS) {
+ELM_KERNEL(elm_multiply, Product, PRODUCT_THREADS, BLOCKS) {
     ELM_DYNAMIC_SHARED(Vector, room);
-    multiply_bytes<false>(a, (Real *)room);
+    multiply<false>(a, (Real *)room);
 }
 
-ELM_KERNEL(elm_multiply_bytes_inputs, Bytes, BYTE_THREADS, BLOCKS) {
+ELM_KERNEL(elm_multiply_inputs, Product, PRODUCT_THREADS, BLOCKS) {
     ELM_DYNAMIC_SHARED(Vector, room);
-    multiply_bytes<true>(a, (Real *)room);
+    multiply<true>(a, (Real *)room);
 }
 
 // total_i = sum_t kappa^(length - 1 - t) x_ti
-ELM_KERNEL(elm_discount_bytes, DiscountBytes, BYTE_THREADS, 1) {
+ELM_KERNEL(elm_discount, Discount, PRODUCT_THREADS, 1) {
     constexpr int AHEAD = 8;  // loads on their way at a time
-    const i64 input = (i64)blockIdx.y * BYTE_THREADS + threadIdx.x, sample = blockIdx.x;
+    const i64 input = (i64)blockIdx.y * PRODUCT_THREADS + threadIdx.x, sample = blockIdx.x;
     if (input >= a.num_input) return;
     const Real kappa = *a.kappa;
     const int sign = int(a.sign);
     const i64 length = valid_steps(a.lengths, sample, a.num_steps);
-    const unsigned char *x = a.x + sample * a.x_batch + input;
+    const Frame *x = a.x + sample * a.x_batch + input;
     Real sum = Real(0);
     for (i64 t = length - reach(kappa, length); t < length; t += AHEAD) {
-        unsigned char next[AHEAD];
+        Frame next[AHEAD];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) next[i] = t + i < length ? x[(t + i) * a.x_time] : 0;
+        for (int i = 0; i < AHEAD; i++) next[i] = t + i < length ? x[(t + i) * a.x_time] : Frame(0);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
             if (t + i < length) sum = kappa * sum + number(next[i], sign);
