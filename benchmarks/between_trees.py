@@ -69,9 +69,9 @@ def serve(row: Row, backend: str, *, as_events: bool) -> None:
 class Worker:
     """A process that runs one row with the package of one tree."""
 
-    def __init__(self, tree: Path, options: list[str], core: int | None) -> None:
+    def __init__(self, tree: Path, options: list[str], core: int | None, script: str = __file__) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), str(HERE / "benchmarks")))}
-        self.command = [sys.executable, __file__, str(tree), "--serve", *options]
+        self.command = [sys.executable, script, str(tree), "--serve", *options]
         self.process = subprocess.Popen(
             self.command, cwd=tree, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

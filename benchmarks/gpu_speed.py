@@ -424,10 +424,10 @@ class Steps:
         if plan.backward:
             flows = (self.dq, self.dz, None, self.dv, None, None, None, self.sums)
             tensors = (*matrices, None, *records, self.grad_memory, None, *flows)
-        queue, fields = _driver.launcher().queue(self.v.device), [address(tensor) for tensor in tensors]
+        run, fields = recurrence.on(_driver.launcher().queue(self.v.device)), [address(tensor) for tensor in tensors]
 
         def launch(_alive: object = packed) -> None:
-            recurrence(queue, *fields)
+            run(*fields)
 
         return launch
 

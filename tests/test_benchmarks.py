@@ -23,6 +23,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("between_trees", ["--repeats", "2", "--backend", "torch", str(BENCHMARKS.parent)], []),
         ("alif_gradients", ["--markdown", "table.md"], []),
         pytest.param("compiled_speed", [], [], marks=pytest.mark.slow),
+        pytest.param("host_speed", ["--repeats", "1", str(BENCHMARKS.parent)], [], marks=pytest.mark.slow),
         pytest.param("feed_speed", ["--workers", "0"], ["lightning"], marks=pytest.mark.slow),
         ("fit_speed", ["--backends", "reference", "torch"], ["lightning", "tonic"]),
         ("neuron_speed", ["--repeats", "1", "--markdown", "table.md"], []),

@@ -21,12 +21,12 @@ from elm_neuro.functional._timescales import bounded_tau, proto_tau, spaced_tau
 from elm_neuro.nn._checks import check_batch, check_step, checked_lengths, checked_state, refuse_nan
 from elm_neuro.nn._config import ELMCellOptions, ELMConfig, check_config, check_generator
 from elm_neuro.nn._drawn import draw_anew
-from elm_neuro.nn._hanging import is_untouched, reason_to_call, tensor_of
+from elm_neuro.nn._hanging import buffer_of, is_untouched, reason_to_call, tensor_of
 from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
-from elm_neuro.nn._narrow import as_stored, state_dtype, wide
+from elm_neuro.nn._narrow import NARROW, as_stored, state_dtype, wide
 from elm_neuro.nn._routing import Routed
 from elm_neuro.nn._saved import check_tau_s
 
@@ -228,15 +228,15 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
     def learned_parameters(self, *, layers: bool = True) -> Learned:
         """What :meth:`parameters_as_they_are` computes from."""
         config, own = self.config, self._linear_layers() if layers else []
-        tensors = [tensor_of(self, "_proto_w_s"), tensor_of(self, "_proto_tau_m"), self.tau_s]
+        found = [tensor_of(self, "_proto_w_s"), tensor_of(self, "_proto_tau_m"), buffer_of(self, "tau_s")]
         for layer in own:
-            tensors += (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
-        w_s, proto_tau_m, tau_s, *weights = map(wide, tensors)
-        if not layers:
-            weights = [tau_s, tau_s]
+            found += (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
+        tensors = tuple([tensor.float() if tensor.dtype in NARROW else tensor for tensor in found])
+        w_s, proto_tau_m, tau_s = tensors[:3]
+        w_y, b_y = tensors[-2:] if layers else (tau_s, tau_s)
         params = ELMParameters(
-            w_s, self.settled_routing(), tau_s, proto_tau_m, proto_tau_m, tuple(weights[:-2:2]), tuple(weights[1:-2:2]),
-            weights[-2], weights[-1], config.activation, config.branch_activation,
+            w_s, self.settled_routing(), tau_s, proto_tau_m, proto_tau_m, tensors[3:-2:2], tensors[4:-2:2],
+            w_y, b_y, config.activation, config.branch_activation,
         )  # fmt: skip
         return Learned(params, Timescales(config.bounds, config.delta_t, config.lambda_, config.variant))
 

@@ -5,7 +5,7 @@ Longer than most: a third is docstrings.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
     def forward(
         self, x: Tensor | SpikeEvents, state: ELMState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, ELMState]:
-        cell = self.cell  # torch's attributes take their time
+        cell: Any = self._modules["cell"]  # torch's attributes take their time
         if (reason := _reason_to_call(cell)) is not None:
             y, after = self._by_calls(x, state, lengths, reason)
             return (y if self.config.batch_first else y.transpose(0, 1)), after
@@ -204,7 +204,8 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             sparse_input=self.sparse_input,
             backend=self.backend,
         )
-        self._check_result(x, learned, state, lengths, y, after)
+        if may_look(after.m):
+            self._check_result(x, learned, state, lengths, y, after)
         config = cell.config
         if config.flatten_output and config.num_neuron is not None:
             y = y.flatten(-2)
@@ -247,7 +248,8 @@ class ELM(pretrained.Saved, Configured, nn.Module):
             backend=self.backend,
             last_readout=last_readout,
         )
-        self._check_result(x, learned, state, lengths, y, after, last_only=last_readout)
+        if may_look(after.m):
+            self._check_result(x, learned, state, lengths, y, after, last_only=last_readout)
         if num_flattened is not None:
             spikes, y = spikes.flatten(-2), y.flatten(-2)
         return as_stored(spikes, like), y, after
@@ -281,8 +283,7 @@ class ELM(pretrained.Saved, Configured, nn.Module):
         *,
         last_only: bool = False,
     ) -> None:
-        if not may_look(after.m):
-            return
+        """Refuse what ended in NaN, of numbers that may be looked at."""
         from elm_neuro.backends.native._sums import sum_of, sum_of_last_step  # brings the kernels
 
         # what was read last has gone through the memory and all that reads it

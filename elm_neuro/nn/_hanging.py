@@ -51,6 +51,12 @@ def tensor_of(module: Any, name: str) -> Any:
     return getattr(module, name) if own is None else own
 
 
+def buffer_of(module: Any, name: str) -> Any:
+    """A buffer as it is, or what stands in its place where it is parametrized."""
+    own = module._buffers.get(name)
+    return getattr(module, name) if own is None else own
+
+
 def _weights_set(module: nn.Module) -> bool:
     """Run the hooks before a module's call where all of them only set a tensor."""
     from torch.nn.utils.prune import BasePruningMethod

@@ -371,3 +371,29 @@ def test_a_choice_of_a_network_that_is_no_text_is_named(name: str, value: Any) -
 def test_there_is_no_last_output_of_no_steps() -> None:
     with pytest.raises(ValueError, match=r"y must have at least one time step, got shape \(2, 0, 3\)"):
         last_output(torch.rand(2, 0, 3))
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cell: cell.w_y.bias.data.new_zeros(3), r"b_y must have shape \(2,\), got \(3,\)"),
+        (lambda cell: cell.w_y.bias.data.double(), "b_y must be torch.float32, got torch.float64"),
+        (lambda cell: cell.w_y.bias.data.to("meta"), "b_y must be on cpu like the other parameters, got meta"),
+        (lambda cell: cell.w_y.bias.data.to_sparse(), "b_y must be dense"),
+    ],
+)
+def test_a_parameter_that_has_fitted_and_no_longer_does_is_named(backend: str, change: Any, message: str) -> None:
+    """What a call was checked for is remembered, but not the tensors."""
+    neuron, x = ELM(3, 2, num_memory=4, backend=backend), torch.ones(2, 5, 3)
+    neuron(x)
+    kept, new = neuron.cell.w_y.bias.data, change(neuron.cell)
+    neuron.cell.w_y.bias = torch.nn.Parameter(new, requires_grad=False)
+    for _ in range(2):
+        with pytest.raises((ValueError, TypeError), match=message):
+            neuron(x)
+    neuron.cell.w_y.bias = torch.nn.Parameter(kept)
+    neuron(x)
+    neuron.cell.w_y.weight.data = neuron.cell.w_y.weight.data.t()
+    with pytest.raises(ValueError, match=r"w_y must have shape"):
+        neuron(x)

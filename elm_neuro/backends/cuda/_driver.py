@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
+from struct import Struct
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -21,18 +22,24 @@ OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 MAX_GRID_Y = 65535
 DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
 
-
-_Pointers = ctypes.c_char_p * 1  # to the bytes of a kernel's one argument
-
-Run: TypeAlias = Callable[[Arguments], None]
+Run: TypeAlias = Callable[..., None]  # of the rest of a kernel's structure, integers
 
 
 class Queue(Protocol):
     """A stream of a device."""
 
-    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
-        """What has the device run this kernel, with arguments that are copied, after what the stream has to do: nothing
-        waits.
+    def prepared(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        begin: Arguments,
+        num_fields: int,
+    ) -> Run:
+        """What has the device run this kernel after what the stream has to do: nothing waits. Its structure begins with
+        these bytes; the rest, so many integers, comes with each call and is copied.
         """
 
 
@@ -121,7 +128,16 @@ class Driver:
         return found
 
     def prepared(
-        self, index: int, stream: int, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared: int
+        self,
+        index: int,
+        stream: int,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared: int,
+        begin: Arguments,
+        num_fields: int,
     ) -> Run:
         """As in :class:`Queue`, of a stream of the current device."""
         if grid[1] > MAX_GRID_Y:
@@ -131,10 +147,17 @@ class Driver:
             if shared > DEFAULT_SHARED:
                 self._allow(index, program, kernel, shared)
         config = ctypes.byref(LaunchConfig(*grid, 1, threads, 1, 1, shared, stream, None, 0))
-        launch, pointers = self._launch_kernel, _Pointers
+        launch, pack_into, first = self._launch_kernel, Struct(f"{num_fields}q").pack_into, len(begin)
+        spare: list[tuple[Any, Any]] = []  # structures that no thread is filling
 
-        def run(arguments: Arguments) -> None:
-            status = launch(config, function, pointers(arguments), None)
+        def run(*fields: int) -> None:
+            try:
+                structure = spare.pop()
+            except IndexError:
+                structure = _structure(begin, num_fields)
+            pack_into(structure[0], first, *fields)
+            status = launch(config, function, structure[1], None)
+            spare.append(structure)
             if status:
                 self._raise("cuLaunchKernelEx", status)
 
@@ -230,19 +253,34 @@ class Stream:
     def __init__(self, driver: Driver, index: int, stream: int, current: bool) -> None:
         self._driver, self._index, self._stream, self._current = driver, index, stream, current
 
-    def prepared(self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int) -> Run:
+    def prepared(
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        begin: Arguments,
+        num_fields: int,
+    ) -> Run:
         """As in :class:`Queue`."""
-        what = self._index, self._stream, program, kernel, grid, threads, shared_bytes
+        what = self._index, self._stream, program, kernel, grid, threads, shared_bytes, begin, num_fields
         if self._current:
             return self._driver.prepared(*what)
         with torch.cuda.device(self._index):
             run = self._driver.prepared(*what)
 
-        def run_there(arguments: Arguments) -> None:
+        def run_there(*fields: int) -> None:
             with torch.cuda.device(self._index):
-                run(arguments)
+                run(*fields)
 
         return run_there
+
+
+def _structure(begin: Arguments, num_fields: int) -> tuple[Any, Any]:
+    """Memory of a kernel's structure, and what a launch takes: where it lies."""
+    content = ctypes.create_string_buffer(begin, len(begin) + 8 * num_fields)
+    return content, (ctypes.c_void_p * 1)(ctypes.addressof(content))
 
 
 def _current_device() -> int:
@@ -288,4 +326,4 @@ def launch(
     device: torch.device,
 ) -> None:
     """Have the device run a kernel after what its current stream has to do."""
-    launcher().queue(device).prepared(program, kernel, grid, threads, shared_bytes)(arguments)
+    launcher().queue(device).prepared(program, kernel, grid, threads, shared_bytes, arguments, 0)()

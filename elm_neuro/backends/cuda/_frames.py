@@ -16,7 +16,7 @@ from torch.autograd import Function
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
-from elm_neuro.backends.cuda._driver import Queue
+from elm_neuro.backends.cuda._driver import Queue, Run
 from elm_neuro.backends.cuda._input import rows_of
 from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.parts._bytes import holds_bytes
@@ -243,7 +243,7 @@ def multiply(x: Tensor, table: Tensor) -> Tensor:
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
     """
     out = table.new_empty(*x.shape[:-1], table.shape[-1])
-    run(settled(table.dtype, _sizes(x, table), of_inputs=False).launch, _queue(x), x, table, out)
+    run(settled(table.dtype, _sizes(x, table), of_inputs=False).launch.on(_queue(x)), x, table, out)
     return out
 
 
@@ -253,14 +253,14 @@ def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """
     product = settled(flow.dtype, _sizes(x, flow), of_inputs=True)
     out = flow.new_empty(product.num_part, *x.shape[2:], flow.shape[-1])
-    run(product.launch, _queue(x), x, flow.contiguous(), out)
+    run(product.launch.on(_queue(x)), x, flow.contiguous(), out)
     return out
 
 
-def run(product: Launch, queue: Queue, x: Tensor, factor: Tensor, out: Tensor) -> None:
+def run(product: Run, x: Tensor, factor: Tensor, out: Tensor) -> None:
     """A product that is :func:`settled`, of frames as they lie; the others are contiguous."""
     flat = rows_of(x)
-    product(queue, *_rows(flat), sign_of(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr())
+    product(*_rows(flat), sign_of(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr())
 
 
 def sign_of(x: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from struct import Struct, pack
+from struct import pack
 
 from torch import Tensor
 
@@ -39,17 +39,24 @@ class Launch:
         self.runs = min(grid) > 0
         self._what = program, kernel, grid, threads, shared_bytes
         self.kernels = [(program, kernel)] if self.runs else []
-        self._numbers = pack(f"{len(numbers)}q", *numbers)
-        self._pack = Struct(f"{num_bytes // 8 - len(numbers)}q").pack
+        self._fields = pack(f"{len(numbers)}q", *numbers), num_bytes // 8 - len(numbers)
         self._prepared: dict[Queue, Run] = {}
 
+    def on(self, queue: Queue) -> Run:
+        """What runs it on a queue, with the rest of the structure: addresses, 0 for what is not there."""
+        run = self._prepared.get(queue)
+        if run is None:
+            run = queue.prepared(*self._what, *self._fields) if self.runs else nothing
+            self._prepared[queue] = run
+        return run
+
     def __call__(self, queue: Queue, *fields: int) -> None:
-        """Run it on a queue, with the rest of the structure: addresses, 0 for what is not there."""
-        if self.runs:
-            run = self._prepared.get(queue)
-            if run is None:
-                run = self._prepared[queue] = queue.prepared(*self._what)
-            run(self._numbers + self._pack(*fields))
+        """Run it, as :meth:`on` has it."""
+        self.on(queue)(*fields)
+
+
+def nothing(*fields: int) -> None:
+    """What runs a kernel that has no blocks."""
 
 
 def address(tensor: Tensor | None) -> int:

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
 from elm_neuro.backends.cuda._compile import Program
-from elm_neuro.backends.cuda._driver import Queue
+from elm_neuro.backends.cuda._driver import Queue, Run
 from elm_neuro.backends.cuda._launch import Launch
 from elm_neuro.backends.cuda._plans import Plan, Shape, choose, per_vector_bytes
 
@@ -63,12 +63,18 @@ class Recurrence:
         self._run = Launch(program, name, grid, kernel.threads, size, numbers, kernel.shared_bytes)
         self.kernels = [*self._run.kernels, *self._pack.kernels]
 
-    def __call__(self, queue: Queue, w1: int, w2: int, packed: int, *fields: int) -> None:
-        up, down = w1 + self._to_memory, w2
-        if self._backward and self._deep:
-            up, down = down, up
-        self._pack(queue, up, down, packed)
-        self._run(queue, up, down, packed, *fields)
+    def on(self, queue: Queue) -> Run:
+        """What runs it on a queue, by the addresses of a call."""
+        pack = self._pack.on(queue) if self._pack.runs else None
+        run, to_memory, exchanged = self._run.on(queue), self._to_memory, self._backward and self._deep
+
+        def run_all(w1: int, w2: int, packed: int, *fields: int) -> None:
+            up, down = (w2, w1 + to_memory) if exchanged else (w1 + to_memory, w2)
+            if pack is not None:
+                pack(up, down, packed)
+            run(up, down, packed, *fields)
+
+        return run_all
 
 
 class Kernel:

@@ -5,12 +5,12 @@ and the input half of the first layer are one table.
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+import weakref
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from elm_neuro.backends.cuda import _driver
 from elm_neuro.backends.cuda._arguments import num_bytes
@@ -94,7 +94,15 @@ class Sizes(NamedTuple):
         return cls(num_neuron, num_input, num_branch, num_synapse, first, row, *strides, of_routing)
 
 
-_by_input = WeakIdKeyDictionary()  # by the routing tensor itself
+class Sorted(NamedTuple):
+    """What :func:`synapses_by_input` found."""
+
+    routing: weakref.ref[Tensor]
+    version: int | None
+    found: tuple[Tensor, Tensor]
+
+
+_sorted: dict[int, Sorted] = {}  # by id; torch's dictionary with weak keys takes as long to ask as two launches
 
 
 def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
@@ -106,18 +114,28 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
         ValueError: a slot is routed to an input that is not there.
     """
     now = None if routing.is_inference() else routing._version  # what inference writes to, nobody counts
-    version, known = _by_input.get(routing, (None, None))
-    found: tuple[Tensor, Tensor] | None = known if version == now else None
-    if found is None:
-        flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
-        flat = flat.cpu() if flat.numel() <= MAX_SORTED_HERE else flat
-        inputs, slot = torch.sort(flat, dim=-1, stable=True)
-        if flat.numel() and int(inputs[:, -1].max()) >= num_input:
-            raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
-        bounds = torch.arange(num_input + 1, device=flat.device).expand(flat.shape[0], -1).contiguous()
-        found = torch.searchsorted(inputs, bounds).to(routing.device), slot.to(routing.device)
-        _driver.written(routing)
-        _by_input[routing] = (now, found)
+    known = _sorted.get(id(routing))
+    if known is not None and known.routing() is routing and known.version == now:
+        return known.found
+    found = _sorted_by_input(routing, num_input)
+    forget = partial(_forget, id(routing))
+    _sorted[id(routing)] = Sorted(weakref.ref(routing, forget), now, found)
+    return found
+
+
+def _forget(key: int, _: object) -> None:
+    _sorted.pop(key, None)
+
+
+def _sorted_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
+    flat = routing.reshape(-1 if routing.ndim == 3 else 1, routing.shape[-2] * routing.shape[-1])
+    flat = flat.cpu() if flat.numel() <= MAX_SORTED_HERE else flat
+    inputs, slot = torch.sort(flat, dim=-1, stable=True)
+    if flat.numel() and int(inputs[:, -1].max()) >= num_input:
+        raise ValueError(f"routing must hold inputs below {num_input}, -1 where a slot is empty")
+    bounds = torch.arange(num_input + 1, device=flat.device).expand(flat.shape[0], -1).contiguous()
+    found = torch.searchsorted(inputs, bounds).to(routing.device), slot.to(routing.device)
+    _driver.written(routing)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, FRAMES, INTEGRATED, Form, Kept, Plan, plan
+from elm_neuro.backends.elm._cuda_plan import BYTES, EVENTS, FRAMES, INTEGRATED, Kept, Plan, plan
 from elm_neuro.backends.elm._learned import Timescales
 from elm_neuro.backends.parts._bytes import holds_bytes
 
@@ -86,11 +86,12 @@ def plan_of(o: Operands, options: Options) -> Plan:
         arrives, batch = INTEGRATED, o.v.shape[0]
     else:
         arrives, batch = EVENTS, (there(o.begin).shape[0] - 1) // options.num_steps
-    form = Form(
-        kappa.dtype, kappa.device, arrives, batch, options.num_steps, options.num_input,
+    dtype = kappa.dtype
+    form = (
+        dtype, kappa.device, arrives, batch, options.num_steps, options.num_input,
         x is not None and x.ndim == 4, None if w_s is None else w_s.shape,
         None if routing is None else routing.shape, o.w1.shape, kappa.shape, o.w_y.shape, o.w2 is not None,
-        options.silu, arrives == FRAMES and kappa.dtype is torch.float32 and may_round(), *options[3:],
+        options.silu, arrives is FRAMES and dtype is torch.float32 and may_round(), *options[3:],
     )  # fmt: skip
     return plan(form)
 

@@ -31,7 +31,7 @@ from elm_neuro.backends.elm._cuda_operands import (
     there,
     with_values,
 )
-from elm_neuro.backends.elm._cuda_plan import EVENTS, Flows, Form, Kept, Plan
+from elm_neuro.backends.elm._cuda_plan import EVENTS, BackwardRuns, Flows, Form, Kept, Plan, Runs
 from elm_neuro.backends.elm._traces_before import on_hidden
 from elm_neuro.backends.parts._twice import asks_operators, differentiable_gradients, differentiable_once
 from elm_neuro.events import SpikeEvents
@@ -49,6 +49,9 @@ def run(operands: Operands, options: Options, events: SpikeEvents | None) -> Out
     return Outputs._make(_Pass.apply(plan_of(operands, options), events, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
+NUM_SETTLED = 3  # arguments before those that are differentiated: plan, events, constants
+
+
 class _Pass(Function):
     @staticmethod
     def forward(
@@ -58,28 +61,30 @@ class _Pass(Function):
         constants: tuple[Tensor | None, ...],
         *differentiated: Tensor | None,
     ) -> tuple[Tensor, ...]:
+        needs = ctx.needs_input_grad  # which torch makes anew each time
+        x, v, w_s, w1, b1, kappa, gain, w2, b2, _w_y, _b_y, b_0, m_0 = needs[NUM_SETTLED:]
         tensors = constants + differentiated
-        save, whole = any(ctx.needs_input_grad), laid_out(Operands._make(tensors))
+        save, whole = True in needs, laid_out(Operands._make(tensors))
         outputs, saved = forward(whole, plan, save=save)
         ctx.is_laid_out = all(map(is_, tensors, whole))
         ctx.plan, ctx.events = plan, events
         ctx.set_materialize_grads(False)
         if save:
-            of_x = ctx.needs_input_grad[3]
-            ctx.save_for_backward(*tensors, *(saved if of_x else saved._replace(table=None)))
-        ctx.differentiates_again = differentiated[0] is not None or events is not None
-        needs = dict(zip(Operands._fields[FIRST_DIFFERENTIATED:], ctx.needs_input_grad[3:], strict=True))
-        fixed = [] if any(need for name, need in needs.items() if name not in ("w_y", "b_y")) else [outputs.m]
-        if not (ctx.differentiates_again and (needs["x"] or needs["w_s"] or needs["b_0"])):
+            ctx.save_for_backward(*tensors, *(saved if x else saved._replace(table=None)))
+        again = ctx.differentiates_again = differentiated[0] is not None or events is not None
+        moves = x or v or w_s or w1 or b1 or kappa or gain or w2 or b2 or b_0 or m_0
+        fixed = [] if moves else [outputs.m]  # who trains the readout alone may hand the state on for ever
+        if not (again and (x or w_s or b_0)):
             fixed.append(outputs.b)
-        ctx.mark_non_differentiable(*fixed)  # who trains the readout alone may hand the state on for ever
+        if fixed:
+            ctx.mark_non_differentiable(*fixed)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.differentiates_again and asks_operators(grads):
             operands = Operands._make(ctx.saved_tensors[: len(Operands._fields)])
-            found = _differentiable(operands, ctx.plan.form, ctx.events, ctx.needs_input_grad[3:], grads)
+            found = _differentiable(operands, ctx.plan.form, ctx.events, ctx.needs_input_grad[NUM_SETTLED:], grads)
             return (None, None, None, *found)
         return _backward(ctx, *grads)
 
@@ -89,14 +94,10 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
     # contiguous too where they have been kept elsewhere in between: torch.autograd.graph.saved_tensors_hooks
-    if not (ctx.is_laid_out and all(map(_lies, tensors))):
+    if not ctx.is_laid_out or [None for tensor in tensors if tensor is not None and not tensor.is_contiguous()]:
         operands, saved = laid_out(operands), Saved._make(map(_whole, saved))
-    found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[3])
+    found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[NUM_SETTLED])
     return (None, None, None, *found)
-
-
-def _lies(tensor: Tensor | None) -> bool:
-    return tensor is None or tensor.is_contiguous()
 
 
 def _whole(tensor: Tensor | None) -> Any:
@@ -108,24 +109,25 @@ def forward(o: Operands, of: Plan, *, save: bool) -> tuple[Outputs, Saved]:
     if save:
         of.expect_backward()
     queue, empty, room = _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.kept[save]
+    runs = of.on(queue)
     buffer = empty(room.numbers)
     kept = room.at(buffer.data_ptr())
     at = addresses(o, kept if of.learning.num_w_s else None)
     v, table, arranged, f_0, b = o.v, None, None, None, empty(of.shape_of_b)
     if v is None:
-        v, table, arranged = _arriving(queue, o, at, of, kept)
-        of.branch_traces(queue, at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
+        v, table, arranged = _arriving(queue, runs, o, at, of, kept)
+        runs.branch_traces(at.lengths, at.routing, at.w_s, kept.total, at.kappa_b, at.b_0, b.data_ptr())
         if o.b_0 is not None:
             f_0 = on_hidden(o.w1, o.b_0)
     m = empty(of.shape_of_m)
     packed = empty(of.recurrence.num_packed) if of.recurrence.num_packed else None
-    of.recurrence(
-        queue, at.w1, at.w2, address(packed), at.lengths, 0 if v is o.v else at.kappa_b, v.data_ptr(), address(f_0),
+    runs.recurrence(
+        at.w1, at.w2, address(packed), at.lengths, 0 if v is o.v else at.kappa_b, v.data_ptr(), address(f_0),
         at.m_0, at.b1, at.b2, at.kappa, at.gain, kept.memory, kept.tanhs, kept.hidden, m.data_ptr(),
     )  # fmt: skip
     if of.own_readout:
         y = empty(of.shape_of_y)
-        of.readout(queue, at.lengths, kept.memory, at.w_y, at.b_y, y.data_ptr())
+        runs.readout(at.lengths, kept.memory, at.w_y, at.b_y, y.data_ptr())
     else:
         y = products.readout(of.memory(buffer, save=save), o)
     order, ordered = (None, None) if arranged is None else arranged
@@ -148,6 +150,7 @@ def backward(
     """Gradients of the operands from `x` on, from those of the outputs; with `of_x` also of the frames."""
     grad_y, grad_b, grad_m = grads
     queue, empty, back = _driver.launcher().queue(of.form.device), o.kappa.new_empty, of.backward
+    runs = back.on(queue)
     kept, room = of.kept[True].at(saved.kept.data_ptr()), back.flows[grad_y is not None]
     buffer = empty(room.numbers)
     flows = room.at(buffer.data_ptr())
@@ -159,8 +162,8 @@ def backward(
     if grad_y is not None and of.own_readout:
         stride, of_b_y = grad_y.stride(), torch.empty_like(o.b_y)
         at_grad_memory, product_y = flows.grad_memory, flows.product_y
-        back.readout(
-            queue, *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at_o.lengths, kept.memory, at_o.w_y,
+        runs.readout(
+            *stride[:2], stride[2] if len(stride) == 4 else 0, stride[-1], at_o.lengths, kept.memory, at_o.w_y,
             grad_y.data_ptr(), at_grad_memory, product_y,
         )  # fmt: skip
     elif grad_y is not None:
@@ -174,15 +177,15 @@ def backward(
         dz_first, grad_m_0 = empty(of.num_neuron, of.form.batch, of.first), torch.empty_like(o.m_0)
     if o.b_0 is not None:
         grad_f_0 = empty(of.form.batch, *of.neurons, of.first)
-    back.recurrence(
-        queue, at_o.w1, at_o.w2, flows.packed, at_o.lengths, 0 if o.v is not None else at_o.kappa_b, at_o.m_0,
+    runs.recurrence(
+        at_o.w1, at_o.w2, flows.packed, at_o.lengths, 0 if o.v is not None else at_o.kappa_b, at_o.m_0,
         at_o.kappa, at_o.gain, kept.memory, kept.tanhs, kept.hidden, at_grad_memory, address(grad_m), flows.dq,
         flows.dz, address(dz_first), dv.data_ptr(), flows.post, address(grad_f_0), address(grad_m_0), flows.sums,
     )  # fmt: skip
     grad_b = None if grad_b is None or o.w_s is None else grad_b.contiguous()
     at = At(at_o, at_learned, kept, flows, product_y)
     of_w_s, of_w1, of_b1, of_kappa, of_gain, of_w2, of_b2, of_w_y = _of_weights(
-        queue, o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
+        queue, runs, o, at, saved, of, buffer, dv, grad_b, of_b_y if of.own_readout else None
     )
     del buffer, of_readout  # what comes needs room
     if dz_first is not None:
@@ -198,6 +201,7 @@ def backward(
 
 def _of_weights(
     queue: _driver.Queue,
+    runs: BackwardRuns,
     o: Operands,
     at: At,
     saved: Saved,
@@ -214,18 +218,18 @@ def _of_weights(
     product_m, product_h, of_layers = flows.product_m, flows.product_h, None
     if back.own_outer:
         hidden = flows.post or at.kept.hidden
-        back.outer(queue, flows.dz, at.kept.memory, flows.dq, hidden, product_m, product_h)
+        runs.outer(flows.dz, at.kept.memory, flows.dq, hidden, product_m, product_h)
     else:
         of_layers = products.layers(of, back.flows[at.product_y != 0], saved.kept, buffer)
         product_m, product_h = of_layers[0].data_ptr(), address(of_layers[1])
-    grad_table = None if o.w_s is None else _table_gradient(queue, o, saved, dv, of)
+    grad_table = None if o.w_s is None else _table_gradient(queue, runs, o, saved, dv, of)
     of_w_s, of_kappa = None if o.w_s is None else empty_like(o.w_s), empty_like(o.kappa)  # as learned, where they are
     of_w1, of_b1 = empty_like(o.w1), None if o.b1 is None else empty_like(o.b1)
     of_w2, of_b2 = (None, None) if o.w2 is None or o.b2 is None else (empty_like(o.w2), empty_like(o.b2))
     of_gain, of_w_y = None if learns else empty_like(o.kappa), empty_like(o.w_y) if at.product_y else None
     at_kappa = of_kappa.data_ptr()
-    back.gradients[at.product_y != 0](
-        queue, at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, at.kappa, address(grad_table), address(grad_b),
+    runs.gradients[at.product_y != 0](
+        at.o.routing, at.o.w_s, at.o.w1, at.o.kappa, at.kappa, address(grad_table), address(grad_b),
         at.kept.total, flows.sums, product_m, product_h, at.product_y, address(of_w_s), at_kappa, of_w1.data_ptr(),
         0 if learns else at_kappa, address(of_gain), address(of_b2), address(of_b1), address(of_w2), address(of_w_y),
         address(of_b_y),
@@ -254,7 +258,7 @@ def _differentiable(
 
 
 def _arriving(
-    queue: _driver.Queue, o: Operands, at: Any, of: Plan, kept: Kept
+    queue: _driver.Queue, runs: Runs, o: Operands, at: Any, of: Plan, kept: Kept
 ) -> tuple[Tensor, Tensor, Arranged | None]:
     """What arrives at the first layer's outputs, and the table that it comes by; what becomes effective, and the
     input's discounted sum, go to the buffer.
@@ -262,8 +266,8 @@ def _arriving(
     sizes, total, w_s = of.sizes, kept.total, there(o.w_s)
     table = o.kappa.new_empty(of.shape_of_table)
     begin, slot = (None, None) if o.routing is None else synapses_by_input(o.routing, sizes.num_input)
-    of.table(
-        queue, address(begin), address(slot), w_s.data_ptr(), at.w1, table.data_ptr(), o.kappa.data_ptr(),
+    runs.table(
+        address(begin), address(slot), w_s.data_ptr(), at.w1, table.data_ptr(), o.kappa.data_ptr(),
         o.kappa_b.data_ptr(), kept.w_s, kept.kappa, kept.gain, kept.kappa_b,
     )  # fmt: skip
     if of.form.arrives == EVENTS:
@@ -274,10 +278,10 @@ def _arriving(
     x = there(o.x)
     rows = rows_of(x)
     stride = rows.stride()
-    of.discounted_sum(queue, *stride[:2], _frames.sign_of(x), at.lengths, at.kappa_b, rows.data_ptr(), total)
+    runs.discounted_sum(*stride[:2], _frames.sign_of(x), at.lengths, at.kappa_b, rows.data_ptr(), total)
     if of.product is not None:
         v = o.kappa.new_empty(of.num_row, of.num_neuron * of.first)
-        _frames.run(of.product.launch, queue, rows, table, v)
+        _frames.run(runs.product, rows, table, v)
         return v, table, None
     x, factor = products.lowered(of.form, x, table)
     if x.ndim == 4:
@@ -288,15 +292,16 @@ def _arriving(
     return v if v.dtype == table.dtype else v.to(table.dtype), table, None
 
 
-def _table_gradient(queue: _driver.Queue, o: Operands, saved: Saved, dv: Tensor, of: Plan) -> Tensor:
+def _table_gradient(
+    queue: _driver.Queue, runs: BackwardRuns, o: Operands, saved: Saved, dv: Tensor, of: Plan
+) -> Tensor:
     """Of the table, in parts to be added up; `dv` is (batch * time, num_neuron * first)."""
     if o.x is None:
         batch = of.form.batch
         return gather_inputs(queue, dv, Arranged(there(saved.order), saved.ordered), batch, of.form.num_input)
     if of.backward.of_table is not None:
-        product = of.backward.of_table
-        grad = dv.new_empty(product.num_part, *of.shape_of_table)
-        _frames.run(product.launch, queue, o.x, dv, grad)
+        grad = dv.new_empty(of.backward.of_table.num_part, *of.shape_of_table)
+        _frames.run(runs.of_table, o.x, dv, grad)
         return grad
     x, flow = products.lowered(of.form, o.x, dv)
     if x.ndim == 4:

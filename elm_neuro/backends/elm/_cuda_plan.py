@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from elm_neuro.backends.cuda import _driver, _frames, _input, _readout, _weights
-from elm_neuro.backends.cuda._launch import Launch
+from elm_neuro.backends.cuda._driver import Run
+from elm_neuro.backends.cuda._launch import Launch, nothing
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
 from elm_neuro.backends.cuda._room import Room
 from elm_neuro.backends.elm._effective import constants_of_gpu
@@ -105,11 +106,33 @@ class Flows(NamedTuple):
     packed: int  # room for weights in the order of the threads
 
 
+class Runs(NamedTuple):
+    """Kernels of a forward pass on a queue; those that it has no use for do nothing."""
+
+    table: Run
+    discounted_sum: Run
+    product: Run
+    branch_traces: Run
+    recurrence: Run
+    readout: Run
+
+
+class BackwardRuns(NamedTuple):
+    """Kernels of a backward pass on a queue; those that it has no use for do nothing."""
+
+    readout: Run
+    recurrence: Run
+    outer: Run
+    of_table: Run
+    gradients: tuple[Run, Run]  # of a pass whose readout has no gradient, and of one whose has
+
+
 class Plan:
     """The forward pass of a form, and what both directions have in common."""
 
     def __init__(self, form: Form) -> None:
         self.form, dtype, batch, num_steps = form, form.dtype, form.batch, form.num_steps
+        self._on: dict[_driver.Queue, Runs] = {}
         self.neurons = form.kappa[:-1]
         self.sizes = sizes = _weights.Sizes.of(
             self.neurons, form.w_s, form.routing, form.w1, form.num_input, own_input=form.own_input
@@ -147,6 +170,21 @@ class Plan:
         parts += [self.discounted_sum] if form.arrives in (FRAMES, BYTES) else []
         parts += [] if self.product is None else [self.product.launch]
         _expect(self, parts, backward=False)
+
+    def on(self, queue: _driver.Queue) -> Runs:
+        """Its kernels on a queue."""
+        found = self._on.get(queue)
+        if found is None:
+            takes_frames = self.form.arrives in (FRAMES, BYTES)
+            found = self._on[queue] = Runs(
+                self.table.on(queue),
+                self.discounted_sum.on(queue) if takes_frames else nothing,
+                nothing if self.product is None else self.product.launch.on(queue),
+                self.branch_traces.on(queue),
+                self.recurrence.on(queue),
+                self.readout.on(queue) if self.own_readout else nothing,
+            )
+        return found
 
     def product_of_frames(self, *, of_inputs: bool) -> _frames.Settled | None:
         """Of frames and the table or, `of_inputs`, the table's gradient; None where cuBLAS computes it."""
@@ -230,12 +268,27 @@ class BackwardPlan:
         parts += [self.readout] if own_readout else []
         parts += [] if self.of_table is None else [self.of_table.launch]
         _expect(forward, parts, backward=True)
+        self._on: dict[_driver.Queue, BackwardRuns] = {}
+        self._own_readout = own_readout
+
+    def on(self, queue: _driver.Queue) -> BackwardRuns:
+        """Its kernels on a queue."""
+        found = self._on.get(queue)
+        if found is None:
+            found = self._on[queue] = BackwardRuns(
+                self.readout.on(queue) if self._own_readout else nothing,
+                self.recurrence.on(queue),
+                self.outer.on(queue) if self.own_outer else nothing,
+                nothing if self.of_table is None else self.of_table.launch.on(queue),
+                (self.gradients[0].on(queue), self.gradients[1].on(queue)),
+            )
+        return found
 
 
 @lru_cache(maxsize=256)
-def plan(form: Form) -> Plan:
-    """The plan of a form."""
-    return Plan(form)
+def plan(form: tuple[Any, ...]) -> Plan:
+    """The plan of a :class:`Form`, or of its fields."""
+    return Plan(Form._make(form))
 
 
 def _expect(of: Plan, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:

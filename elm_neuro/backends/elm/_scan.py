@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -194,18 +194,39 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
             the rule and what came.
         TypeError: one has another dtype.
     """
-    w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, *_ = params
+    w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, _, _ = params
     tensors = (w_s, kappa_b, gain, w_y, b_y, *weights, *biases, *(state or ()))
+    like = kappa_m if routing is None else routing
+    # what a call is checked for depends on these alone, and they seldom change from call to call
+    facts = (tuple(x.shape), len(weights), routing is None, *[
+        (tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in (kappa_m, like, *tensors)
+    ])  # fmt: skip
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # there sizes are no numbers
+    if traced or facts not in _fitting:
+        _check_shapes(x, kappa_m, routing, tensors, len(weights))
+        if not traced:
+            if len(_fitting) >= MOST_FITTING:
+                _fitting.clear()
+            _fitting.add(facts)
+    if lengths is not None:
+        check_lengths(lengths, x.shape[0], x.shape[1], kappa_m.device)
+
+
+MOST_FITTING = 1024
+_fitting: set[tuple[Any, ...]] = set()  # facts of calls whose tensors fit one another
+
+
+def _check_shapes(
+    x: Tensor | SpikeEvents, kappa_m: Tensor, routing: Tensor | None, tensors: tuple[Tensor, ...], num_layer: int
+) -> None:
+    """:func:`check_fit` but for the lengths."""
     shapes = tuple([tensor.shape for tensor in tensors])
-    # torch.compile warns of what is remembered
-    look = _misfit.__wrapped__ if torch.compiler.is_compiling() else _misfit
-    misfit = look(tuple(x.shape), kappa_m.shape, None if routing is None else routing.shape, len(weights), shapes)
+    misfit = _misfit(tuple(x.shape), kappa_m.shape, None if routing is None else routing.shape, num_layer, shapes)
     if misfit is not None:
         raise ValueError(misfit)
-    check_alike(tensors, kappa_m, partial(_names, len(weights)))
+    check_alike(tensors, kappa_m, partial(_names, num_layer))
     if routing is not None:
         check_alike((routing,), kappa_m, lambda: ["routing"], dtype=torch.int64)
-    check_lengths(lengths, x.shape[0], x.shape[1], kappa_m.device)
 
 
 def _names(num_layer: int) -> list[str]:
@@ -214,7 +235,6 @@ def _names(num_layer: int) -> list[str]:
     return ["w_s", "kappa_b", "gain", "w_y", "b_y", *layers, "state.b", "state.m"]
 
 
-@lru_cache(maxsize=1024)
 def _misfit(x: Shape, kappa_m: Shape, routing: Shape | None, num_layer: int, shapes: tuple[Shape, ...]) -> str | None:
     """What is wrong with these shapes, the last those of :func:`_names`; None where they fit."""
     w_s, kappa_b, _, w_y, *_ = shapes

@@ -117,8 +117,8 @@ def without_autocast(like: Tensor) -> AbstractContextManager[object]:
 
 def in_autocast(like: Tensor) -> bool:
     """Whether autocast is on for the device of `like`."""
-    if like.is_cpu:  # its device by name takes longer than to ask
-        return torch.is_autocast_enabled("cpu")
+    if like.is_cuda or like.is_cpu:  # its device by name takes longer than to ask
+        return torch.is_autocast_enabled("cuda" if like.is_cuda else "cpu")
     device = like.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
@@ -139,14 +139,20 @@ def differentiable_once(backward: Backward) -> Backward:
 
     @wraps(backward)
     def run(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        first = next((grad for grad in grads if grad is not None), None)
+        first = None
+        for grad in grads:
+            if grad is not None:
+                first = grad
+                if grad.is_neg():
+                    grads = tuple(map(resolved, grads))
+                    break
         if first is None:  # for functions that do not have them materialized
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             raise RuntimeError("a part of a fast pass has no second derivative by itself: differentiate the whole pass")
         if in_autocast(first):
             with torch.autocast(first.device.type, enabled=False):
-                return backward(ctx, *map(resolved, grads))
-        return backward(ctx, *map(resolved, grads))
+                return backward(ctx, *grads)
+        return backward(ctx, *grads)
 
     return run

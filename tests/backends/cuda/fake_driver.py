@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
+from struct import pack
 
 import torch
 
@@ -42,9 +42,19 @@ class FakeDriver:
         return self
 
     def prepared(
-        self, program: Program, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int
+        self,
+        program: Program,
+        kernel: str,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        begin: Arguments,
+        num_fields: int,
     ) -> _driver.Run:
-        return partial(self.launch, program, kernel, grid, threads, shared_bytes)
+        def run(*fields: int) -> None:
+            self.launch(program, kernel, grid, threads, shared_bytes, begin + pack(f"{num_fields}q", *fields))
+
+        return run
 
     def expect(self, kernels: Iterable[tuple[Program, str]], device: torch.device) -> None:
         self.expected.update(kernels)

@@ -59,13 +59,37 @@ def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
 
 def launch(driver: _driver.Driver, *, grid: tuple[int, int] = (3, 2), shared: int = 0) -> None:
     queue = driver.queue(torch.device("cuda", 0))
-    queue.prepared(PROGRAM, "elm_table", grid, 256, shared)(FILL(5, None, 7))
+    queue.prepared(PROGRAM, "elm_table", grid, 256, shared, FILL(5, None, 7)[:8], 2)(0, 7)
 
 
 def test_a_launch_hands_over_grid_stream_and_packed_arguments(driver: _driver.Driver, library: Library) -> None:
     launch(driver)
     expected = (3, 2, 1, 256, 1, 1, 0, 77, None, 0)
     assert library.launched == [(*expected, b"".join(n.to_bytes(8, "little") for n in (5, 0, 7)))]
+
+
+def test_threads_that_launch_one_kernel_at_a_time_fill_a_structure_each(
+    driver: _driver.Driver, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is read by the driver, without Python's lock, while another thread fills the next."""
+    seen: list[bytes] = []
+    read = library.__getattr__("cuLaunchKernelEx")
+
+    def launch(config: Any, function: Any, pointers: Any, extra: Any) -> int:
+        if len(seen) == 0:
+            seen.append(b"")
+            other = threading.Thread(target=run, args=(3, 4))
+            other.start()
+            other.join()
+        return read(config, function, pointers, extra)
+
+    monkeypatch.setattr(driver, "_launch_kernel", launch)
+    run = driver.queue(torch.device("cuda", 0)).prepared(PROGRAM, "elm_table", (1, 1), 64, 0, FILL(5, 0, 0)[:8], 2)
+    run(1, 2)
+    assert [launched[-1] for launched in library.launched] == [FILL(5, 3, 4), FILL(5, 1, 2)]
+    for _ in range(3):
+        run(6, 7)
+    assert library.launched[-1][-1] == FILL(5, 6, 7)
 
 
 def test_a_kernel_is_loaded_once_and_asks_for_much_shared_memory(driver: _driver.Driver, library: Library) -> None:
@@ -139,9 +163,9 @@ def test_another_device_is_made_the_current_one(
     monkeypatch.setattr(_driver, "_current_device", lambda: current[-1])
     monkeypatch.setattr(torch.cuda, "device", Entered)
     queue = driver.queue(torch.device("cuda", 1))
-    run = queue.prepared(PROGRAM, "elm_table", (1, 1), 256, 0)
+    run = queue.prepared(PROGRAM, "elm_table", (1, 1), 256, 0, b"", 3)
     assert current == [0]
-    run(FILL(1, 2, 3))
+    run(1, 2, 3)
     assert len(library.launched) == 1 and current == [0]
     assert list(driver._functions) == [(1, PROGRAM, "elm_table")]
 

@@ -5,6 +5,7 @@ Long: every way into one pass, held to the same reference.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elm_neuro import ALIF, ELM, BranchELM, ELMState, SpikeEvents, SpikingELM, backends
-from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans
+from elm_neuro.backends.cuda import _available, _compile, _driver, _memory, _plans, _weights
 from elm_neuro.backends.elm import _cuda_plan, _effective
 from elm_neuro.backends.elm._effective import Timescales, effective
 from elm_neuro.backends.parts import _shapes
@@ -242,6 +243,31 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
         "elm_table", "elm_arrange", "elm_gather", "elm_branches_of_one", "elm_forward", "elm_readout",
         "elm_readout_backward", "elm_backward", "elm_outer", "elm_gather_inputs", "elm_gradients",
     ]  # fmt: skip
+
+
+def test_a_routing_is_sorted_once_and_anew_where_it_has_changed(
+    fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sorting waits for the device. Nothing stays of a neuron that is gone."""
+    gc.collect()
+    before, sorts, sort = dict(_weights._sorted), [], torch.sort
+    monkeypatch.setattr(torch, "sort", lambda *args, **options: sorts.append(1) or sort(*args, **options))
+    x = torch.ones(2, 5, 40)
+    options: dict[str, Any] = {"num_memory": 3, "num_branch": 8, "num_synapse_per_branch": 14, "routing": "random"}
+    neurons = [BranchELM(40, 2, **options, backend="cuda") for _ in range(2)]
+    for _ in range(3):
+        for neuron in neurons:
+            neuron(x)
+    assert len(sorts) == 2
+    index = torch.randint(40, (8, 14))
+    neurons[0].cell.input_to_synapse_indices.copy_(index)
+    y = neurons[0](x.cumsum(-1))[0]
+    assert len(sorts) == 3
+    neurons[0].backend = "reference"
+    assert_close(y, neurons[0](x.cumsum(-1))[0])
+    del neurons, neuron, y
+    gc.collect()
+    assert _weights._sorted == before
 
 
 def test_a_spiking_layer_is_that_pass_and_its_threshold(fake_driver: FakeDriver) -> None:
