@@ -6,6 +6,8 @@ branches share a time constant; the trace filter is part of the recurrence's ker
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,17 +39,17 @@ class Cuda(CudaBackend, LearnedBackend):
     takes_bytes = True
 
     def refusal(self, x: Tensor | SpikeEvents, params: ELMParameters) -> str | None:
-        kappa, num_hidden = params.kappa_m, len(params.mlp_weight) - 1
+        kappa, weights, shape = params.kappa_m, params.mlp_weight, params.kappa_m.shape
         if x.device != kappa.device:
             return f"x must be on the parameters' device, {kappa.device}, got {x.device}"
-        if num_hidden > 1:
-            return f"it runs at most 1 hidden layer, got {num_hidden}"
-        widest = max(kappa.shape[-1], params.mlp_weight[0].shape[-2])
+        if len(weights) > 2:
+            return f"it runs at most 1 hidden layer, got {len(weights) - 1}"
+        widest = max(shape[-1], weights[0].shape[-2])
         if widest > MAX_MEMORY:
             return f"it runs at most {MAX_MEMORY} memory or hidden units, got {widest}"
-        if kappa.ndim == 2 and kappa.shape[0] > MAX_NEURONS:
-            return f"it runs populations of at most {MAX_NEURONS} neurons, got {kappa.shape[0]}"
-        columns = max(x.shape[2:].numel() if isinstance(x, Tensor) else x.shape[2], params.w_s.shape[:-1].numel())
+        if len(shape) == 2 and shape[0] > MAX_NEURONS:
+            return f"it runs populations of at most {MAX_NEURONS} neurons, got {shape[0]}"
+        columns = max(math.prod(x.shape[2:]), math.prod(params.w_s.shape[:-1]))
         if columns > MAX_COLUMNS:
             return f"it runs at most {MAX_COLUMNS} inputs or branches, over all neurons, got {columns}"
         if params.kappa_b.requires_grad and torch.is_grad_enabled():

@@ -50,6 +50,7 @@ def run(operands: Operands, options: Options, events: SpikeEvents | None) -> Out
 
 
 NUM_SETTLED = 3  # arguments before those that are differentiated: plan, events, constants
+NUM_OPERAND = len(Operands._fields)
 
 
 class _Pass(Function):
@@ -66,12 +67,11 @@ class _Pass(Function):
         tensors = constants + differentiated
         save, whole = True in needs, laid_out(Operands._make(tensors))
         outputs, saved = forward(whole, plan, save=save)
-        ctx.is_laid_out = all(map(is_, tensors, whole))
-        ctx.plan, ctx.events = plan, events
         ctx.set_materialize_grads(False)
         if save:
             ctx.save_for_backward(*tensors, *(saved if x else saved._replace(table=None)))
         again = ctx.differentiates_again = differentiated[0] is not None or events is not None
+        ctx.of_pass = plan, events, all(map(is_, tensors, whole)), x
         moves = x or v or w_s or w1 or b1 or kappa or gain or w2 or b2 or b_0 or m_0
         fixed = [] if moves else [outputs.m]  # who trains the readout alone may hand the state on for ever
         if not (again and (x or w_s or b_0)):
@@ -83,20 +83,20 @@ class _Pass(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.differentiates_again and asks_operators(grads):
-            operands = Operands._make(ctx.saved_tensors[: len(Operands._fields)])
-            found = _differentiable(operands, ctx.plan.form, ctx.events, ctx.needs_input_grad[NUM_SETTLED:], grads)
+            operands, (plan, events, *_) = Operands._make(ctx.saved_tensors[:NUM_OPERAND]), ctx.of_pass
+            found = _differentiable(operands, plan.form, events, ctx.needs_input_grad[NUM_SETTLED:], grads)
             return (None, None, None, *found)
         return _backward(ctx, *grads)
 
 
 @differentiable_once
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    operands, saved = Operands._make(tensors[: len(Operands._fields)]), Saved._make(tensors[len(Operands._fields) :])
+    tensors, (plan, _, is_laid_out, of_x) = ctx.saved_tensors, ctx.of_pass
+    operands, saved = Operands._make(tensors[:NUM_OPERAND]), Saved._make(tensors[NUM_OPERAND:])
     # contiguous too where they have been kept elsewhere in between: torch.autograd.graph.saved_tensors_hooks
-    if not ctx.is_laid_out or [None for tensor in tensors if tensor is not None and not tensor.is_contiguous()]:
+    if not is_laid_out or [None for tensor in tensors if tensor is not None and not tensor.is_contiguous()]:
         operands, saved = laid_out(operands), Saved._make(map(_whole, saved))
-    found = backward(operands, saved, ctx.plan, grads, of_x=ctx.needs_input_grad[NUM_SETTLED])
+    found = backward(operands, saved, plan, grads, of_x=of_x)
     return (None, None, None, *found)
 
 

@@ -186,8 +186,13 @@ def _firing_scan(
     return spikes, last_or_zeros(y, lengths) if last_readout and record else y, after
 
 
-def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None) -> None:
+def check_fit(
+    x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | None, lengths: Tensor | None
+) -> tuple[Tensor, ...]:
     """Refuse tensors that do not fit one another.
+
+    Returns:
+        All tensors of the parameters and the state.
 
     Raises:
         ValueError: one has another shape than the neuron's sizes say, or is on another device; the message names it,
@@ -196,10 +201,10 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
     """
     w_s, routing, kappa_b, kappa_m, gain, weights, biases, w_y, b_y, _, _ = params
     tensors = (w_s, kappa_b, gain, w_y, b_y, *weights, *biases, *(state or ()))
-    like = kappa_m if routing is None else routing
+    everything = (kappa_m, *tensors) if routing is None else (routing, kappa_m, *tensors)
     # what a call is checked for depends on these alone, and they seldom change from call to call
     facts = (tuple(x.shape), len(weights), routing is None, *[
-        (tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in (kappa_m, like, *tensors)
+        (tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in everything
     ])  # fmt: skip
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # there sizes are no numbers
     if traced or facts not in _fitting:
@@ -210,6 +215,7 @@ def check_fit(x: Tensor | SpikeEvents, params: ELMParameters, state: ELMState | 
             _fitting.add(facts)
     if lengths is not None:
         check_lengths(lengths, x.shape[0], x.shape[1], kappa_m.device)
+    return everything
 
 
 MOST_FITTING = 1024
@@ -271,14 +277,10 @@ def _settled(
     dtype, since autocast lets others pass; of views that stand for the negative of what lies in memory, as
     ``z.conj().imag`` does, the numbers.
     """
-    given, _ = parts_of(params)
+    given = params.params if isinstance(params, Learned) else params
     if state is not None:
         state = ELMState(state.b.to(given.kappa_m.dtype), state.m.to(given.kappa_m.dtype))
-    check_fit(x, given, state, lengths)
-    first = x.channel if isinstance(x, SpikeEvents) else x
-    w_s, routing, *others = given[:5]
-    weights = (*given.mlp_weight, *given.mlp_bias, given.w_y, given.b_y)
-    tensors = (first, *(state or ()), w_s, *others, *weights, *(() if routing is None else (routing,)))
+    tensors = (x.channel if isinstance(x, SpikeEvents) else x, *check_fit(x, given, state, lengths))
     reason = not_numbers(tensors)
 
     def refusal(candidate: ELMBackend) -> str | None:

@@ -204,13 +204,14 @@ def test_neurons_give_the_same_by_a_kernel_and_by_torchs_products(
             assert_close(result, wanted)
 
 
-@pytest.mark.parametrize(("precision", "multiplies"), [("highest", True), ("high", False), ("medium", False)])
+@pytest.mark.parametrize(("precision", "multiplies"), [("none", True), ("ieee", True), ("tf32", False)])
 def test_whose_products_may_be_rounded_has_torchs(
     fake_driver: FakeDriver, request: pytest.FixtureRequest, precision: str, multiplies: bool
 ) -> None:
     """TF32 is for who asks torch for it; a pass in float64 has no use for it."""
-    request.addfinalizer(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
-    torch.set_float32_matmul_precision(precision)
+    of_gpus: Any = torch.backends.cuda.matmul
+    request.addfinalizer(partial(setattr, of_gpus, "fp32_precision", of_gpus.fp32_precision))
+    of_gpus.fp32_precision = precision
     for dtype, by_a_kernel in ((torch.float32, multiplies), (torch.float64, True)):
         fake_driver.launched.clear()
         ELM(7, 2, num_memory=3, backend="cuda").to(dtype)(torch.ones(2, 5, 7, dtype=dtype))[0].sum().backward()

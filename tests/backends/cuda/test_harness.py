@@ -221,6 +221,16 @@ for neuron in (
         (y.sum() + state.m.sum() + state.b.sum()).backward()
 """
 
+PRODUCTS = """
+from elm_neuro.backends.cuda import _frames
+for dtype in (torch.uint8, torch.float32, torch.float64):
+    for shape, width in (((2, 83, 150), 40), ((1, 8, 3, 71), 7), ((4, 61, 1, 133), 10), ((1, 68, 68), 4)):
+        real = torch.float32 if dtype == torch.uint8 else dtype
+        x = torch.poisson(torch.full(shape, 3.0)).to(dtype)  # bytes end with a word, as above
+        _frames.multiply(x, torch.randn(*shape[2:], width, dtype=real))
+        _frames.multiply_inputs(x, torch.randn(*shape[:-1], width, dtype=real))
+"""
+
 NETWORKS = """
 branches = {"num_branch": 3, "num_synapse_per_branch": 2, "num_memory": 5, "backend": "cuda"}
 for layer, events in (
@@ -255,7 +265,9 @@ for layer in (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [NEURONS, NETWORKS, LIF_LAYERS], ids=["neurons", "network", "LIF layers"])
+@pytest.mark.parametrize(
+    "script", [NEURONS, PRODUCTS, NETWORKS, LIF_LAYERS], ids=["neurons", "products", "network", "LIF layers"]
+)
 def test_sanitizers_find_nothing(script: str) -> None:
     if COMPILER is None or not Path(runtime("libasan.so")).is_absolute():
         pytest.skip("no compiler")
