@@ -243,7 +243,8 @@ def multiply(x: Tensor, table: Tensor) -> Tensor:
     width), or with a table for each neuron (batch, time, num_neuron, num_input) with (num_neuron, num_input, width).
     """
     out = table.new_empty(*x.shape[:-1], table.shape[-1])
-    run(settled(table.dtype, _sizes(x, table), of_inputs=False).launch.on(_queue(x)), x, table, out)
+    product = settled(table.dtype, _sizes(x, table), of_inputs=False)
+    run(product.launch.on(_queue(x)), x, table.data_ptr(), out.data_ptr())
     return out
 
 
@@ -253,14 +254,15 @@ def multiply_inputs(x: Tensor, flow: Tensor) -> Tensor:
     """
     product = settled(flow.dtype, _sizes(x, flow), of_inputs=True)
     out = flow.new_empty(product.num_part, *x.shape[2:], flow.shape[-1])
-    run(product.launch.on(_queue(x)), x, flow.contiguous(), out)
+    flow = flow.contiguous()
+    run(product.launch.on(_queue(x)), x, flow.data_ptr(), out.data_ptr())
     return out
 
 
-def run(product: Run, x: Tensor, factor: Tensor, out: Tensor) -> None:
-    """A product that is :func:`settled`, of frames as they lie; the others are contiguous."""
+def run(product: Run, x: Tensor, factor: int, out: int) -> None:
+    """A product that is :func:`settled`, of frames as they lie; the others are addresses."""
     flat = rows_of(x)
-    product(*_rows(flat), sign_of(x), flat.data_ptr(), factor.data_ptr(), out.data_ptr())
+    product(*_rows(flat), sign_of(x), flat.data_ptr(), factor, out)
 
 
 def sign_of(x: Tensor) -> int:

@@ -67,7 +67,7 @@ def gather(queue: Queue, table: Tensor, events: Events, num_row: int) -> Tensor:
     """Sums of rows of `table`, (num_input, width), contiguous: of the channels of a row's events, (num_row, width)."""
     width = table.shape[1]
     out = table.new_empty(num_row, width)
-    _gather(table.dtype, num_row, width)(
+    gathering(table.dtype, num_row, width)(
         queue, events.begin.data_ptr(), 0, events.channel.data_ptr(), address(events.value), table.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip
@@ -75,7 +75,8 @@ def gather(queue: Queue, table: Tensor, events: Events, num_row: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _gather(dtype: torch.dtype, num_row: int, width: int) -> Launch:
+def gathering(dtype: torch.dtype, num_row: int, width: int) -> Launch:
+    """What :func:`gather` launches, with the addresses of begin, none, channel, value or none, table and sums."""
     grid = -(-num_row * width // THREADS), 1
     return Launch(program(dtype), "elm_gather", grid, THREADS, _GATHER_BYTES, (num_row, 1, width))
 
@@ -132,7 +133,7 @@ def gather_inputs(queue: Queue, table: Tensor, arranged: Arranged, batch: int, n
     """
     width, num_part, first = table.shape[1], min(batch, MAX_PARTS), arranged.order.data_ptr()
     out = table.new_empty(num_part, num_input, width)
-    _gather_inputs(table.dtype, batch, num_input, num_part, width)(
+    gathering_inputs(table.dtype, batch, num_input, num_part, width)(
         queue, first, first + 8 * batch * (num_input + 1), address(arranged.value), table.data_ptr(),
         out.data_ptr(),
     )  # fmt: skip
@@ -140,7 +141,10 @@ def gather_inputs(queue: Queue, table: Tensor, arranged: Arranged, batch: int, n
 
 
 @lru_cache(maxsize=256)
-def _gather_inputs(dtype: torch.dtype, batch: int, num_input: int, num_part: int, width: int) -> Launch:
+def gathering_inputs(dtype: torch.dtype, batch: int, num_input: int, num_part: int, width: int) -> Launch:
+    """What :func:`gather_inputs` launches, with the addresses of both parts of order, of value or none, of table and
+    sums.
+    """
     grid, numbers = (-(-num_input * width // THREADS), num_part), (batch, num_input, num_part, width)
     return Launch(program(dtype), "elm_gather_inputs", grid, THREADS, _GATHER_INPUTS_BYTES, numbers)
 

@@ -47,10 +47,8 @@ def _options(sizes: Sizes, options: Any) -> Options:
 
 def _run(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _traced.Operands:
     o = laid_out(Operands._make(given))
-    outputs, saved = forward(o, plan_of(o, _options(sizes, options)), save=save)
-    if not save:
-        return [*outputs, *[None] * len(Saved._fields)]
-    return [*outputs, *(saved if options[-1] else saved._replace(table=None))]
+    outputs, saved = forward(o, plan_of(o, _options(sizes, options)), save=save, of_x=save and options[-1])
+    return [*outputs, *(saved if save else [None] * len(Saved._fields))]
 
 
 def _empty(given: _traced.Operands, sizes: Sizes, options: Any, save: bool) -> _traced.Operands:

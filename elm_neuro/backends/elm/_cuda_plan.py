@@ -4,6 +4,7 @@ handed from one to the next lies in one buffer a direction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.cuda import _driver, _frames, _input, _readout, _weights
+from elm_neuro.backends.cuda._compile import Program
 from elm_neuro.backends.cuda._driver import Run
 from elm_neuro.backends.cuda._launch import Launch, nothing
 from elm_neuro.backends.cuda._memory import Recurrence, kernel_for
@@ -23,8 +25,8 @@ MAX_OUTPUT = 8  # of a readout with a kernel of its own; beyond them cuBLAS
 MAX_WORK = 2**24  # multiply-adds of a product over all steps; beyond them cuBLAS
 MAX_GROUPS = 32  # of samples, whose products over their steps are computed side by side
 ENOUGH_GROUPS = 132  # with the neurons of a population: as many as a large GPU has multiprocessors
+UNREAD = {"grad_memory": 0, "product_y": 0}  # of a readout that has no gradient
 INTEGRATED, EVENTS, FRAMES, BYTES = "integrated", "events", "frames", "bytes"  # how the input arrives
-OF_EVENTS = ("elm_gather", "elm_arrange"), ("elm_gather_inputs",)  # kernels forward, backward
 
 
 class Form(NamedTuple):
@@ -92,6 +94,13 @@ class Kept(NamedTuple):
         return cls(of_memory, batch * num_total, num_w_s, kappa, kappa, min(num_w_s, 1), tanhs, hidden)
 
 
+class Passing(NamedTuple):
+    """Numbers, or addresses, of what nobody reads after the forward pass."""
+
+    table: int  # what an input adds to the first layer's outputs
+    v: int  # what arrives there, (batch, time, num_neuron, first)
+
+
 class Flows(NamedTuple):
     """Numbers, or addresses, of what flows back through the steps, and what of it is to be added up."""
 
@@ -104,6 +113,8 @@ class Flows(NamedTuple):
     product_h: int  # (num_neuron * group, num_memory, first): of w2
     product_y: int  # (num_neuron * group, output, num_memory + 1): of w_y and b_y
     packed: int  # room for weights in the order of the threads
+    dv: int  # of what arrives, (batch, time, num_neuron, first), and the table's parts: where kernels alone read them
+    grad_table: int
 
 
 class Runs(NamedTuple):
@@ -112,6 +123,7 @@ class Runs(NamedTuple):
     table: Run
     discounted_sum: Run
     product: Run
+    gathering: Run
     branch_traces: Run
     recurrence: Run
     readout: Run
@@ -153,6 +165,8 @@ class Plan:
         index = form.device.index or 0
         self.sizes_of_frames = _frames.Sizes(self.num_row, form.num_input, width, num_table, of_bytes, index)
         self.product = self.product_of_frames(of_inputs=False)
+        self.gathering = _input.gathering(dtype, self.num_row, width) if form.arrives == EVENTS else None
+        self.arrives_by_kernels = self.product is not None or self.gathering is not None
         self.table = _weights.first_table(dtype, sizes, self.learning)
         self.branch_traces = _weights.branch_traces(dtype, sizes, batch, num_steps, self.strides_of_total)
         self.recurrence = self.recurrence_of(backward=False)
@@ -163,13 +177,18 @@ class Plan:
         self.shape_of_table = (
             (sizes.num_neuron, form.num_input, sizes.first) if own else (form.num_input, sizes.num_neuron * sizes.first)
         )
+        rows = self.num_row * self.num_neuron * self.first
+        self.passing = Room(Passing(math.prod(self.shape_of_table), rows), dtype.itemsize)
         self.shape_of_b = (0,) if form.w_s is None else (batch, *form.w_s[:-1])
         self.shape_of_m, self.shape_of_y = (batch, *form.kappa), (batch, num_steps, *form.w_y[:-1])
         parts: list[Launch | Recurrence] = [self.recurrence, self.table, self.branch_traces]
         parts += [self.readout] if self.own_readout else []
         parts += [self.discounted_sum] if form.arrives in (FRAMES, BYTES) else []
         parts += [] if self.product is None else [self.product.launch]
-        _expect(self, parts, backward=False)
+        arranging = []
+        if self.gathering is not None:
+            parts, arranging = [*parts, self.gathering], [(_input.program(dtype), "elm_arrange")]
+        _expect(self, parts, arranging)
 
     def on(self, queue: _driver.Queue) -> Runs:
         """Its kernels on a queue."""
@@ -180,6 +199,7 @@ class Plan:
                 self.table.on(queue),
                 self.discounted_sum.on(queue) if takes_frames else nothing,
                 nothing if self.product is None else self.product.launch.on(queue),
+                nothing if self.gathering is None else self.gathering.on(queue),
                 self.branch_traces.on(queue),
                 self.recurrence.on(queue),
                 self.readout.on(queue) if self.own_readout else nothing,
@@ -221,7 +241,8 @@ class BackwardPlan:
     """The backward pass of a form.
 
     Attributes:
-        flows: of a pass whose readout has no gradient, and of one whose has.
+        takes_addresses: whether kernels alone read what arrives, if frames have no gradient.
+        flows: where they do not, and where they do; each of a pass whose readout has no gradient, and of one whose has.
         gradients: the same.
     """
 
@@ -232,7 +253,8 @@ class BackwardPlan:
         rows = num_neuron * num_row
         self.recurrence = forward.recurrence_of(backward=True)
         self.readout = _readout.readout_backward(dtype, forward.sizes_of_readout)
-        self.of_table = forward.product_of_frames(of_inputs=True)
+        self.of_table, self.num_part = _of_table(forward)
+        self.takes_addresses = self.of_table is not None
         self.own_outer = rows * num_memory * first <= MAX_WORK
         self.outer = _weights.outer(dtype, num_neuron, num_row, num_memory, first)
         self.groups = _groups(num_neuron, form.batch)  # of a product by cuBLAS
@@ -249,11 +271,18 @@ class BackwardPlan:
             product_h=product if form.deep else 0,
             product_y=num_neuron * of_rows * num_output * (num_memory + 1) if own_readout else 0,
             packed=self.recurrence.num_packed,
+            dv=0,
+            grad_table=0,
         )
-        unread = flows._replace(grad_memory=0, product_y=0)
-        self.flows = tuple([Room(parts, dtype.itemsize) for parts in (unread, flows)])
+        of_table = {"dv": rows * first, "grad_table": self.num_part * math.prod(forward.shape_of_table)}
+        self.flows = tuple(
+            [
+                tuple([Room(read._replace(**inside), dtype.itemsize) for read in (flows._replace(**UNREAD), flows)])
+                for inside in ({}, of_table)
+            ]
+        )
         sums = _weights.Sums(
-            _parts_of_table(form, self.of_table), of_rows if self.own_outer else self.groups,
+            self.num_part, of_rows if self.own_outer else self.groups,
             of_rows if own_readout else self.groups, num_memory, num_output, form.deep, own_readout,
         )  # fmt: skip
         unread_sums = sums._replace(num_readout=0, num_output=0)
@@ -266,8 +295,9 @@ class BackwardPlan:
         parts: list[Launch | Recurrence] = [self.recurrence, self.gradients[1]]
         parts += [self.outer] if self.own_outer else []
         parts += [self.readout] if own_readout else []
-        parts += [] if self.of_table is None else [self.of_table.launch]
-        _expect(forward, parts, backward=True)
+        parts += [] if self.of_table is None else [self.of_table]
+        others = [(_input.program(dtype), "elm_gather_inputs")] if form.arrives == EVENTS else []
+        _expect(forward, parts, others)
         self._on: dict[_driver.Queue, BackwardRuns] = {}
         self._own_readout = own_readout
 
@@ -279,7 +309,7 @@ class BackwardPlan:
                 self.readout.on(queue) if self._own_readout else nothing,
                 self.recurrence.on(queue),
                 self.outer.on(queue) if self.own_outer else nothing,
-                nothing if self.of_table is None else self.of_table.launch.on(queue),
+                nothing if self.of_table is None else self.of_table.on(queue),
                 (self.gradients[0].on(queue), self.gradients[1].on(queue)),
             )
         return found
@@ -291,21 +321,23 @@ def plan(form: tuple[Any, ...]) -> Plan:
     return Plan(Form._make(form))
 
 
-def _expect(of: Plan, parts: Sequence[Launch | Recurrence], *, backward: bool) -> None:
-    """Have the kernels of a direction compiled side by side: those of its parts, and of the input that arrives."""
+def _expect(of: Plan, parts: Sequence[Launch | Recurrence], others: Sequence[tuple[Program, str]]) -> None:
+    """Have the kernels of a direction compiled side by side: those of its parts, and others."""
     kernels = [kernel for part in parts for kernel in part.kernels]
-    if of.form.arrives == EVENTS:
-        kernels += [(_input.program(of.form.dtype), kernel) for kernel in OF_EVENTS[backward]]
-    _driver.expect(of.form.device, *kernels)
+    _driver.expect(of.form.device, *dict.fromkeys([*kernels, *others]))
 
 
-def _parts_of_table(form: Form, product: _frames.Settled | None) -> int:
-    """In how many parts the table's gradient comes."""
-    if form.arrives == INTEGRATED:
-        return 0
-    if form.arrives == EVENTS:
-        return _input.num_parts(form.batch)
-    return 1 if product is None else product.num_part
+def _of_table(of: Plan) -> tuple[Launch | None, int]:
+    """The kernel that gives the table's gradient, None where torch has a part in it, and in how many parts it comes."""
+    form, product = of.form, of.product_of_frames(of_inputs=True)
+    if product is not None:
+        return product.launch, product.num_part
+    if form.arrives != EVENTS:
+        return None, int(form.arrives == FRAMES)
+    num_part = _input.num_parts(form.batch)
+    if num_part < min(form.batch, _input.MAX_PARTS):  # they are added up by torch
+        return None, num_part
+    return _input.gathering_inputs(form.dtype, form.batch, form.num_input, num_part, of.num_neuron * of.first), num_part
 
 
 def _groups(num_neuron: int, batch: int) -> int:
