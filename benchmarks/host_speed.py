@@ -47,6 +47,7 @@ VARIANTS = {  # of a measurement, by name: what the table says
     "here": "the same in the calling thread",
     "alone": "forward alone",
     "bare": "a node with as many gradients",
+    "bare_here": "that node in the calling thread",
 }
 CALLS = 40  # of each variant in a turn, of which the median counts
 
@@ -164,15 +165,15 @@ def runs_of(row: Row, *, as_events: bool) -> dict[str, Callable[[], None]]:
         for parameter in learned:  # as an optimizer has it
             parameter.grad = None
 
-    def here() -> None:
+    def here(module: nn.Module = neuron) -> None:
         with torch.autograd.set_multithreading_enabled(False):
-            both()
+            both(module)
 
     def alone() -> None:
         with torch.no_grad():
             neuron(x)
 
-    return {"both": both, "here": here, "alone": alone, "bare": lambda: both(bare)}
+    return {"both": both, "here": here, "alone": alone, "bare": lambda: both(bare), "bare_here": lambda: here(bare)}
 
 
 def median_us(run: Callable[[], None], calls: int) -> float:

@@ -55,17 +55,16 @@ class Routed(nn.Module):
         if torch.compiler.is_compiling():
             return _uncut(index, twin) if index.device.type in QUICK else index
         seen_index, seen_twin, index_version, twin_version = self.__dict__["_routing_seen"]
-        reason = only_operators((index,))
         if index is seen_index and twin is seen_twin and twin.dtype == torch.float32:
             unwritten = index.is_inference() or twin.is_inference() or index._version == index_version
-            if torch._C._get_tracing_state() is not None or (unwritten and thorough and reason is not None):
+            if torch._C._get_tracing_state() is not None or (unwritten and thorough and only_operators((index,))):
                 return _uncut(index, twin)
             if unwritten:
                 return self._compared(index, twin) if thorough and (wait or self._may_wait(index)) else index
             if twin._version != twin_version:
                 self._write(twin.round())
                 return index
-        if reason is None:
+        if only_operators((index,)) is None:
             self._buffers[TWIN] = index.float()
             self._look()
         return index
