@@ -11,6 +11,8 @@ from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 from elm_neuro import ALIF, ELM, LIF, BranchELM, ELMNetwork, ELMNetworkClassifier, SpikeEvents, SpikingELM
+from elm_neuro.backends import use
+from tests import layers
 from tests.backends.equal_cases import FAST
 from tests.tolerances import assert_close
 
@@ -150,3 +152,32 @@ def test_many_gradients_at_once_are_those_one_by_one(kind: str, backend: str, nu
             zero = torch.zeros_like(tensor)
             assert_close(zero if many is None else many[index], zero if one is None else one, dtype=torch.float64)
         assert_close(mapped[index], one_by_one[0], dtype=torch.float64)
+
+
+def left_over(x: Tensor) -> Tensor:
+    """What is left of a tensor of a transform that is over."""
+    left: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        left.append(1.0 * x)
+        return left[0].sum()
+
+    grad(keep)(x)
+    return left[0]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", layers.LAYERS)
+def test_what_is_left_of_a_transform_is_taken_for_the_numbers_it_holds(name: str, backend: str, graph: bool) -> None:
+    """As torch's own operators take it."""
+    torch.manual_seed(0)
+    layer, x = layers.LAYERS[name](), (torch.rand(layers.BATCH, layers.STEPS, layers.INPUTS) < 0.5).float()
+    with torch.set_grad_enabled(graph), use(backend):
+        y, *_, state = layer(x)
+        again, *_ = layer(left_over(x))
+        assert_close(again, y)
+        if isinstance(state, tuple):
+            state = type(state)(*(part.detach() for part in state))
+            again, *_ = layer(x, type(state)(*map(left_over, state)))
+            assert_close(again, layer(x, state)[0])

@@ -47,7 +47,7 @@ def run(operands: Operands, options: Options, events: SpikeEvents | None) -> Out
         return forward(laid_out(operands), plan_of(operands, options), save=False, of_x=False)[0]
     constants, differentiated = operands[:FIRST_DIFFERENTIATED], operands[FIRST_DIFFERENTIATED:]
     # the constants as one argument: autograd asks each of its arguments more than once
-    return Outputs._make(_Pass.apply(plan_of(operands, options), events, constants, *differentiated))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return Outputs._make(_apply(plan_of(operands, options), events, constants, *differentiated))
 
 
 NUM_SETTLED = 3  # arguments before those that are differentiated: plan, events, constants
@@ -88,6 +88,10 @@ class _Pass(Function):
             found = _differentiable(operands, plan.form, events, ctx.needs_input_grad[NUM_SETTLED:], grads)
             return (None, None, None, *found)
         return _backward(ctx, *grads)
+
+
+# Function's own asks each argument besides whether it is left of a transform, which those of a pass are not any more
+_apply: Any = super(Function, _Pass).apply
 
 
 @differentiable_once

@@ -17,7 +17,7 @@ from elm_neuro.backends.elm._learned import Learned, parts_of
 from elm_neuro.backends.elm._ordered import ORDERED
 from elm_neuro.backends.parts._bytes import holds_bytes
 from elm_neuro.backends.parts._lengths import last_or_zeros
-from elm_neuro.backends.parts._plain import not_numbers, resolved
+from elm_neuro.backends.parts._plain import not_numbers, resolved, stand_for_others
 from elm_neuro.backends.parts._recompute import in_parts
 from elm_neuro.backends.parts._shapes import Shape, check_alike, check_lengths
 from elm_neuro.backends.parts._spikes import SpikeRule
@@ -274,8 +274,7 @@ def _settled(
     lengths: Tensor | None,
 ) -> tuple[ELMBackend, Tensor | SpikeEvents, ELMParameters | Learned, ELMState | None]:
     """The backend that runs these inputs, which fit one another, and they themselves: the state in the parameters'
-    dtype, since autocast lets others pass; of views that stand for the negative of what lies in memory, as
-    ``z.conj().imag`` does, the numbers.
+    dtype, since autocast lets others pass; the numbers of tensors that stand for others.
     """
     given = params.params if isinstance(params, Learned) else params
     if state is not None:
@@ -291,7 +290,7 @@ def _settled(
     chosen = choose(OPERATOR, backend, refusal)
     if holds_bytes(x) and not chosen.takes_bytes:
         x = x.to(given.kappa_m.dtype)
-    if torch.compiler.is_compiling() or not any(map(Tensor.is_neg, tensors)):
+    if torch.compiler.is_compiling() or not stand_for_others(tensors):
         return chosen, x, params, state
     numbers: dict[str, Any] = {
         name: tuple(map(resolved, value)) if isinstance(value, tuple) else resolved(value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from elm_neuro.backends.native import _library
-from elm_neuro.backends.parts._plain import PLAIN
+from elm_neuro.backends.parts._plain import FUNCTORCH, PLAIN
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -40,8 +40,9 @@ def sum_of_last_step(y: Tensor) -> float:
 
 
 def _readable(tensor: Tensor) -> bool:
-    """Whether the library may read the memory: that of a subclass may be elsewhere."""
-    return _library.missing() is None and tensor.dtype in DTYPES and type(tensor) in PLAIN
+    """Whether the library may read the memory: that of a subclass, or of what is left of a transform, is elsewhere."""
+    plain = type(tensor) in PLAIN and not FUNCTORCH.is_dead_tensor_wrapper(tensor)
+    return plain and _library.missing() is None and tensor.dtype in DTYPES
 
 
 def _sum(tensor: Tensor, num_rows: int, stride: int, size: int, first: int) -> float:

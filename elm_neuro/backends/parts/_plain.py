@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elm_neuro.functional._transforms import transformed
 
+FUNCTORCH: Any = torch._C._functorch
 PLAIN = (Tensor, torch.nn.Parameter)
 PLAIN_OR_NONE = frozenset((*PLAIN, type(None)))
 TRACING_MODES = tuple(torch._C._TorchDispatchModeKey.__members__.values())  # fake tensors, make_fx, functionalisation
@@ -55,11 +56,20 @@ def may_look(tensor: Tensor) -> bool:
     return only_operators(()) is None
 
 
+def stand_for_others(tensors: Sequence[Tensor]) -> bool:
+    """Whether some of these are not the numbers in memory that :func:`resolved` makes of them."""
+    return any(map(Tensor.is_neg, tensors)) or any(map(FUNCTORCH.is_dead_tensor_wrapper, tensors))
+
+
 def resolved(tensor: Any) -> Any:
-    """A view that stands for the negative of what lies in memory, as ``z.conj().imag`` does, as numbers of its own;
-    anything else as it is.
+    """A view that stands for the negative of what lies in memory, as ``z.conj().imag`` does, as numbers of its own, and
+    what is left of one of torch.func's transforms that is over as the numbers it holds; anything else as it is.
     """
-    return tensor.resolve_neg() if isinstance(tensor, Tensor) and tensor.is_neg() else tensor
+    if not isinstance(tensor, Tensor):
+        return tensor
+    if not torch.compiler.is_compiling():
+        tensor = FUNCTORCH.unwrap_if_dead(tensor)
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
 def _dispatches(tensor: Tensor) -> bool:

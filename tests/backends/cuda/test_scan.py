@@ -245,6 +245,21 @@ def test_a_pass_takes_few_launches(fake_driver: FakeDriver) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_what_is_left_of_a_transform_is_taken_for_the_numbers_it_holds(fake_driver: FakeDriver, graph: bool) -> None:
+    """As torch's own operators take it."""
+    left: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        left.append(2 * x)
+        return left[0].sum()
+
+    neuron, x = ELM(7, 2, num_memory=3, backend="cuda"), torch.rand(2, 5, 7)
+    torch.func.grad(keep)(x)
+    with torch.set_grad_enabled(graph):
+        assert_close(neuron(left[0])[0], neuron(2 * x)[0])
+
+
 def test_a_routing_is_sorted_once_and_anew_where_it_has_changed(
     fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
