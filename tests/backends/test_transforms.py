@@ -177,6 +177,16 @@ def test_what_is_left_of_a_transform_is_taken_for_the_numbers_it_holds(name: str
         y, *_, state = layer(x)
         again, *_ = layer(left_over(x))
         assert_close(again, y)
+        if graph:
+            learned = [p for p in layer.parameters() if p.requires_grad]
+            flow = torch.rand(y.shape)
+            wanted = torch.autograd.grad(y, learned, flow, allow_unused=True)
+            for found, one in zip(
+                torch.autograd.grad(again, learned, left_over(flow), allow_unused=True), wanted, strict=True
+            ):
+                assert (found is None) == (one is None)
+                if found is not None and one is not None:
+                    assert_close(found, one)
         if isinstance(state, tuple):
             state = type(state)(*(part.detach() for part in state))
             again, *_ = layer(x, type(state)(*map(left_over, state)))

@@ -25,7 +25,6 @@ MOST_PARTS = 8  # that are left to be added up
 
 _GATHER_BYTES = num_bytes("num_row num_part width begin end index value table out")
 _FILTER_BYTES = num_bytes("num_steps width num_kappa v_batch v_time reverse v kappa initial out")
-_DISCOUNT_BYTES = num_bytes("num_steps num_input x_batch x_time lengths kappa x total")
 _ARRANGE_BYTES = num_bytes("num_steps num_input lengths kappa begin channel value cursor first row ordered total")
 _GATHER_INPUTS_BYTES = num_bytes("batch num_input num_part width first row value table out")
 
@@ -41,7 +40,6 @@ def program(dtype: torch.dtype) -> Program:
             ("ELM_DOUBLE", int(double)),
             ("ELM_BYTES_GATHER", _GATHER_BYTES),
             ("ELM_BYTES_FILTER", _FILTER_BYTES),
-            ("ELM_BYTES_DISCOUNT", _DISCOUNT_BYTES),
             ("ELM_BYTES_ARRANGE", _ARRANGE_BYTES),
             ("ELM_BYTES_GATHERINPUTS", _GATHER_INPUTS_BYTES),
         ),

@@ -99,6 +99,7 @@ class Sorted(NamedTuple):
 
     routing: weakref.ref[Tensor]
     version: int | None
+    num_input: int
     found: tuple[Tensor, Tensor]
 
 
@@ -115,11 +116,11 @@ def synapses_by_input(routing: Tensor, num_input: int) -> tuple[Tensor, Tensor]:
     """
     now = None if routing.is_inference() else routing._version  # what inference writes to, nobody counts
     known = _sorted.get(id(routing))
-    if known is not None and known.routing() is routing and known.version == now:
+    if known is not None and known.routing() is routing and known[1:3] == (now, num_input):
         return known.found
     found = _sorted_by_input(routing, num_input)
     forget = partial(_forget, id(routing))
-    _sorted[id(routing)] = Sorted(weakref.ref(routing, forget), now, found)
+    _sorted[id(routing)] = Sorted(weakref.ref(routing, forget), now, num_input, found)
     return found
 
 

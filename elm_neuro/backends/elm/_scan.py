@@ -206,7 +206,8 @@ def check_fit(
     facts = (tuple(x.shape), len(weights), routing is None, *[
         (tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in everything
     ])  # fmt: skip
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # there sizes are no numbers
+    # there sizes are no numbers
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or type(x.shape[0]) is not int
     if traced or facts not in _fitting:
         _check_shapes(x, kappa_m, routing, tensors, len(weights))
         if not traced:

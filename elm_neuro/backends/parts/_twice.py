@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from elm_neuro.backends.parts._plain import resolved
+from elm_neuro.backends.parts._plain import FUNCTORCH, resolved
 from elm_neuro.functional._transforms import batched
 
 Tensors = tuple[Tensor | None, ...]
@@ -132,8 +132,8 @@ def saved_of(ctx: Any) -> tuple[Any, ...]:
 
 def differentiable_once(backward: Backward) -> Backward:
     """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
-    :func:`with_second_derivative`, and must not get constants from here. What comes as a view that stands for the
-    negative of what lies in memory, as the gradient behind ``torch.complex`` does, it gets as numbers. Autocast, where
+    :func:`with_second_derivative`, and must not get constants from here. What stands for other
+    numbers in memory, as the gradient behind ``torch.complex`` does, it gets as these. Autocast, where
     somebody calls ``backward()`` inside of it, would make products narrower than what the kernels read: it is off.
     """
 
@@ -143,7 +143,7 @@ def differentiable_once(backward: Backward) -> Backward:
         for grad in grads:
             if grad is not None:
                 first = grad
-                if grad.is_neg():
+                if grad.is_neg() or FUNCTORCH.is_dead_tensor_wrapper(grad):
                     grads = tuple(map(resolved, grads))
                     break
         if first is None:  # for functions that do not have them materialized

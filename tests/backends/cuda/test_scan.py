@@ -260,6 +260,21 @@ def test_what_is_left_of_a_transform_is_taken_for_the_numbers_it_holds(fake_driv
         assert_close(neuron(left[0])[0], neuron(2 * x)[0])
 
 
+@pytest.mark.parametrize("num_neuron", [None, 3])
+def test_a_routing_serves_inputs_of_other_sizes(fake_driver: FakeDriver, num_neuron: int | None) -> None:
+    """What is known of it is of the number of inputs that it was asked for."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"num_branch": 8, "num_synapse_per_branch": 14, "routing": "random"}
+    neuron = BranchELM(40, 2, num_memory=3, num_neuron=num_neuron, **sizes).double()
+    params, x = neuron.cell.effective_parameters(), torch.poisson(torch.full((3, 9, 47), 0.3)).double()
+    for num_input in (40, 47, 41, 40):
+        for arriving in (x[..., :num_input], SpikeEvents.from_frames(x[..., :num_input])):
+            y = backends.scan(arriving, params, None, backend="cuda")[0]
+            assert_close(y, backends.scan(arriving, params, None, backend="reference")[0])
+    with pytest.raises(ValueError, match="routing must hold inputs below 30"):
+        backends.scan(x[..., :30], params, None, backend="cuda")
+
+
 def test_a_routing_is_sorted_once_and_anew_where_it_has_changed(
     fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
