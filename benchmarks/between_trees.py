@@ -87,14 +87,25 @@ class Worker:
             raise SystemExit(f"{' '.join(self.command)} has failed")
         return line
 
-    def measure(self) -> float:
+    def measure(self) -> Any:
+        """What it has measured, as it prints it in JSON."""
         self.process.stdin.write("\n")  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
-        return float(self.answer())
+        return json.loads(self.answer())
 
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def in_turns(workers: list[Worker], repeats: int) -> list[list[Any]]:
+    """What each measures in every turn, the order of the workers turned round from one to the next."""
+    turns = []
+    for turn in range(repeats):
+        order = range(len(workers)) if turn % 2 else reversed(range(len(workers)))
+        measured = {index: workers[index].measure() for index in order}
+        turns.append([measured[index] for index in range(len(workers))])
+    return turns
 
 
 def check_equal(tree: Path, numbers: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
@@ -117,11 +128,7 @@ def compare(name: str, trees: list[Path], args: argparse.Namespace) -> dict[str,
             check_equal(tree, worker.about["numbers"], workers[-1].about["numbers"])
         for worker in workers:
             worker.measure()
-        turns: list[list[float]] = []
-        for turn in range(args.repeats):
-            order = range(len(workers)) if turn % 2 else reversed(range(len(workers)))
-            times = {index: workers[index].measure() for index in order}
-            turns.append([times[index] for index in range(len(workers))])
+        turns = in_turns(workers, args.repeats)
     finally:
         for worker in workers:
             worker.close()

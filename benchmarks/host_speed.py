@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from arguments import count, writable
-from between_trees import HERE, Worker
+from between_trees import HERE, Worker, in_turns
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -201,27 +201,13 @@ def serve(row: Row, library: Path, calls: int, *, as_events: bool) -> None:
         print(json.dumps({name: median_us(run, calls) for name, run in runs.items()}), flush=True)
 
 
-class HostWorker(Worker):
-    """A process that runs one row with the package of one tree."""
-
-    def turn(self) -> dict[str, float]:
-        self.process.stdin.write("\n")  # type: ignore[union-attr]  # a pipe
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        times: dict[str, float] = json.loads(self.answer())
-        return times
-
-
 def compare(name: str, kind: str, trees: list[Path], library: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Times of one row in every tree, this one last."""
     options = ["--rows", name, f"--{kind}", "--library", str(library), *(["--smoke"] if args.smoke else [])]
-    workers: list[HostWorker] = []
+    workers: list[Worker] = []
     try:
-        workers.extend(HostWorker(tree, options, None, __file__) for tree in trees)
-        turns = []
-        for turn in range(args.repeats):
-            order = range(len(workers)) if turn % 2 else reversed(range(len(workers)))
-            times = {index: workers[index].turn() for index in order}
-            turns.append([times[index] for index in range(len(workers))])
+        workers.extend(Worker(tree, options, None, __file__) for tree in trees)
+        turns = in_turns(workers, args.repeats)
     finally:
         for worker in workers:
             worker.close()

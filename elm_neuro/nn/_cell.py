@@ -26,7 +26,7 @@ from elm_neuro.nn._keywords import check_keywords, spelled_out
 from elm_neuro.nn._layer import Configured
 from elm_neuro.nn._lengths import step_where_valid
 from elm_neuro.nn._meaning import Meaning
-from elm_neuro.nn._narrow import NARROW, as_stored, state_dtype, wide
+from elm_neuro.nn._narrow import as_stored, state_dtype, wide
 from elm_neuro.nn._routing import Routed
 from elm_neuro.nn._saved import check_tau_s
 
@@ -231,7 +231,7 @@ class ELMCell(pretrained.Saved, Meaning, Routed, Configured, nn.Module):
         found = [tensor_of(self, "_proto_w_s"), tensor_of(self, "_proto_tau_m"), buffer_of(self, "tau_s")]
         for layer in own:
             found += (tensor_of(layer, "weight"), tensor_of(layer, "bias"))
-        tensors = tuple([tensor.float() if tensor.dtype in NARROW else tensor for tensor in found])
+        tensors = tuple(map(wide, found))
         w_s, proto_tau_m, tau_s = tensors[:3]
         w_y, b_y = tensors[-2:] if layers else (tau_s, tau_s)
         params = ELMParameters(

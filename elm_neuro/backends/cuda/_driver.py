@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from struct import Struct
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -25,21 +25,24 @@ DEFAULT_SHARED = 48 * 1024  # a block may have this much without asking
 Run: TypeAlias = Callable[..., None]  # of the rest of a kernel's structure, integers
 
 
+class Work(NamedTuple):
+    """A kernel, and all of its launch that is the same in every call."""
+
+    program: Program
+    kernel: str
+    grid: tuple[int, int]  # blocks
+    threads: int  # of a block
+    shared_bytes: int  # of a block's dynamic shared memory
+    begin: Arguments  # of the kernel's structure
+    num_fields: int = 0  # integers that are left of it
+
+
 class Queue(Protocol):
     """A stream of a device."""
 
-    def prepared(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        begin: Arguments,
-        num_fields: int,
-    ) -> Run:
-        """What has the device run this kernel after what the stream has to do: nothing waits. Its structure begins with
-        these bytes; the rest, so many integers, comes with each call and is copied.
+    def prepared(self, work: Work) -> Run:
+        """What has the device do this work after what the stream has to do: nothing waits. The rest of the kernel's
+        structure comes with each call and is copied.
         """
 
 
@@ -127,19 +130,9 @@ class Driver:
             found = self._queues[key] = Stream(self, *key)
         return found
 
-    def prepared(
-        self,
-        index: int,
-        stream: int,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared: int,
-        begin: Arguments,
-        num_fields: int,
-    ) -> Run:
+    def prepared(self, index: int, stream: int, work: Work) -> Run:
         """As in :class:`Queue`, of a stream of the current device."""
+        program, kernel, grid, threads, shared, begin, num_fields = work
         if grid[1] > MAX_GRID_Y:
             raise CudaError(f"a grid has at most {MAX_GRID_Y} blocks in its second direction, got {grid[1]}")
         with self._loading:
@@ -253,18 +246,9 @@ class Stream:
     def __init__(self, driver: Driver, index: int, stream: int, current: bool) -> None:
         self._driver, self._index, self._stream, self._current = driver, index, stream, current
 
-    def prepared(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        begin: Arguments,
-        num_fields: int,
-    ) -> Run:
+    def prepared(self, work: Work) -> Run:
         """As in :class:`Queue`."""
-        what = self._index, self._stream, program, kernel, grid, threads, shared_bytes, begin, num_fields
+        what = self._index, self._stream, work
         if self._current:
             return self._driver.prepared(*what)
         with torch.cuda.device(self._index):
@@ -326,4 +310,4 @@ def launch(
     device: torch.device,
 ) -> None:
     """Have the device run a kernel after what its current stream has to do."""
-    launcher().queue(device).prepared(program, kernel, grid, threads, shared_bytes, arguments, 0)()
+    launcher().queue(device).prepared(Work(program, kernel, grid, threads, shared_bytes, arguments))()

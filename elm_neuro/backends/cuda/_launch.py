@@ -7,7 +7,7 @@ from struct import pack
 from torch import Tensor
 
 from elm_neuro.backends.cuda._compile import Program
-from elm_neuro.backends.cuda._driver import Queue, Run
+from elm_neuro.backends.cuda._driver import Queue, Run, Work
 
 
 class Launch:
@@ -37,16 +37,16 @@ class Launch:
         shared_bytes: int = 0,
     ) -> None:
         self.runs = min(grid) > 0
-        self._what = program, kernel, grid, threads, shared_bytes
         self.kernels = [(program, kernel)] if self.runs else []
-        self._fields = pack(f"{len(numbers)}q", *numbers), num_bytes // 8 - len(numbers)
+        begin, left = pack(f"{len(numbers)}q", *numbers), num_bytes // 8 - len(numbers)
+        self._work = Work(program, kernel, grid, threads, shared_bytes, begin, left)
         self._prepared: dict[Queue, Run] = {}
 
     def on(self, queue: Queue) -> Run:
         """What runs it on a queue, with the rest of the structure: addresses, 0 for what is not there."""
         run = self._prepared.get(queue)
         if run is None:
-            run = queue.prepared(*self._what, *self._fields) if self.runs else nothing
+            run = queue.prepared(self._work) if self.runs else nothing
             self._prepared[queue] = run
         return run
 

@@ -132,9 +132,9 @@ def saved_of(ctx: Any) -> tuple[Any, ...]:
 
 def differentiable_once(backward: Backward) -> Backward:
     """A backward pass inside a fast pass: who asks for a graph of it is answered outside, by
-    :func:`with_second_derivative`, and must not get constants from here. What stands for other
-    numbers in memory, as the gradient behind ``torch.complex`` does, it gets as these. Autocast, where
-    somebody calls ``backward()`` inside of it, would make products narrower than what the kernels read: it is off.
+    :func:`with_second_derivative`, and must not get constants from here. What stands for other numbers in memory, as
+    the gradient behind ``torch.complex`` does, it gets as these. Autocast, where somebody calls ``backward()`` inside
+    of it, would make products narrower than what the kernels read: it is off.
     """
 
     @wraps(backward)

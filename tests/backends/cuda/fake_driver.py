@@ -41,18 +41,11 @@ class FakeDriver:
     def queue(self, device: torch.device) -> FakeDriver:
         return self
 
-    def prepared(
-        self,
-        program: Program,
-        kernel: str,
-        grid: tuple[int, int],
-        threads: int,
-        shared_bytes: int,
-        begin: Arguments,
-        num_fields: int,
-    ) -> _driver.Run:
+    def prepared(self, work: _driver.Work) -> _driver.Run:
+        *what, begin, num_fields = work
+
         def run(*fields: int) -> None:
-            self.launch(program, kernel, grid, threads, shared_bytes, begin + pack(f"{num_fields}q", *fields))
+            self.launch(*what, begin + pack(f"{num_fields}q", *fields))
 
         return run
 

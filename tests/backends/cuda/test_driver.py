@@ -59,7 +59,7 @@ def driver(library: Library, monkeypatch: pytest.MonkeyPatch) -> _driver.Driver:
 
 def launch(driver: _driver.Driver, *, grid: tuple[int, int] = (3, 2), shared: int = 0) -> None:
     queue = driver.queue(torch.device("cuda", 0))
-    queue.prepared(PROGRAM, "elm_table", grid, 256, shared, FILL(5, None, 7)[:8], 2)(0, 7)
+    queue.prepared(_driver.Work(PROGRAM, "elm_table", grid, 256, shared, FILL(5, None, 7)[:8], 2))(0, 7)
 
 
 def test_a_launch_hands_over_grid_stream_and_packed_arguments(driver: _driver.Driver, library: Library) -> None:
@@ -84,7 +84,8 @@ def test_threads_that_launch_one_kernel_at_a_time_fill_a_structure_each(
         return read(config, function, pointers, extra)
 
     monkeypatch.setattr(driver, "_launch_kernel", launch)
-    run = driver.queue(torch.device("cuda", 0)).prepared(PROGRAM, "elm_table", (1, 1), 64, 0, FILL(5, 0, 0)[:8], 2)
+    work = _driver.Work(PROGRAM, "elm_table", (1, 1), 64, 0, FILL(5, 0, 0)[:8], 2)
+    run = driver.queue(torch.device("cuda", 0)).prepared(work)
     run(1, 2)
     assert [launched[-1] for launched in library.launched] == [FILL(5, 3, 4), FILL(5, 1, 2)]
     for _ in range(3):
@@ -163,7 +164,7 @@ def test_another_device_is_made_the_current_one(
     monkeypatch.setattr(_driver, "_current_device", lambda: current[-1])
     monkeypatch.setattr(torch.cuda, "device", Entered)
     queue = driver.queue(torch.device("cuda", 1))
-    run = queue.prepared(PROGRAM, "elm_table", (1, 1), 256, 0, b"", 3)
+    run = queue.prepared(_driver.Work(PROGRAM, "elm_table", (1, 1), 256, 0, b"", 3))
     assert current == [0]
     run(1, 2, 3)
     assert len(library.launched) == 1 and current == [0]
